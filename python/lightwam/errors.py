@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error lightwam raises on purpose. Each message is one line that names the thing, the value and the remedy."""
+
+
+class LightWAMError(Exception):
+    """Base class of all lightwam errors."""
+
+
+class ConfigError(LightWAMError):
+    """A configuration value is out of range, unknown, or contradicts another one."""
+
+
+class CheckpointError(LightWAMError):
+    """A checkpoint is missing, damaged, or its keys and shapes do not fit the configuration."""
+
+
+class DataError(LightWAMError):
+    """A data set is missing, empty, damaged, or its cameras and widths do not fit the configuration."""
+
+
+class ExportError(LightWAMError):
+    """The model uses an option that the exporter does not fold, or the folded graph failed its own parity check."""
+
+
+class EngineError(LightWAMError):
+    """An engine file is missing, truncated, corrupted, too new, or not an engine file."""
+
+
+class ObservationError(LightWAMError):
+    """An observation has a missing or extra camera, a wrong dtype, rank, size or width, or a value that is not finite."""
+
+
+class InstructionError(LightWAMError):
+    """An instruction is unknown to an engine without a text encoder, or is not text."""
+
+
+class PrecisionError(LightWAMError):
+    """The requested precision is not the engine's, or the processor lacks it."""
+
+
+class DeviceError(LightWAMError):
+    """The requested device is unknown or not usable on this machine."""
+
+
+class SimulatorError(LightWAMError):
+    """The simulator, one of its assets or a rendering library is missing or failed."""
