@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Translation of a configuration in the published field names into `LightWAMConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from lightwam import presets
+from lightwam._config_io import dataclass_from_dict
+from lightwam.config import (
+    LORA_MODULES,
+    ActionExpertConfig,
+    FeatureSource,
+    LightWAMConfig,
+    LossConfig,
+    VAEConfig,
+    VideoConfig,
+    VideoDiTConfig,
+)
+from lightwam.errors import ConfigError
+
+_SOURCE_NAMES: dict[str, FeatureSource] = {
+    **dict.fromkeys(("h", "backbone", "base", "frozen"), "backbone"),
+    **dict.fromkeys(("h_prime", "hprime", "h'", "adapted", "adapter"), "adapted"),
+    "delta": "delta",
+}
+_LORA_NAMES: dict[str, tuple[str, ...]] = {
+    **{module: (module,) for module in LORA_MODULES},
+    **dict.fromkeys(("ffn", "mlp"), ("ffn.0", "ffn.2")),
+    "ffn_in": ("ffn.0",),
+    "ffn_out": ("ffn.2",),
+}
+# Published switches of which one position is supported.
+_FIXED_FIELDS: dict[str, object] = {
+    "has_image_input": False,
+    "has_image_pos_emb": False,
+    "has_ref_conv": False,
+    "add_control_adapter": False,
+    "seperated_timestep": True,
+    "require_clip_embedding": False,
+    "require_vae_embedding": False,
+    "fuse_vae_embedding_in_latents": True,
+    "action_conditioned": False,
+    "use_wam_adapter": True,
+}
+# Published fields that change nothing while the switches above stand as they do.
+_INERT_FIELDS = {"use_gradient_checkpointing", "action_dim", "action_group_causal_mask_mode", "in_dim_control_adapter"}
+_DEFAULT_ADAPTER_DEPTHS = (0.55, 0.70, 0.85, 1.0)  # where adapters go when the published file names no layers
+
+
+def from_published(mapping: Mapping[str, Any]) -> LightWAMConfig:
+    """Translate a configuration in the published field names (`video_dit_config`, ...).
+
+    What the published fields do not say (cameras, normalisation, gripper, prompt) follows the LIBERO preset for 7-d
+    actions and the RoboTwin preset otherwise; a latent width other than 16 gets latent statistics 0 and 1. Unknown
+    fields of the two network sections are refused; further top-level fields (recorded losses, versions, paths) define
+    no network and are left alone. Raises `ConfigError`.
+    """
+    for name in ("video_dit_config", "state_fusion_action_expert_config", "action_dim", "proprio_dim"):
+        if mapping.get(name) is None:
+            raise ConfigError(f"published configuration has no {name}: it must be given")
+    base = presets.libero() if mapping["action_dim"] == 7 else presets.robotwin()
+    dit = _video_dit(mapping["video_dit_config"])
+    horizon = int(mapping.get("action_horizon") or base.horizon)
+    scheduler = mapping.get("scheduler") or {}
+    return LightWAMConfig(
+        name=str(mapping.get("name", "published")),
+        video_dit=dit,
+        action_expert=_action_expert(mapping["state_fusion_action_expert_config"]),
+        vae=_vae(mapping, dit),
+        text=replace(base.text, width=dit.text_dim),
+        cameras=base.cameras,
+        state_dim=int(mapping["proprio_dim"]),
+        action_dim=int(mapping["action_dim"]),
+        horizon=horizon,
+        replan=min(base.replan, horizon),
+        gripper=base.gripper,
+        normalization=base.normalization,
+        flow_matching=replace(
+            base.flow_matching,
+            shift=float(scheduler.get("shift", 5.0)),
+            num_train_timesteps=int(scheduler.get("num_train_timesteps", 1000)),
+        ),
+        loss=_loss(mapping),
+        video=VideoConfig(
+            spatial_downsample=int(mapping.get("video_latent_spatial_downsample_factor", 1)),
+            downsample_action_pass=bool(mapping.get("apply_video_latent_downsample_to_action_branch", False)),
+        ),
+    )
+
+
+def _video_dit(section: Mapping[str, Any]) -> VideoDiTConfig:
+    where = "video_dit_config"
+    fields = dict(section)
+    for name, only in _FIXED_FIELDS.items():
+        if fields.pop(name, only) != only:
+            raise ConfigError(f"{where}.{name} is {section[name]!r}: only {only!r} is supported")
+    for name in _INERT_FIELDS:
+        fields.pop(name, None)
+    num_layers = fields.get("num_layers")
+    if not isinstance(num_layers, int) or num_layers < 1:
+        raise ConfigError(f"{where}.num_layers is {num_layers!r}: give the number of blocks")
+    adapters = {
+        "layers": _layers(fields.pop("adapter_layer_indices", None), num_layers, f"{where}.adapter_layer_indices"),
+        "dim": fields.pop("adapter_dim", 128),
+        "scale": fields.pop("adapter_scale", 1.0),
+    }
+    use_lora = fields.pop("use_backbone_lora", False)
+    lora_layers, lora_modules = fields.pop("lora_layer_indices", None), fields.pop("lora_target_modules", None)
+    lora = {
+        "layers": _layers(lora_layers or adapters["layers"], num_layers, f"{where}.lora_layer_indices"),
+        "modules": _lora_modules(("ffn",) if lora_modules is None else lora_modules),
+        "rank": fields.pop("lora_rank", 16),
+        "alpha": fields.pop("lora_alpha", 16.0),
+        "dropout": fields.pop("lora_dropout", 0.0),
+    }
+    fields["head_dim"] = fields.pop("attn_head_dim", None)
+    fields["attention_mask"] = fields.pop("video_attention_mask_mode", "bidirectional")
+    return dataclass_from_dict(
+        VideoDiTConfig, {**fields, "adapters": adapters, "lora": lora if use_lora else None}, where
+    )
+
+
+def _layers(layers: Iterable[int] | None, num_layers: int, where: str) -> list[int]:
+    """Sorted, each once; nothing given means the published default depths."""
+    chosen = list(layers or ()) or [round((num_layers - 1) * depth) for depth in _DEFAULT_ADAPTER_DEPTHS]
+    if not all(isinstance(layer, int) for layer in chosen):
+        raise ConfigError(f"{where} is {layers!r}: give block numbers")
+    return sorted(set(chosen))
+
+
+def _names(spec: Iterable[str] | str) -> list[str]:
+    """A list of names, or one string with commas, to trimmed lower-case names."""
+    parts = spec.split(",") if isinstance(spec, str) else spec
+    return [str(part).strip().lower() for part in parts if part is not None and str(part).strip()]
+
+
+def _lora_modules(spec: Iterable[str] | str) -> list[str]:
+    modules: dict[str, None] = {}
+    for name in _names(spec):
+        if name not in _LORA_NAMES:
+            raise ConfigError(f"lora_target_modules names {name!r}: use names out of {sorted(_LORA_NAMES)}")
+        modules.update(dict.fromkeys(_LORA_NAMES[name]))
+    return list(modules)
+
+
+def _sources(spec: Iterable[str] | str) -> list[FeatureSource]:
+    sources: dict[FeatureSource, None] = {}
+    for name in _names(spec):
+        if name not in _SOURCE_NAMES:
+            raise ConfigError(f"feature sources name {name!r}: use names out of {sorted(_SOURCE_NAMES)}")
+        sources[_SOURCE_NAMES[name]] = None
+    return list(sources)
+
+
+def _action_expert(section: Mapping[str, Any]) -> ActionExpertConfig:
+    fields = dict(section)
+    layer_sources = fields.pop("layer_feature_sources", None)
+    translated = {
+        "pooling": str(fields.pop("token_pooling_type", "mean")).strip().lower(),
+        "num_queries": fields.pop("token_pooling_num_queries", 4),
+        "num_heads": fields.pop("token_pooling_num_heads", 8),
+        "merge_dim": fields.pop("token_pooling_merge_dim", None),
+        "merge_slots": fields.pop("token_pooling_merge_num_slots", 2),
+        "sources": _sources(fields.pop("feature_sources", ("backbone", "adapted", "delta"))),
+        "layer_sources": None if layer_sources is None else [_sources(spec) for spec in layer_sources],
+    }
+    sizes = {"per_layer_dim": 4608, "trunk_dim": 6144}
+    return dataclass_from_dict(
+        ActionExpertConfig, {**sizes, **fields, **translated}, "state_fusion_action_expert_config"
+    )
+
+
+def _vae(mapping: Mapping[str, Any], dit: VideoDiTConfig) -> VAEConfig:
+    z_dim = int(mapping.get("vae_z_dim") or dit.in_dim)
+    vae = VAEConfig()
+    if z_dim != vae.z_dim:
+        vae = VAEConfig(z_dim=z_dim, latent_mean=(0.0,) * z_dim, latent_std=(1.0,) * z_dim)
+    factor = mapping.get("vae_temporal_downsample_factor", vae.temporal_factor)
+    if factor != vae.temporal_factor:
+        raise ConfigError(f"vae_temporal_downsample_factor is {factor!r}: only {vae.temporal_factor} is supported")
+    return vae
+
+
+def _loss(mapping: Mapping[str, Any]) -> LossConfig:
+    weighting = mapping.get("action_temporal_weighting") or {}
+    temporal = None
+    if weighting.get("enabled", False):
+        temporal = {
+            "prefix_steps": weighting.get("num_prefix_steps", 8),
+            "prefix_weight": weighting.get("prefix_weight", 1.0),
+            "tail_weight": weighting.get("tail_weight", 0.0),
+        }
+    document = {
+        "lambda_video": mapping.get("loss_lambda_video", 1.0),
+        "lambda_action": mapping.get("loss_lambda_action", 1.0),
+        "temporal_weighting": temporal,
+    }
+    return dataclass_from_dict(LossConfig, document, "loss")
