@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Self-attention, cross-attention over instruction and proprio keys, learned-query pooling. Conventions: linear.hpp.
+#pragma once
+
+#include "types.hpp"
+
+namespace lightwam::cpu {
+
+// y [tokens, heads*head_width] = softmax(scale * q k^T) v, head by head. q, k and v have one dtype.
+struct SelfAttentionArgs {
+    std::size_t tokens = 0;
+    std::size_t heads = 0;
+    std::size_t head_width = 0;
+    float scale = 1.0F;
+    Input q;
+    Input k;
+    Input v;
+    Output y;
+};
+
+std::size_t scratch_bytes(const KernelTable& kernels, int threads, const SelfAttentionArgs& args) noexcept;
+void run(const Execution& execution, const SelfAttentionArgs& args) noexcept;
+
+// y [tokens, D] with D = heads*head_width: softmax over the first *key_count rows of key_text (logit + key_bias) and all
+// proprio_rows rows of key_proprio. Keys and values have q's dtype. *key_count is clamped to [0, text_rows].
+struct CrossAttentionArgs {
+    std::size_t tokens = 0;
+    std::size_t heads = 0;
+    std::size_t head_width = 0;
+    std::size_t text_rows = 0;     // L
+    std::size_t proprio_rows = 0;  // E, 0 when absent
+    float scale = 1.0F;
+    Input q;
+    Input key_text;
+    Input value_text;
+    const float* key_bias = nullptr;          // [L]
+    const std::int32_t* key_count = nullptr;  // [1]
+    Input key_proprio;
+    Input value_proprio;
+    Output y;
+};
+
+std::size_t scratch_bytes(const KernelTable& kernels, int threads, const CrossAttentionArgs& args) noexcept;
+void run(const Execution& execution, const CrossAttentionArgs& args) noexcept;
+
+// key_bias [L] = 0, but log(L - n) at row n when n < L; *key_count = min(n + 1, L); n = *text_rows clamped to [0, L].
+struct TextKeyBiasArgs {
+    std::size_t rows = 0;  // L
+    const std::int32_t* text_rows = nullptr;
+    float* key_bias = nullptr;
+    std::int32_t* key_count = nullptr;
+};
+
+void run(const Execution& execution, const TextKeyBiasArgs& args) noexcept;
+
+// y [slots, heads, D]: n = LN(x) without affine; p[h,q,:] = softmax over tokens of n . scores[h*Q+q];
+// y[m,h] = sum_s (sum_q merge[m,q] p[h,q,s]) n_s.
+struct LearnedQueryPoolArgs {
+    std::size_t tokens = 0;
+    std::size_t width = 0;  // D
+    std::size_t heads = 0;
+    std::size_t queries = 0;  // Q per head
+    std::size_t slots = 1;    // M
+    float eps = 1e-6F;
+    Input x;
+    const std::byte* scores = nullptr;  // packed, rows heads*Q, depth D, compute = scores_compute
+    DType scores_compute = DType::f32;  // f32, or bf16 when x and the stored scores are bf16
+    const float* merge = nullptr;       // [M, Q]
+    Output y;
+};
+
+std::size_t scratch_bytes(const KernelTable& kernels, int threads, const LearnedQueryPoolArgs& args) noexcept;
+void run(const Execution& execution, const LearnedQueryPoolArgs& args) noexcept;
+
+}  // namespace lightwam::cpu

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// 2-D convolution of a channels-last map as an indirect matrix product. Conventions: linear.hpp.
+#pragma once
+
+#include "linear.hpp"
+
+namespace lightwam::cpu {
+
+// y [out_height, out_width, out_channels] = act(conv(x [height, width, in_channels]) + bias) + residual.
+// out = (in + padding before + padding after - kernel) / stride + 1, in both directions.
+struct Conv2dArgs {
+    std::size_t height = 0;
+    std::size_t width = 0;
+    std::size_t in_channels = 0;
+    std::size_t out_channels = 0;
+    std::size_t kernel_height = 1;
+    std::size_t kernel_width = 1;
+    std::size_t stride = 1;
+    std::size_t padding_top = 0;
+    std::size_t padding_left = 0;
+    std::size_t padding_bottom = 0;
+    std::size_t padding_right = 0;
+    Input x;
+    const std::byte* weight = nullptr;  // packed from [Cout, kh, kw, Cin]: rows Cout, taps kh*kw, depth Cin
+    const float* bias = nullptr;
+    Activation activation = Activation::none;
+    Input residual;
+    Output y;
+};
+
+constexpr std::size_t out_height(const Conv2dArgs& a) noexcept {
+    return (a.height + a.padding_top + a.padding_bottom - a.kernel_height) / a.stride + 1;
+}
+constexpr std::size_t out_width(const Conv2dArgs& a) noexcept {
+    return (a.width + a.padding_left + a.padding_right - a.kernel_width) / a.stride + 1;
+}
+
+std::size_t scratch_bytes(const KernelTable& kernels, int threads, const Conv2dArgs& args) noexcept;
+void run(const Execution& execution, const Conv2dArgs& args) noexcept;
+
+}  // namespace lightwam::cpu

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The instruction-set levels, and which one this processor runs. Results differ between levels by rounding only.
+#pragma once
+
+#include <cstdint>
+
+namespace lightwam::cpu {
+
+// In rising order. `portable` is plain vector code that every processor runs (SSE2 on x86-64, NEON on aarch64).
+enum class Level : std::uint8_t { portable, avx2, avx512, avx512_bf16 };
+
+struct KernelTable;  // isa/kernel_table.hpp; the runtime only passes it on
+
+// "portable", "avx2", "avx512", "avx512_bf16".
+const char* level_name(Level level) noexcept;
+
+// Highest level that this build holds and this processor (and its operating system) runs.
+Level best_level() noexcept;
+
+// The kernels of a level, a constant that lives as long as the program; null when `level` cannot run here.
+const KernelTable* kernels_of(Level level) noexcept;
+
+// Kernels of best_level(). Never null.
+const KernelTable* best_kernels() noexcept;
+
+Level level_of(const KernelTable& kernels) noexcept;
+
+// True when bf16 products run on bf16 instructions; false when they are widened to f32 (correct, about twice as slow).
+bool has_native_bf16(const KernelTable& kernels) noexcept;
+
+}  // namespace lightwam::cpu

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A fixed set of threads that run index ranges. No allocation after construction, no exception crosses it.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <type_traits>
+
+namespace lightwam::cpu {
+
+class ThreadPool {
+public:
+    // `threads` counts the caller: 1 starts no thread and runs everything inline. Throws std::invalid_argument below 1
+    // and std::system_error when a thread cannot be started.
+    explicit ThreadPool(int threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool&) = delete;
+    ThreadPool& operator=(const ThreadPool&) = delete;
+
+    int threads() const noexcept { return threads_; }
+
+    // Runs body(index, thread) for every index in [0, count), thread in [0, threads()); returns when all have run.
+    // Indices are handed out one by one in rising order, so the caller makes each worth a few microseconds. The body must
+    // not throw and must not use this pool. One call at a time.
+    template <class Body>
+    void parallel_for(std::size_t count, Body&& body) noexcept {
+        using Plain = std::remove_reference_t<Body>;
+        run(count, [](void* context, std::size_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); },
+            const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+    }
+
+private:
+    using Function = void (*)(void* context, std::size_t index, int thread);
+
+    void run(std::size_t count, Function function, void* context) noexcept;
+    void work(int thread) noexcept;
+    void drain(int thread) noexcept;
+
+    struct State;
+    int threads_;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace lightwam::cpu
