@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `lightwam` command: one verb per module, imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from dataclasses import dataclass
+
+from lightwam.errors import LightWAMError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A subcommand: `module` holds the argument dataclass `arguments` and the function `function(arguments) -> int`."""
+
+    help: str
+    module: str
+    arguments: str
+    function: str = "main"
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("run the bundled policy in LIBERO and write a video", "lightwam.sim.demo", "DemoArgs"),
+    "eval": Verb("measure a policy's success in LIBERO", "lightwam.sim.evaluate", "EvalArgs"),
+    "bench": Verb("measure the latency of an engine file", "lightwam.cli.bench", "BenchArgs"),
+    "inspect": Verb("show what an engine file holds", "lightwam.export.inspect", "InspectArgs"),
+    "record": Verb("record demonstrations with the scripted expert", "lightwam.sim.record", "RecordArgs"),
+    "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.train.vae", "VAETrainArgs"),
+    "train policy": Verb("train the world action model", "lightwam.train.loop", "PolicyTrainArgs"),
+    "train blind": Verb("train the proprioception-only baseline", "lightwam.train.blind", "BlindTrainArgs"),
+    "export": Verb("fold a checkpoint into one engine file", "lightwam.export.command", "ExportArgs"),
+}
+
+
+def usage() -> str:
+    """The text of `lightwam --help`."""
+    width = max(len(name) for name in VERBS)
+    rows = [f"  {name.ljust(width)}  {verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: lightwam VERB [OPTIONS]     (lightwam VERB --help lists a verb's options)",
+            "",
+            "Light-WAM policies: train in PyTorch, fold once into one engine file, run that file without PyTorch.",
+            "",
+            *rows,
+        ]
+    )
+
+
+def find_verb(words: list[str]) -> tuple[str, list[str]] | None:
+    """Split `words` into the longest verb they begin with and the rest; None when they begin with no verb."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if len(words) >= length and name in VERBS:
+            return name, words[length:]
+    return None
+
+
+def run_verb(name: str, options: list[str]) -> int:
+    """Parse `options` into the verb's argument dataclass and call its function; returns the exit status."""
+    import tyro
+
+    verb = VERBS[name]
+    module = importlib.import_module(verb.module)
+    arguments = tyro.cli(getattr(module, verb.arguments), prog=f"lightwam {name}", args=options)
+    return int(getattr(module, verb.function)(arguments))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point. Exit status: 0 done, 1 the verb's own 'no', 2 wrong use or a lightwam error (one line on stderr)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"lightwam {version('lightwam')}")
+        return 0
+    found = find_verb(words)
+    if found is None:
+        print(f"lightwam: unknown verb '{words[0]}'; 'lightwam --help' lists them", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        return run_verb(*found)
+    except LightWAMError as error:
+        print(f"lightwam {found[0]}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"lightwam {found[0]}: the module '{error.name}' is not installed; "
+            "pip install 'lightwam[libero]' runs and evaluates policies, 'lightwam[train]' trains and exports them",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print(f"lightwam {found[0]}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: every verb exists and answers --help; wrong use and lightwam errors are one line and exit status 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lightwam import cli
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in cli.VERBS:
+        assert f"  {name} " in text
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_has_a_frozen_argument_dataclass_and_answers_help(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb = cli.VERBS[name]
+    module = importlib.import_module(verb.module)
+    arguments = getattr(module, verb.arguments)
+    assert dataclasses.is_dataclass(arguments)
+    assert arguments.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert callable(getattr(module, verb.function))
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+def test_unknown_verb_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fly"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1 and "'fly'" in captured.err
+
+
+def test_lightwam_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--engine", str(tmp_path / "absent.lwam")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.strip().count("\n") == 0
+    assert "EngineError" in captured.err and "absent.lwam" in captured.err
+
+
+def test_help_imports_neither_torch_nor_the_simulator() -> None:
+    code = (
+        "import sys; from lightwam import cli; cli.main(['--help']); "
+        "assert not {'torch', 'libero', 'mujoco'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
