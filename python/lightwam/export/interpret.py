@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph in plain PyTorch on the CPU: the oracle for every backend.
+
+It computes in float64 (or float32) and rounds a value to bfloat16 where the graph declares it so; nothing else is
+rounded. Symbols as in `lightwam.export.ops`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightwam.errors import ExportError
+from lightwam.export.dtypes import Array, decode
+from lightwam.export.graph import Attr, Graph, Op
+from lightwam.export.images import compose_canvas
+
+
+@dataclass
+class Call:
+    """One op with its operands as tensors. `declared` holds the output shapes."""
+
+    tensors: Mapping[str, Tensor]
+    attrs: Mapping[str, Attr]
+    declared: Mapping[str, tuple[int, ...]]
+
+    def __getitem__(self, role: str) -> Tensor:
+        return self.tensors[role]
+
+    def get(self, role: str) -> Tensor | None:
+        return self.tensors.get(role)
+
+    def int(self, attr: str) -> int:
+        return int(self.attrs[attr])  # type: ignore[arg-type]
+
+    def float(self, attr: str) -> float:
+        return float(self.attrs[attr])  # type: ignore[arg-type]
+
+    def activate(self, x: Tensor) -> Tensor:
+        return _ACTIVATIONS[str(self.attrs["activation"])](x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+def _nchw_to_nhwc(c: Call) -> Tensor:
+    return c["x"].permute(1, 2, 0)
+
+
+def _conv2d(c: Call) -> Tensor:
+    top, left, bottom, right = c.attrs["padding"]  # type: ignore[misc]
+    x = F.pad(c["x"].permute(2, 0, 1)[None], (left, right, top, bottom))
+    y = F.conv2d(x, c["weight"].permute(0, 3, 1, 2), c.get("bias"), stride=c.int("stride"))
+    return _add_residual(c, c.activate(y[0].permute(1, 2, 0)))
+
+
+def _add_residual(c: Call, y: Tensor) -> Tensor:
+    residual = c.get("residual")
+    return y if residual is None else y + residual
+
+
+def _linear(c: Call) -> Tensor:
+    return _add_residual(c, c.activate(F.linear(c["x"], c["weight"], c.get("bias"))))
+
+
+def _grouped_linear(c: Call) -> Tensor:
+    y = torch.einsum("mgk,gnk->mgn", c["x"], c["weight"]).flatten(1)
+    bias = c.get("bias")
+    return y if bias is None else y + bias
+
+
+def _layer_norm(c: Call) -> Tensor:
+    return F.layer_norm(c["x"], c["x"].shape[-1:], c.get("weight"), c.get("bias"), c.float("eps"))
+
+
+def _rms(x: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def _rms_norm(c: Call) -> Tensor:
+    return c.activate(_rms(c["x"], c.float("eps")) * c["weight"])
+
+
+def _rms_norm_rope(c: Call) -> Tensor:
+    x = _rms(c["x"], c.float("eps")) * c["weight"]
+    pairs = x.unflatten(-1, (c.int("heads"), -1, 2))
+    even, odd = pairs.unbind(-1)
+    cos, sin = c["cos"].unsqueeze(1), c["sin"].unsqueeze(1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, key_bias: Tensor | None = None) -> Tensor:
+    split = [x.unflatten(-1, (heads, -1)).transpose(0, 1) for x in (q, k, v)]  # [heads, rows, d]
+    logits = split[0] @ split[1].transpose(-1, -2) * scale
+    if key_bias is not None:
+        logits = logits + key_bias
+    return (logits.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
+
+
+def _self_attention(c: Call) -> Tensor:
+    return _attend(c["q"], c["k"], c["v"], c.int("heads"), c.float("scale"))
+
+
+def _cross_attention(c: Call) -> Tensor:
+    count = int(c["key_count"].item())
+    keys, values, bias = c["key_text"][:count], c["value_text"][:count], c["key_bias"][:count]
+    if c.get("key_proprio") is not None:
+        keys = torch.cat([keys, c["key_proprio"]])
+        values = torch.cat([values, c["value_proprio"]])
+        bias = F.pad(bias, (0, c["key_proprio"].shape[0]))
+    return _attend(c["q"], keys, values, c.int("heads"), c.float("scale"), bias)
+
+
+def _text_key_bias(c: Call) -> dict[str, Tensor]:
+    (length,) = c.declared["key_bias"]
+    rows = int(c["text_rows"].item())
+    bias = torch.zeros(length, dtype=torch.float64)
+    if rows < length:
+        bias[rows] = math.log(length - rows)
+    return {"key_bias": bias, "key_count": torch.tensor([min(rows + 1, length)])}
+
+
+def _learned_query_pool(c: Call) -> Tensor:
+    heads, queries = c.int("heads"), c.int("queries")
+    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.float("eps"))
+    shares = (c["scores"] @ normed.T).softmax(-1).unflatten(0, (heads, queries))  # p[h, q, s]
+    return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
+
+
+def _concat(c: Call) -> Tensor:
+    return torch.cat([c[f"x.{index}"].flatten(0, -2) for index in range(len(c.tensors))], -1)
+
+
+def _scale_shift_clamp(c: Call) -> Tensor:
+    y = c["x"] * c["scale"] + c["shift"]
+    low, high = c.attrs["minimum"], c.attrs["maximum"]
+    return y if low is None and high is None else y.clamp(low, high)  # type: ignore[call-overload,no-any-return]
+
+
+def _gripper_rule(c: Call) -> Tensor:
+    y = c["x"].clone()
+    column = c.int("column")
+    y[:, column] = torch.sign(-(2 * y[:, column] - 1))
+    return y
+
+
+_REFERENCES: dict[str, Callable[[Call], Tensor]] = {
+    "nchw_to_nhwc": _nchw_to_nhwc,
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "grouped_linear": _grouped_linear,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "rms_norm_rope": _rms_norm_rope,
+    "self_attention": _self_attention,
+    "cross_attention": _cross_attention,
+    "learned_query_pool": _learned_query_pool,
+    "mean_pool": lambda c: c["x"].flatten(0, -2).mean(0, keepdim=True),
+    "add": lambda c: c["a"] + c["b"],
+    "subtract": lambda c: c["a"] - c["b"],
+    "concat": _concat,
+    "scale_shift_clamp": _scale_shift_clamp,
+    "gripper_rule": _gripper_rule,
+    "cast": lambda c: c["x"],
+    "reshape": lambda c: c["x"].reshape(c.declared["y"]),
+}
+
+
+@dataclass
+class Interpreter:
+    """Runs a graph's programs. `trace` keeps every value of the last `act` when `keep_trace` is set."""
+
+    graph: Graph
+    dtype: torch.dtype = torch.float64
+    keep_trace: bool = False
+    keep_constants: bool = True
+    trace: dict[str, Tensor] = field(default_factory=dict)
+    _instruction: dict[str, Tensor] = field(default_factory=dict)
+    _constants: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def set_instruction(self, context: Array) -> None:
+        """Run `set_instruction` on the rows of an instruction, float [n, text width], n at most the engine's L."""
+        policy = self.graph.policy
+        rows, width, length = context.shape[0], policy["text_width"], policy["context_rows"]
+        if context.ndim != 2 or context.shape[1] != width or not 0 < rows <= length:
+            raise ExportError(f"context has shape {list(context.shape)}: give [n, {width}] with n in 1..{length}")
+        padded = torch.zeros(length, width, dtype=self.dtype)
+        padded[:rows] = torch.as_tensor(np.asarray(context, np.float32))
+        values = self._run("set_instruction", {"context": padded, "text_rows": torch.tensor([rows])}, None)
+        known = self.graph.programs["set_instruction"].values
+        self._instruction = {name: x for name, x in values.items() if known[name].storage == "instruction"}
+
+    @torch.no_grad()
+    def act(
+        self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None
+    ) -> Array:
+        """One chunk, float [H, A] in robot units, from state [P] and latents [C, h, w] or uint8 images {camera: HWC}."""
+        if not self._instruction:
+            raise ExportError("act before set_instruction: set an instruction first")
+        inputs = {"state": torch.as_tensor(np.asarray(state), dtype=self.dtype).reshape(1, -1), **self._instruction}
+        if latents is not None:
+            inputs["latents"] = torch.as_tensor(np.asarray(latents), dtype=self.dtype)
+        canvas = None if images is None else compose_canvas(images, self.graph.policy)
+        values = self._run("act", inputs, canvas)
+        self.trace = values if self.keep_trace else {}
+        actions = values[self.graph.programs["act"].outputs["actions"]]
+        return np.asarray(actions)
+
+    def _run(self, program_name: str, inputs: dict[str, Tensor], canvas: Array | None) -> dict[str, Tensor]:
+        program = self.graph.programs[program_name]
+        values = dict(inputs)
+        last_reads = program.last_reads()
+        for index, op in enumerate(program.ops):
+            for role, y in self._apply(program_name, op, values, canvas).items():
+                value = program.values[op.outputs[role]]
+                if tuple(y.shape) != value.type.shape:
+                    raise ExportError(f"op {op.name}: made {list(y.shape)} for {role}, declared {value.type}")
+                values[value.name] = self._round(y, value.type.dtype)
+            if not self.keep_trace:
+                for name in op.inputs.values():
+                    if last_reads[name] == index and program.values[name].storage == "arena":
+                        values.pop(name, None)
+        return values
+
+    def _apply(
+        self, program_name: str, op: Op, values: Mapping[str, Tensor], canvas: Array | None
+    ) -> dict[str, Tensor]:
+        program = self.graph.programs[program_name]
+        declared = {role: program.values[name].type.shape for role, name in op.outputs.items()}
+        tensors = {role: values[name] for role, name in op.inputs.items()}
+        tensors.update({role: self._constant(name) for role, name in op.constants.items()})
+        call = Call(tensors, op.attrs, declared)
+        if op.op == "preprocess_images":
+            if canvas is None:
+                raise ExportError("this graph starts at images: give act the images")
+            return {"y": torch.as_tensor(canvas, dtype=self.dtype)}
+        if op.op == "text_key_bias":
+            return _text_key_bias(call)
+        return {"y": _REFERENCES[op.op](call)}
+
+    def _round(self, y: Tensor, dtype: str) -> Tensor:
+        if dtype == "i32":
+            return y
+        return y.to(torch.bfloat16).to(self.dtype) if dtype == "bf16" else y.to(self.dtype)
+
+    def _constant(self, name: str) -> Tensor:
+        if name not in self._constants:
+            constant = self.graph.constants[name]
+            tensor = torch.as_tensor(decode(np.array(constant.array()), constant.type.dtype)).to(self.dtype)
+            if not self.keep_constants:
+                return tensor
+            self._constants[name] = tensor
+        return self._constants[name]

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The op table (docs/engine-format.md, section 4): one definition an op drives validation, counting and tests.
+
+Symbols: R rows, S tokens, D width, K inner width, N output width, L context rows, E proprio rows, M slots, G groups.
+FLOPs count the products only (2 per multiply-add), as the published figures do; bytes count every operand once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Literal
+
+from lightwam.errors import ExportError
+from lightwam.export.dtypes import Shape, num_elements
+from lightwam.export.graph import Attr, TensorType
+
+ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh")
+AttrKind = Literal["count", "positive", "padding", "activation", "bound", "column"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """A named operand. `in_place`: the output may take its bytes. `variadic`: roles `name.0`, `name.1`, ..."""
+
+    name: str
+    optional: bool = False
+    in_place: bool = False
+    variadic: bool = False
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What an op is applied to. `declared` holds the output types of the graph."""
+
+    op: str
+    inputs: Mapping[str, TensorType]
+    constants: Mapping[str, TensorType]
+    attrs: Mapping[str, Attr]
+    declared: Mapping[str, TensorType] = field(default_factory=dict)
+
+    def operand(self, role: str) -> TensorType:
+        """The input or constant of that role."""
+        return self.inputs[role] if role in self.inputs else self.constants[role]
+
+    def count(self, attr: str) -> int:
+        value = self.attrs[attr]
+        assert isinstance(value, int)
+        return value
+
+    def require(self, condition: bool, what: str) -> None:
+        """Raise a one-line `ExportError` that names the op and its operands."""
+        if not condition:
+            types = {role: str(tensor) for role, tensor in {**self.inputs, **self.constants}.items()}
+            raise ExportError(f"op {self.op} needs {what}: it got {types} and attrs {dict(self.attrs)}")
+
+
+ShapeRule = Callable[[Operands], dict[str, Shape]]
+FlopRule = Callable[[Operands], int]
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """One row of the table. `shape` returns the output shapes and refuses operands that do not fit."""
+
+    name: str
+    shape: ShapeRule
+    inputs: tuple[Role, ...]
+    constants: tuple[Role, ...] = ()
+    attrs: Mapping[str, AttrKind] = field(default_factory=dict)
+    flops: FlopRule = lambda _: 0
+    outputs: tuple[str, ...] = ("y",)
+    product: bool = False
+    free_shape: bool = False  # the graph declares the output shape, the rule checks it
+    tolerance: Mapping[str, float] = field(default_factory=lambda: {"f32": 1e-5, "bf16": 1e-2})
+
+    def in_place_roles(self) -> tuple[str, ...]:
+        return tuple(role.name for role in self.inputs if role.in_place)
+
+    def check(self, operands: Operands) -> dict[str, Shape]:
+        """The output shapes. Raises `ExportError` on a missing, extra or misfit role, format or attr."""
+        _check_roles(self, operands, self.inputs, operands.inputs, "input")
+        _check_roles(self, operands, self.constants, operands.constants, "constant")
+        operands.require(set(operands.attrs) == set(self.attrs), f"exactly the attrs {sorted(self.attrs)}")
+        for name, kind in self.attrs.items():
+            operands.require(_attr_fits(operands.attrs[name], kind), f"attr {name} of kind {kind}")
+        if self.product:
+            _check_product_formats(operands)
+        return self.shape(operands)
+
+
+def _check_roles(
+    spec: OpSpec, operands: Operands, roles: tuple[Role, ...], given: Mapping[str, TensorType], kind: str
+) -> None:
+    known = {role.name for role in roles}
+    variadic = next((role.name for role in roles if role.variadic), None)
+    for name in given:
+        stem, _, index = name.partition(".")
+        fits = name in known if variadic is None else stem == variadic and index.isdigit() and int(index) < len(given)
+        operands.require(fits, f"no {kind} {name!r} (its roles: {sorted(known)})")
+    for role in roles:
+        present = role.name in given or (role.variadic and f"{role.name}.0" in given)
+        operands.require(role.optional or present, f"{kind} {role.name!r}")
+
+
+def _attr_fits(attr: Attr, kind: AttrKind) -> bool:
+    if kind == "activation":
+        return attr in ACTIVATIONS
+    if kind == "padding":
+        return isinstance(attr, tuple) and len(attr) == 4 and all(isinstance(side, int) and side >= 0 for side in attr)
+    if isinstance(attr, bool):
+        return False
+    if kind == "count":
+        return isinstance(attr, int) and attr > 0
+    if kind == "column":
+        return isinstance(attr, int) and attr >= 0
+    if kind == "bound":
+        return attr is None or (isinstance(attr, (int, float)) and isfinite(attr))
+    return isinstance(attr, (int, float)) and isfinite(attr) and attr > 0
+
+
+def _check_product_formats(operands: Operands) -> None:
+    x, weight = operands.inputs["x"].dtype, operands.constants["weight"].dtype
+    operands.require((x, weight) in (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16")), "x and weight formats that fit")
+    bias = operands.constants.get("bias")
+    operands.require(bias is None or bias.dtype == "f32", "an f32 bias")
+
+
+def _same_as_x(o: Operands) -> dict[str, Shape]:
+    return {"y": o.inputs["x"].shape}
+
+
+def _preprocess_images(o: Operands) -> dict[str, Shape]:
+    shape = o.declared["y"].shape
+    o.require(len(shape) == 3 and shape[2] == 3, "an output [height, width, 3]")
+    return {"y": shape}
+
+
+def _nchw_to_nhwc(o: Operands) -> dict[str, Shape]:
+    shape = o.inputs["x"].shape
+    o.require(len(shape) == 3, "x [C, h, w]")
+    return {"y": (shape[1], shape[2], shape[0])}
+
+
+def _conv2d(o: Operands) -> dict[str, Shape]:
+    x, weight = o.inputs["x"].shape, o.constants["weight"].shape
+    o.require(len(x) == 3 and len(weight) == 4 and weight[3] == x[2], "x [h, w, Cin] and weight [Cout, kh, kw, Cin]")
+    padding, stride = o.attrs["padding"], o.count("stride")
+    assert isinstance(padding, tuple)
+    top, left, bottom, right = padding
+    height = (x[0] + top + bottom - weight[1]) // stride + 1
+    width = (x[1] + left + right - weight[2]) // stride + 1
+    o.require(x[0] + top + bottom >= weight[1] and x[1] + left + right >= weight[2], "an image no smaller than the kernel")
+    output = (height, width, weight[0])
+    _check_bias_residual(o, weight[0], output)
+    return {"y": output}
+
+
+def _check_bias_residual(o: Operands, columns: int, output: Shape) -> None:
+    bias, residual = o.constants.get("bias"), o.inputs.get("residual")
+    o.require(bias is None or bias.shape == (columns,), f"bias [{columns}]")
+    o.require(residual is None or residual.shape == output, f"residual {list(output)}")
+
+
+def _conv2d_flops(o: Operands) -> int:
+    height, width, _ = _conv2d(o)["y"]
+    return 2 * height * width * num_elements(o.constants["weight"].shape)
+
+
+def _linear(o: Operands) -> dict[str, Shape]:
+    x, weight = o.inputs["x"], o.constants["weight"].shape
+    o.require(len(weight) == 2 and x.matrix[1] == weight[1], "x [..., K] and weight [N, K]")
+    output = (*x.shape[:-1], weight[0])
+    _check_bias_residual(o, weight[0], output)
+    return {"y": output}
+
+
+def _linear_flops(o: Operands) -> int:
+    return 2 * o.inputs["x"].matrix[0] * num_elements(o.constants["weight"].shape)
+
+
+def _grouped_linear(o: Operands) -> dict[str, Shape]:
+    x, weight = o.inputs["x"].shape, o.constants["weight"].shape
+    o.require(len(x) == 3 == len(weight) and x[1:] == (weight[0], weight[2]), "x [M, G, K] and weight [G, N, K]")
+    output = (x[0], weight[0] * weight[1])
+    _check_bias_residual(o, output[1], output)
+    return {"y": output}
+
+
+def _grouped_linear_flops(o: Operands) -> int:
+    return 2 * o.inputs["x"].shape[0] * num_elements(o.constants["weight"].shape)
+
+
+def _norm(o: Operands) -> dict[str, Shape]:
+    columns = o.inputs["x"].matrix[1]
+    for role, tensor in o.constants.items():
+        o.require(tensor == TensorType("f32", (columns,)), f"{role} f32[{columns}]")
+    o.require(o.op == "rms_norm" or len(o.constants) in (0, 2), "weight and bias together, or neither")
+    return _same_as_x(o)
+
+
+def _rms_norm_rope(o: Operands) -> dict[str, Shape]:
+    tokens, columns = o.inputs["x"].matrix
+    heads = o.count("heads")
+    o.require(columns % (2 * heads) == 0, "heads of an even width")
+    table = TensorType("f32", (tokens, columns // heads // 2))
+    o.require(o.constants["weight"] == TensorType("f32", (columns,)), f"weight f32[{columns}]")
+    o.require(o.constants["cos"] == table == o.constants["sin"], f"cos and sin {table}")
+    return _same_as_x(o)
+
+
+def _self_attention(o: Operands) -> dict[str, Shape]:
+    q = o.inputs["q"]
+    o.require(q == o.inputs["k"] == o.inputs["v"] and len(q.shape) == 2, "q, k, v of one format and shape [S, D]")
+    o.require(q.shape[1] % o.count("heads") == 0, "heads that divide D")
+    return {"y": q.shape}
+
+
+def _cross_attention(o: Operands) -> dict[str, Shape]:
+    q, key, bias = o.inputs["q"], o.inputs["key_text"], o.inputs["key_bias"]
+    o.require(len(q.shape) == 2 == len(key.shape) and key == o.inputs["value_text"], "key_text, value_text alike [L, D]")
+    o.require(key.shape[1] == q.shape[1] and q.shape[1] % o.count("heads") == 0, "keys of q's width, heads that divide it")
+    o.require(bias == TensorType("f32", (key.shape[0],)), "key_bias f32[L]")
+    o.require(o.inputs["key_count"] == TensorType("i32", (1,)), "key_count i32[1]")
+    proprio = [o.inputs.get("key_proprio"), o.inputs.get("value_proprio")]
+    o.require(proprio[0] == proprio[1], "key_proprio and value_proprio alike, or neither")
+    o.require(proprio[0] is None or proprio[0].matrix[1] == q.shape[1], "key_proprio [E, D]")
+    return {"y": q.shape}
+
+
+def _cross_attention_flops(o: Operands) -> int:
+    """Counts all L text keys; `key_count` may make it fewer at run time."""
+    keys = o.inputs["key_text"].shape[0] + (o.inputs["key_proprio"].matrix[0] if "key_proprio" in o.inputs else 0)
+    return 4 * num_elements(o.inputs["q"].shape) * keys
+
+
+def _text_key_bias(o: Operands) -> dict[str, Shape]:
+    rows = o.declared["key_bias"].shape
+    o.require(o.inputs["text_rows"] == TensorType("i32", (1,)), "text_rows i32[1]")
+    o.require(len(rows) == 1 and o.declared["key_count"].dtype == "i32", "key_bias [L] and key_count i32[1]")
+    return {"key_bias": rows, "key_count": (1,)}
+
+
+def _learned_query_pool(o: Operands) -> dict[str, Shape]:
+    _, width = o.inputs["x"].matrix
+    scores, merge = o.constants["scores"], o.constants["merge"]
+    heads, queries = o.count("heads"), o.count("queries")
+    o.require(scores == TensorType("f32", (heads * queries, width)), "scores f32[heads*queries, D]")
+    o.require(merge.dtype == "f32" and len(merge.shape) == 2 and merge.shape[1] == queries, "merge f32[M, queries]")
+    return {"y": (merge.shape[0], heads, width)}
+
+
+def _learned_query_pool_flops(o: Operands) -> int:
+    """Scores, then weighted token means; mixing the queries' probabilities first leaves heads*M rows to sum."""
+    tokens, width = o.inputs["x"].matrix
+    rows = o.constants["scores"].shape[0] + o.count("heads") * o.constants["merge"].shape[0]
+    return 2 * tokens * width * rows
+
+
+def _mean_pool(o: Operands) -> dict[str, Shape]:
+    return {"y": (1, o.inputs["x"].matrix[1])}
+
+
+def _add_subtract(o: Operands) -> dict[str, Shape]:
+    o.require(("a" in o.inputs) != ("a" in o.constants) and ("b" in o.inputs) != ("b" in o.constants), "one a and one b")
+    o.require(bool(o.inputs), "at least one input that is no constant")
+    a, b = o.operand("a"), o.operand("b")
+    o.require(a.shape == b.shape or b.matrix == (1, a.matrix[1]), "b of a's shape or [1, D]")
+    return {"y": a.shape}
+
+
+def _concat(o: Operands) -> dict[str, Shape]:
+    parts = [o.inputs[f"x.{index}"].matrix for index in range(len(o.inputs))]
+    o.require(len({rows for rows, _ in parts}) == 1, "parts of one number of rows")
+    return {"y": (parts[0][0], sum(columns for _, columns in parts))}
+
+
+def _scale_shift_clamp(o: Operands) -> dict[str, Shape]:
+    vector = TensorType("f32", (o.inputs["x"].matrix[1],))
+    o.require(o.constants["scale"] == vector == o.constants["shift"], f"scale and shift {vector}")
+    return _same_as_x(o)
+
+
+def _gripper_rule(o: Operands) -> dict[str, Shape]:
+    o.require(o.count("column") < o.inputs["x"].matrix[1], "a column of x")
+    return _same_as_x(o)
+
+
+def _reshape(o: Operands) -> dict[str, Shape]:
+    x, y = o.inputs["x"], o.declared["y"]
+    o.require(x.dtype == y.dtype and num_elements(x.shape) == num_elements(y.shape), "an output of x's format and size")
+    return {"y": y.shape}
+
+
+_X = Role("x")
+_X_IN_PLACE = Role("x", in_place=True)
+_RESIDUAL = Role("residual", optional=True, in_place=True)
+_WEIGHT, _BIAS = Role("weight"), Role("bias", optional=True)
+_CROSS_INPUTS = (
+    *(Role(name) for name in ("q", "key_text", "value_text", "key_bias", "key_count")),
+    Role("key_proprio", optional=True),
+    Role("value_proprio", optional=True),
+)
+_ADDENDS = (Role("a", optional=True, in_place=True), Role("b", optional=True))
+_ADDEND_CONSTANTS = (Role("a", optional=True), Role("b", optional=True))
+
+_SPECS = (
+    OpSpec("preprocess_images", _preprocess_images, (), free_shape=True),
+    OpSpec("nchw_to_nhwc", _nchw_to_nhwc, (_X,)),
+    OpSpec("conv2d", _conv2d, (_X, _RESIDUAL), (_WEIGHT, _BIAS),
+           {"stride": "count", "padding": "padding", "activation": "activation"}, _conv2d_flops, product=True),
+    OpSpec("linear", _linear, (_X, _RESIDUAL), (_WEIGHT, _BIAS), {"activation": "activation"}, _linear_flops,
+           product=True),
+    OpSpec("grouped_linear", _grouped_linear, (_X,), (_WEIGHT, _BIAS), {}, _grouped_linear_flops, product=True),
+    OpSpec("layer_norm", _norm, (_X_IN_PLACE,), (Role("weight", optional=True), _BIAS), {"eps": "positive"}),
+    OpSpec("rms_norm", _norm, (_X_IN_PLACE,), (_WEIGHT,), {"eps": "positive", "activation": "activation"}),
+    OpSpec("rms_norm_rope", _rms_norm_rope, (_X_IN_PLACE,), (_WEIGHT, Role("cos"), Role("sin")),
+           {"eps": "positive", "heads": "count"}),
+    OpSpec("self_attention", _self_attention, (Role("q"), Role("k"), Role("v")), (),
+           {"heads": "count", "scale": "positive"},
+           lambda o: 4 * o.inputs["q"].shape[0] * num_elements(o.inputs["q"].shape)),
+    OpSpec("cross_attention", _cross_attention, _CROSS_INPUTS, (), {"heads": "count", "scale": "positive"},
+           _cross_attention_flops),
+    OpSpec("text_key_bias", _text_key_bias, (Role("text_rows"),), outputs=("key_bias", "key_count"), free_shape=True),
+    OpSpec("learned_query_pool", _learned_query_pool, (_X,), (Role("scores"), Role("merge")),
+           {"heads": "count", "queries": "count", "eps": "positive"}, _learned_query_pool_flops),
+    OpSpec("mean_pool", _mean_pool, (_X,)),
+    OpSpec("add", _add_subtract, _ADDENDS, _ADDEND_CONSTANTS),
+    OpSpec("subtract", _add_subtract, _ADDENDS, _ADDEND_CONSTANTS),
+    OpSpec("concat", _concat, (Role("x", variadic=True),)),
+    OpSpec("scale_shift_clamp", _scale_shift_clamp, (_X_IN_PLACE,), (Role("scale"), Role("shift")),
+           {"minimum": "bound", "maximum": "bound"}),
+    OpSpec("gripper_rule", _gripper_rule, (_X_IN_PLACE,), (), {"column": "column"}),
+    OpSpec("cast", _same_as_x, (_X,)),
+    OpSpec("reshape", _reshape, (_X,), free_shape=True),
+)  # fmt: skip
+
+#: Op name -> definition: the closed set.
+OPS: dict[str, OpSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def operands_bytes(operands: Operands) -> int:
+    """Bytes of every input, constant and output once; 0 for `reshape`, which does no work."""
+    if operands.op == "reshape":
+        return 0
+    groups = (operands.inputs, operands.constants, operands.declared)
+    return sum(tensor.num_bytes for group in groups for tensor in group.values())
