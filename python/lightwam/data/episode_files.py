@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recorded episode on disk: a folder with its rows and one small video a camera, written atomically.
+
+Legend: T rows (rendered decision steps), K control steps a row, H W image size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from lightwam.errors import DataError
+
+Array = npt.NDArray[Any]
+
+ROWS_FILE = "rows.npz"
+META_FILE = "episode.json"
+VIDEO_OPTIONS = {"crf": "16", "preset": "veryfast", "g": "10", "bf": "0"}
+
+
+@dataclass
+class Episode:
+    """A recorded episode in memory. Images are raw camera images, uint8 [H, W, 3] a row."""
+
+    task: str
+    kind: str
+    columns: dict[str, list[Array]] = field(default_factory=dict)  # name -> T arrays of one shape
+    images: dict[str, list[Array]] = field(default_factory=dict)  # camera -> T images
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def add_row(self, columns: dict[str, Array], images: dict[str, Array]) -> None:
+        """Append one row; the same names every time."""
+        for name, value in columns.items():
+            self.columns.setdefault(name, []).append(value)
+        for name, image in images.items():
+            self.images.setdefault(name, []).append(image)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+
+def image_statistics(images: list[Array]) -> dict[str, list[float]]:
+    """Per-channel min, max, mean, std (0..1), and the pixel count, of T images [H, W, 3]."""
+    pixels = np.stack(images)[:, ::2, ::2].reshape(-1, 3).astype(np.float64) / 255.0
+    return {
+        "min": pixels.min(0).tolist(),
+        "max": pixels.max(0).tolist(),
+        "mean": pixels.mean(0).tolist(),
+        "std": pixels.std(0).tolist(),
+        "count": [len(images)],
+    }
+
+
+def write_video(path: Path, images: list[Array], fps: int) -> None:
+    """Encode T images [H, W, 3] as H.264 without B-frames, so that files can be joined without decoding."""
+    height, width = images[0].shape[:2]
+    with av.open(str(path), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=Fraction(fps), options=VIDEO_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for image in images:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def write_episode(folder: Path, episode: Episode, fps: int) -> None:
+    """Write `episode` as `folder`; the folder appears only when it is complete. Raises DataError when it has no row."""
+    if len(episode) == 0:
+        raise DataError(f"episode {folder.name!r} has no row: record at least one")
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    np.savez(unfinished / ROWS_FILE, **{name: np.stack(rows) for name, rows in episode.columns.items()})  # type: ignore[arg-type]
+    for camera, images in episode.images.items():
+        write_video(unfinished / f"{camera}.mp4", images, fps)
+    meta = {
+        "task": episode.task,
+        "kind": episode.kind,
+        "rows": len(episode),
+        "image_shape": {camera: list(images[0].shape) for camera, images in episode.images.items()},
+        "image_statistics": {camera: image_statistics(images) for camera, images in episode.images.items()},
+        **episode.info,
+    }
+    (unfinished / META_FILE).write_text(json.dumps(meta))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def read_episode_meta(folder: Path) -> dict[str, Any]:
+    """The meta data written beside an episode's rows. Raises DataError where they are missing or damaged."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"episode folder {folder} is damaged ({error}): delete it and record again") from error
+    return meta
+
+
+def read_episode_rows(folder: Path) -> dict[str, Array]:
+    """The columns of an episode, each [T, ...]. Raises DataError where they are missing or damaged."""
+    try:
+        with np.load(folder / ROWS_FILE, allow_pickle=False) as rows:
+            return {name: rows[name] for name in rows.files}
+    except (OSError, ValueError) as error:
+        raise DataError(f"rows of episode folder {folder} are damaged ({error}): delete it and record again") from error
