@@ -149,7 +149,7 @@ class VideoDiTConfig:
 
 @dataclass(frozen=True)
 class ActionExpertConfig:
-    """The state-fusion action expert. `layer_sources`, where given, replaces `sources` adapter layer by adapter layer."""
+    """The state-fusion action expert. `layer_sources`, where given, replaces `sources` layer by layer."""
 
     per_layer_dim: int
     trunk_dim: int

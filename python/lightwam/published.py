@@ -189,9 +189,9 @@ def _loss(mapping: Mapping[str, Any]) -> LossConfig:
     temporal = None
     if weighting.get("enabled", False):
         temporal = {
-            "prefix_steps": weighting.get("num_prefix_steps", 8),
+            "prefix_steps": weighting.get("num_prefix_steps"),
             "prefix_weight": weighting.get("prefix_weight", 1.0),
-            "tail_weight": weighting.get("tail_weight", 0.0),
+            "tail_weight": weighting.get("tail_weight", 1.0),
         }
     document = {
         "lambda_video": mapping.get("loss_lambda_video", 1.0),

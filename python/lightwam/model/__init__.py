@@ -1,2 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Light-WAM networks in PyTorch."""
+
+from lightwam.model.action_expert import ExpertOutput, PoolerAttention
+from lightwam.model.checkpoints import load_backbone, load_vae
+from lightwam.model.vae import WanVAE
+from lightwam.model.world_action_model import LightWAM
+
+__all__ = ["ExpertOutput", "LightWAM", "PoolerAttention", "WanVAE", "load_backbone", "load_vae"]

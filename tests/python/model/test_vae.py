@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden import load_json, load_tensors, relative_error
+from model_golden import load_json, load_tensors, relative_error
 from torch import Tensor, nn
 
 from lightwam.config import VAEConfig

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention over packed heads, the DiT's two attention layers, and the RMS norm of their queries and keys.
+
+Shapes: B batch, S query tokens, L key rows, D hidden width, E = heads * head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightwam.config import VideoDiTConfig
+from lightwam.errors import ConfigError
+from lightwam.model.lora import LoRA, apply_linear, lora_for
+from lightwam.model.rope import RotaryTable, apply_rope
+
+AttentionMethod = Literal["sdpa", "softmax"]
+"""`sdpa`: torch's fused kernel. `softmax`: plain matrix products, whose backward in bf16 is several times faster on a
+CPU. Same function up to rounding."""
+
+
+def attention(
+    q_BSE: Tensor,
+    k_BLE: Tensor,
+    v_BLE: Tensor,
+    num_heads: int,
+    mask: Tensor | None = None,
+    method: AttentionMethod = "sdpa",
+) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim)) v for every head.
+
+    Args:
+        q_BSE: queries; k_BLE, v_BLE: keys and values; E = num_heads * head_dim.
+        mask: boolean, True where a query may look, broadcastable to [B, heads, S, L]; None lets all see all.
+        method: how to compute it.
+
+    Returns:
+        [B, S, E].
+    """
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q_BSE, k_BLE, v_BLE))  # type: ignore[no-untyped-call]
+    if method == "sdpa":
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    else:
+        attended = attention_weights(q, k, mask).to(v.dtype) @ v
+    return attended.transpose(1, 2).flatten(2)
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) of [B, heads, S, d] and [B, heads, L, d], softmax in at least float32."""
+    logits = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf"))
+    return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the whole last dimension, in at least float32."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
+        return normed.to(x.dtype) * self.weight
+
+
+class AttentionLayer(nn.Module):
+    """A layer that computes attention; `method` says how."""
+
+    method: AttentionMethod = "sdpa"
+
+
+class _Projections(AttentionLayer):
+    """q, k, v, o with their norms and their LoRA, under the published names."""
+
+    def __init__(self, config: VideoDiTConfig, layer: int, name: str):
+        super().__init__()
+        hidden, inner = config.hidden_dim, config.attention_dim
+        self.num_heads = config.num_heads
+        self.q, self.k, self.v = (nn.Linear(hidden, inner) for _ in range(3))
+        self.o = nn.Linear(inner, hidden)
+        self.norm_q, self.norm_k = RMSNorm(inner, config.eps), RMSNorm(inner, config.eps)
+        self.lora_q, self.lora_k, self.lora_v = (
+            lora_for(config.lora, layer, f"{name}.{linear}", hidden, inner) for linear in "qkv"
+        )
+        self.lora_o: LoRA | None = lora_for(config.lora, layer, f"{name}.o", inner, hidden)
+
+    def queries(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm_q(apply_linear(self.q, self.lora_q, x))
+        return normed
+
+    def keys(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm_k(apply_linear(self.k, self.lora_k, x))
+        return normed
+
+    def values(self, x: Tensor) -> Tensor:
+        return apply_linear(self.v, self.lora_v, x)
+
+    def output(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return apply_linear(self.o, self.lora_o, attention(q, k, v, self.num_heads, mask, self.method))
+
+
+class SelfAttention(_Projections):
+    """Attention among the video tokens, with 3-D rotary positions on queries and keys."""
+
+    def forward(self, x_BSD: Tensor, rope: RotaryTable, mask_SS: Tensor | None) -> Tensor:
+        q, k = (apply_rope(x, rope, self.num_heads) for x in (self.queries(x_BSD), self.keys(x_BSD)))
+        return self.output(q, k, self.values(x_BSD), mask_SS)
+
+
+class CrossAttention(_Projections):
+    """Attention from the video tokens to the context rows; no positions."""
+
+    def forward(self, x_BSD: Tensor, context_BLD: Tensor, mask: Tensor | None) -> Tensor:
+        return self.output(self.queries(x_BSD), self.keys(context_BLD), self.values(context_BLD), mask)
+
+
+def set_attention_method(model: nn.Module, method: AttentionMethod) -> None:
+    """Choose how every attention layer below `model` computes. Raises `ConfigError` on an unknown method."""
+    if method not in ("sdpa", "softmax"):
+        raise ConfigError(f"attention method is {method!r}: use 'sdpa' or 'softmax'")
+    for module in model.modules():
+        if isinstance(module, AttentionLayer):
+            module.method = method
