@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Caches that make an epoch cheap: every frame decoded once (uint8 canvases), every latent encoded once.
+
+A cache is a folder of one `.npy` file per episode, named after what it depends on (the episode's rows and videos, the
+canvas, the VAE's weights), so that growing a data set only adds files, and an interrupted build goes on where it
+stopped. Each file is written under a temporary name and renamed.
+
+Legend: n rows of an episode, H x W canvas, C latent channels, h x w latent, T latents of a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lightwam.config import CameraLayout
+from lightwam.data.images import canvas_uint8
+from lightwam.data.lerobot import Episode, LeRobotDataset, read_frames
+from lightwam.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+def progress_bar() -> Progress:
+    """The progress bar of every long job here."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def episode_fingerprint(dataset: LeRobotDataset, episode: Episode) -> str:
+    """16 hex digits of the episode's rows and of where its frames lie."""
+    digest = hashlib.sha256()
+    span = slice(episode.start, episode.stop)
+    digest.update(dataset.state[span].tobytes())
+    digest.update(dataset.action[span].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def layout_fingerprint(layout: CameraLayout) -> str:
+    """8 hex digits of a canvas layout."""
+    return hashlib.sha256(json.dumps(asdict(layout), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def save_array(path: Path, array: Array) -> None:
+    """Write `.npy` under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array)
+    os.replace(temporary, path)
+
+
+def load_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
+    """Memory-map one cache file. Raises `DataError` when its shape or type is another."""
+    try:
+        array: Array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cache file {path} is unreadable ({error}): delete it and build the cache again") from error
+    if array.shape != shape or array.dtype != np.dtype(dtype):
+        raise DataError(
+            f"cache file {path} holds {array.dtype} {array.shape} instead of {dtype} {shape}: delete it and build again"
+        )
+    return array
+
+
+class FrameCache:
+    """Every frame of a data set as a uint8 canvas [H, W, 3], one file per episode."""
+
+    def __init__(self, dataset: LeRobotDataset, layout: CameraLayout, folder: Path) -> None:
+        dataset.check(tuple(camera.name for camera in layout.cameras), dataset.state.shape[1], dataset.action.shape[2])
+        self.dataset, self.layout, self.folder = dataset, layout, folder
+
+    def path(self, episode: Episode) -> Path:
+        """The cache file of one episode."""
+        name = f"{episode_fingerprint(self.dataset, episode)}-{layout_fingerprint(self.layout)}.npy"
+        return self.folder / f"frames-{name}"
+
+    def load(self, episode: Episode) -> npt.NDArray[np.uint8]:
+        """uint8 [n, H, W, 3], memory-mapped."""
+        shape = (episode.length, self.layout.height, self.layout.width, 3)
+        return load_array(self.path(episode), shape, "uint8")
+
+    def build(self) -> int:
+        """Decode what is not there yet; returns the number of episodes decoded. Raises `DataError`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = [episode for episode in self.dataset.episodes if not self.path(episode).exists()]
+        first = self.layout.cameras[0].name
+        by_file: dict[Path, list[Episode]] = defaultdict(list)
+        for episode in missing:
+            by_file[episode.videos[first].path].append(episode)
+        with progress_bar() as progress:
+            task = progress.add_task("decode frames", total=len(missing))
+            for episodes in by_file.values():
+                self._decode_file(sorted(episodes, key=lambda e: e.videos[first].first), lambda: progress.advance(task))
+        return len(missing)
+
+    def _decode_file(self, episodes: list[Episode], advance: Callable[[], object]) -> None:
+        """Decode episodes whose first camera shares a file; the other cameras must lie in the same order."""
+        names = [camera.name for camera in self.layout.cameras]
+        for name in names:
+            if len({episode.videos[name].path for episode in episodes}) > 1:
+                for episode in episodes:
+                    self._decode_file([episode], advance)
+                return
+        streams = [read_frames([episode.videos[name] for episode in episodes]) for name in names]
+        for episode, *images in zip(episodes, *streams, strict=True):
+            canvas = canvas_uint8(dict(zip(names, images, strict=True)), self.layout)
+            save_array(self.path(episode), canvas)
+            advance()
+
+
+class LatentCache:
+    """Latents of every row of a data set, float16, one file per episode.
+
+    `first` [n, C, h, w] are the latents of single frames (action pass, and first latent of the video pass); `future`
+    [n, T-1, C, h', w'] are the later latents of each row's window, already down-sampled in space. Encoding is the
+    caller's: `encode(frames_uint8_nHWC, frame_rows_nF) -> (first, future)`, both in normalised latent units.
+    """
+
+    def __init__(self, frames: FrameCache, folder: Path, fingerprint: str) -> None:
+        self.frames, self.folder, self.fingerprint = frames, folder, fingerprint
+
+    def path(self, episode: Episode, kind: str) -> Path:
+        """The cache file of one episode; `kind` is 'first' or 'future'."""
+        name = f"{episode_fingerprint(self.frames.dataset, episode)}-{layout_fingerprint(self.frames.layout)}"
+        return self.folder / f"latents-{kind}-{name}-{self.fingerprint}.npy"
+
+    def build(self, encode: Callable[[npt.NDArray[np.uint8], Array], tuple[Array, Array]], frame_rows: Array) -> int:
+        """Encode what is not there yet; `frame_rows` [N, F] are the data set's windows. Returns episodes encoded."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        missing = [e for e in self.frames.dataset.episodes if not self.path(e, "future").exists()]
+        with progress_bar() as progress:
+            task = progress.add_task("encode latents", total=len(missing))
+            for episode in missing:
+                rows = frame_rows[episode.start : episode.stop] - episode.start
+                first, future = encode(self.frames.load(episode), rows)
+                save_array(self.path(episode, "first"), first.astype(np.float16))
+                save_array(self.path(episode, "future"), future.astype(np.float16))
+                progress.advance(task)
+        return len(missing)
+
+    def load_all(self, kind: str) -> Array:
+        """All rows of the data set in one float16 array in memory. Raises `DataError` when a file is missing."""
+        arrays: list[Array] = []
+        for episode in self.frames.dataset.episodes:
+            path = self.path(episode, kind)
+            if not path.exists():
+                raise DataError(f"latent cache {path} is missing: build the cache first")
+            arrays.append(np.load(path))
+        return np.concatenate(arrays)

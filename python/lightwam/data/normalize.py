@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of states and actions, their file, and the normaliser built from them (spec section 6).
+
+Legend: N rows, H action horizon, D width of the field (state or action). Statistics read tables only: no video is
+decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightwam.errors import ConfigError, DataError
+
+FloatArray = npt.NDArray[np.float32]
+STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
+_NARROW_RANGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Minimum, maximum, mean, standard deviation and 1 % / 99 % quantiles; each array has the same shape."""
+
+    min: FloatArray
+    max: FloatArray
+    mean: FloatArray
+    std: FloatArray
+    q01: FloatArray
+    q99: FloatArray
+
+    @staticmethod
+    def measure(rows: npt.NDArray[np.floating[Any]]) -> Statistics:
+        """Statistics over the first axis of `rows` [N, ...]; the deviation is the population's."""
+        if rows.shape[0] == 0:
+            raise DataError("statistics of 0 rows: record or select at least one episode")
+        values = rows.astype(np.float64)
+        low, high = np.quantile(values, (0.01, 0.99), axis=0)
+        measured = (values.min(0), values.max(0), values.mean(0), values.std(0), low, high)
+        return Statistics(*(np.asarray(value, np.float32) for value in measured))
+
+    def to_dict(self, prefix: str) -> dict[str, Any]:
+        """JSON-ready `{prefix_min: [...], ...}`."""
+        return {f"{prefix}_{name}": getattr(self, name).tolist() for name in STATISTICS}
+
+    @staticmethod
+    def from_dict(mapping: Mapping[str, Any], prefix: str, where: str) -> Statistics:
+        """Inverse of `to_dict`; `where` names the place in errors. Raises `DataError`."""
+        missing = [f"{prefix}_{name}" for name in STATISTICS if f"{prefix}_{name}" not in mapping]
+        if missing:
+            raise DataError(f"{where} lacks {missing}: measure the statistics again")
+        try:
+            arrays = [np.asarray(mapping[f"{prefix}_{name}"], np.float32) for name in STATISTICS]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where} holds something other than numbers ({error}): measure it again") from error
+        if len({array.shape for array in arrays}) != 1 or not all(np.isfinite(array).all() for array in arrays):
+            raise DataError(f"{where} holds unequal shapes or infinite numbers: measure the statistics again")
+        return Statistics(*arrays)
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """What the normalisers of one policy need: statistics over all rows ('global') and for each step of a window."""
+
+    state: Statistics
+    action: Statistics
+    stepwise_state: Statistics
+    stepwise_action: Statistics
+    num_episodes: int
+    num_transition: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The statistics file: `state|action` -> `default` -> `{global,stepwise}_{min,max,mean,std,q01,q99}`."""
+        fields = {"state": (self.state, self.stepwise_state), "action": (self.action, self.stepwise_action)}
+        document: dict[str, Any] = {
+            name: {"default": {**overall.to_dict("global"), **stepwise.to_dict("stepwise")}}
+            for name, (overall, stepwise) in fields.items()
+        }
+        return {**document, "num_episodes": self.num_episodes, "num_transition": self.num_transition}
+
+    @staticmethod
+    def from_dict(mapping: Mapping[str, Any]) -> DatasetStatistics:
+        """Inverse of `to_dict`. Raises `DataError` naming the missing or damaged entry."""
+        parts: dict[str, Statistics] = {}
+        for name in ("state", "action"):
+            section = mapping.get(name)
+            default = section.get("default") if isinstance(section, Mapping) else None
+            if not isinstance(default, Mapping):
+                raise DataError(f"statistics lack '{name}.default': measure the statistics again")
+            parts[name] = Statistics.from_dict(default, "global", f"statistics of {name}")
+            parts[f"stepwise_{name}"] = Statistics.from_dict(default, "stepwise", f"statistics of {name}")
+        counts = {key: int(mapping.get(key, 0)) for key in ("num_episodes", "num_transition")}
+        return DatasetStatistics(**parts, **counts)
+
+    def save(self, path: Path) -> None:
+        """Write the statistics file under a temporary name, then rename it."""
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    @staticmethod
+    def load(path: Path) -> DatasetStatistics:
+        """Read a statistics file. Raises `DataError` when it is missing or damaged."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"statistics file {path} is missing: measure it from the data set first") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"statistics file {path} is unreadable ({error}): measure it again") from error
+        if not isinstance(document, dict):
+            raise DataError(f"statistics file {path} holds a {type(document).__name__}: it must hold a JSON object")
+        return DatasetStatistics.from_dict(document)
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """`forward`: clamp(x * scale + offset); `backward`: (y - offset) / scale, without clamping. Arrays are [D]."""
+
+    scale: FloatArray
+    offset: FloatArray
+    clamp: float = 5.0
+
+    @staticmethod
+    def from_statistics(mode: str, statistics: Statistics, clamp: float = 5.0) -> Normalizer:
+        """Build from 'min/max', 'q01/q99', 'z-score' or constants such as '-1/1'. Raises `ConfigError`."""
+        if mode == "z-score":
+            scale = 1.0 / (statistics.std + np.float32(1e-8))
+            return Normalizer(scale.astype(np.float32), (-statistics.mean * scale).astype(np.float32), clamp)
+        low, high = _range_of_mode(mode, statistics)
+        narrow = high - low < _NARROW_RANGE
+        scale = np.where(narrow, np.float32(1), np.float32(2) / np.where(narrow, np.float32(1), high - low))
+        offset = np.where(narrow, -low, np.float32(-1) - scale * low)
+        return Normalizer(scale.astype(np.float32), offset.astype(np.float32), clamp)
+
+    def forward(self, values: npt.NDArray[np.floating[Any]]) -> FloatArray:
+        """Robot units [..., D] -> normalised float32, clamped to +-clamp."""
+        normalised = values.astype(np.float32) * self.scale + self.offset
+        return np.clip(normalised, -self.clamp, self.clamp).astype(np.float32)
+
+    def backward(self, values: npt.NDArray[np.floating[Any]]) -> FloatArray:
+        """Normalised [..., D] -> robot units, float32."""
+        return ((values.astype(np.float32) - self.offset) / self.scale).astype(np.float32)
+
+
+def _range_of_mode(mode: str, statistics: Statistics) -> tuple[FloatArray, FloatArray]:
+    if mode == "min/max":
+        return statistics.min, statistics.max
+    if mode == "q01/q99":
+        return statistics.q01, statistics.q99
+    try:
+        low, high = (float(part) for part in mode.split("/"))
+    except ValueError as error:
+        raise ConfigError(
+            f"normalisation mode is {mode!r}: use 'min/max', 'q01/q99', 'z-score' or constants such as '-1/1'"
+        ) from error
+    full = np.ones_like(statistics.min)
+    return full * np.float32(low), full * np.float32(high)
