@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assembles the two programs of a policy from folded layers. No weight is touched before a constant is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from lightwam.config import LightWAMConfig
+from lightwam.export.build_dit import BackboneBuilder, BackboneFold
+from lightwam.export.build_expert import ExpertBuilder
+from lightwam.export.build_vae import VAEEncoderBuilder
+from lightwam.export.builder import ProgramBuilder
+from lightwam.export.dtypes import DType
+from lightwam.export.fold import blocks_needed
+from lightwam.export.graph import Constant, Graph, Precision, Program, Value
+from lightwam.export.layers import Emitter, Formats, constant
+from lightwam.export.plan import plan_graph
+from lightwam.export.policy import Normalization, StartAt, policy_section, refuse_unfoldable
+from lightwam.export.weights import Weights
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built. `latent_shape` and `context_rows` follow the configuration unless given."""
+
+    precision: Precision = "f32"
+    weight_dtype: DType | None = None
+    start_at: StartAt = "images"
+    latent_shape: tuple[int, int, int] | None = None
+    context_rows: int | None = None
+    normalization: Normalization | None = None
+    control_hz: float = 20.0
+    name: str | None = None
+
+    def resolved_latent_shape(self, config: LightWAMConfig) -> tuple[int, int, int]:
+        return self.latent_shape or (config.vae.z_dim, *config.latent_size)
+
+
+def build_graph(
+    config: LightWAMConfig, weights: Weights, options: BuildOptions, context_mask: Iterable[bool] | None = None
+) -> Graph:
+    """The planned graph of a policy. Raises `ExportError` on an option that is not folded."""
+    latent_shape = options.resolved_latent_shape(config)
+    rows = options.context_rows or config.text.length
+    refuse_unfoldable(config, options.start_at, latent_shape, context_mask)
+    normalization = options.normalization or Normalization.identity(config)
+    normalization.check(config)
+    builder = _GraphBuilder(config, weights, options, latent_shape, rows, normalization)
+    programs, constants = builder.programs()
+    graph = Graph(
+        name=options.name or config.name,
+        precision=options.precision,
+        policy=policy_section(
+            config, options.start_at, latent_shape, rows, options.normalization, options.control_hz
+        ),
+        programs=programs,
+        constants=constants,
+    )
+    return plan_graph(graph)
+
+
+@dataclass
+class _GraphBuilder:
+    config: LightWAMConfig
+    weights: Weights
+    options: BuildOptions
+    latent_shape: tuple[int, int, int]
+    context_rows: int
+    normalization: Normalization
+
+    def programs(self) -> tuple[dict[str, Program], dict[str, Constant]]:
+        """Both programs without dead ops, and the constants that they use."""
+        constants: dict[str, Constant] = {}
+        formats = Formats.of(self.options.precision, self.options.weight_dtype)
+        fold = BackboneFold(self.weights, self.config)
+
+        text = ProgramBuilder(constants, "text")
+        context = text.bind("context", "f32", (self.context_rows, self.config.text.width))
+        text_rows = text.bind("text_rows", "i32", (1,))
+        cache = BackboneBuilder(Emitter(text, formats), fold).emit_instruction(
+            context, text_rows, blocks_needed(self.config.video_dit)
+        )
+
+        act = ProgramBuilder(constants, "preprocess")
+        state = act.bind("state", "f32", (1, self.config.state_dim))
+        emitter = Emitter(act, formats)
+        backbone = BackboneBuilder(emitter, fold)
+        own_cache = backbone.bind_instruction(cache)
+        proprio_state = self._normalize_state(act, state)
+        latents = self._latents(emitter)
+        act.stage = "backbone"
+        tokens = backbone.emit_tokens(latents)
+        sources = backbone.emit_blocks(tokens, self._grid(), backbone.emit_proprio(proprio_state), own_cache)
+        act.stage = "expert"
+        chunk = ExpertBuilder(emitter, self.weights, self.config).emit(sources)
+        act.stage = "postprocess"
+        act_program = act.finish({"actions": self._to_robot_units(act, chunk)})
+        read = {name for op in act_program.ops for name in op.inputs.values()}
+        programs = {"set_instruction": text.finish({}, also_needed=read), "act": act_program}
+        used = {name for program in programs.values() for op in program.ops for name in op.constants.values()}
+        return programs, {name: made for name, made in constants.items() if name in used}
+
+    def _grid(self) -> tuple[int, int]:
+        video = self.config.video
+        factor = video.spatial_downsample if video.downsample_action_pass else 1
+        (_, height, width), (_, patch_h, patch_w) = self.latent_shape, self.config.video_dit.patch_size
+        return height // factor // patch_h, width // factor // patch_w
+
+    def _latents(self, emitter: Emitter) -> Value:
+        """Latents [h, w, Z] in the compute format: encoded from the images, or as delivered."""
+        program, compute = emitter.program, emitter.formats.compute
+        if self.options.start_at == "latents":
+            delivered = program.bind("latents", "f32", self.latent_shape)
+            return program.emit("nchw_to_nhwc", "latents_in", {"x": delivered}, {}, compute)
+        shape = (self.config.cameras.height, self.config.cameras.width, 3)
+        canvas = program.emit("preprocess_images", "canvas", {}, {}, compute, shape)
+        program.stage = "vae"
+        return VAEEncoderBuilder(emitter, self.weights, self.config.vae).emit(canvas)
+
+    def _normalize_state(self, program: ProgramBuilder, state: Value) -> Value:
+        made = self.normalization
+        constants = {
+            "scale": _vector("state.scale", made.state_scale),
+            "shift": _vector("state.shift", made.state_offset),
+        }
+        return program.emit(
+            "scale_shift_clamp", "state_normalized", {"x": state}, constants, minimum=-made.clamp, maximum=made.clamp
+        )
+
+    def _to_robot_units(self, program: ProgramBuilder, chunk: Value) -> Value:
+        """(y - offset) / scale, without clamping, then the gripper rule."""
+        made = self.normalization
+        constants = {
+            "scale": _vector("actions.scale", 1.0 / made.action_scale),
+            "shift": _vector("actions.shift", -made.action_offset / made.action_scale),
+        }
+        actions = program.emit(
+            "scale_shift_clamp", "actions_in_robot_units", {"x": chunk}, constants, minimum=None, maximum=None
+        )
+        if self.config.gripper == "none":
+            return actions
+        return program.emit("gripper_rule", "actions", {"x": actions}, column=self.config.action_dim - 1)
+
+
+def _vector(name: str, values: object) -> Constant:
+    tensor = torch.as_tensor(values, dtype=torch.float64)
+    return constant(name, "f32", tuple(tensor.shape), lambda: tensor)
+
+
+def with_policy(graph: Graph, constants: dict[str, Constant], **policy: object) -> Graph:
+    """The graph with entries of its policy section replaced and the constants that they name added."""
+    return replace(graph, policy={**graph.policy, **policy}, constants={**graph.constants, **constants})

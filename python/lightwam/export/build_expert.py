@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The action expert: tokens [S, D] at the adapter layers -> normalised actions [H, A]. Savings 8 and 9.
+
+Everything after pooling is one row (or H rows), so its time is that of reading its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightwam.config import FeatureSource, LightWAMConfig
+from lightwam.export.fold import Affine, FoldedPooler, absorb_scale_shift, fold_pooler, step_positions
+from lightwam.export.graph import Constant, Value
+from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm
+from lightwam.export.weights import EXPERT, Weights
+
+_EPS = 1e-5  # of every layer norm of the expert
+
+
+@dataclass(frozen=True)
+class ExpertBuilder:
+    """Emits the expert's ops; published names `state_fusion_action_expert.*`."""
+
+    emitter: Emitter
+    weights: Weights
+    config: LightWAMConfig
+
+    def emit(self, sources: Mapping[int, Mapping[FeatureSource, Value]]) -> Value:
+        """From the tokens of every source (by block number) to the chunk, still normalised."""
+        expert = self.config.action_expert
+        layers = self.config.video_dit.adapters.layers
+        chosen = expert.sources_per_layer(len(layers))
+        compressed = [self._compress(i, sources[layer], chosen[i]) for i, layer in enumerate(layers)]
+        fused = self._concat("expert.fused", compressed)
+        x = self._mlp_input("expert.fused_norm", fused)
+        projection = self._behind_norm("fused_proj", "fused_norm", fused.type.matrix[1], expert.trunk_dim)
+        state = self.emitter.linear(projection, x)
+        for block in range(expert.num_trunk_blocks):
+            state = self._mlp(f"trunk.{block}", state, expert.trunk_dim, residual=True)
+        return self._decode(state)
+
+    def _decode(self, state: Value) -> Value:
+        """One row a step: fused state plus the step's constant; the last, tiny linear computes in float32."""
+        width, actions = self.config.action_expert.trunk_dim, self.config.action_dim
+        rows = self.emitter.program.emit("add", "expert.steps", {"b": state}, {"a": self._step_constant()})
+        first = self._behind_norm("output.0", "output_norm", width, width)
+        last = load_linear(self.weights, f"{EXPERT}output.2", "expert.output.2", width, actions)
+        hidden = self.emitter.linear(first, self._mlp_input("expert.output_norm", rows), activation="gelu_tanh")
+        return self.emitter.linear(last, hidden, "expert.actions")
+
+    def _step_constant(self) -> Constant:
+        dim, width, horizon = self.config.action_expert.step_pos_dim, self.config.action_expert.trunk_dim, self.config.horizon
+
+        def make() -> Tensor:
+            prefix = f"{EXPERT}step_pos_proj"
+            first = load_linear(self.weights, f"{prefix}.1", "", dim, width).make()
+            second = load_linear(self.weights, f"{prefix}.3", "", width, width).make()
+            return step_positions(horizon, load_norm(self.weights, f"{prefix}.0", dim), first, second, _EPS)
+
+        return constant("expert.step_positions", "f32", (horizon, width), make)
+
+    def _compress(self, index: int, tokens: Mapping[FeatureSource, Value], chosen: tuple[FeatureSource, ...]) -> Value:
+        pooled = [self._pool(index, source, tokens[source]) for source in chosen]
+        joined = self._concat(f"expert.pooled.{index}", pooled)
+        return self._mlp(f"layer_compressors.{index}", joined, self.config.action_expert.per_layer_dim, residual=False)
+
+    def _concat(self, name: str, parts: list[Value]) -> Value:
+        if len(parts) == 1:
+            return parts[0]
+        return self.emitter.program.emit("concat", name, {f"x.{i}": part for i, part in enumerate(parts)})
+
+    def _mlp(self, name: str, x: Value, out_dim: int, residual: bool) -> Value:
+        """Norm, linear, GELU(tanh), linear, maybe plus x."""
+        first = self._behind_norm(f"{name}.fc1", f"{name}.norm", x.type.matrix[1], out_dim)
+        second = load_linear(self.weights, f"{EXPERT}{name}.fc2", f"expert.{name}.fc2", out_dim, out_dim)
+        normed = self._mlp_input(f"expert.{name}.norm", x)
+        hidden = self.emitter.linear(first, normed, activation="gelu_tanh", dtype=self.emitter.formats.compute)
+        return self.emitter.linear(second, hidden, residual=x if residual else None)
+
+    def _mlp_input(self, name: str, x: Value) -> Value:
+        return self.emitter.layer_norm(name, x, _EPS)
+
+    def _behind_norm(self, source: str, norm: str, in_dim: int, out_dim: int) -> Linear:
+        """A linear with the affine of the norm before it folded in."""
+        plain = load_linear(self.weights, EXPERT + source, f"expert.{source}", in_dim, out_dim)
+        return plain.folded(
+            lambda linear: absorb_scale_shift(linear, *load_norm(self.weights, EXPERT + norm, in_dim))
+        )
+
+    def _pool(self, index: int, source: FeatureSource, tokens: Value) -> Value:
+        if self.config.action_expert.pooling == "mean":
+            return self.emitter.program.emit("mean_pool", f"expert.pool.{index}.{source}", {"x": tokens})
+        return PoolerBuilder(self, f"layer_poolers.{index}.{source}").emit(tokens)
+
+
+@dataclass(frozen=True)
+class PoolerBuilder:
+    """One learned-query pooler: scores, query averages, then value, output and norm on one row a slot."""
+
+    expert: ExpertBuilder
+    source: str
+
+    @property
+    def _name(self) -> str:
+        return f"expert.{self.source}"
+
+    def emit(self, tokens: Value) -> Value:
+        emitter, config = self.expert.emitter, self.expert.config.action_expert
+        width = tokens.type.matrix[1]
+        folded = self._constants(width)
+        slots = folded["merge"].type.shape[0]
+        averages = emitter.program.emit(
+            "learned_query_pool", f"{self._name}.pool", {"x": tokens},
+            {"scores": folded["scores"], "merge": folded["merge"]}, emitter.formats.compute,
+            heads=config.num_heads, queries=config.num_queries, eps=_EPS,
+        )  # fmt: skip
+        values = emitter.program.emit(
+            "grouped_linear", f"{self._name}.value", {"x": averages},
+            {"weight": folded["value"], "bias": folded["value_bias"]}, emitter.formats.compute,
+        )  # fmt: skip
+        out = load_linear(self.expert.weights, f"{EXPERT}{self.source}.attn.out_proj", f"{self._name}.out", width, width)
+        pooled = emitter.linear(out, values)
+        if config.merge_dim is not None:
+            pooled = self._merge_slots(pooled, slots * width, config.merge_dim)
+        return self._output_norm(pooled)
+
+    def _constants(self, width: int) -> dict[str, Constant]:
+        config, weights, formats = self.expert.config.action_expert, self.expert.weights, self.expert.emitter.formats
+        heads, queries = config.num_heads, config.num_queries
+        slots = 1 if config.merge_dim is None else config.merge_slots
+        prefix = EXPERT + self.source
+
+        def make() -> FoldedPooler:
+            packed = Affine(
+                weights.get(f"{prefix}.attn.in_proj_weight", (3 * width, width)),
+                weights.get(f"{prefix}.attn.in_proj_bias", (3 * width,)),
+            )
+            if config.merge_dim is None:
+                logits = weights.get(f"{prefix}.query_merge_logits", (queries,))[None]
+            else:
+                logits = weights.get(f"{prefix}.query_slot_merge_logits", (slots, queries))
+            tokens = weights.get(f"{prefix}.query_tokens", (queries, width))
+            return fold_pooler(load_norm(weights, f"{prefix}.token_norm", width), tokens, packed, logits, heads)
+
+        name = self._name
+        return {
+            "scores": constant(f"{name}.scores", "f32", (heads * queries, width), lambda: make().scores),
+            "merge": constant(f"{name}.merge", "f32", (slots, queries), lambda: make().merge),
+            "value": constant(
+                f"{name}.value.weight", formats.weight, (heads, width // heads, width), lambda: make().value
+            ),
+            "value_bias": constant(f"{name}.value.bias", "f32", (width,), lambda: make().value_bias),
+        }
+
+    def _merge_slots(self, pooled: Value, width: int, merge_dim: int) -> Value:
+        emitter, weights = self.expert.emitter, self.expert.weights
+        prefix = f"{EXPERT}{self.source}.query_merge_projector"
+        row = emitter.reshape(f"{self._name}.slots", pooled, (1, width))
+        normed = emitter.layer_norm(f"{self._name}.slots_norm", row, _EPS)
+        plain = load_linear(weights, f"{prefix}.1", f"{self._name}.merge_projector", width, merge_dim)
+        return emitter.linear(
+            plain.folded(lambda linear: absorb_scale_shift(linear, *load_norm(weights, f"{prefix}.0", width))), normed
+        )
+
+    def _output_norm(self, pooled: Value) -> Value:
+        """Kept with its affine: the compressor's norm follows, over all sources together."""
+        width, weights = pooled.type.matrix[1], self.expert.weights
+        source, name = f"{EXPERT}{self.source}.output_norm", f"{self._name}.output_norm"
+        affine = {
+            part: constant(f"{name}.{part}", "f32", (width,), lambda part=part: weights.get(f"{source}.{part}", (width,)))
+            for part in ("weight", "bias")
+        }
+        return self.expert.emitter.program.emit("layer_norm", name, {"x": pooled}, affine, eps=_EPS)

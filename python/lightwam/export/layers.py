@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folded layers as lazily made constants, and the ops that use them. Nothing is computed before a constant is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightwam.export.builder import ProgramBuilder
+from lightwam.export.dtypes import DType, Shape, encode
+from lightwam.export.fold import Affine
+from lightwam.export.graph import Constant, Precision, Storage, TensorType, Value
+from lightwam.export.weights import Weights
+
+
+@dataclass(frozen=True)
+class Formats:
+    """What products read (`compute`) and how their weights are stored; streams, norms and tables stay float32."""
+
+    compute: DType
+    weight: DType
+
+    @staticmethod
+    def of(precision: Precision, weight_dtype: DType | None) -> Formats:
+        return Formats(compute=precision, weight=weight_dtype or precision)
+
+
+def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) -> Constant:
+    """A constant whose float64 numbers `make` computes when asked."""
+    return Constant(name, TensorType(dtype, shape), lambda: encode(make().to(torch.float64).numpy(), dtype))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A named affine map [out_dim, in_dim] that is folded on demand. A bias is always there: folding makes one."""
+
+    name: str
+    in_dim: int
+    out_dim: int
+    make: Callable[[], Affine]
+
+    def weight(self, dtype: DType) -> Constant:
+        return constant(f"{self.name}.weight", dtype, (self.out_dim, self.in_dim), lambda: self.make().weight)
+
+    def bias(self) -> Constant:
+        return constant(f"{self.name}.bias", "f32", (self.out_dim,), lambda: self.make().bias)
+
+    def folded(self, fold: Callable[[Affine], Affine], in_dim: int | None = None, out_dim: int | None = None) -> Linear:
+        """The same layer with a fold applied."""
+        make = self.make
+        return Linear(self.name, in_dim or self.in_dim, out_dim or self.out_dim, lambda: fold(make()))
+
+
+def load_linear(weights: Weights, source: str, name: str, in_dim: int, out_dim: int) -> Linear:
+    """The linear stored as `source`.weight and `source`.bias."""
+
+    def make() -> Affine:
+        return Affine(weights.get(f"{source}.weight", (out_dim, in_dim)), weights.get(f"{source}.bias", (out_dim,)))
+
+    return Linear(name, in_dim, out_dim, make)
+
+
+def load_norm(weights: Weights, source: str, dim: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of an affine layer norm."""
+    return weights.get(f"{source}.weight", (dim,)), weights.get(f"{source}.bias", (dim,))
+
+
+@dataclass(frozen=True)
+class Emitter:
+    """Appends the ops of folded layers to a program, in the engine's formats."""
+
+    program: ProgramBuilder
+    formats: Formats
+
+    def linear(
+        self,
+        layer: Linear,
+        x: Value,
+        name: str | None = None,
+        activation: str = "none",
+        residual: Value | None = None,
+        dtype: DType = "f32",
+        storage: Storage = "arena",
+    ) -> Value:
+        """y = act(x W^T + b) + residual. An f32 `x` in a bf16 engine keeps f32 weights (small layers only)."""
+        widened = x.type.dtype == "f32" and self.formats.compute == "bf16"
+        weight = layer.weight("f32" if widened else self.formats.weight)
+        inputs = {"x": x} if residual is None else {"x": x, "residual": residual}
+        return self.program.emit(
+            "linear", name or layer.name, inputs, {"weight": weight, "bias": layer.bias()}, dtype, None, storage,
+            activation=activation,
+        )  # fmt: skip
+
+    def conv2d(
+        self,
+        name: str,
+        x: Value,
+        weight: Constant,
+        bias: Constant,
+        stride: int = 1,
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        residual: Value | None = None,
+        dtype: DType | None = None,
+    ) -> Value:
+        """y = conv(x) + b + residual; `dtype` is the compute format unless given."""
+        inputs = {"x": x} if residual is None else {"x": x, "residual": residual}
+        return self.program.emit(
+            "conv2d", name, inputs, {"weight": weight, "bias": bias}, dtype or self.formats.compute,
+            stride=stride, padding=padding, activation="none",
+        )  # fmt: skip
+
+    def layer_norm(self, name: str, x: Value, eps: float, dtype: DType | None = None) -> Value:
+        """Norm without affine (folded into what follows), in the compute format unless `dtype` is given."""
+        return self.program.emit("layer_norm", name, {"x": x}, {}, dtype or self.formats.compute, eps=eps)
+
+    def reshape(self, name: str, x: Value, shape: Shape) -> Value:
+        return x if x.type.shape == shape else self.program.emit("reshape", name, {"x": x}, {}, x.type.dtype, shape)
+
+    def to_compute(self, name: str, x: Value) -> Value:
+        """`x` in the compute format."""
+        same = x.type.dtype == self.formats.compute
+        return x if same else self.program.emit("cast", name, {"x": x}, {}, self.formats.compute)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `policy` section of an engine (docs/engine-format.md, section 2), and the refusal of what is not folded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lightwam.config import Camera, LightWAMConfig
+from lightwam.errors import ExportError
+from lightwam.export.dtypes import Array
+from lightwam.export.fold import action_pass_masks_are_true
+
+StartAt = Literal["images", "latents"]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """normalised = robot * scale + offset, per field [P] or [A] (float64); `clamp` limits the normalised state."""
+
+    state_scale: Array
+    state_offset: Array
+    action_scale: Array
+    action_offset: Array
+    clamp: float
+
+    @staticmethod
+    def identity(config: LightWAMConfig) -> Normalization:
+        """For engines that take normalised states and return normalised actions (tests, latency)."""
+        state, action = config.state_dim, config.action_dim
+        return Normalization(np.ones(state), np.zeros(state), np.ones(action), np.zeros(action), config.normalization.clamp)
+
+    @staticmethod
+    def from_statistics(config: LightWAMConfig, statistics: Mapping[str, Any]) -> Normalization:
+        """By the configuration's modes from a statistics file's content. Raises `DataError`, `ConfigError`, `ExportError`."""
+        from lightwam.data.normalize import DatasetStatistics, Normalizer
+
+        measured, modes = DatasetStatistics.from_dict(statistics), config.normalization
+        state = Normalizer.from_statistics(modes.state, measured.state, modes.clamp)
+        action = Normalizer.from_statistics(modes.action, measured.action, modes.clamp)
+        vectors = (state.scale, state.offset, action.scale, action.offset)
+        made = Normalization(*(np.asarray(vector, np.float64) for vector in vectors), clamp=modes.clamp)
+        made.check(config)
+        return made
+
+    def check(self, config: LightWAMConfig) -> None:
+        """Raises `ExportError` on widths that do not fit, scales of zero, NaN or infinity."""
+        widths = {"state": config.state_dim, "action": config.action_dim}
+        for field, width in widths.items():
+            for part in ("scale", "offset"):
+                vector = np.asarray(getattr(self, f"{field}_{part}"))
+                if vector.shape != (width,) or not np.isfinite(vector).all() or (part == "scale" and not vector.all()):
+                    raise ExportError(
+                        f"normalizer {field}_{part} is {vector.tolist()}: give {width} finite numbers, no scale of zero"
+                    )
+
+    def to_json(self) -> dict[str, Any]:
+        fields = ("state_scale", "state_offset", "action_scale", "action_offset")
+        return {**{field: np.asarray(getattr(self, field)).tolist() for field in fields}, "clamp": self.clamp}
+
+
+def refuse_unfoldable(
+    config: LightWAMConfig, start_at: StartAt, latent_shape: tuple[int, int, int], context_mask: Iterable[bool] | None
+) -> None:
+    """Raise `ExportError`, naming option and value, for whatever the folds do not cover."""
+    if start_at not in ("images", "latents"):
+        raise ExportError(f"start_at is {start_at!r}: use 'images' or 'latents'")
+    if not action_pass_masks_are_true(config, context_mask):
+        raise ExportError(
+            "context_mask has False rows: the engine attends to all rows, as the published policies do; "
+            "export without a mask, or give the instruction's true rows only"
+        )
+    if config.video_dit.patch_size[0] != 1:
+        raise ExportError(f"video_dit.patch_size is {config.video_dit.patch_size}: the first number must be 1 to fold")
+    factor = config.video.spatial_downsample if config.video.downsample_action_pass else 1
+    cell = [factor * side for side in config.video_dit.patch_size[1:]]
+    if latent_shape[0] != config.video_dit.in_dim or latent_shape[1] % cell[0] or latent_shape[2] % cell[1]:
+        raise ExportError(
+            f"latent_shape is {list(latent_shape)}: give [{config.video_dit.in_dim}, h, w] with h, w multiples of {cell}"
+        )
+    if cell[0] != cell[1]:
+        raise ExportError(f"video_dit.patch_size is {config.video_dit.patch_size}: only square patches are folded")
+    if start_at == "images":
+        for camera in config.cameras.cameras:
+            _rotation(camera)
+
+
+def _rotation(camera: Camera) -> bool:
+    """Whether the camera's image is turned by 180 degrees, the one flip an engine knows."""
+    if camera.flip_vertical != camera.flip_horizontal:
+        flips = {"flip_vertical": camera.flip_vertical, "flip_horizontal": camera.flip_horizontal}
+        raise ExportError(f"camera {camera.name} has {flips}: an engine flips both axes or none")
+    return camera.flip_vertical
+
+
+def policy_section(
+    config: LightWAMConfig,
+    start_at: StartAt,
+    latent_shape: tuple[int, int, int],
+    context_rows: int,
+    normalization: Normalization | None,
+    control_hz: float,
+) -> dict[str, Any]:
+    """Everything but the text encoder and the known instructions."""
+    images = start_at == "images"
+    cameras = [
+        {
+            "name": camera.name,
+            "rect": [camera.top, camera.left, camera.height, camera.width],
+            "rotate_180": _rotation(camera),
+        }
+        for camera in (config.cameras.cameras if images else ())
+    ]
+    return {
+        "starts_at": start_at,
+        "canvas": [config.cameras.height, config.cameras.width] if images else None,
+        "cameras": cameras,
+        "latent_shape": list(latent_shape),
+        "state_width": config.state_dim,
+        "action_width": config.action_dim,
+        "horizon": config.horizon,
+        "replan": config.replan,
+        "context_rows": context_rows,
+        "text_width": config.text.width,
+        "prompt_template": config.text.prompt_template,
+        "text_encoder": None,
+        "instructions": [],
+        "normalizer": None if normalization is None else normalization.to_json(),
+        "gripper": "g becomes sign(-(2g - 1)): -1 open, +1 close" if config.gripper == "libero" else None,
+        "control_hz": control_hz,
+    }
