@@ -3,7 +3,19 @@
 
 from lightwam.model.action_expert import ExpertOutput, PoolerAttention
 from lightwam.model.checkpoints import load_backbone, load_vae
+from lightwam.model.text import Context, HashedWordsEncoder, UMT5Encoder, umt5_tokenizer
 from lightwam.model.vae import WanVAE
 from lightwam.model.world_action_model import LightWAM
 
-__all__ = ["ExpertOutput", "LightWAM", "PoolerAttention", "WanVAE", "load_backbone", "load_vae"]
+__all__ = [
+    "Context",
+    "ExpertOutput",
+    "HashedWordsEncoder",
+    "LightWAM",
+    "PoolerAttention",
+    "UMT5Encoder",
+    "WanVAE",
+    "load_backbone",
+    "load_vae",
+    "umt5_tokenizer",
+]

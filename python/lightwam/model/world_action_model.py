@@ -267,12 +267,12 @@ class LightWAM(nn.Module):
         """The flow-matching loss alone, without its lambda; arguments as for `training_losses`."""
         context, mask, proprio = self._batch_context(batch)
         latents = self.downsample(batch["video_latents"])
-        pad = batch.get("image_is_pad")
-        latent_pad = None if pad is None else latent_padding(pad, self.config.vae.temporal_factor)
-        if latent_pad is not None and latent_pad.shape != (len(latents), latents.shape[2] - 1):
-            raise DataError(
-                f"image_is_pad marks {tuple(latent_pad.shape)} later latents: they do not fit the {latents.shape[2]} of video_latents"
-            )
+        latent_pad = None
+        if "image_is_pad" in batch:
+            latent_pad = latent_padding(batch["image_is_pad"], self.config.vae.temporal_factor)
+            if latent_pad.shape != (len(latents), latents.shape[2] - 1):
+                marked, given = tuple(latent_pad.shape), tuple(latents.shape)
+                raise DataError(f"image_is_pad marks {marked} later latents: video_latents has shape {given}")
         if noise is None:
             noise = torch.randn_like(latents)
         if noise.shape != latents.shape:

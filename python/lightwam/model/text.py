@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instructions -> context rows: the published umT5 encoder, and the small hashed-word encoder of the bundled policy.
+
+Shapes: B instructions, L context rows, E text width. Rows past the text are zero, and the mask lets all L rows be
+attended to, the zero rows included (Light-WAM's convention).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightwam.config import TextConfig
+from lightwam.errors import ConfigError, InstructionError
+from lightwam.model.checkpoints import load_exactly
+
+Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
+"""(prompts, length) -> token ids [B, length] int64 and mask [B, length], 1 on the text."""
+
+_FNV_OFFSET, _FNV_PRIME, _FNV_MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
+_WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
+
+_UMT5_NAMES = (
+    ("token_embedding.weight", "shared.weight"),
+    ("blocks.", "encoder.block."),
+    (".norm1.", ".layer.0.layer_norm."),
+    (".norm2.", ".layer.1.layer_norm."),
+    (".attn.", ".layer.0.SelfAttention."),
+    (".pos_embedding.embedding.", ".layer.0.SelfAttention.relative_attention_bias."),
+    (".ffn.gate.0.", ".layer.1.DenseReluDense.wi_0."),
+    (".ffn.fc1.", ".layer.1.DenseReluDense.wi_1."),
+    (".ffn.fc2.", ".layer.1.DenseReluDense.wo."),
+)
+
+
+class Context(NamedTuple):
+    """rows [B, L, E] and mask [B, L] (boolean, True where a row may be attended to)."""
+
+    rows: Tensor
+    mask: Tensor
+
+
+def prompt(config: TextConfig, instruction: str) -> str:
+    """The instruction set into the prompt template. Raises `InstructionError` where it is no text or empty."""
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise InstructionError(f"instruction is {instruction!r}: give a sentence")
+    return config.prompt_template.replace("{task}", instruction)
+
+
+def fnv1a_64(data: bytes) -> int:
+    """FNV-1a, 64 bit."""
+    value = _FNV_OFFSET
+    for byte in data:
+        value = ((value ^ byte) * _FNV_PRIME) & _FNV_MASK
+    return value
+
+
+def word_buckets(text: str, buckets: int) -> list[int]:
+    """The bucket of each word: ASCII letters lower-cased, split at every byte that is no letter, digit or >= 0x80."""
+    return [fnv1a_64(word.lower()) % buckets for word in _WORD.findall(text.encode())]
+
+
+class HashedWordsEncoder(nn.Module):
+    """Row i = embedding[hash of word i] + position[i]. Small enough to be learned with a policy and run anywhere."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        if config.kind != "hashed_words":
+            raise ConfigError(f"text.kind is {config.kind!r}: a HashedWordsEncoder needs 'hashed_words'")
+        self.config = config
+        self.embedding = nn.Parameter(torch.randn(config.buckets, config.width) * 0.5**0.5)
+        self.position = nn.Parameter(torch.randn(config.length, config.width) * 0.5**0.5)
+
+    def forward(self, instructions: Sequence[str]) -> Context:
+        """Context of the instructions. Raises `InstructionError` on one without words or with more than L of them."""
+        rows = torch.stack([self._rows(instruction) for instruction in instructions])
+        return Context(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device))
+
+    def _rows(self, instruction: str) -> Tensor:
+        words = word_buckets(prompt(self.config, instruction), self.config.buckets)
+        if not 0 < len(words) <= self.config.length:
+            raise InstructionError(f"instruction {instruction!r} has {len(words)} words: use 1..{self.config.length}")
+        rows = self.embedding[torch.tensor(words, device=self.embedding.device)] + self.position[: len(words)]
+        return nn.functional.pad(rows, (0, 0, 0, self.config.length - len(words)))
+
+
+class UMT5Encoder(nn.Module):
+    """The umT5 encoder of Wan2.1, run by transformers. Raises `ConfigError` where transformers is not installed."""
+
+    def __init__(self, config: TextConfig, tokenizer: Tokenizer | None = None):
+        super().__init__()
+        if config.kind != "umt5":
+            raise ConfigError(f"text.kind is {config.kind!r}: a UMT5Encoder needs 'umt5'")
+        self.config = config
+        self.tokenizer = tokenizer
+        self.encoder = _umt5_model(config)
+
+    def load_published(self, state_dict: Mapping[str, Any]) -> UMT5Encoder:
+        """Load the published file's weights (`blocks.0.attn.q.weight`, ...). Raises `CheckpointError`."""
+        tied = ("encoder.embed_tokens",)
+        load_exactly(self.encoder, {_umt5_name(k): v for k, v in state_dict.items()}, "umT5 checkpoint", leave=tied)
+        return self
+
+    def encode_tokens(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Context rows [B, L, E] of tokens; the encoder sees the true mask, rows past the text are zeroed."""
+        raw = self.encoder(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        rows: Tensor = raw * mask_BL[:, :, None].to(raw.dtype)
+        return rows
+
+    def forward(self, instructions: Sequence[str]) -> Context:
+        """Context of the instructions. Raises `ConfigError` where no tokenizer was given."""
+        if self.tokenizer is None:
+            raise ConfigError("the umT5 encoder has no tokenizer: give one, for example umt5_tokenizer(folder)")
+        prompts = [clean_text(prompt(self.config, instruction)) for instruction in instructions]
+        rows = self.encode_tokens(*self.tokenizer(prompts, self.config.length))
+        return Context(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device))
+
+
+def umt5_tokenizer(folder: str) -> Tokenizer:
+    """The tokenizer saved in `folder`, padding and truncating to the wanted length. Raises `ConfigError`."""
+    transformers = _optional("transformers")
+    loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def tokenize(prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
+        out = loaded(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return out.input_ids, out.attention_mask
+
+    return tokenize
+
+
+def clean_text(text: str) -> str:
+    """Mend broken unicode, unescape HTML twice, collapse white space: what the encoder was fed with in training."""
+    mended: str = _optional("ftfy").fix_text(text)
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(mended))).strip()
+
+
+def _umt5_model(config: TextConfig) -> nn.Module:
+    transformers = _optional("transformers")
+    settings = transformers.UMT5Config(
+        vocab_size=config.vocab,
+        d_model=config.width,
+        d_kv=config.attention_dim // config.num_heads,
+        d_ff=config.ffn_dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        relative_attention_num_buckets=config.position_buckets,
+        relative_attention_max_distance=config.max_distance,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        layer_norm_epsilon=1e-6,
+        use_cache=False,
+    )
+    model: nn.Module = transformers.UMT5EncoderModel(settings).eval()
+    return model
+
+
+def _umt5_name(key: str) -> str:
+    if key == "norm.weight":
+        return "encoder.final_layer_norm.weight"
+    for theirs, ours in _UMT5_NAMES:
+        key = key.replace(theirs, ours)
+    return key
+
+
+def _optional(module: str) -> Any:
+    """Import a library that only this encoder needs."""
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise ConfigError(f"the umT5 encoder needs {module}, which is not installed: pip install {module}") from error
