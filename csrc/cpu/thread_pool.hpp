@@ -29,7 +29,8 @@ public:
     template <class Body>
     void parallel_for(std::size_t count, Body&& body) noexcept {
         using Plain = std::remove_reference_t<Body>;
-        run(count, [](void* context, std::size_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); },
+        run(
+            count, [](void* context, std::size_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); },
             const_cast<void*>(static_cast<const void*>(std::addressof(body))));
     }
 
@@ -39,6 +40,7 @@ private:
     void run(std::size_t count, Function function, void* context) noexcept;
     void work(int thread) noexcept;
     void drain(int thread) noexcept;
+    void shut_down() noexcept;
 
     struct State;
     int threads_;

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Softmax of one row of logits, and the two steps of learned-query pooling that are no matrix product of packed weights.
+
+template <class P>
+LIGHTWAM_INLINE float softmax_row(const Softmax& s, P* probabilities) {
+    vf best = splat(-__builtin_inff());
+    for_vectors(s.count, [&](std::size_t i, auto lanes) {
+        vf v = load(s.scores + i, lanes) * s.scale;
+        if (s.bias != nullptr) v = v + load(s.bias + i, lanes);
+        store(s.scores + i, v, lanes);
+        best = maximum(best, padded(v, lanes, -__builtin_inff()));
+    });
+    const float largest = maximum_of_lanes(best);
+    vf sum{};
+    for_vectors(s.count, [&](std::size_t i, auto lanes) {
+        // A NaN logit may have lost in the maximum; here it makes the sum, and so the whole row, NaN.
+        const vf p = rounded(exp(load(s.scores + i, lanes) - largest), probabilities);
+        store(probabilities + i, p, lanes);
+        sum = sum + padded(p, lanes, 0.0F);
+    });
+    return sum_of_lanes(sum);
+}
+
+float softmax(const Softmax& s) noexcept {
+    if (s.probabilities.dtype == DType::f32) return softmax_row(s, static_cast<float*>(s.probabilities.data));
+    return softmax_row(s, static_cast<bf16_bits*>(s.probabilities.data));
+}
+
+// weights[s, m] = sum_q merge[m, q] softmax_s(logits)[s, q], for the queries of one head.
+void pool_softmax(const PoolSoftmax& p) noexcept {
+    for_vectors(p.queries, [&](std::size_t q, auto lanes) {
+        vf best = splat(-__builtin_inff());
+        for (std::size_t s = 0; s < p.tokens; ++s) best = maximum(best, load(p.logits + s * p.stride + q, lanes));
+        vf sum{};
+        for (std::size_t s = 0; s < p.tokens; ++s) sum = sum + exp(load(p.logits + s * p.stride + q, lanes) - best);
+        store(p.maximum + q, best, lanes);
+        store(p.inverse_sum + q, 1.0F / sum, lanes);
+    });
+    for (std::size_t s = 0; s < p.tokens; ++s) {
+        for (std::size_t m = 0; m < p.slots; ++m) {
+            vf sum{};
+            for_vectors(p.queries, [&](std::size_t q, auto lanes) {
+                const vf probability =
+                    exp(load(p.logits + s * p.stride + q, lanes) - load(p.maximum + q, lanes)) * load(p.inverse_sum + q, lanes);
+                sum = sum + padded(probability * load(p.merge + m * p.queries + q, lanes), lanes, 0.0F);
+            });
+            p.weights[s * p.weight_stride + m * p.slot_stride] = sum_of_lanes(sum);
+        }
+    }
+}
+
+// y [outputs, width]: columns [begin, end) of weights^T rows.
+void weighted_sum(const WeightedSum& w, std::size_t begin, std::size_t end) noexcept {
+    with_types(Input{w.rows_data, w.dtype}, w.y, [&](const auto* rows, auto* y) {
+        constexpr std::size_t kOutputs = 8;
+        for (std::size_t o = 0; o < w.outputs; o += kOutputs) {
+            const std::size_t outputs = w.outputs - o < kOutputs ? w.outputs - o : kOutputs;
+            for_vectors(end - begin, [&](std::size_t c, auto lanes) {
+                vf sum[kOutputs] = {};
+                for (std::size_t s = 0; s < w.tokens; ++s) {
+                    const vf x = load(rows + s * w.width + begin + c, lanes);
+                    const float* weights = w.weights + s * w.outputs + o;
+                    if (outputs == kOutputs) {
+                        for (std::size_t i = 0; i < kOutputs; ++i) sum[i] += x * weights[i];
+                    } else {
+                        for (std::size_t i = 0; i < outputs; ++i) sum[i] += x * weights[i];
+                    }
+                }
+                for (std::size_t i = 0; i < outputs; ++i) store(y + (o + i) * w.width + begin + c, sum[i], lanes);
+            });
+        }
+    });
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Tile kernels of the matrix product, packing of panels, and the epilogue.
+//
+// A panel holds vectors*kLanes columns of the right factor, depth after depth. In bf16 two neighbouring depths stand side
+// by side (one 32-bit lane), the layout of vdpbf16ps; an odd depth is padded with zero.
+
+#if LIGHTWAM_VECTOR_BYTES == 64
+constexpr int kTileRows = 8;  // 24 accumulators, 3 panel vectors, 1 broadcast of 32 registers
+#else
+constexpr int kTileRows = 4;  // 12 accumulators, 3 panel vectors, 1 broadcast of 16 registers
+#endif
+constexpr int kTileVectors = 3;
+
+LIGHTWAM_INLINE std::uint32_t load_pair(const bf16_bits* p) {
+    std::uint32_t pair;
+    __builtin_memcpy(&pair, p, sizeof pair);
+    return pair;
+}
+
+// acc + a.lo * b.lo + a.hi * b.hi for every 32-bit lane of b; a is one pair for all lanes.
+LIGHTWAM_INLINE vf multiply_pair(vf acc, std::uint32_t a, vu b) {
+#if LIGHTWAM_NATIVE_BF16
+    return reinterpret_cast<vf>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(acc),
+                                                 reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))),
+                                                 reinterpret_cast<__m512bh>(b)));
+#else
+    const vu pair = vu{} + a;
+    acc += bits_to_float(pair << 16U) * bits_to_float(b << 16U);
+    return acc + bits_to_float(pair & 0xffff0000U) * bits_to_float(b & 0xffff0000U);
+#endif
+}
+
+template <int kRows, int kVectors>
+LIGHTWAM_INLINE void tile_depths(const float* const* a, std::size_t depth, const float*& panel, vf (&acc)[kRows][kVectors]) {
+    for (std::size_t k = 0; k < depth; ++k) {
+        vf b[kVectors];
+#pragma GCC unroll 3
+        for (int j = 0; j < kVectors; ++j) b[j] = load(panel + static_cast<std::size_t>(j) * kLanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) {
+            const vf x = splat(a[i][k]);
+#pragma GCC unroll 3
+            for (int j = 0; j < kVectors; ++j) acc[i][j] += x * b[j];
+        }
+        panel += kVectors * kLanes;
+    }
+}
+
+template <int kRows, int kVectors>
+LIGHTWAM_INLINE void tile_pair(const std::uint32_t (&pairs)[kRows], const bf16_bits* panel, vf (&acc)[kRows][kVectors]) {
+    vu b[kVectors];
+#pragma GCC unroll 3
+    for (int j = 0; j < kVectors; ++j) b[j] = load_as<vu>(panel + static_cast<std::size_t>(j) * 2 * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
+        for (int j = 0; j < kVectors; ++j) acc[i][j] = multiply_pair(acc[i][j], pairs[i], b[j]);
+    }
+}
+
+template <int kRows, int kVectors>
+LIGHTWAM_INLINE void tile_depths(const bf16_bits* const* a, std::size_t depth, const bf16_bits*& panel,
+                                 vf (&acc)[kRows][kVectors]) {
+    std::uint32_t pairs[kRows];
+    std::size_t k = 0;
+    for (; k + 2 <= depth; k += 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) pairs[i] = load_pair(a[i] + k);
+        tile_pair(pairs, panel, acc);
+        panel += 2 * kVectors * kLanes;
+    }
+    if (k < depth) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) pairs[i] = a[i][k];
+        tile_pair(pairs, panel, acc);
+        panel += 2 * kVectors * kLanes;
+    }
+}
+
+template <class T, int kRows, int kVectors>
+void tile(const Tile& t) noexcept {
+    vf acc[kRows][kVectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
+        for (int j = 0; j < kVectors; ++j) {
+            const std::size_t at = static_cast<std::size_t>(i) * t.acc_stride + static_cast<std::size_t>(j) * kLanes;
+            acc[i][j] = t.accumulate ? load(t.acc + at) : vf{};
+        }
+    }
+    const T* panel = static_cast<const T*>(t.panel);
+    for (std::size_t tap = 0; tap < t.taps; ++tap) {
+        const T* a[kRows];
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) {
+            const void* row = t.rows[tap * t.row_stride + static_cast<std::size_t>(i)];
+            a[i] = reinterpret_cast<const T*>(static_cast<const char*>(row) + t.offset_bytes);
+        }
+        tile_depths(a, t.depth, panel, acc);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 3
+        for (int j = 0; j < kVectors; ++j) {
+            const std::size_t at = static_cast<std::size_t>(i) * t.acc_stride + static_cast<std::size_t>(j) * kLanes;
+            store(t.acc + at, acc[i][j]);
+        }
+    }
+}
+
+template <class T, int kRows>
+constexpr void add_tiles(KernelTable& table, DType dtype) {
+    if constexpr (kRows > 0) {
+        TileFunction* row = table.tiles[static_cast<int>(dtype)][kRows - 1];
+        row[0] = tile<T, kRows, 1>;
+        row[1] = tile<T, kRows, 2>;
+        row[2] = tile<T, kRows, 3>;
+        add_tiles<T, kRows - 1>(table, dtype);
+    }
+}
+
+template <class Residual, class Y>
+LIGHTWAM_INLINE void epilogue_row(const Epilogue& e, std::size_t r, const Residual* residual, Y* y) {
+    const float* acc = e.acc + r * e.acc_stride;
+    const float row_scale = e.row_scale != nullptr ? e.row_scale[r] : 1.0F;
+    for_vectors(e.columns, [&](std::size_t c, auto lanes) {
+        vf v = load(acc + c, lanes);
+        if (e.row_scale != nullptr) v = v * row_scale;
+        if (e.bias != nullptr) v = v + load(e.bias + c, lanes);
+        v = activate(v, e.activation);
+        if (residual != nullptr) v = v + load(residual + r * e.stride + c, lanes);
+        store(y + r * e.stride + c, v, lanes);
+    });
+}
+
+void epilogue(const Epilogue& e) noexcept {
+    with_types(e.residual, e.y, [&](const auto* residual, auto* y) {
+        for (std::size_t r = 0; r < e.rows; ++r) epilogue_row(e, r, residual, y);
+    });
+}

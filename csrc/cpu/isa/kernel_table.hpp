@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What one instruction-set level provides. The operations (../*.cpp, baseline code) partition the work and call these.
+// The files of a level must not instantiate anything that other files share (no standard templates): the linker keeps
+// one copy, and it might be the one this processor cannot run.
+#pragma once
+
+#include "../attention.hpp"
+#include "../conv2d.hpp"
+#include "../elementwise.hpp"
+#include "../kernels.hpp"
+#include "../linear.hpp"
+#include "../norms.hpp"
+#include "../types.hpp"
+
+namespace lightwam::cpu {
+
+constexpr std::size_t kMaxTileRows = 8;
+constexpr std::size_t kMaxTileVectors = 3;
+
+// One tile of a product: acc [rows, vectors*lanes] (+)= A . panel, where row r of A is the concatenation over taps of
+// `depth` elements at rows[tap*row_stride + r] + offset_bytes.
+struct Tile {
+    const void* const* rows;
+    std::size_t row_stride;    // pointers from one tap to the next
+    std::size_t offset_bytes;
+    std::size_t taps;
+    std::size_t depth;
+    const void* panel;         // [taps, padded depth, vectors*lanes]; bf16: pairs of depth side by side
+    float* acc;
+    std::size_t acc_stride;
+    bool accumulate;
+};
+using TileFunction = void (*)(const Tile&) noexcept;
+
+// y [rows, columns] = act(acc * row_scale + bias) + residual for one tile.
+struct Epilogue {
+    const float* acc;
+    std::size_t acc_stride;
+    std::size_t rows;
+    std::size_t columns;
+    const float* row_scale;  // [rows] or null
+    const float* bias;       // [columns] or null
+    Activation activation;
+    Input residual;          // element [0, 0] of the tile
+    Output y;
+    std::size_t stride;      // of y and residual, in elements
+};
+
+// `rows` [count] point to the source rows; element k of a row is at [k].
+// pack_rows: panel column n is rows[n] (count <= vectors*lanes columns). pack_columns: panel depth k is rows[k].
+struct Pack {
+    const void* const* rows;
+    std::size_t count;
+    DType source;
+    DType compute;
+    std::size_t depth;  // pack_rows: elements of a row. pack_columns: = count
+    std::size_t first_column;  // pack_columns only: columns [first_column, + columns) of the rows
+    std::size_t columns;       // at most vectors*lanes
+    std::size_t vectors;
+    void* panel;
+};
+
+struct Softmax {
+    float* scores;       // [count], overwritten
+    std::size_t count;
+    float scale;
+    const float* bias;   // [count] or null
+    Output probabilities;  // [count] numerators: exp(logit - max). May be `scores` when f32
+};
+
+struct PoolSoftmax {
+    const float* logits;  // [tokens, stride]; this head's queries are columns 0 ... queries-1
+    std::size_t stride;
+    std::size_t tokens;
+    std::size_t queries;
+    std::size_t slots;
+    const float* merge;   // [slots, queries]
+    float* maximum;       // [queries] work space
+    float* inverse_sum;   // [queries] work space
+    float* weights;       // [tokens, weight_stride]; slot m at column m*slot_stride
+    std::size_t weight_stride;
+    std::size_t slot_stride;
+};
+
+struct WeightedSum {
+    const void* rows_data;  // [tokens, width]
+    DType dtype;
+    std::size_t tokens;
+    std::size_t width;
+    const float* weights;   // [tokens, outputs]
+    std::size_t outputs;
+    Output y;               // [outputs, width]
+};
+
+struct ResizeRows {
+    const std::uint8_t* pixels;     // of input row 0 before rotation
+    std::ptrdiff_t row_stride;
+    std::ptrdiff_t column_stride;
+    std::ptrdiff_t channel_stride;
+    std::size_t in_width;
+    std::size_t first;              // first input row
+    std::size_t count;
+    const float* weights;           // [count]
+    float* sums;                    // [in_width, 3]
+};
+
+struct ResizeColumns {
+    const float* sums;              // column 0 of [in_width, 3], or its last one when mirrored
+    std::ptrdiff_t step;            // floats from one column to the next: 3, or -3 when mirrored
+    std::size_t out;
+    std::size_t taps;
+    const std::uint32_t* first;
+    const std::uint32_t* count;
+    const float* weights;           // [out, taps]
+    Output y;                       // [out, 3]
+};
+
+struct KernelTable {
+    Level level;
+    bool native_bf16;
+    std::size_t lanes;
+    std::size_t tile_rows;
+    std::size_t tile_vectors;
+    TileFunction tiles[2][kMaxTileRows][kMaxTileVectors];  // [dtype][rows - 1][vectors - 1]
+    void (*epilogue)(const Epilogue&) noexcept;
+    void (*pack_rows)(const Pack&) noexcept;
+    void (*pack_columns)(const Pack&) noexcept;
+    float (*softmax)(const Softmax&) noexcept;  // returns the sum of the written probabilities
+    void (*pool_softmax)(const PoolSoftmax&) noexcept;
+    void (*weighted_sum)(const WeightedSum&, std::size_t begin, std::size_t end) noexcept;  // columns
+    // Rows [begin, end) unless said otherwise.
+    void (*layer_norm)(const LayerNormArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*rms_norm)(const RmsNormArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*rms_norm_rope)(const RmsNormRopeArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*mean_pool)(const MeanPoolArgs&, std::size_t begin, std::size_t end) noexcept;  // columns
+    void (*add)(const AddArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*concat)(const ConcatArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*scale_shift_clamp)(const ScaleShiftClampArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*gripper_rule)(const GripperRuleArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*cast)(const CastArgs&, std::size_t begin, std::size_t end) noexcept;  // elements
+    void (*nchw_to_nhwc)(const NchwToNhwcArgs&, std::size_t begin, std::size_t end) noexcept;  // positions
+    void (*resize_rows)(const ResizeRows&) noexcept;
+    void (*resize_columns)(const ResizeColumns&) noexcept;
+};
+
+extern const KernelTable kPortableTable;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512Bf16Table;
+#endif
+
+}  // namespace lightwam::cpu

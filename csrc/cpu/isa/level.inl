@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Builds the kernel table of one level. The including file defines
+//   LIGHTWAM_LEVEL          the level's name in `Level`
+//   LIGHTWAM_TABLE          the table's name
+//   LIGHTWAM_VECTOR_BYTES   16, 32 or 64
+//   LIGHTWAM_NATIVE_BF16    1 with vdpbf16ps
+// and is compiled with the flags of that level. Everything has internal linkage, see kernel_table.hpp.
+
+#include "kernel_table.hpp"
+
+#if LIGHTWAM_VECTOR_BYTES == 64
+#include <immintrin.h>
+#endif
+
+namespace lightwam::cpu {
+namespace {
+
+#include "vec.inl"
+#include "math.inl"
+#include "gemm.inl"
+#include "pack.inl"
+#include "norms.inl"
+#include "elementwise.inl"
+#include "attention.inl"
+#include "resize.inl"
+
+constexpr KernelTable make_table() {
+    KernelTable table{};
+    table.level = Level::LIGHTWAM_LEVEL;
+    table.native_bf16 = LIGHTWAM_NATIVE_BF16 != 0;
+    table.lanes = kLanes;
+    table.tile_rows = kTileRows;
+    table.tile_vectors = kTileVectors;
+    add_tiles<float, kTileRows>(table, DType::f32);
+    add_tiles<bf16_bits, kTileRows>(table, DType::bf16);
+    table.epilogue = epilogue;
+    table.pack_rows = pack_rows;
+    table.pack_columns = pack_columns;
+    table.softmax = softmax;
+    table.pool_softmax = pool_softmax;
+    table.weighted_sum = weighted_sum;
+    table.layer_norm = layer_norm;
+    table.rms_norm = rms_norm;
+    table.rms_norm_rope = rms_norm_rope;
+    table.mean_pool = mean_pool;
+    table.add = add;
+    table.concat = concat;
+    table.scale_shift_clamp = scale_shift_clamp;
+    table.gripper_rule = gripper_rule;
+    table.cast = cast;
+    table.nchw_to_nhwc = nchw_to_nhwc;
+    table.resize_rows = resize_rows;
+    table.resize_columns = resize_columns;
+    return table;
+}
+
+}  // namespace
+
+constinit const KernelTable LIGHTWAM_TABLE = make_table();
+
+}  // namespace lightwam::cpu

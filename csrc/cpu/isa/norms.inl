@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Row normalisations. Sums run over vectors in order, then over the lanes: the same for every thread count.
+
+template <class T>
+LIGHTWAM_INLINE float row_sum(const T* x, std::size_t n) {
+    vf sum{};
+    for_vectors(n, [&](std::size_t i, auto lanes) { sum = sum + load(x + i, lanes); });
+    return sum_of_lanes(sum);
+}
+
+template <class T>
+LIGHTWAM_INLINE float row_sum_of_squares(const T* x, std::size_t n) {
+    vf sum{};
+    for_vectors(n, [&](std::size_t i, auto lanes) {
+        const vf v = load(x + i, lanes);
+        sum = sum + v * v;
+    });
+    return sum_of_lanes(sum);
+}
+
+LIGHTWAM_INLINE float inverse_root(float x) { return 1.0F / __builtin_sqrtf(x); }
+
+// Mean, and 1 / sqrt(variance + eps); the variance in a second pass over the differences.
+struct Moments {
+    float mean;
+    float inverse;
+};
+template <class T>
+LIGHTWAM_INLINE Moments row_moments(const T* x, std::size_t n, float eps) {
+    const float mean = row_sum(x, n) / static_cast<float>(n);
+    vf sum{};
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const vf d = load(x + i) - mean;
+        sum = sum + d * d;
+    }
+    float squares = sum_of_lanes(sum);
+    for (; i < n; ++i) {
+        const float d = widen(x[i]) - mean;
+        squares += d * d;
+    }
+    return {mean, inverse_root(squares / static_cast<float>(n) + eps)};
+}
+
+void layer_norm(const LayerNormArgs& a, std::size_t begin, std::size_t end) noexcept {
+    with_types(a.x, a.y, [&](const auto* x_all, auto* y_all) {
+        for (std::size_t r = begin; r < end; ++r) {
+            const auto* x = x_all + r * a.columns;
+            auto* y = y_all + r * a.columns;
+            const Moments m = row_moments(x, a.columns, a.eps);
+            for_vectors(a.columns, [&](std::size_t c, auto lanes) {
+                vf v = (load(x + c, lanes) - m.mean) * m.inverse;
+                if (a.weight != nullptr) v = v * load(a.weight + c, lanes);
+                if (a.bias != nullptr) v = v + load(a.bias + c, lanes);
+                store(y + c, v, lanes);
+            });
+        }
+    });
+}
+
+void rms_norm(const RmsNormArgs& a, std::size_t begin, std::size_t end) noexcept {
+    with_types(a.x, a.y, [&](const auto* x_all, auto* y_all) {
+        for (std::size_t r = begin; r < end; ++r) {
+            const auto* x = x_all + r * a.columns;
+            auto* y = y_all + r * a.columns;
+            const float inverse =
+                inverse_root(row_sum_of_squares(x, a.columns) / static_cast<float>(a.columns) + a.eps);
+            for_vectors(a.columns, [&](std::size_t c, auto lanes) {
+                const vf v = load(x + c, lanes) * inverse * load(a.weight + c, lanes);
+                store(y + c, activate(v, a.activation), lanes);
+            });
+        }
+    });
+}
+
+template <class X, class Y>
+LIGHTWAM_INLINE void rope_row(const RmsNormRopeArgs& a, std::size_t r, const X* x, Y* y) {
+    const std::size_t columns = a.heads * a.head_width;
+    const std::size_t half = a.head_width / 2;
+    const float inverse = inverse_root(row_sum_of_squares(x, columns) / static_cast<float>(columns) + a.eps);
+    const float* cos = a.cos + r * half;
+    const float* sin = a.sin + r * half;
+    for (std::size_t head = 0; head < a.heads; ++head) {
+        for (std::size_t i = 0; i < half; ++i) {
+            const std::size_t at = head * a.head_width + 2 * i;
+            const float even = widen(x[at]) * inverse * a.weight[at];
+            const float odd = widen(x[at + 1]) * inverse * a.weight[at + 1];
+            convert(even * cos[i] - odd * sin[i], y[at]);
+            convert(even * sin[i] + odd * cos[i], y[at + 1]);
+        }
+    }
+}
+
+void rms_norm_rope(const RmsNormRopeArgs& a, std::size_t begin, std::size_t end) noexcept {
+    const std::size_t columns = a.heads * a.head_width;
+    with_types(a.x, a.y, [&](const auto* x, auto* y) {
+        for (std::size_t r = begin; r < end; ++r) rope_row(a, r, x + r * columns, y + r * columns);
+    });
+}
+
+void mean_pool(const MeanPoolArgs& a, std::size_t begin, std::size_t end) noexcept {
+    with_types(a.x, a.y, [&](const auto* x, auto* y) {
+        for_vectors(end - begin, [&](std::size_t c, auto lanes) {
+            vf sum{};
+            for (std::size_t r = 0; r < a.rows; ++r) sum = sum + load(x + r * a.columns + begin + c, lanes);
+            store(y + begin + c, sum / static_cast<float>(a.rows), lanes);
+        });
+    });
+}

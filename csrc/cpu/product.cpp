@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "product.hpp"
+
+namespace lightwam::cpu {
+namespace {
+
+// A panel's part that stays in the second-level cache while all tiles of a block pass over it.
+constexpr std::size_t kPanelPartBytes = 320 * 1024;
+
+// Rows of a block: few enough that their accumulators stay in the second-level cache.
+constexpr std::size_t kMaxBlockRows = 400;
+
+// A part of the sum: taps [first_tap, +taps), depths [first_depth, +depth) of each.
+struct Part {
+    std::size_t first_tap;
+    std::size_t taps;
+    std::size_t first_depth;
+    std::size_t depth;
+};
+
+class Parts {
+public:
+    explicit Parts(const Panels& panels) : panels_(panels) {
+        const std::size_t depth_bytes = panels.width * size_of(panels.compute);
+        const std::size_t limit = std::max<std::size_t>(kPanelPartBytes / depth_bytes, 2);
+        if (panels.taps == 1) {
+            count = std::max<std::size_t>(ceil_div(panels.depth, limit), 1);
+            step_ = std::max<std::size_t>(round_up(ceil_div(panels.depth, count), 2), 2);
+            count = std::max<std::size_t>(ceil_div(panels.depth, step_), 1);
+        } else {
+            const std::size_t taps = std::max<std::size_t>(limit / std::max<std::size_t>(panels.padded_depth, 1), 1);
+            count = ceil_div(panels.taps, taps);
+            step_ = ceil_div(panels.taps, count);
+            count = ceil_div(panels.taps, step_);
+        }
+    }
+
+    Part operator[](std::size_t index) const noexcept {
+        const std::size_t first = index * step_;
+        if (panels_.taps == 1) return {0, 1, first, std::min(step_, panels_.depth - first)};
+        return {first, std::min(step_, panels_.taps - first), 0, panels_.depth};
+    }
+
+    std::size_t count;
+
+private:
+    const Panels& panels_;
+    std::size_t step_;
+};
+
+void finish_tile(const KernelTable& kernels, const Panels& panels, const Block& block, const Tile& tile,
+                 std::size_t panel, std::size_t row, std::size_t rows) noexcept {
+    const std::size_t column = panel * panels.width;
+    const std::size_t offset = row * block.stride + column;
+    Epilogue epilogue{};
+    epilogue.acc = tile.acc;
+    epilogue.acc_stride = tile.acc_stride;
+    epilogue.rows = rows;
+    epilogue.columns = std::min(panels.width, panels.columns - column);
+    epilogue.bias = block.bias == nullptr ? nullptr : block.bias + column;
+    epilogue.activation = block.activation;
+    epilogue.residual = at(block.residual, offset);
+    epilogue.y = at(block.y, offset);
+    epilogue.stride = block.stride;
+    kernels.epilogue(epilogue);
+}
+
+}  // namespace
+
+Panels::Panels(const KernelTable& kernels, DType dtype, std::size_t all_columns, std::size_t all_taps,
+               std::size_t tap_depth)
+    : compute(dtype),
+      lanes(kernels.lanes),
+      columns(all_columns),
+      taps(all_taps),
+      depth(tap_depth),
+      padded_depth(dtype == DType::bf16 ? round_up(tap_depth, 2) : tap_depth),
+      width(kernels.lanes * kernels.tile_vectors),
+      count(ceil_div(all_columns, width)),
+      panel_bytes(width * taps * padded_depth * size_of(dtype)) {}
+
+std::size_t Panels::vectors(std::size_t panel) const noexcept {
+    return std::min(width / lanes, ceil_div(columns - panel * width, lanes));
+}
+
+std::size_t Panels::bytes() const noexcept {
+    if (count == 0) return 0;
+    const std::size_t last = vectors(count - 1) * lanes * taps * padded_depth * size_of(compute);
+    return aligned((count - 1) * panel_bytes + last);
+}
+
+Cut::Cut(const KernelTable& kernels, const Panels& panels, std::size_t rows, int threads) {
+    const std::size_t wanted = threads == 1 ? 1 : static_cast<std::size_t>(threads) * 4;
+    const auto cut_rows = [&](std::size_t blocks) {
+        rows_per_block = round_up(std::max<std::size_t>(ceil_div(rows, blocks), 1), kernels.tile_rows);
+        row_blocks = ceil_div(rows, rows_per_block);
+    };
+    cut_rows(std::max<std::size_t>(ceil_div(rows, kMaxBlockRows), 1));
+    if (row_blocks * panels.count < wanted && panels.count != 0) cut_rows(ceil_div(wanted, panels.count));
+    const std::size_t groups = std::min(panels.count, ceil_div(wanted, std::max<std::size_t>(row_blocks, 1)));
+    panels_per_group = ceil_div(panels.count, std::max<std::size_t>(groups, 1));
+    panel_groups = panels_per_group == 0 ? 0 : ceil_div(panels.count, panels_per_group);
+}
+
+std::size_t acc_floats(const KernelTable& kernels, const Panels& panels, std::size_t rows_per_block) noexcept {
+    const std::size_t rows = Parts(panels).count == 1 ? kernels.tile_rows : rows_per_block;
+    return rows * panels.width;
+}
+
+void multiply(const KernelTable& kernels, const Panels& panels, const Block& block) noexcept {
+    const Parts parts(panels);
+    const auto& tiles = kernels.tiles[static_cast<std::size_t>(panels.compute)];
+    const std::size_t element_bytes = size_of(panels.compute);
+    for (std::size_t panel = block.first_panel; panel < block.last_panel; ++panel) {
+        const std::size_t vectors = panels.vectors(panel);
+        for (std::size_t index = 0; index < parts.count; ++index) {
+            const Part part = parts[index];
+            const std::size_t depths = part.first_tap * panels.padded_depth + part.first_depth;
+            Tile tile{};
+            tile.row_stride = block.row_stride;
+            tile.offset_bytes = part.first_depth * element_bytes;
+            tile.taps = part.taps;
+            tile.depth = part.depth;
+            tile.panel = block.weight + panel * panels.panel_bytes + depths * vectors * panels.lanes * element_bytes;
+            tile.acc_stride = panels.width;
+            tile.accumulate = index != 0;
+            for (std::size_t row = 0; row < block.row_count; row += kernels.tile_rows) {
+                const std::size_t rows = std::min(kernels.tile_rows, block.row_count - row);
+                tile.rows = block.rows + part.first_tap * block.row_stride + row;
+                tile.acc = block.acc + (parts.count == 1 ? 0 : row * panels.width);
+                tiles[rows - 1][vectors - 1](tile);
+                if (index + 1 == parts.count) finish_tile(kernels, panels, block, tile, panel, row, rows);
+            }
+        }
+    }
+}
+
+}  // namespace lightwam::cpu

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "thread_pool.hpp"
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lightwam::cpu {
+namespace {
+
+// About ten microseconds of polling before a thread sleeps: longer than the gap between two operations, short enough
+// that two policies in one process do not fight for the processor.
+constexpr int kSpins = 400;
+
+inline void pause() noexcept {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+constexpr std::uint32_t kOpen = 1U << 31U;
+
+// Waits until `value` differs from `old`.
+template <class T>
+void wait_while_equal(const std::atomic<T>& value, T old) noexcept {
+    for (int spin = 0; spin < kSpins; ++spin) {
+        if (value.load(std::memory_order_acquire) != old) return;
+        pause();
+    }
+    while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+struct ThreadPool::State {
+    // 32 bit, so that waiting on them is one futex.
+    alignas(64) std::atomic<std::uint32_t> generation{0};
+    // kOpen while a job may be joined, plus the number of workers inside it. A worker that wakes too late to help does not
+    // join, so nobody waits for a thread that the operating system has not scheduled.
+    alignas(64) std::atomic<std::uint32_t> job{0};
+    alignas(64) std::atomic<std::size_t> next{0};
+    std::size_t count = 0;
+    Function function = nullptr;
+    void* context = nullptr;
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> workers;
+};
+
+ThreadPool::ThreadPool(int threads) : threads_(threads), state_(std::make_unique<State>()) {
+    if (threads < 1) throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
+    state_->workers.reserve(static_cast<std::size_t>(threads - 1));
+    try {
+        for (int thread = 1; thread < threads; ++thread) {
+            state_->workers.emplace_back([this, thread] { work(thread); });
+        }
+    } catch (...) {
+        shut_down();
+        throw;
+    }
+}
+
+ThreadPool::~ThreadPool() { shut_down(); }
+
+void ThreadPool::shut_down() noexcept {
+    state_->stop.store(true, std::memory_order_relaxed);
+    state_->generation.fetch_add(1, std::memory_order_release);
+    state_->generation.notify_all();
+    for (std::thread& worker : state_->workers) worker.join();
+    state_->workers.clear();
+}
+
+void ThreadPool::drain(int thread) noexcept {
+    State& state = *state_;
+    for (;;) {
+        const std::size_t index = state.next.fetch_add(1, std::memory_order_relaxed);
+        if (index >= state.count) return;
+        state.function(state.context, index, thread);
+    }
+}
+
+void ThreadPool::work(int thread) noexcept {
+    State& state = *state_;
+    for (std::uint32_t seen = 0;;) {
+        wait_while_equal(state.generation, seen);
+        seen = state.generation.load(std::memory_order_acquire);
+        if (state.stop.load(std::memory_order_relaxed)) return;
+        std::uint32_t job = state.job.load(std::memory_order_relaxed);
+        bool joined = false;
+        while ((job & kOpen) != 0 && !joined) {
+            joined = state.job.compare_exchange_weak(job, job + 1, std::memory_order_acquire, std::memory_order_relaxed);
+        }
+        if (!joined) continue;
+        drain(thread);
+        if (state.job.fetch_sub(1, std::memory_order_acq_rel) == 1) state.job.notify_one();
+    }
+}
+
+void ThreadPool::run(std::size_t count, Function function, void* context) noexcept {
+    if (threads_ == 1 || count <= 1) {
+        for (std::size_t index = 0; index < count; ++index) function(context, index, 0);
+        return;
+    }
+    State& state = *state_;
+    state.count = count;
+    state.function = function;
+    state.context = context;
+    state.next.store(0, std::memory_order_relaxed);
+    state.job.store(kOpen, std::memory_order_release);
+    state.generation.fetch_add(1, std::memory_order_release);
+    state.generation.notify_all();
+    drain(0);
+    state.job.fetch_and(~kOpen, std::memory_order_acq_rel);
+    for (std::uint32_t job = state.job.load(std::memory_order_acquire); job != 0;
+         job = state.job.load(std::memory_order_acquire)) {
+        wait_while_equal(state.job, job);
+    }
+}
+
+}  // namespace lightwam::cpu
