@@ -53,9 +53,7 @@ def build_graph(
     graph = Graph(
         name=options.name or config.name,
         precision=options.precision,
-        policy=policy_section(
-            config, options.start_at, latent_shape, rows, options.normalization, options.control_hz
-        ),
+        policy=policy_section(config, options.start_at, latent_shape, rows, options.normalization, options.control_hz),
         programs=programs,
         constants=constants,
     )

@@ -122,7 +122,9 @@ class BackboneFold:
     def text_embedding(self) -> tuple[Linear, Linear]:
         dit = self._dit
         first = load_linear(self._weights, f"{DIT}text_embedding.0", "text_embedding.0", dit.text_dim, dit.hidden_dim)
-        second = load_linear(self._weights, f"{DIT}text_embedding.2", "text_embedding.2", dit.hidden_dim, dit.hidden_dim)
+        second = load_linear(
+            self._weights, f"{DIT}text_embedding.2", "text_embedding.2", dit.hidden_dim, dit.hidden_dim
+        )
         return first, second
 
     def proprio_embedding(self) -> Linear:
@@ -175,7 +177,10 @@ class BackboneBuilder:
         rows = context.type.shape[0]
         first, second = self._fold.text_embedding()
         hidden = self._emit.linear(
-            first, self._emit.to_compute("context_in", context), activation="gelu_tanh", dtype=self._emit.formats.compute
+            first,
+            self._emit.to_compute("context_in", context),
+            activation="gelu_tanh",
+            dtype=self._emit.formats.compute,
         )
         embedded = self._emit.linear(second, hidden, dtype=self._emit.formats.compute)
         keys = tuple(self._key(layer, embedded, "text", cached=True) for layer in range(blocks))

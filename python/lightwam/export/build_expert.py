@@ -52,7 +52,11 @@ class ExpertBuilder:
         return self.emitter.linear(last, hidden, "expert.actions")
 
     def _step_constant(self) -> Constant:
-        dim, width, horizon = self.config.action_expert.step_pos_dim, self.config.action_expert.trunk_dim, self.config.horizon
+        dim, width, horizon = (
+            self.config.action_expert.step_pos_dim,
+            self.config.action_expert.trunk_dim,
+            self.config.horizon,
+        )
 
         def make() -> Tensor:
             prefix = f"{EXPERT}step_pos_proj"
@@ -86,9 +90,7 @@ class ExpertBuilder:
     def _behind_norm(self, source: str, norm: str, in_dim: int, out_dim: int) -> Linear:
         """A linear with the affine of the norm before it folded in."""
         plain = load_linear(self.weights, EXPERT + source, f"expert.{source}", in_dim, out_dim)
-        return plain.folded(
-            lambda linear: absorb_scale_shift(linear, *load_norm(self.weights, EXPERT + norm, in_dim))
-        )
+        return plain.folded(lambda linear: absorb_scale_shift(linear, *load_norm(self.weights, EXPERT + norm, in_dim)))
 
     def _pool(self, index: int, source: FeatureSource, tokens: Value) -> Value:
         if self.config.action_expert.pooling == "mean":
@@ -121,7 +123,9 @@ class PoolerBuilder:
             "grouped_linear", f"{self._name}.value", {"x": averages},
             {"weight": folded["value"], "bias": folded["value_bias"]}, emitter.formats.compute,
         )  # fmt: skip
-        out = load_linear(self.expert.weights, f"{EXPERT}{self.source}.attn.out_proj", f"{self._name}.out", width, width)
+        out = load_linear(
+            self.expert.weights, f"{EXPERT}{self.source}.attn.out_proj", f"{self._name}.out", width, width
+        )
         pooled = emitter.linear(out, values)
         if config.merge_dim is not None:
             pooled = self._merge_slots(pooled, slots * width, config.merge_dim)
@@ -169,8 +173,9 @@ class PoolerBuilder:
         """Kept with its affine: the compressor's norm follows, over all sources together."""
         width, weights = pooled.type.matrix[1], self.expert.weights
         source, name = f"{EXPERT}{self.source}.output_norm", f"{self._name}.output_norm"
-        affine = {
-            part: constant(f"{name}.{part}", "f32", (width,), lambda part=part: weights.get(f"{source}.{part}", (width,)))
-            for part in ("weight", "bias")
-        }
+
+        def load(part: str) -> Constant:
+            return constant(f"{name}.{part}", "f32", (width,), lambda: weights.get(f"{source}.{part}", (width,)))
+
+        affine = {part: load(part) for part in ("weight", "bias")}
         return self.expert.emitter.program.emit("layer_norm", name, {"x": pooled}, affine, eps=_EPS)

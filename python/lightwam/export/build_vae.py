@@ -33,7 +33,9 @@ class VAEEncoderBuilder:
         index = 0
         for level, multiplier in enumerate(config.multipliers):
             for _ in range(config.num_res_blocks):
-                x = self._residual_block(f"down.{index}", f"encoder.downsamples.{index}", x, config.base_dim * multiplier)
+                x = self._residual_block(
+                    f"down.{index}", f"encoder.downsamples.{index}", x, config.base_dim * multiplier
+                )
                 index += 1
             if level < len(config.multipliers) - 1:
                 x = self._downsample(f"down.{index}", f"encoder.downsamples.{index}.resample.1", x)
@@ -44,7 +46,9 @@ class VAEEncoderBuilder:
         x = self._residual_block("middle.2", "encoder.middle.2", x, width)
         return self._head(x)
 
-    def _conv(self, name: str, source: str, x: Value, out_dim: int, kernel: int, residual: Value | None = None) -> Value:
+    def _conv(
+        self, name: str, source: str, x: Value, out_dim: int, kernel: int, residual: Value | None = None
+    ) -> Value:
         """A causal 3-D convolution as its 2-D last tap, at unchanged size."""
         in_dim = x.type.shape[2]
 

@@ -35,7 +35,7 @@ class ProgramBuilder:
         storage: Storage = "arena",
         **attrs: Attr,
     ) -> Value:
-        """Append an op with the single output `y`, which is called `name` like the op. `shape`: where the op leaves it open."""
+        """Append an op with the single output `y`, called `name` like the op. `shape`: where the op leaves it open."""
         declared = {} if shape is None else {"y": TensorType(dtype, shape)}
         shapes = self._append(op, name, inputs or {}, constants or {}, attrs, declared, {"y": name})
         return self._add(Value(name, TensorType(dtype, shapes["y"]), storage))
@@ -68,7 +68,9 @@ class ProgramBuilder:
         for constant in constants.values():
             known = self._constants.setdefault(constant.name, constant)
             if known.type != constant.type:
-                raise ExportError(f"constant {constant.name}: declared as {known.type} and as {constant.type}: rename one")
+                raise ExportError(
+                    f"constant {constant.name}: declared as {known.type} and as {constant.type}: rename one"
+                )
         self._ops.append(
             Op(
                 op,

@@ -74,7 +74,9 @@ def _check_offsets(program: Program, instruction_bytes: int) -> None:
         block = program.arena_bytes if value.storage == "arena" else instruction_bytes
         offset = value.offset
         if offset is None or offset < 0 or offset % ALIGNMENT or offset + value.type.num_bytes > block:
-            raise ExportError(f"value {value.name}: offset {offset} does not fit its block of {block} bytes: plan again")
+            raise ExportError(
+                f"value {value.name}: offset {offset} does not fit its block of {block} bytes: plan again"
+            )
 
 
 def _check_lifetimes(program: Program) -> None:
@@ -111,4 +113,3 @@ def _reshape_roots(program: Program) -> dict[str, str]:
         if op.op == "reshape":
             roots[op.outputs["y"]] = roots[op.inputs["x"]]
     return roots
-

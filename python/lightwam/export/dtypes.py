@@ -36,12 +36,12 @@ def f32_to_bf16_bits(values: Array) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
     quiet_nan = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+    return np.asarray(np.where(np.isnan(values), quiet_nan, rounded), np.uint16)
 
 
 def bf16_bits_to_f32(bits: Array) -> NDArray[np.float32]:
     """Widen bfloat16 patterns (uint16) to float32, exactly."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return np.asarray((bits.astype(np.uint32) << np.uint32(16)).view(np.float32))
 
 
 def encode(values: Array, dtype: DType) -> Array:

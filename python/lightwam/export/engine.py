@@ -42,7 +42,7 @@ def write_engine(graph: Graph, path: str | os.PathLike[str], on_bytes: Callable[
         file.write(_LENGTH.pack(len(header)))
         file.write(header)
         for constant in ordered:
-            file.write(memoryview(np.ascontiguousarray(constant.array())).cast("B"))
+            file.write(np.ascontiguousarray(constant.array()).data)
             if on_bytes is not None:
                 on_bytes(constant.type.num_bytes)
         size = file.tell()

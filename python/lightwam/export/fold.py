@@ -37,7 +37,7 @@ def blocks_needed(dit: VideoDiTConfig) -> int:
 
 
 def first_frame_kernel(weight: Tensor) -> Tensor:
-    """Saving 2: causal 3-D kernel [O, I, t, h, w] -> [O, h, w, I]. One frame after zero frames meets the last tap only."""
+    """Saving 2: causal 3-D kernel [O, I, t, h, w] -> [O, h, w, I]: one frame after zero frames meets the last tap."""
     return weight[:, :, -1].permute(0, 2, 3, 1).contiguous()
 
 
@@ -72,7 +72,7 @@ def action_pass_masks_are_true(config: LightWAMConfig, context_mask: Iterable[bo
 
 
 def fold_proprio(proprio_encoder: Affine, text_embedding_first: Affine) -> Affine:
-    """Saving 6: text rows are embedded once an instruction; the step's one proprio row needs D x P numbers, not D x 4096."""
+    """Saving 6: text rows are embedded once an instruction; the step's proprio row needs D x P numbers only."""
     return proprio_encoder.then(text_embedding_first)
 
 
@@ -86,7 +86,7 @@ def padded_key_bias(rows: int, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FoldedPooler:
-    """scores [heads * Q, D], merge [M, Q], value [heads, d, D] with value_bias [heads * d]; tokens enter as plain LN."""
+    """scores [heads * Q, D], merge [M, Q], value [heads, d, D], value_bias [heads * d]; tokens enter as plain LN."""
 
     scores: Tensor
     merge: Tensor
@@ -104,16 +104,16 @@ def fold_pooler(
     """
     norm_weight, norm_bias = token_norm
     width = query_tokens.shape[1]
-    weight_q, weight_k, weight_v = in_proj.weight.split(width)
-    bias_q, _, bias_v = in_proj.bias.split(width)
-    queries = (query_tokens @ weight_q.T + bias_q).unflatten(1, (heads, -1))  # type: ignore[no-untyped-call]
-    keys = weight_k.unflatten(0, (heads, -1))  # type: ignore[no-untyped-call]
+    weight_q, weight_k, weight_v = torch.split(in_proj.weight, width)
+    bias_q, _, bias_v = torch.split(in_proj.bias, width)
+    queries = (query_tokens @ weight_q.T + bias_q).reshape(-1, heads, width // heads)
+    keys = weight_k.reshape(heads, -1, width)
     scores = torch.einsum("qhd,hdk->hqk", queries, keys) / math.sqrt(width // heads)
     value = absorb_scale_shift(Affine(weight_v, bias_v), norm_weight, norm_bias)
     return FoldedPooler(
         scores=(scores * norm_weight).flatten(0, 1),
         merge=merge_logits.softmax(-1),
-        value=value.weight.unflatten(0, (heads, -1)),  # type: ignore[no-untyped-call]
+        value=value.weight.reshape(heads, -1, width),
         value_bias=value.bias,
     )
 
@@ -158,14 +158,13 @@ def fold_latent_head(head: tuple[Tensor, Tensor], last: Affine, mean: Tensor, st
 
 
 def pooled_patch_kernel(weight: Tensor, factor: int) -> Tensor:
-    """Averaging `factor` x `factor` latents before the patch kernel [D, C, h, w] is one larger kernel [D, h', w', C]."""
-    spread = weight.repeat_interleave(factor, 2).repeat_interleave(factor, 3) / factor**2
+    """Averaging `factor` x `factor` latents before the patch kernel [D, C, h, w] is a larger kernel [D, h', w', C]."""
+    spread = weight.repeat_interleave(factor, 2).repeat_interleave(factor, 3) / float(factor**2)
     return spread.permute(0, 2, 3, 1).contiguous()
 
 
 def unused_weights(config: LightWAMConfig, names: Iterable[str]) -> set[str]:
-    """Saving 12: the published names that an engine never loads: VAE decoder, umT5, video head, blocks past the last
-    adapter."""
+    """Saving 12: the names that an engine never loads: VAE decoder, umT5, video head, blocks past the last adapter."""
     dropped = tuple(
         f"mot.mixtures.video.blocks.{layer}."
         for layer in range(blocks_needed(config.video_dit), config.video_dit.num_layers)

@@ -14,7 +14,7 @@ from lightwam.export.dtypes import Array
 
 
 def resize_weights(size_in: int, size_out: int) -> NDArray[np.float64]:
-    """Antialiased bilinear weights [out, in]: triangle filter of support max(1, in/out), half-pixel centres, rows sum to 1."""
+    """Antialiased bilinear weights [out, in]: triangle of support max(1, in/out), half-pixel centres, rows sum to 1."""
     scale = size_in / size_out
     support = max(1.0, scale)
     centres = (np.arange(size_out)[:, None] + 0.5) * scale

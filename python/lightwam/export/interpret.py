@@ -59,7 +59,9 @@ def _nchw_to_nhwc(c: Call) -> Tensor:
 
 
 def _conv2d(c: Call) -> Tensor:
-    top, left, bottom, right = c.attrs["padding"]  # type: ignore[misc]
+    padding = c.attrs["padding"]
+    assert isinstance(padding, tuple)
+    top, left, bottom, right = padding
     x = F.pad(c["x"].permute(2, 0, 1)[None], (left, right, top, bottom))
     y = F.conv2d(x, c["weight"].permute(0, 3, 1, 2), c.get("bias"), stride=c.int("stride"))
     return _add_residual(c, c.activate(y[0].permute(1, 2, 0)))
@@ -94,18 +96,19 @@ def _rms_norm(c: Call) -> Tensor:
 
 def _rms_norm_rope(c: Call) -> Tensor:
     x = _rms(c["x"], c.float("eps")) * c["weight"]
-    pairs = x.unflatten(-1, (c.int("heads"), -1, 2))
+    pairs = x.reshape(x.shape[0], c.int("heads"), -1, 2)
     even, odd = pairs.unbind(-1)
     cos, sin = c["cos"].unsqueeze(1), c["sin"].unsqueeze(1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, key_bias: Tensor | None = None) -> Tensor:
-    split = [x.unflatten(-1, (heads, -1)).transpose(0, 1) for x in (q, k, v)]  # [heads, rows, d]
+    split = [x.reshape(x.shape[0], heads, -1).transpose(0, 1) for x in (q, k, v)]  # [heads, rows, d]
     logits = split[0] @ split[1].transpose(-1, -2) * scale
     if key_bias is not None:
         logits = logits + key_bias
-    return (logits.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
+    attended: Tensor = (logits.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
+    return attended
 
 
 def _self_attention(c: Call) -> Tensor:
@@ -134,7 +137,7 @@ def _text_key_bias(c: Call) -> dict[str, Tensor]:
 def _learned_query_pool(c: Call) -> Tensor:
     heads, queries = c.int("heads"), c.int("queries")
     normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.float("eps"))
-    shares = (c["scores"] @ normed.T).softmax(-1).unflatten(0, (heads, queries))  # p[h, q, s]
+    shares = (c["scores"] @ normed.T).softmax(-1).reshape(heads, queries, -1)  # p[h, q, s]
     return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
 
 
@@ -144,8 +147,10 @@ def _concat(c: Call) -> Tensor:
 
 def _scale_shift_clamp(c: Call) -> Tensor:
     y = c["x"] * c["scale"] + c["shift"]
-    low, high = c.attrs["minimum"], c.attrs["maximum"]
-    return y if low is None and high is None else y.clamp(low, high)  # type: ignore[call-overload,no-any-return]
+    for name, limit in (("minimum", torch.maximum), ("maximum", torch.minimum)):
+        if c.attrs[name] is not None:
+            y = limit(y, y.new_tensor(c.float(name)))
+    return y
 
 
 def _gripper_rule(c: Call) -> Tensor:
@@ -203,10 +208,8 @@ class Interpreter:
         self._instruction = {name: x for name, x in values.items() if known[name].storage == "instruction"}
 
     @torch.no_grad()
-    def act(
-        self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None
-    ) -> Array:
-        """One chunk, float [H, A] in robot units, from state [P] and latents [C, h, w] or uint8 images {camera: HWC}."""
+    def act(self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None) -> Array:
+        """One chunk [H, A] in robot units, from state [P] and latents [C, h, w] or uint8 images {camera: HWC}."""
         if not self._instruction:
             raise ExportError("act before set_instruction: set an instruction first")
         inputs = {"state": torch.as_tensor(np.asarray(state), dtype=self.dtype).reshape(1, -1), **self._instruction}

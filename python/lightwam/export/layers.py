@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folded layers as lazily made constants, and the ops that use them. Nothing is computed before a constant is loaded."""
+"""Folded layers as lazily made constants, and the ops that use them. Nothing is computed before it is loaded."""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ def _attr_fits(attr: Attr, kind: AttrKind) -> bool:
 
 def _check_product_formats(operands: Operands) -> None:
     x, weight = operands.inputs["x"].dtype, operands.constants["weight"].dtype
-    operands.require((x, weight) in (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16")), "x and weight formats that fit")
+    operands.require(
+        (x, weight) in (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16")), "x and weight formats that fit"
+    )
     bias = operands.constants.get("bias")
     operands.require(bias is None or bias.dtype == "f32", "an f32 bias")
 
@@ -151,7 +153,9 @@ def _conv2d(o: Operands) -> dict[str, Shape]:
     top, left, bottom, right = padding
     height = (x[0] + top + bottom - weight[1]) // stride + 1
     width = (x[1] + left + right - weight[2]) // stride + 1
-    o.require(x[0] + top + bottom >= weight[1] and x[1] + left + right >= weight[2], "an image no smaller than the kernel")
+    o.require(
+        x[0] + top + bottom >= weight[1] and x[1] + left + right >= weight[2], "an image no smaller than the kernel"
+    )
     output = (height, width, weight[0])
     _check_bias_residual(o, weight[0], output)
     return {"y": output}
@@ -219,8 +223,12 @@ def _self_attention(o: Operands) -> dict[str, Shape]:
 
 def _cross_attention(o: Operands) -> dict[str, Shape]:
     q, key, bias = o.inputs["q"], o.inputs["key_text"], o.inputs["key_bias"]
-    o.require(len(q.shape) == 2 == len(key.shape) and key == o.inputs["value_text"], "key_text, value_text alike [L, D]")
-    o.require(key.shape[1] == q.shape[1] and q.shape[1] % o.count("heads") == 0, "keys of q's width, heads that divide it")
+    o.require(
+        len(q.shape) == 2 == len(key.shape) and key == o.inputs["value_text"], "key_text, value_text alike [L, D]"
+    )
+    o.require(
+        key.shape[1] == q.shape[1] and q.shape[1] % o.count("heads") == 0, "keys of q's width, heads that divide it"
+    )
     o.require(bias == TensorType("f32", (key.shape[0],)), "key_bias f32[L]")
     o.require(o.inputs["key_count"] == TensorType("i32", (1,)), "key_count i32[1]")
     proprio = [o.inputs.get("key_proprio"), o.inputs.get("value_proprio")]
@@ -263,7 +271,9 @@ def _mean_pool(o: Operands) -> dict[str, Shape]:
 
 
 def _add_subtract(o: Operands) -> dict[str, Shape]:
-    o.require(("a" in o.inputs) != ("a" in o.constants) and ("b" in o.inputs) != ("b" in o.constants), "one a and one b")
+    o.require(
+        ("a" in o.inputs) != ("a" in o.constants) and ("b" in o.inputs) != ("b" in o.constants), "one a and one b"
+    )
     o.require(bool(o.inputs), "at least one input that is no constant")
     a, b = o.operand("a"), o.operand("b")
     o.require(a.shape == b.shape or b.matrix == (1, a.matrix[1]), "b of a's shape or [1, D]")

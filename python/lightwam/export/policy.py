@@ -31,18 +31,22 @@ class Normalization:
     def identity(config: LightWAMConfig) -> Normalization:
         """For engines that take normalised states and return normalised actions (tests, latency)."""
         state, action = config.state_dim, config.action_dim
-        return Normalization(np.ones(state), np.zeros(state), np.ones(action), np.zeros(action), config.normalization.clamp)
+        return Normalization(
+            np.ones(state), np.zeros(state), np.ones(action), np.zeros(action), config.normalization.clamp
+        )
 
     @staticmethod
     def from_statistics(config: LightWAMConfig, statistics: Mapping[str, Any]) -> Normalization:
-        """By the configuration's modes from a statistics file's content. Raises `DataError`, `ConfigError`, `ExportError`."""
+        """By the configuration's modes, from a statistics file's content. Raises `DataError` or `ExportError`."""
         from lightwam.data.normalize import DatasetStatistics, Normalizer
 
         measured, modes = DatasetStatistics.from_dict(statistics), config.normalization
         state = Normalizer.from_statistics(modes.state, measured.state, modes.clamp)
         action = Normalizer.from_statistics(modes.action, measured.action, modes.clamp)
-        vectors = (state.scale, state.offset, action.scale, action.offset)
-        made = Normalization(*(np.asarray(vector, np.float64) for vector in vectors), clamp=modes.clamp)
+        state_scale, state_offset, action_scale, action_offset = (
+            np.asarray(vector, np.float64) for vector in (state.scale, state.offset, action.scale, action.offset)
+        )
+        made = Normalization(state_scale, state_offset, action_scale, action_offset, modes.clamp)
         made.check(config)
         return made
 
@@ -79,7 +83,7 @@ def refuse_unfoldable(
     cell = [factor * side for side in config.video_dit.patch_size[1:]]
     if latent_shape[0] != config.video_dit.in_dim or latent_shape[1] % cell[0] or latent_shape[2] % cell[1]:
         raise ExportError(
-            f"latent_shape is {list(latent_shape)}: give [{config.video_dit.in_dim}, h, w] with h, w multiples of {cell}"
+            f"latent_shape is {list(latent_shape)}: give [{config.video_dit.in_dim}, h, w], h and w multiples of {cell}"
         )
     if cell[0] != cell[1]:
         raise ExportError(f"video_dit.patch_size is {config.video_dit.patch_size}: only square patches are folded")

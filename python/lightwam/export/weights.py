@@ -62,7 +62,7 @@ class RandomWeights:
     order one over any number of blocks.
     """
 
-    #: Linears whose output is added to a stream: q.v. `get`.
+    #: Parts of the names of linears whose output is added to a stream.
     RESIDUAL_OUTPUTS = ("self_attn.o.", "cross_attn.o.", "ffn.2.", "up_proj.", ".fc2.", ".residual.6.", ".proj.")
 
     def __init__(self, seed: int) -> None:
@@ -81,12 +81,14 @@ class RandomWeights:
             return 1.0 + 0.1 * noise
         if leaf in ("bias", "in_proj_bias"):
             return 0.02 * noise
-        if leaf in ("modulation", "query_merge_logits", "query_slot_merge_logits", "position"):
+        if leaf in ("query_merge_logits", "query_slot_merge_logits", "position"):
             return noise / math.sqrt(shape[-1])
         if leaf in ("query_tokens", "embedding"):
             return noise
+        if leaf == "modulation":
+            return 0.5 * noise
         fan_in = math.prod(shape[1:])
         if len(shape) == 5:
             fan_in //= shape[2]  # a single frame meets the last temporal tap only
-        gain = 0.1 if any(part in name for part in self.RESIDUAL_OUTPUTS) else 1.0
+        gain = 0.3 if any(part in name for part in self.RESIDUAL_OUTPUTS) else 1.0
         return gain * noise / math.sqrt(fan_in)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`export_engine`: a model in memory -> one engine file, with the parity that the export itself measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightwam.config import LightWAMConfig
+from lightwam.errors import ExportError
+from lightwam.export.build import BuildOptions, build_graph, with_policy
+from lightwam.export.counts import graph_costs
+from lightwam.export.dtypes import Array, DType
+from lightwam.export.engine import write_engine
+from lightwam.export.graph import Constant, Graph, Precision
+from lightwam.export.layers import constant
+from lightwam.export.parity import Parity, measure_parity
+from lightwam.export.policy import Normalization, StartAt
+from lightwam.export.weights import TEXT, StateDictWeights, Weights
+
+if TYPE_CHECKING:
+    from lightwam.model import LightWAM
+    from lightwam.model.text import HashedWordsEncoder
+    from lightwam.model.vae import WanVAE
+
+PARITY_SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: the file, its size, the products of one chunk, and the measured parity (None if not asked)."""
+
+    path: str
+    num_bytes: int
+    gflop: float
+    parity: Parity | None
+
+
+def export_engine(
+    model: LightWAM,
+    path: str | os.PathLike[str],
+    *,
+    vae: WanVAE | None = None,
+    text_encoder: HashedWordsEncoder | None = None,
+    instructions: Mapping[str, Array | Tensor] | None = None,
+    normalizer: Normalization | Mapping[str, Any] | None = None,
+    precision: Precision = "f32",
+    weight_dtype: DType | None = None,
+    start_at: StartAt = "images",
+    latent_shape: tuple[int, int, int] | None = None,
+    context_rows: int | None = None,
+    context_mask: Iterable[bool] | None = None,
+    control_hz: float = 20.0,
+    name: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    parity_seeds: Sequence[int] = PARITY_SEEDS,
+) -> ExportReport:
+    """Fold a policy and write its engine file.
+
+    Args:
+        model: the policy; its weights are read in float64, whatever their type.
+        path: the file to write (`*.lwam`); it appears only when it is whole.
+        vae: the video autoencoder; needed to start at images.
+        text_encoder: the small encoder that the runtime runs for any instruction.
+        instructions: text -> context rows [n, text width] (zero rows at the end are dropped): the known instructions.
+        normalizer: statistics (the content of stats.json) or ready vectors; None: states and actions stay normalised.
+        precision: what the matrix products compute in, 'f32' or 'bf16'.
+        weight_dtype: 'bf16' stores an f32 engine's weights in half the bytes; the runtime widens them.
+        start_at: 'images', or 'latents' for callers that encode images themselves.
+        latent_shape: [Z, h, w] when it is not that of the configured cameras.
+        context_rows: L when it is not the configured length.
+        context_mask: refused unless all True: an engine attends to all context rows.
+        control_hz: control steps a second, told to users of the engine.
+        name: the policy's name; default the configuration's.
+        provenance: further JSON entries to store.
+        parity_seeds: seeds of the random inputs on which folded graph and model are compared; empty: not measured.
+
+    Raises:
+        ExportError: an option that is not folded, weights that do not fit, or parity out of its limit (1e-4 relative
+            with float32 weights, else cosine 0.9995).
+    """
+    if start_at == "images" and vae is None:
+        raise ExportError("vae is None: an engine that starts at images needs the VAE, or start_at='latents'")
+    config = model.config
+    normalization = _normalization(config, normalizer)
+    options = BuildOptions(
+        precision, weight_dtype, start_at, latent_shape, context_rows, normalization, control_hz, name
+    )
+    weights = StateDictWeights(_state_dict(model, vae, text_encoder))
+    graph = build_policy_graph(
+        config, weights, options, text_encoder is not None, instructions, context_mask, vae and vae.config
+    )
+    parity = None
+    if parity_seeds:
+        exact = precision == "f32" and weight_dtype in (None, "f32")
+        parity = measure_parity(
+            graph, model, vae and vae.encode, normalization or Normalization.identity(config), parity_seeds, exact
+        )
+    graph = with_provenance(graph, config, parity, provenance)
+    size = write_engine(graph, path)
+    return ExportReport(os.fspath(path), size, graph_costs(graph).flops / 1e9, parity)
+
+
+def _normalization(
+    config: LightWAMConfig, normalizer: Normalization | Mapping[str, Any] | None
+) -> Normalization | None:
+    if normalizer is None or isinstance(normalizer, Normalization):
+        return normalizer
+    return Normalization.from_statistics(config, normalizer)
+
+
+def _state_dict(model: LightWAM, vae: WanVAE | None, text_encoder: HashedWordsEncoder | None) -> dict[str, Tensor]:
+    """All weights under the names of a checkpoint folder."""
+    parts = (("", model), ("vae.", vae), ("text_encoder.", text_encoder))
+    return {
+        prefix + name: tensor
+        for prefix, module in parts
+        if module is not None
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def build_policy_graph(
+    config: LightWAMConfig,
+    weights: Weights,
+    options: BuildOptions,
+    has_text_encoder: bool,
+    instructions: Mapping[str, Array | Tensor] | None = None,
+    context_mask: Iterable[bool] | None = None,
+    vae_config: Any = None,
+) -> Graph:
+    """The graph with its text encoder and known instructions. Raises `ExportError` if it would know no instruction."""
+    if not has_text_encoder and not instructions:
+        raise ExportError("instructions is empty and there is no text encoder: give at least one known instruction")
+    if vae_config is not None:
+        config = replace(config, vae=vae_config)
+    graph = build_graph(config, weights, options, context_mask)
+    constants: dict[str, Constant] = {}
+    policy: dict[str, Any] = {}
+    if has_text_encoder:
+        policy["text_encoder"] = _text_encoder(config, weights, int(graph.policy["context_rows"]), constants)
+    policy["instructions"] = [
+        _instruction(graph, text, rows, index, constants)
+        for index, (text, rows) in enumerate((instructions or {}).items())
+    ]
+    return with_policy(graph, constants, **policy)
+
+
+def _text_encoder(
+    config: LightWAMConfig, weights: Weights, context_rows: int, constants: dict[str, Constant]
+) -> dict[str, str]:
+    """The hashed-words section of the policy; its tables stay float32."""
+    text = config.text
+    if text.kind != "hashed_words":
+        raise ExportError(
+            f"text.kind is {text.kind!r}: only 'hashed_words' runs in an engine; give instructions instead"
+        )
+    if context_rows != text.length:
+        raise ExportError(f"context_rows is {context_rows}: with a text encoder it must be text.length = {text.length}")
+    section: dict[str, str] = {"kind": text.kind}
+    for part, rows in (("embedding", text.buckets), ("position", text.length)):
+        shape = (rows, text.width)
+        name = f"text_encoder.{part}"
+        constants[name] = constant(name, "f32", shape, _loader(weights, TEXT + part, shape))
+        section[part] = name
+    return section
+
+
+def _loader(weights: Weights, name: str, shape: tuple[int, ...]) -> Callable[[], Tensor]:
+    return lambda: weights.get(name, shape)
+
+
+def _instruction(
+    graph: Graph, text: str, rows: Array | Tensor, index: int, constants: dict[str, Constant]
+) -> dict[str, str]:
+    """A known instruction: its context rows up to the last one that is not zero, as float32."""
+    table = torch.as_tensor(rows).detach().to("cpu", torch.float64)
+    width, length = graph.policy["text_width"], graph.policy["context_rows"]
+    if not text.strip():
+        raise ExportError(f"instruction {index} is {text!r}: give its text")
+    if table.ndim != 2 or table.shape[1] != width or not bool(torch.isfinite(table).all()):
+        raise ExportError(f"context of {text!r} has shape {list(table.shape)}: give finite rows [n, {width}]")
+    filled = np.flatnonzero(table.abs().sum(1).numpy())
+    count = int(filled[-1]) + 1 if len(filled) else 0
+    if not 0 < count <= length:
+        raise ExportError(f"context of {text!r} has {count} rows that are not zero: give 1..{length}")
+    name = f"instructions.{index}.context"
+    constants[name] = constant(name, "f32", (count, width), lambda: table[:count])
+    return {"text": text, "context": name}
+
+
+def with_provenance(
+    graph: Graph, config: LightWAMConfig, parity: Parity | None, extra: Mapping[str, Any] | None
+) -> Graph:
+    """The graph with versions, configuration, costs and parity in its provenance."""
+    costs = graph_costs(graph)
+    provenance = {
+        "lightwam": _version(),
+        "torch": torch.__version__,
+        "config": config.to_dict(),
+        "gflop": costs.flops / 1e9,
+        "weight_bytes": costs.constant_bytes,
+        "parity": None if parity is None else parity.to_json(),
+        **(extra or {}),
+    }
+    return replace(graph, provenance=provenance)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("lightwam")
+    except metadata.PackageNotFoundError:
+        return "source tree"

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The export's own parity: the folded graph in the interpreter beside the PyTorch model, on random inputs.
+
+What is compared is the chunk before it is turned into robot units (that step, and the gripper rule, are the graph's
+definition). The inputs' seeds are stored, so the figures can be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightwam.errors import ExportError
+from lightwam.export.dtypes import Array
+from lightwam.export.graph import Graph
+from lightwam.export.images import compose_canvas
+from lightwam.export.interpret import Interpreter
+from lightwam.export.policy import Normalization
+
+#: Name of the value that holds the chunk, still normalised.
+CHUNK = "expert.actions"
+MAX_RELATIVE_ERROR = 1e-4
+MIN_COSINE = 0.9995
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Worst case over the seeds. `relative_error` is max |a - b| / max |b|; `limit` says what had to hold."""
+
+    seeds: tuple[int, ...]
+    relative_error: float
+    cosine: float
+    limit: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "seeds": list(self.seeds), "reference": "PyTorch model, float32, unfolded"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One random input. `proprio` is the normalised, clamped state; context rows past the text are zero."""
+
+    state: Array
+    proprio: Array
+    context: Array
+    rows: int
+    latents: Array | None
+    images: dict[str, Array] | None
+
+
+def random_sample(graph: Graph, normalization: Normalization, seed: int) -> Sample:
+    """State of a normal distribution in normalised units, a few context rows, images or latents of noise."""
+    policy, rng = graph.policy, np.random.default_rng(seed)
+    wish = rng.standard_normal(policy["state_width"])
+    rows = int(rng.integers(1, policy["context_rows"] + 1))
+    context = np.zeros((policy["context_rows"], policy["text_width"]), np.float32)
+    context[:rows] = rng.standard_normal((rows, policy["text_width"]))
+    images = latents = None
+    if policy["starts_at"] == "images":
+        images = {camera["name"]: rng.integers(0, 256, (96, 128, 3), np.uint8) for camera in policy["cameras"]}
+    else:
+        latents = rng.standard_normal(policy["latent_shape"]).astype(np.float32)
+    return Sample(
+        state=((wish - normalization.state_offset) / normalization.state_scale).astype(np.float32),
+        proprio=np.clip(wish, -normalization.clamp, normalization.clamp).astype(np.float32),
+        context=context,
+        rows=rows,
+        latents=latents,
+        images=images,
+    )
+
+
+Encode = Callable[[Tensor], Tensor]
+"""Canvas [1, 3, 1, H, W] -> normalised latents [1, Z, 1, h, w]."""
+
+
+@torch.no_grad()
+def reference_chunk(model: Any, encode: Encode | None, graph: Graph, sample: Sample) -> Array:
+    """The PyTorch model's chunk [H, A], normalised."""
+    if sample.images is None:
+        latents = torch.as_tensor(sample.latents)[None, :, None]
+    else:
+        if encode is None:
+            raise ExportError("vae is None: an engine that starts at images needs the VAE, or start_at='latents'")
+        canvas = torch.as_tensor(compose_canvas(sample.images, graph.policy), dtype=torch.float32)
+        latents = encode(canvas.permute(2, 0, 1)[None, :, None])
+    weight = next(model.parameters())
+    inputs = (torch.as_tensor(x).to(weight) for x in (sample.context[None], sample.proprio[None]))
+    context, proprio = inputs
+    return np.asarray(model.predict_actions(latents.to(weight), context, None, proprio)[0].double().cpu())
+
+
+def measure_parity(
+    graph: Graph,
+    model: Any,
+    encode: Encode | None,
+    normalization: Normalization,
+    seeds: Sequence[int],
+    exact: bool,
+) -> Parity:
+    """Compare on one sample a seed. `exact`: float32 weights, so 1e-4 relative must hold, else cosine 0.9995.
+
+    Raises `ExportError` when the limit is broken.
+    """
+    interpreter = Interpreter(graph, keep_trace=True)
+    errors, cosines = [], []
+    for seed in seeds:
+        sample = random_sample(graph, normalization, seed)
+        interpreter.set_instruction(sample.context[: sample.rows])
+        interpreter.act(sample.state, sample.latents, sample.images)
+        made = np.asarray(interpreter.trace[CHUNK]).ravel()
+        wanted = reference_chunk(model, encode, graph, sample).ravel()
+        errors.append(float(np.abs(made - wanted).max() / np.abs(wanted).max()))
+        cosines.append(float(made @ wanted / (np.linalg.norm(made) * np.linalg.norm(wanted))))
+    limit = f"relative error <= {MAX_RELATIVE_ERROR}" if exact else f"cosine >= {MIN_COSINE}"
+    parity = Parity(tuple(seeds), max(errors), min(cosines), limit)
+    good = parity.relative_error <= MAX_RELATIVE_ERROR if exact else parity.cosine >= MIN_COSINE
+    if not good:
+        raise ExportError(
+            f"parity of the folded graph is relative error {parity.relative_error:.3g}, cosine {parity.cosine:.6f} "
+            f"(limit: {limit}): use precision 'f32', or report this configuration"
+        )
+    return parity
