@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Python extension lightwam.runtime._engine: thin, the checks of types live in lightwam.runtime.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+#include <string_view>
+
+#include "engine/engine_file.hpp"
+#include "lightwam/policy.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+constexpr std::size_t kMaxCameras = 64;
+
+const char* exception_name(lightwam::ErrorKind kind) {
+    switch (kind) {
+        case lightwam::ErrorKind::engine: return "EngineError";
+        case lightwam::ErrorKind::observation: return "ObservationError";
+        case lightwam::ErrorKind::instruction: return "InstructionError";
+        case lightwam::ErrorKind::precision: return "PrecisionError";
+        case lightwam::ErrorKind::device: return "DeviceError";
+        case lightwam::ErrorKind::internal: return "LightWAMError";
+    }
+    return "LightWAMError";
+}
+
+void translate(std::exception_ptr pointer) {
+    try {
+        if (pointer) std::rethrow_exception(pointer);
+    } catch (const lightwam::Error& error) {
+        const py::object type = py::module_::import("lightwam.errors").attr(exception_name(error.kind()));
+        PyErr_SetString(type.ptr(), error.what());
+    }
+}
+
+[[noreturn]] void refuse(const char* why) { throw lightwam::Error(lightwam::ErrorKind::observation, why); }
+
+lightwam::ImageView image_view(py::handle name, py::handle value) {
+    if (!py::isinstance<py::str>(name) || !py::isinstance<py::array>(value)) refuse("an image is no named array");
+    const auto array = py::reinterpret_borrow<py::array>(value);
+    if (array.dtype().kind() != 'u' || array.itemsize() != 1 || array.ndim() != 3 || array.shape(2) != 3)
+        refuse("an image is not uint8 [height, width, 3]");
+    Py_ssize_t length = 0;
+    const char* text = PyUnicode_AsUTF8AndSize(name.ptr(), &length);
+    if (text == nullptr) throw py::error_already_set();
+    return {{text, static_cast<std::size_t>(length)},
+            static_cast<const std::uint8_t*>(array.data()),
+            array.shape(0), array.shape(1), array.strides(0), array.strides(1), array.strides(2)};
+}
+
+// Pointer and length of a contiguous float32 array, or of None.
+std::pair<const float*, std::size_t> float_view(py::handle value) {
+    if (value.is_none()) return {nullptr, 0};
+    if (!py::isinstance<py::array>(value)) refuse("expected an array of float32");
+    const auto array = py::reinterpret_borrow<py::array>(value);
+    if (array.dtype().kind() != 'f' || array.itemsize() != 4 || !(array.flags() & py::array::c_style))
+        refuse("expected a contiguous array of float32");
+    return {static_cast<const float*>(array.data()), static_cast<std::size_t>(array.size())};
+}
+
+// Writes the actions and, into `seconds`, the total and each stage's time (-1 for a stage the engine does not have).
+void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents, py::handle state,
+           py::array& actions, py::array& seconds) {
+    std::array<lightwam::ImageView, kMaxCameras> views;
+    if (images.size() > views.size()) refuse("more than 64 images");
+    lightwam::Observation observation;
+    observation.images = views.data();
+    for (const auto& [name, value] : images) views[observation.image_count++] = image_view(name, value);
+    std::tie(observation.latents, observation.latent_count) = float_view(latents);
+    std::tie(observation.state, observation.state_width) = float_view(state);
+    const auto [action_data, action_count] = float_view(actions);
+    if (seconds.dtype().kind() != 'f' || seconds.itemsize() != 8 || seconds.size() != lightwam::kStageCount + 1)
+        refuse("seconds is not float64 [7]");
+    float* const out = static_cast<float*>(actions.mutable_data());
+    double* const times = static_cast<double*>(seconds.mutable_data());
+    lightwam::Timings timings;
+    {
+        const py::gil_scoped_release release;
+        policy.infer(observation, out, action_count, &timings);
+    }
+    times[0] = timings.total;
+    for (int i = 0; i < lightwam::kStageCount; ++i) times[i + 1] = timings.present[i] ? timings.seconds[i] : -1.0;
+}
+
+void set_instruction(lightwam::Policy& policy, const std::string& text) {
+    const py::gil_scoped_release release;
+    policy.set_instruction(text);
+}
+
+std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
+                                              const std::string& precision) {
+    lightwam::PolicyOptions options;
+    options.device = device;
+    options.threads = threads;
+    options.precision = precision;
+    const py::gil_scoped_release release;
+    return std::make_unique<lightwam::Policy>(path, options);
+}
+
+// Verifies an engine file without loading its weights; returns its JSON document.
+std::string verify(const std::string& path) {
+    const py::gil_scoped_release release;
+    return lightwam::engine::EngineFile(path).document();
+}
+
+py::list stage_names() {
+    py::list names;
+    for (int i = 0; i < lightwam::kStageCount; ++i) names.append(lightwam::stage_name(static_cast<lightwam::Stage>(i)));
+    return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_engine, module) {
+    module.doc() = "The C++ runtime of lightwam.";
+    py::register_exception_translator(translate);
+    module.def("verify", &verify, py::arg("path"));
+    module.attr("STAGES") = stage_names();
+
+    using lightwam::Policy;
+    py::class_<Policy>(module, "Policy")
+        .def(py::init(&open_policy), py::arg("path"), py::arg("device"), py::arg("threads"), py::arg("precision"))
+        .def("set_instruction", &set_instruction, py::arg("text"))
+        .def("infer", &infer, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("actions"),
+             py::arg("seconds"))
+        .def_property_readonly("instruction", &Policy::instruction)
+        .def_property_readonly("instruction_computations", &Policy::instruction_computations)
+        .def_property_readonly("resize_plans_built", &Policy::resize_plans_built)
+        .def_property_readonly("document", [](const Policy& p) { return p.info().metadata_json; })
+        .def_property_readonly("run_path", [](const Policy& p) { return p.info().run_path; })
+        .def_property_readonly("warning", [](const Policy& p) { return p.info().warning; })
+        .def_property_readonly("threads", [](const Policy& p) { return p.info().threads; })
+        .def_property_readonly("instruction_set", [](const Policy& p) { return p.info().instruction_set; })
+        .def_property_readonly("arena_bytes", [](const Policy& p) { return p.info().arena_bytes; })
+        .def_property_readonly("weight_bytes", [](const Policy& p) { return p.info().weight_bytes; });
+}

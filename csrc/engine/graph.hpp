@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// The graph of an engine file as plain structs (docs/engine-format.md). Shapes are static; indices are into the vectors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "lightwam/policy.hpp"
+
+namespace lightwam::engine {
+
+enum class DType : std::uint8_t { f32, bf16, u8, i32 };
+enum class Storage : std::uint8_t { arena, input, instruction };
+enum class Precision : std::uint8_t { f32, bf16 };
+enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
+
+enum class OpKind : std::uint8_t {
+    preprocess_images, nchw_to_nhwc, conv2d, linear, grouped_linear, layer_norm, rms_norm, rms_norm_rope,
+    self_attention, cross_attention, text_key_bias, learned_query_pool, mean_pool, add, subtract, concat,
+    scale_shift_clamp, gripper_rule, cast, reshape
+};
+
+using Shape = std::vector<std::int64_t>;
+
+// Offsets of arena and instruction values are multiples of this.
+inline constexpr std::uint64_t kAlignment = 64;
+// A declared block (arena, instruction) is at most this long.
+inline constexpr std::uint64_t kMaxBlockBytes = std::uint64_t{16} << 30;
+// A tensor or value has at most this many elements, so that products of sizes stay within 64 bits.
+inline constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
+inline constexpr std::size_t kMaxRank = 6;
+
+std::size_t dtype_bytes(DType dtype) noexcept;
+const char* dtype_name(DType dtype) noexcept;
+const char* op_name(OpKind kind) noexcept;
+inline constexpr int kOpKindCount = static_cast<int>(OpKind::reshape) + 1;
+// "[2, 3]".
+std::string shape_text(const Shape& shape);
+// Product of the dimensions; -1 when the rank, a dimension or the product is out of range.
+std::int64_t element_count(const Shape& shape) noexcept;
+
+// A constant of the file: `data` points into the mapping.
+struct Tensor {
+    std::string name;
+    DType dtype = DType::f32;  // f32 or bf16
+    Shape shape;
+    const std::byte* data = nullptr;
+    std::size_t bytes = 0;
+};
+
+struct Value {
+    std::string name;
+    DType dtype = DType::f32;
+    Shape shape;
+    Storage storage = Storage::arena;
+    std::uint64_t offset = 0;  // of arena and instruction values
+    std::uint64_t bytes = 0;
+};
+
+// A role of an op bound to a value or a tensor.
+struct Binding {
+    std::string role;
+    std::size_t index = 0;
+};
+
+// The attributes of every op together; each op uses its own (op_table.cpp).
+struct Attributes {
+    std::int64_t stride = 1;
+    std::int64_t padding[4] = {};  // top, left, bottom, right
+    std::int64_t heads = 1;
+    std::int64_t queries = 1;
+    std::int64_t column = 0;
+    double eps = 0.0;
+    double scale = 1.0;
+    double minimum = -std::numeric_limits<double>::infinity();
+    double maximum = std::numeric_limits<double>::infinity();
+    Activation activation = Activation::none;
+};
+
+struct Op {
+    OpKind kind = OpKind::reshape;
+    std::string name;
+    Stage stage = Stage::backbone;
+    std::vector<Binding> inputs;     // values
+    std::vector<Binding> constants;  // tensors
+    std::vector<Binding> outputs;    // values
+    Attributes attributes;
+};
+
+struct Program {
+    std::uint64_t arena_bytes = 0;
+    std::vector<Value> values;
+    std::vector<Binding> outputs;
+    std::vector<Op> ops;
+};
+
+struct TextEncoder {
+    bool present = false;
+    std::size_t embedding = 0;  // tensor [buckets, text_width]
+    std::size_t position = 0;   // tensor [L, text_width]
+};
+
+struct KnownInstruction {
+    std::string text;
+    std::size_t context = 0;  // tensor [n, text_width]
+};
+
+struct PolicyDescription {
+    bool starts_at_images = false;
+    std::int64_t canvas_height = 0;
+    std::int64_t canvas_width = 0;
+    std::vector<CameraInfo> cameras;
+    std::int64_t latent_shape[3] = {};
+    std::int64_t state_width = 0;
+    std::int64_t action_width = 0;
+    std::int64_t horizon = 0;
+    std::int64_t replan = 0;
+    std::int64_t context_rows = 0;
+    std::int64_t text_width = 0;
+    TextEncoder text_encoder;
+    std::vector<KnownInstruction> instructions;
+};
+
+struct Graph {
+    std::string name;
+    Precision precision = Precision::f32;
+    PolicyDescription policy;
+    std::uint64_t instruction_bytes = 0;
+    std::vector<Tensor> tensors;
+    Program set_instruction;
+    Program act;
+};
+
+// Index of `role`; npos when absent.
+inline constexpr std::size_t npos = static_cast<std::size_t>(-1);
+std::size_t find_role(const std::vector<Binding>& bindings, std::string_view role) noexcept;
+
+// The matrix view of a shape: [product of the leading dimensions, last dimension].
+struct Matrix {
+    std::int64_t rows = 1;
+    std::int64_t columns = 1;
+    bool operator==(const Matrix&) const = default;
+};
+Matrix matrix_view(const Shape& shape) noexcept;
+
+}  // namespace lightwam::engine

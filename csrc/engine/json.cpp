@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/json.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+namespace lightwam::engine {
+namespace {
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+// Length of the valid UTF-8 sequence at the start of `text` (no overlong forms, no surrogates); 0 if there is none.
+std::size_t utf8_length(std::string_view text) {
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    const auto continues = [&](std::size_t i) { return i < text.size() && (byte(i) & 0xC0) == 0x80; };
+    const unsigned char lead = byte(0);
+    if (lead < 0x80) return 1;
+    if (lead >= 0xC2 && lead <= 0xDF) return continues(1) ? 2 : 0;
+    if (lead >= 0xE0 && lead <= 0xEF) {
+        if (!continues(1) || !continues(2)) return 0;
+        if (lead == 0xE0 && byte(1) < 0xA0) return 0;
+        if (lead == 0xED && byte(1) > 0x9F) return 0;
+        return 3;
+    }
+    if (lead >= 0xF0 && lead <= 0xF4) {
+        if (!continues(1) || !continues(2) || !continues(3)) return 0;
+        if (lead == 0xF0 && byte(1) < 0x90) return 0;
+        if (lead == 0xF4 && byte(1) > 0x8F) return 0;
+        return 4;
+    }
+    return 0;
+}
+
+void append_utf8(std::string& out, std::uint32_t code) {
+    const auto put = [&](std::uint32_t value) { out.push_back(static_cast<char>(value)); };
+    if (code < 0x80) {
+        put(code);
+    } else if (code < 0x800) {
+        put(0xC0 | (code >> 6));
+        put(0x80 | (code & 0x3F));
+    } else if (code < 0x10000) {
+        put(0xE0 | (code >> 12));
+        put(0x80 | ((code >> 6) & 0x3F));
+        put(0x80 | (code & 0x3F));
+    } else {
+        put(0xF0 | (code >> 18));
+        put(0x80 | ((code >> 12) & 0x3F));
+        put(0x80 | ((code >> 6) & 0x3F));
+        put(0x80 | (code & 0x3F));
+    }
+}
+
+class Parser {
+  public:
+    Parser(std::string_view text, const JsonLimits& limits) : text_(text), limits_(limits) {}
+
+    JsonValue parse_document() {
+        JsonValue value = parse_value(1);
+        skip_space();
+        if (at_ < text_.size()) fail("text after the end of the document");
+        return value;
+    }
+
+  private:
+    [[noreturn]] void fail(const std::string& why) const {
+        throw JsonError("JSON at byte " + std::to_string(at_) + ": " + why);
+    }
+
+    void skip_space() {
+        while (at_ < text_.size() &&
+               (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
+            ++at_;
+    }
+
+    bool consume(char c) {
+        if (at_ >= text_.size() || text_[at_] != c) return false;
+        ++at_;
+        return true;
+    }
+
+    void expect_word(std::string_view word) {
+        if (text_.substr(at_, word.size()) != word) fail("unknown word");
+        at_ += word.size();
+    }
+
+    JsonValue parse_value(std::size_t depth) {
+        if (depth > limits_.depth) fail("deeper than " + std::to_string(limits_.depth) + " levels");
+        if (++count_ > limits_.values) fail("more than " + std::to_string(limits_.values) + " values");
+        skip_space();
+        if (at_ >= text_.size()) fail("the text ends where a value should be");
+        switch (text_[at_]) {
+            case '{': return parse_object(depth);
+            case '[': return parse_array(depth);
+            case '"': return JsonValue(parse_string());
+            case 't': expect_word("true"); return JsonValue(true);
+            case 'f': expect_word("false"); return JsonValue(false);
+            case 'n': expect_word("null"); return JsonValue();
+            default: return parse_number();
+        }
+    }
+
+    JsonValue parse_object(std::size_t depth) {
+        ++at_;
+        JsonValue::Object members;
+        skip_space();
+        if (consume('}')) return JsonValue(std::move(members));
+        do {
+            skip_space();
+            if (at_ >= text_.size() || text_[at_] != '"') fail("a key should stand here");
+            std::string key = parse_string();
+            skip_space();
+            if (!consume(':')) fail("a colon should stand here");
+            JsonValue value = parse_value(depth + 1);
+            members.emplace_back(std::move(key), std::move(value));
+            skip_space();
+        } while (consume(','));
+        if (!consume('}')) fail("a comma or a closing brace should stand here");
+        refuse_duplicates(members);
+        return JsonValue(std::move(members));
+    }
+
+    void refuse_duplicates(const JsonValue::Object& members) const {
+        std::vector<std::string_view> keys;
+        keys.reserve(members.size());
+        for (const auto& member : members) keys.push_back(member.first);
+        std::sort(keys.begin(), keys.end());
+        if (std::adjacent_find(keys.begin(), keys.end()) != keys.end()) fail("an object names a key twice");
+    }
+
+    JsonValue parse_array(std::size_t depth) {
+        ++at_;
+        JsonValue::Array items;
+        skip_space();
+        if (consume(']')) return JsonValue(std::move(items));
+        do {
+            items.push_back(parse_value(depth + 1));
+            skip_space();
+        } while (consume(','));
+        if (!consume(']')) fail("a comma or a closing bracket should stand here");
+        return JsonValue(std::move(items));
+    }
+
+    std::string parse_string() {
+        ++at_;
+        std::string out;
+        while (true) {
+            if (at_ >= text_.size()) fail("a string does not end");
+            const char c = text_[at_];
+            if (c == '"') {
+                ++at_;
+                return out;
+            }
+            if (static_cast<unsigned char>(c) < 0x20) fail("a control character in a string");
+            if (c == '\\') {
+                ++at_;
+                parse_escape(out);
+                continue;
+            }
+            const std::size_t length = utf8_length(text_.substr(at_));
+            if (length == 0) fail("not valid UTF-8");
+            out.append(text_, at_, length);
+            at_ += length;
+        }
+    }
+
+    void parse_escape(std::string& out) {
+        if (at_ >= text_.size()) fail("a string does not end");
+        static constexpr std::string_view kNames = "\"\\/bfnrt";
+        static constexpr std::string_view kBytes = "\"\\/\b\f\n\r\t";
+        const char c = text_[at_++];
+        if (c != 'u') {
+            const std::size_t index = kNames.find(c);
+            if (index == std::string_view::npos) fail("an unknown escape");
+            out.push_back(kBytes[index]);
+            return;
+        }
+        std::uint32_t code = parse_hex4();
+        if (code >= 0xDC00 && code <= 0xDFFF) fail("half a surrogate pair");
+        if (code >= 0xD800 && code <= 0xDBFF) {
+            if (!consume('\\') || !consume('u')) fail("half a surrogate pair");
+            const std::uint32_t low = parse_hex4();
+            if (low < 0xDC00 || low > 0xDFFF) fail("half a surrogate pair");
+            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+        }
+        append_utf8(out, code);
+    }
+
+    std::uint32_t parse_hex4() {
+        if (text_.size() - at_ < 4) fail("a string does not end");
+        std::uint32_t code = 0;
+        const char* end = text_.data() + at_ + 4;
+        const auto result = std::from_chars(text_.data() + at_, end, code, 16);
+        if (result.ec != std::errc() || result.ptr != end) fail("four hexadecimal digits should stand here");
+        at_ += 4;
+        return code;
+    }
+
+    void expect_digits() {
+        if (at_ >= text_.size() || !is_digit(text_[at_])) fail("a digit should stand here");
+        while (at_ < text_.size() && is_digit(text_[at_])) ++at_;
+    }
+
+    JsonValue parse_number() {
+        const std::size_t start = at_;
+        bool plain = true;
+        consume('-');
+        if (!consume('0')) expect_digits();
+        if (consume('.')) {
+            plain = false;
+            expect_digits();
+        }
+        if (at_ < text_.size() && (text_[at_] == 'e' || text_[at_] == 'E')) {
+            plain = false;
+            ++at_;
+            if (!consume('+')) consume('-');
+            expect_digits();
+        }
+        const char* first = text_.data() + start;
+        const char* last = text_.data() + at_;
+        JsonValue::Number number{0.0, 0, false};
+        const auto result = std::from_chars(first, last, number.value);
+        if (result.ec != std::errc() || result.ptr != last || !std::isfinite(number.value)) fail("a number out of range");
+        if (plain) {
+            const auto integer = std::from_chars(first, last, number.integer);
+            number.is_integer = integer.ec == std::errc() && integer.ptr == last;
+        }
+        return JsonValue(number);
+    }
+
+    std::string_view text_;
+    JsonLimits limits_;
+    std::size_t at_ = 0;
+    std::size_t count_ = 0;
+};
+
+}  // namespace
+
+const JsonValue* JsonValue::find(std::string_view key) const {
+    const Object* members = object();
+    if (members == nullptr) return nullptr;
+    for (const auto& member : *members)
+        if (member.first == key) return &member.second;
+    return nullptr;
+}
+
+const char* JsonValue::type_name() const {
+    static constexpr const char* kNames[] = {"null", "a boolean", "a number", "a string", "a list", "an object"};
+    return kNames[data_.index()];
+}
+
+JsonValue parse_json(std::string_view text, const JsonLimits& limits) { return Parser(text, limits).parse_document(); }
+
+}  // namespace lightwam::engine

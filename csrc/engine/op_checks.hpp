@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the checks of single ops are written with: each role and attribute is asked for once, and nothing may be left over.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/graph.hpp"
+#include "engine/json.hpp"
+#include "engine/refusal.hpp"
+
+namespace lightwam::engine {
+
+// A value or constant that an op reads or writes.
+struct Operand {
+    std::string label;  // "input 'x'"
+    const Shape* shape = nullptr;
+    DType dtype = DType::f32;
+    const Value* value = nullptr;  // null for a constant
+
+    Matrix matrix() const { return matrix_view(*shape); }
+};
+
+class OpChecker {
+  public:
+    OpChecker(const Graph& graph, const Program& program, Op& op, const JsonValue& attributes, std::string where,
+              const Refusal& refuse)
+        : graph_(graph), program_(program), op_(op), attributes_(attributes), where_(std::move(where)), refuse_(refuse) {}
+
+    const PolicyDescription& policy() const { return graph_.policy; }
+    Op& op() { return op_; }
+    bool in_act() const { return &program_ == &graph_.act; }
+
+    // Operands by role. Inputs are f32 or bf16 unless asked for as i32; constants are f32 unless `any_float`.
+    Operand input(const std::string& role);
+    std::optional<Operand> optional_input(const std::string& role);
+    Operand integer_input(const std::string& role);
+    Operand constant(const std::string& role, bool any_float = false);
+    std::optional<Operand> optional_constant(const std::string& role, bool any_float = false);
+    Operand input_or_constant(const std::string& role);
+    Operand output(const std::string& role = "y");
+    Operand integer_output(const std::string& role);
+
+    // Attributes, stored in op().attributes by the caller.
+    std::int64_t integer(const std::string& key, std::int64_t minimum, std::int64_t maximum);
+    double positive(const std::string& key);
+    double bound(const std::string& key, double absent);
+    Activation activation();
+    void padding();
+
+    void expect_shape(const Operand& operand, const Shape& shape) const;
+    void expect_matrix(const Operand& operand, const Matrix& matrix) const;
+    void expect_rank(const Operand& operand, std::size_t rank) const;
+    void expect_same_dtype(const Operand& a, const Operand& b) const;
+    // bf16 x with an f32 weight is refused.
+    void expect_product(const Operand& x, const Operand& weight) const;
+    [[noreturn]] void refuse(const std::string& why) const { refuse_(where_ + ": " + why); }
+
+    // Refuses roles and attributes that nobody asked for.
+    void finish() const;
+
+  private:
+    std::optional<std::size_t> take(const std::vector<Binding>& bindings, const char* kind, const std::string& role);
+    Operand value_operand(std::size_t index, const char* kind, const std::string& role, bool integer) const;
+    const JsonValue& attribute(const std::string& key);
+    void finish(const std::vector<Binding>& bindings, const char* kind) const;
+
+    const Graph& graph_;
+    const Program& program_;
+    Op& op_;
+    const JsonValue& attributes_;
+    std::string where_;
+    const Refusal& refuse_;
+    std::vector<std::string> taken_;
+};
+
+// Checks roles, shapes, dtypes and attributes of one op, and stores its attributes (op_table.cpp).
+void check_op(OpChecker& checker);
+
+// True when an output of this op may take the place of the input with this role.
+bool allows_in_place(OpKind kind, std::string_view role) noexcept;
+
+}  // namespace lightwam::engine

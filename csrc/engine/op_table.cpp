@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+// One check per op: its roles, shapes, dtypes and attributes (docs/engine-format.md, section 4).
+#include "engine/op_checks.hpp"
+
+namespace lightwam::engine {
+namespace {
+
+constexpr std::int64_t kMaxHeads = 1 << 16;
+constexpr std::int64_t kMaxStride = 1 << 16;
+
+std::int64_t take_heads(OpChecker& check, const Operand& x) {
+    const std::int64_t heads = check.integer("heads", 1, kMaxHeads);
+    if (x.matrix().columns % heads != 0)
+        check.refuse("heads " + std::to_string(heads) + " does not divide the width of " + x.label + ", " +
+                     std::to_string(x.matrix().columns));
+    check.op().attributes.heads = heads;
+    return heads;
+}
+
+void check_preprocess_images(OpChecker& check) {
+    const PolicyDescription& policy = check.policy();
+    if (!policy.starts_at_images || !check.in_act())
+        check.refuse("stands only in the program 'act' of an engine that starts at images");
+    check.expect_shape(check.output(), {policy.canvas_height, policy.canvas_width, 3});
+}
+
+void check_nchw_to_nhwc(OpChecker& check) {
+    const Operand x = check.input("x");
+    check.expect_rank(x, 3);
+    const Shape& s = *x.shape;
+    check.expect_shape(check.output(), {s[1], s[2], s[0]});
+}
+
+std::int64_t convolved(OpChecker& check, std::int64_t size, std::int64_t before, std::int64_t after,
+                       std::int64_t kernel, std::int64_t stride) {
+    const std::int64_t padded = size + before + after;
+    if (kernel > padded)
+        check.refuse("kernel " + std::to_string(kernel) + " is larger than the padded input, " + std::to_string(padded));
+    return (padded - kernel) / stride + 1;
+}
+
+void check_conv2d(OpChecker& check) {
+    const Operand x = check.input("x");
+    const Operand weight = check.constant("weight", true);
+    check.expect_rank(x, 3);
+    check.expect_rank(weight, 4);
+    check.expect_product(x, weight);
+    const Shape& in = *x.shape;
+    const Shape& w = *weight.shape;
+    if (w[3] != in[2])
+        check.refuse(weight.label + " reads " + std::to_string(w[3]) + " channels; " + x.label + " has " +
+                     std::to_string(in[2]));
+    Attributes& attributes = check.op().attributes;
+    attributes.stride = check.integer("stride", 1, kMaxStride);
+    check.padding();
+    attributes.activation = check.activation();
+    const std::int64_t* p = attributes.padding;
+    const Shape out = {convolved(check, in[0], p[0], p[2], w[1], attributes.stride),
+                       convolved(check, in[1], p[1], p[3], w[2], attributes.stride), w[0]};
+    if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {w[0]});
+    if (const auto residual = check.optional_input("residual")) check.expect_shape(*residual, out);
+    check.expect_shape(check.output(), out);
+}
+
+void check_linear(OpChecker& check) {
+    const Operand x = check.input("x");
+    const Operand weight = check.constant("weight", true);
+    check.expect_rank(weight, 2);
+    check.expect_product(x, weight);
+    const std::int64_t columns = (*weight.shape)[0];
+    check.expect_shape(weight, {columns, x.matrix().columns});
+    check.op().attributes.activation = check.activation();
+    const Matrix out{x.matrix().rows, columns};
+    if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {columns});
+    if (const auto residual = check.optional_input("residual")) check.expect_matrix(*residual, out);
+    check.expect_matrix(check.output(), out);
+}
+
+void check_grouped_linear(OpChecker& check) {
+    const Operand x = check.input("x");
+    const Operand weight = check.constant("weight", true);
+    check.expect_rank(x, 3);
+    check.expect_rank(weight, 3);
+    check.expect_product(x, weight);
+    const Shape& in = *x.shape;
+    const std::int64_t columns = (*weight.shape)[1];
+    check.expect_shape(weight, {in[1], columns, in[2]});
+    if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {in[1] * columns});
+    check.expect_matrix(check.output(), {in[0], in[1] * columns});
+}
+
+void check_layer_norm(OpChecker& check) {
+    const Operand x = check.input("x");
+    const Shape width = {x.matrix().columns};
+    const auto weight = check.optional_constant("weight");
+    const auto bias = check.optional_constant("bias");
+    if (weight) check.expect_shape(*weight, width);
+    if (bias) check.expect_shape(*bias, width);
+    check.op().attributes.eps = check.positive("eps");
+    check.expect_matrix(check.output(), x.matrix());
+}
+
+void check_rms_norm(OpChecker& check) {
+    const Operand x = check.input("x");
+    check.expect_shape(check.constant("weight"), {x.matrix().columns});
+    check.op().attributes.eps = check.positive("eps");
+    check.op().attributes.activation = check.activation();
+    check.expect_matrix(check.output(), x.matrix());
+}
+
+void check_rms_norm_rope(OpChecker& check) {
+    const Operand x = check.input("x");
+    const std::int64_t heads = take_heads(check, x);
+    const std::int64_t head_width = x.matrix().columns / heads;
+    if (head_width % 2 != 0) check.refuse("head width " + std::to_string(head_width) + " is odd; expected even");
+    check.expect_shape(check.constant("weight"), {x.matrix().columns});
+    check.expect_shape(check.constant("cos"), {x.matrix().rows, head_width / 2});
+    check.expect_shape(check.constant("sin"), {x.matrix().rows, head_width / 2});
+    check.op().attributes.eps = check.positive("eps");
+    check.expect_matrix(check.output(), x.matrix());
+}
+
+void check_self_attention(OpChecker& check) {
+    const Operand q = check.input("q");
+    take_heads(check, q);
+    for (const char* role : {"k", "v"}) {
+        const Operand operand = check.input(role);
+        check.expect_matrix(operand, q.matrix());
+        check.expect_same_dtype(q, operand);
+    }
+    check.op().attributes.scale = check.positive("scale");
+    check.expect_matrix(check.output(), q.matrix());
+}
+
+void check_cross_attention(OpChecker& check) {
+    const Operand q = check.input("q");
+    take_heads(check, q);
+    const Operand key = check.input("key_text");
+    const Operand value = check.input("value_text");
+    const std::int64_t rows = key.matrix().rows;
+    check.expect_matrix(key, {rows, q.matrix().columns});
+    check.expect_matrix(value, key.matrix());
+    check.expect_same_dtype(q, key);
+    check.expect_same_dtype(q, value);
+    const Operand bias = check.input("key_bias");
+    check.expect_shape(bias, {rows});
+    if (bias.dtype != DType::f32) check.refuse("input 'key_bias' is bf16; expected f32");
+    check.expect_shape(check.integer_input("key_count"), {1});
+    const auto key_proprio = check.optional_input("key_proprio");
+    const auto value_proprio = check.optional_input("value_proprio");
+    if (key_proprio.has_value() != value_proprio.has_value())
+        check.refuse("inputs 'key_proprio' and 'value_proprio' come together; one is missing");
+    if (key_proprio) {
+        check.expect_matrix(*key_proprio, {key_proprio->matrix().rows, q.matrix().columns});
+        check.expect_matrix(*value_proprio, key_proprio->matrix());
+        check.expect_same_dtype(q, *key_proprio);
+        check.expect_same_dtype(q, *value_proprio);
+    }
+    check.op().attributes.scale = check.positive("scale");
+    check.expect_matrix(check.output(), q.matrix());
+}
+
+void check_text_key_bias(OpChecker& check) {
+    check.expect_shape(check.integer_input("text_rows"), {1});
+    const Operand bias = check.output("key_bias");
+    check.expect_shape(bias, {check.policy().context_rows});
+    if (bias.dtype != DType::f32) check.refuse("output 'key_bias' is bf16; expected f32");
+    check.expect_shape(check.integer_output("key_count"), {1});
+}
+
+void check_learned_query_pool(OpChecker& check) {
+    const Operand x = check.input("x");
+    const std::int64_t width = x.matrix().columns;
+    const std::int64_t heads = check.integer("heads", 1, kMaxHeads);
+    const std::int64_t queries = check.integer("queries", 1, kMaxHeads);
+    check.expect_shape(check.constant("scores", true), {heads * queries, width});
+    const Operand merge = check.constant("merge");
+    check.expect_rank(merge, 2);
+    const std::int64_t slots = (*merge.shape)[0];
+    check.expect_shape(merge, {slots, queries});
+    check.op().attributes.heads = heads;
+    check.op().attributes.queries = queries;
+    check.op().attributes.eps = check.positive("eps");
+    check.expect_shape(check.output(), {slots, heads, width});
+}
+
+void check_mean_pool(OpChecker& check) {
+    const Operand x = check.input("x");
+    check.expect_matrix(check.output(), {1, x.matrix().columns});
+}
+
+void check_add(OpChecker& check) {
+    const Operand a = check.input_or_constant("a");
+    const Operand b = check.input_or_constant("b");
+    if (b.matrix() != Matrix{1, a.matrix().columns}) check.expect_matrix(b, a.matrix());
+    check.expect_matrix(check.output(), a.matrix());
+}
+
+void check_concat(OpChecker& check) {
+    const Operand first = check.input("x.0");
+    Matrix out = first.matrix();
+    for (std::size_t i = 1; i < check.op().inputs.size(); ++i) {
+        const Operand next = check.input("x." + std::to_string(i));
+        check.expect_matrix(next, {out.rows, next.matrix().columns});
+        if (out.columns > kMaxElements - next.matrix().columns) check.refuse("the inputs are too wide together");
+        out.columns += next.matrix().columns;
+    }
+    check.expect_matrix(check.output(), out);
+}
+
+void check_scale_shift_clamp(OpChecker& check) {
+    const Operand x = check.input("x");
+    check.expect_shape(check.constant("scale"), {x.matrix().columns});
+    check.expect_shape(check.constant("shift"), {x.matrix().columns});
+    Attributes& attributes = check.op().attributes;
+    attributes.minimum = check.bound("minimum", attributes.minimum);
+    attributes.maximum = check.bound("maximum", attributes.maximum);
+    if (attributes.minimum > attributes.maximum) check.refuse("minimum is greater than maximum");
+    check.expect_matrix(check.output(), x.matrix());
+}
+
+void check_gripper_rule(OpChecker& check) {
+    const Operand x = check.input("x");
+    check.op().attributes.column = check.integer("column", 0, x.matrix().columns - 1);
+    check.expect_matrix(check.output(), x.matrix());
+}
+
+void check_cast(OpChecker& check) {
+    const Operand x = check.input("x");
+    const Operand y = check.output();
+    check.expect_matrix(y, x.matrix());
+    if (x.dtype == y.dtype) check.refuse("output 'y' has the dtype of input 'x'; expected the other one");
+}
+
+void check_reshape(OpChecker& check) {
+    const Operand x = check.input("x");
+    const Operand y = check.output();
+    check.expect_same_dtype(x, y);
+    if (x.value->storage == Storage::input) check.refuse("input 'x' is bound by the runtime; expected an arena value");
+    if (x.value->storage != y.value->storage || x.value->offset != y.value->offset || x.value->bytes != y.value->bytes)
+        check.refuse("output 'y' does not lie on the bytes of input 'x'");
+}
+
+using Check = void (*)(OpChecker&);
+
+constexpr Check kChecks[] = {
+    check_preprocess_images, check_nchw_to_nhwc, check_conv2d, check_linear, check_grouped_linear, check_layer_norm,
+    check_rms_norm, check_rms_norm_rope, check_self_attention, check_cross_attention, check_text_key_bias,
+    check_learned_query_pool, check_mean_pool, check_add, check_add, check_concat, check_scale_shift_clamp,
+    check_gripper_rule, check_cast, check_reshape};
+static_assert(sizeof(kChecks) / sizeof(kChecks[0]) == kOpKindCount);
+
+}  // namespace
+
+void check_op(OpChecker& checker) {
+    kChecks[static_cast<int>(checker.op().kind)](checker);
+    checker.finish();
+}
+
+bool allows_in_place(OpKind kind, std::string_view role) noexcept {
+    switch (kind) {
+        case OpKind::conv2d:
+        case OpKind::linear: return role == "residual";
+        case OpKind::layer_norm:
+        case OpKind::rms_norm:
+        case OpKind::rms_norm_rope:
+        case OpKind::scale_shift_clamp:
+        case OpKind::gripper_rule: return role == "x";
+        case OpKind::add:
+        case OpKind::subtract: return role == "a";
+        default: return false;
+    }
+}
+
+}  // namespace lightwam::engine

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the reader says no, and the typed look-ups it shares: every message names the file, the key and the value.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/graph.hpp"
+#include "engine/json.hpp"
+
+namespace lightwam::engine {
+
+// Throws Error (engine) "engine file 'PATH': WHY", cut to a line of printable text.
+class Refusal {
+  public:
+    explicit Refusal(const std::string& path) : path_(path) {}
+    [[noreturn]] void operator()(const std::string& why) const;
+
+  private:
+    std::string path_;
+};
+
+// Parses JSON, refusing on a JsonError. `what` names the text in the message.
+JsonValue parse_document(std::string_view text, const std::string& what, const Refusal& refuse);
+
+// The following refuse when the value is null (a missing key) or of another type. `where` names the object.
+std::vector<std::int64_t> read_integers(const JsonValue* value, const std::string& where, const std::string& key,
+                                        const Refusal& refuse);
+Shape read_shape(const JsonValue* value, const std::string& where, const Refusal& refuse);
+std::int64_t read_integer(const JsonValue& object, const std::string& where, const std::string& key,
+                          std::int64_t minimum, std::int64_t maximum, const Refusal& refuse);
+const std::string& read_string(const JsonValue& object, const std::string& where, const std::string& key,
+                               const Refusal& refuse);
+const JsonValue::Array& read_list(const JsonValue& object, const std::string& where, const std::string& key,
+                                  const Refusal& refuse);
+const JsonValue& read_object(const JsonValue& object, const std::string& where, const std::string& key,
+                             const Refusal& refuse);
+const JsonValue& read_member(const JsonValue& object, const std::string& where, const std::string& key,
+                             const Refusal& refuse);
+
+}  // namespace lightwam::engine

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The policy for C and for other languages. No function throws or aborts: each that can fail returns a status, and
+ * lightwam_last_error() gives this thread's last message, one line. */
+#ifndef LIGHTWAM_POLICY_H
+#define LIGHTWAM_POLICY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define LIGHTWAM_C_API __attribute__((visibility("default")))
+#else
+#define LIGHTWAM_C_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum lightwam_status {
+    LIGHTWAM_OK = 0,
+    LIGHTWAM_ENGINE_ERROR = 1,
+    LIGHTWAM_OBSERVATION_ERROR = 2,
+    LIGHTWAM_INSTRUCTION_ERROR = 3,
+    LIGHTWAM_PRECISION_ERROR = 4,
+    LIGHTWAM_DEVICE_ERROR = 5,
+    LIGHTWAM_INTERNAL_ERROR = 6
+} lightwam_status;
+
+typedef struct lightwam_policy lightwam_policy;
+
+/* One camera's picture: unsigned bytes, 3 channels; strides in bytes. */
+typedef struct lightwam_image {
+    const char* camera;
+    const uint8_t* pixels;
+    int64_t height;
+    int64_t width;
+    int64_t row_stride;
+    int64_t column_stride;
+    int64_t channel_stride;
+} lightwam_image;
+
+typedef struct lightwam_observation {
+    const lightwam_image* images; /* for an engine that starts at images, else null */
+    size_t image_count;
+    const float* latents; /* [C, h, w] for an engine that starts at latents, else null */
+    size_t latent_count;
+    const float* state; /* [P], robot units */
+    size_t state_width;
+} lightwam_observation;
+
+/* Sizes of an engine. */
+typedef struct lightwam_sizes {
+    int64_t state_width;
+    int64_t action_width;
+    int64_t horizon;
+    int64_t replan;
+    int64_t camera_count;
+} lightwam_sizes;
+
+/* Opens an engine file. threads 0: one per processor. precision: "auto", "f32" or "bf16"; null is "auto". */
+LIGHTWAM_C_API lightwam_status lightwam_policy_open(const char* path, int threads, const char* precision,
+                                                    lightwam_policy** policy);
+LIGHTWAM_C_API void lightwam_policy_close(lightwam_policy* policy);
+LIGHTWAM_C_API lightwam_status lightwam_policy_sizes(const lightwam_policy* policy, lightwam_sizes* sizes);
+/* Name of a camera, valid as long as the policy; null when there is no such camera. */
+LIGHTWAM_C_API const char* lightwam_policy_camera(const lightwam_policy* policy, int64_t camera);
+LIGHTWAM_C_API lightwam_status lightwam_policy_set_instruction(lightwam_policy* policy, const char* text);
+/* Writes horizon * action_width floats. seconds: null, or where the wall time goes. */
+LIGHTWAM_C_API lightwam_status lightwam_policy_infer(lightwam_policy* policy, const lightwam_observation* observation,
+                                                     float* actions, size_t action_count, double* seconds);
+/* This thread's last error; an empty text before the first. Valid until the thread's next error. */
+LIGHTWAM_C_API const char* lightwam_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// A policy: one engine file, run on this machine's processor. No third-party header is needed to use it.
+//
+//   lightwam::Policy policy("nano.lwam");
+//   policy.set_instruction("pick up the alphabet soup and place it in the basket");
+//   std::vector<float> actions(policy.info().horizon * policy.info().action_width);
+//   policy.infer(observation, actions.data(), actions.size());
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#if defined(__GNUC__)
+#define LIGHTWAM_API __attribute__((visibility("default")))
+#else
+#define LIGHTWAM_API
+#endif
+
+namespace lightwam {
+
+// What went wrong. The numbers are those of lightwam_status in policy.h.
+enum class ErrorKind : int { engine = 1, observation = 2, instruction = 3, precision = 4, device = 5, internal = 6 };
+
+// Every error this library raises on purpose: one line that names the thing, the value and the remedy.
+class LIGHTWAM_API Error : public std::runtime_error {
+  public:
+    Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+    ErrorKind kind() const noexcept { return kind_; }
+
+  private:
+    ErrorKind kind_;
+};
+
+struct PolicyOptions {
+    std::string device = "cpu";                   // "cpu" or "auto"
+    int threads = 0;                              // 0: one per processor this process may use
+    std::string precision = "auto";               // "auto" (the engine's), "f32" or "bf16"
+    std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
+};
+
+// One camera's picture: unsigned bytes, 3 channels, any size, any strides (in bytes, negative ones too).
+struct ImageView {
+    std::string_view camera;
+    const std::uint8_t* pixels = nullptr;
+    std::int64_t height = 0;
+    std::int64_t width = 0;
+    std::int64_t row_stride = 0;
+    std::int64_t column_stride = 3;
+    std::int64_t channel_stride = 1;
+};
+
+// What the robot sees. An engine that starts at images reads `images`, one that starts at latents reads `latents`.
+struct Observation {
+    const ImageView* images = nullptr;
+    std::size_t image_count = 0;
+    const float* latents = nullptr;  // [C, h, w], contiguous
+    std::size_t latent_count = 0;    // C * h * w
+    const float* state = nullptr;    // [P], robot units
+    std::size_t state_width = 0;     // P
+};
+
+enum class Stage : int { preprocess = 0, vae = 1, backbone = 2, expert = 3, postprocess = 4, text = 5 };
+inline constexpr int kStageCount = 6;
+LIGHTWAM_API const char* stage_name(Stage stage) noexcept;
+
+// Seconds of wall time of one chunk. `present` says which stages the engine has.
+struct Timings {
+    double seconds[kStageCount] = {};
+    bool present[kStageCount] = {};
+    double total = 0.0;
+};
+
+struct CameraInfo {
+    std::string name;
+    std::int64_t top = 0, left = 0, height = 0, width = 0;  // its rectangle of the canvas
+    bool rotate_180 = false;
+};
+
+struct PolicyInfo {
+    std::string name;
+    std::string precision;          // "f32" or "bf16"
+    bool starts_at_images = false;  // false: at latents
+    std::vector<CameraInfo> cameras;
+    std::int64_t latent_shape[3] = {};  // channels, height, width
+    std::int64_t state_width = 0;
+    std::int64_t action_width = 0;
+    std::int64_t horizon = 0;
+    std::int64_t replan = 0;  // actions to execute before the next chunk
+    bool has_text_encoder = false;
+    std::vector<std::string> instructions;  // those the engine knows
+    std::string metadata_json;              // the engine's whole JSON document
+    int threads = 0;
+    std::string instruction_set;    // "portable", "avx2", "avx512" or "avx512_bf16"
+    std::string run_path;           // one line: device, instruction set, threads, precision, and why
+    std::string warning;            // one line when something runs slower than it might; else empty
+    std::size_t arena_bytes = 0;
+    std::size_t weight_bytes = 0;  // packed weights held in memory
+};
+
+class LIGHTWAM_API Policy {
+  public:
+    // Maps and verifies the file, packs its weights. Throws Error (engine, device, precision).
+    explicit Policy(const std::string& path, const PolicyOptions& options = {});
+    ~Policy();
+    Policy(Policy&&) noexcept;
+    Policy& operator=(Policy&&) noexcept;
+
+    // Chooses what the robot is to do. Known instructions in the cache cost nothing. Throws Error (instruction);
+    // the instruction set before then stays.
+    void set_instruction(std::string_view text);
+
+    // One action chunk: writes horizon * action_width floats in robot units, row by row. Allocates nothing once every
+    // camera has been seen at its size. Throws Error (observation, instruction, internal); the policy stays usable.
+    // Calls from several threads are served one after the other.
+    void infer(const Observation& observation, float* actions, std::size_t action_count, Timings* timings = nullptr);
+
+    const PolicyInfo& info() const noexcept;
+    std::string instruction() const;  // the one in force; empty before the first
+    std::uint64_t instruction_computations() const noexcept;  // how often the instruction program ran
+    std::uint64_t resize_plans_built() const noexcept;        // how often a camera's resize plan was built
+
+  private:
+    struct Implementation;
+    std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace lightwam

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The cache blocks of the instructions set so far: the least recently used one leaves when the cache is full.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <string>
+#include <string_view>
+
+#include "runtime/block.hpp"
+
+namespace lightwam::runtime {
+
+class InstructionCache {
+  public:
+    struct Entry {
+        std::string text;
+        Block block;
+    };
+
+    explicit InstructionCache(std::size_t capacity) : capacity_(capacity) {}
+
+    // The entry of `text`, moved to the front; null when it is not there.
+    Entry* find(std::string_view text);
+    // Puts an entry to the front; entries beyond the capacity leave at the back.
+    Entry& insert(Entry entry);
+    std::size_t size() const { return entries_.size(); }
+
+  private:
+    std::size_t capacity_;
+    std::list<Entry> entries_;  // most recently used first; addresses stay
+};
+
+}  // namespace lightwam::runtime

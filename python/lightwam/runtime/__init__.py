@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs engine files (`*.lwam`) through the C++ runtime. Needs NumPy and the extension, never PyTorch."""
+
+from lightwam.runtime.chunk import ActionChunk, ChunkExecutor
+from lightwam.runtime.observation import Observation
+from lightwam.runtime.policy import Policy
+from lightwam.runtime.summary import EngineSummary, summarize
+
+__all__ = ["ActionChunk", "ChunkExecutor", "EngineSummary", "Observation", "Policy", "summarize"]

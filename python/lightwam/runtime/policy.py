@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy a robot runs: one engine file, from camera pixels to actions, in C++."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lightwam.errors import DeviceError, EngineError, InstructionError
+from lightwam.runtime import _engine
+from lightwam.runtime.chunk import ActionChunk
+from lightwam.runtime.observation import ObservationShape, check_observation
+
+_logger = logging.getLogger("lightwam.runtime")
+
+
+class Policy:
+    """An engine file, loaded and ready.
+
+    path: the engine file (`*.lwam`).
+    device: "cpu", or "auto" for the best that this build has (the log says which, and why).
+    threads: processor threads; None takes one per processor that this process may use. The actions do not depend on it.
+    precision: "auto" takes the engine's own; "f32" or "bf16" insist on it.
+
+    Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError. Logs one line to the
+    logger "lightwam.runtime" that says what runs and why. Calls from several threads are served one after the other.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: str = "auto",
+    ) -> None:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise DeviceError(f"threads is {threads!r}; expected a whole number of at least 1, or None")
+        name = os.fspath(path)
+        if not isinstance(name, str) or "\0" in name:
+            raise EngineError(f"engine path {name!r} is no path; expected the name of an engine file")
+        self._engine = _engine.Policy(name, device, 0 if threads is None else threads, precision)
+        self._metadata: dict[str, Any] = json.loads(self._engine.document)
+        policy = self._metadata["policy"]
+        self._actions_shape = (int(policy["horizon"]), int(policy["action_width"]))
+        self._replan = int(policy["replan"])
+        from_images = policy["starts_at"] == "images"
+        channels, height, width = (int(size) for size in policy["latent_shape"])
+        self._shape = ObservationShape(
+            cameras=tuple(camera["name"] for camera in policy["cameras"]) if from_images else None,
+            latents=None if from_images else (channels, height, width),
+            state_width=int(policy["state_width"]),
+        )
+        _logger.info("%s", self._engine.run_path)
+        if self._engine.warning:
+            _logger.warning("%s", self._engine.warning)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The engine's own document (docs/engine-format.md), without its programs: name, precision, policy, provenance."""
+        return {key: value for key, value in self._metadata.items() if key != "programs"}
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The instructions whose context rows the engine carries. With a text encoder it takes any other as well."""
+        return tuple(known["text"] for known in self._metadata["policy"]["instructions"])
+
+    @property
+    def instruction(self) -> str | None:
+        """The instruction in force; None before the first."""
+        return self._engine.instruction or None
+
+    @property
+    def replan(self) -> int:
+        """How many actions of a chunk to execute before asking again."""
+        return self._replan
+
+    @property
+    def run_path(self) -> str:
+        """One line: instruction set, threads and precision that this policy runs with, and why."""
+        return self._engine.run_path
+
+    def set_instruction(self, text: str) -> None:
+        """Choose what the robot is to do. An instruction set before costs nothing: its keys and values are kept.
+
+        Raises InstructionError when `text` is not text, holds no word, is too long, or is unknown to an engine without
+        a text encoder (the message names those it knows); the instruction in force then stays.
+        """
+        if not isinstance(text, str):
+            raise InstructionError(f"the instruction is a {type(text).__name__}; expected a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InstructionError(f"the instruction {text!r} is not valid text: {error.reason}") from None
+        self._engine.set_instruction(text)
+
+    def infer(self, observation: Mapping[str, Any]) -> ActionChunk:
+        """One action chunk from `{"images": {camera: uint8 [h, w, 3]}, "state": [P]}` (see `Observation`).
+
+        Raises ObservationError for anything missing, unknown, of a wrong type or size, or not finite; InstructionError
+        before the first `set_instruction`; EngineError if the engine computes an action that is not finite. After an
+        error the policy serves the next good call.
+        """
+        checked = check_observation(observation, self._shape)
+        actions = np.empty(self._actions_shape, dtype=np.float32)
+        seconds = np.empty(len(_engine.STAGES) + 1, dtype=np.float64)
+        self._engine.infer(checked.images, checked.latents, checked.state, actions, seconds)
+        timings = {stage: float(value) for stage, value in zip(_engine.STAGES, seconds[1:], strict=True) if value >= 0}
+        timings["total"] = float(seconds[0])
+        return ActionChunk(actions=actions, timings=timings, replan=self._replan)
+
+    def reset(self) -> None:
+        """Marks the start of an episode. A policy keeps nothing from one chunk to the next, so nothing is to be done;
+        the instruction in force stays. (`ChunkExecutor.reset` forgets the rest of a chunk.)"""
