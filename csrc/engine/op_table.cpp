@@ -236,7 +236,7 @@ void check_reshape(OpChecker& check) {
     const Operand x = check.input("x");
     const Operand y = check.output();
     check.expect_same_dtype(x, y);
-    if (x.value->storage == Storage::input) check.refuse("input 'x' is bound by the runtime; expected an arena value");
+    if (x.value->storage != Storage::arena) check.refuse("input 'x' is not in the arena; only arena values are reshaped");
     if (x.value->storage != y.value->storage || x.value->offset != y.value->offset || x.value->bytes != y.value->bytes)
         check.refuse("output 'y' does not lie on the bytes of input 'x'");
 }

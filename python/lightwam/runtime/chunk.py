@@ -71,7 +71,7 @@ class ChunkExecutor:
             self._chunk = self._policy.infer(seen)
             self._next = 0
         assert self._chunk is not None
-        action = self._chunk.actions[self._next]
+        action: NDArray[np.float32] = self._chunk.actions[self._next]
         self._next += 1
         return action
 

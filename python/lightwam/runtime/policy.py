@@ -61,7 +61,7 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The engine's own document (docs/engine-format.md), without its programs: name, precision, policy, provenance."""
+        """The engine's own document (docs/engine-format.md), without its programs."""
         return {key: value for key, value in self._metadata.items() if key != "programs"}
 
     @property
