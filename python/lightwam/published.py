@@ -110,7 +110,9 @@ def _video_dit(section: Mapping[str, Any]) -> VideoDiTConfig:
     use_lora = fields.pop("use_backbone_lora", False)
     lora_layers, lora_modules = fields.pop("lora_layer_indices", None), fields.pop("lora_target_modules", None)
     lora = {
-        "layers": _layers(lora_layers or adapters["layers"], num_layers, f"{where}.lora_layer_indices"),
+        "layers": _layers(
+            adapters["layers"] if lora_layers is None else lora_layers, num_layers, f"{where}.lora_layer_indices"
+        ),
         "modules": _lora_modules(("ffn",) if lora_modules is None else lora_modules),
         "rank": fields.pop("lora_rank", 16),
         "alpha": fields.pop("lora_alpha", 16.0),

@@ -81,6 +81,15 @@ def _gate(x_BSD: Tensor, gate_BTD: Tensor) -> Tensor:
     return (by_frame * gate_BTD[:, :, None]).reshape(x_BSD.shape)
 
 
+def check_context(context_BLE: Tensor, mask_BL: Tensor | None, text_dim: int) -> None:
+    """Raise `ConfigError` unless the rows are [B, L, text_dim] and the mask, if any, is boolean [B, L]."""
+    if context_BLE.ndim != 3 or context_BLE.shape[2] != text_dim:
+        raise ConfigError(f"context has shape {tuple(context_BLE.shape)}: give [B, L, {text_dim}]")
+    if mask_BL is not None and (mask_BL.shape != context_BLE.shape[:2] or mask_BL.dtype != torch.bool):
+        given, wanted = f"{mask_BL.dtype} {tuple(mask_BL.shape)}", tuple(context_BLE.shape[:2])
+        raise ConfigError(f"context mask is {given}: give booleans {wanted}")
+
+
 class DiTBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward; time shifts, scales and gates the first and the last."""
 
@@ -150,7 +159,7 @@ class VideoDiT(nn.Module):
     def prepare(
         self, latents_BCTHW: Tensor, timestep_B: Tensor, context_BLE: Tensor, context_mask_BL: Tensor | None
     ) -> DiTInputs:
-        """Embed the latents, the times and the context rows.
+        """Embed the latents, the times and the context rows, converted to the weights' type.
 
         Args:
             latents_BCTHW: H and W multiples of the patch.
@@ -162,7 +171,8 @@ class VideoDiT(nn.Module):
             ConfigError: where a shape does not fit.
         """
         self._check(latents_BCTHW, timestep_B, context_BLE, context_mask_BL)
-        patches: Tensor = self.patch_embedding(latents_BCTHW)
+        dtype = self.patch_embedding.weight.dtype
+        patches: Tensor = self.patch_embedding(latents_BCTHW.to(dtype))
         frames, rows, columns = patches.shape[2:]
         t_BTD, t_mod_BT6D = self._embed_time(timestep_B, frames)
         mask = None if context_mask_BL is None else context_mask_BL[:, None, None, :]
@@ -170,7 +180,7 @@ class VideoDiT(nn.Module):
             tokens_BSD=patches.flatten(2).transpose(1, 2),
             t_BTD=t_BTD,
             t_mod_BT6D=t_mod_BT6D,
-            context_BLD=self.text_embedding(context_BLE),
+            context_BLD=self.text_embedding(context_BLE.to(dtype)),
             rope=rope_table((frames, rows, columns), self.config.head_dim, self.config.rope_theta, patches.device),
             grid=(frames, rows, columns),
             self_mask_SS=video_mask(self.config.attention_mask, frames, rows * columns, patches.device),
@@ -228,9 +238,6 @@ class VideoDiT(nn.Module):
         batch = latents.shape[0]
         if timestep.shape != (batch,):
             raise ConfigError(f"timestep has shape {tuple(timestep.shape)}: give [{batch}], one a sample")
-        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != config.text_dim:
-            raise ConfigError(f"context has shape {tuple(context.shape)}: give [{batch}, L, {config.text_dim}]")
-        if mask is not None and (mask.shape != context.shape[:2] or mask.dtype != torch.bool):
-            raise ConfigError(
-                f"context mask is {mask.dtype} {tuple(mask.shape)}: give booleans {tuple(context.shape[:2])}"
-            )
+        check_context(context, mask, config.text_dim)
+        if context.shape[0] != batch:
+            raise ConfigError(f"context has {context.shape[0]} samples and the latents {batch}: give as many")

@@ -19,7 +19,7 @@ from lightwam.errors import ConfigError, DataError
 from lightwam.model.action_expert import ExpertOutput, PoolerAttention, StateFusionActionExpert
 from lightwam.model.attention import AttentionMethod, set_attention_method
 from lightwam.model.checkpoints import load_published
-from lightwam.model.dit import LayerState, VideoDiT
+from lightwam.model.dit import LayerState, VideoDiT, check_context
 from lightwam.model.flow_matching import FlowMatching
 from lightwam.model.lora import LoRA
 from lightwam.model.losses import action_loss, flow_loss, latent_padding
@@ -184,6 +184,7 @@ class LightWAM(nn.Module):
         self, context: Tensor, context_mask: Tensor | None, proprio: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Append the proprioception row to the context [B, L, E] -> [B, L + 1, E], always attended to."""
+        check_context(context, context_mask, self.config.video_dit.text_dim)
         batch, width = context.shape[0], self.config.state_dim
         if proprio.shape != (batch, width):
             raise ConfigError(f"proprio has shape {tuple(proprio.shape)}: give [{batch}, {width}]")
