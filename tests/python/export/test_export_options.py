@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of the configuration: folded like the model, or refused by name and value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import random_model, tiny_config
+
+from lightwam.config import Camera, CameraLayout, LightWAMConfig, LoRAConfig
+from lightwam.errors import ExportError
+from lightwam.export import export_engine
+from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.interpret import Interpreter
+from lightwam.export.parity import CHUNK
+from lightwam.export.policy import Normalization
+from lightwam.export.weights import StateDictWeights
+from lightwam.model.text import HashedWordsEncoder
+from lightwam.model.vae import WanVAE
+
+Edit = Callable[[LightWAMConfig], LightWAMConfig]
+
+
+def _dit(**changes: Any) -> Edit:
+    return lambda config: replace(config, video_dit=replace(config.video_dit, **changes))
+
+
+def _expert(**changes: Any) -> Edit:
+    return lambda config: replace(config, action_expert=replace(config.action_expert, **changes))
+
+
+def _adapters(**changes: Any) -> Edit:
+    return lambda c: _dit(adapters=replace(c.video_dit.adapters, **changes))(c)
+
+
+def _downsampled(config: LightWAMConfig) -> LightWAMConfig:
+    return replace(config, video=replace(config.video, spatial_downsample=2, downsample_action_pass=True))
+
+
+def _fourteen(config: LightWAMConfig) -> LightWAMConfig:
+    return replace(config, action_dim=14, state_dim=14, gripper="none", horizon=5, replan=5)
+
+
+_OPTIONS: dict[str, Edit] = {
+    "merged slots": _expert(merge_dim=40, merge_slots=3),
+    "one merged slot": _expert(merge_dim=40, merge_slots=1),
+    "mean pooling": _expert(pooling="mean"),
+    "three sources": _expert(sources=("delta", "backbone", "adapted")),
+    "sources per layer": _expert(layer_sources=(("backbone",), ("delta",), ("adapted", "backbone"))),
+    "only backbone": _expert(sources=("backbone",)),
+    "no trunk block": _expert(num_trunk_blocks=0),
+    "three trunk blocks": _expert(num_trunk_blocks=3),
+    "pooler heads and queries": _expert(num_heads=6, num_queries=5),
+    "adapter scale": _adapters(scale=0.25),
+    "last adapter in the middle": _adapters(layers=(0, 2)),
+    "no LoRA": _dit(lora=None),
+    "partial LoRA": _dit(lora=LoRAConfig(layers=(1, 4), modules=("self_attn.q", "cross_attn.v", "ffn.2"), rank=3, alpha=7)),
+    "attention narrower than the stream": _dit(num_heads=2, head_dim=12),
+    "bidirectional mask": _dit(attention_mask="bidirectional"),
+    "larger patch": _dit(patch_size=(1, 4, 4)),
+    "down-sampled action pass": _downsampled,
+    "14-d actions": _fourteen,
+}
+
+
+@pytest.mark.parametrize("option", _OPTIONS)
+def test_option_folds_like_the_model(option: str, tmp_path: Path) -> None:
+    config = _OPTIONS[option](tiny_config())
+    model = random_model(config, seed=1)
+    report = export_engine(
+        model, tmp_path / "tiny.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=9,
+        instructions={"go": np.ones((2, 32))}, parity_seeds=(0, 1),
+    )  # fmt: skip
+    assert report.parity is not None
+    assert report.parity.relative_error < 1e-5
+
+
+def _statistics(rng: np.random.Generator) -> dict[str, Any]:
+    def field(width: int) -> dict[str, Any]:
+        low = rng.uniform(-2, -0.5, width)
+        numbers = {"min": low, "max": low + 2, "mean": low + 1, "std": low + 3, "q01": low + 0.1, "q99": low + 1.5}
+        return {f"{kind}_{name}": x.tolist() for kind in ("global", "stepwise") for name, x in numbers.items()}
+
+    return {"state": {"default": field(8)}, "action": {"default": field(7)}, "num_episodes": 1, "num_transition": 1}
+
+
+@pytest.mark.parametrize("mode", ["min/max", "q01/q99", "z-score", "-1/1", "0/2"])
+def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
+    from lightwam.data.normalize import DatasetStatistics, Normalizer
+
+    config = tiny_config()
+    config = replace(config, normalization=replace(config.normalization, state=mode, action=mode))
+    statistics = _statistics(np.random.default_rng(3))
+    options = BuildOptions(
+        start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
+        normalization=Normalization.from_statistics(config, statistics),
+    )  # fmt: skip
+    graph = build_graph(config, StateDictWeights(random_model(config).state_dict()), options)
+    interpreter = Interpreter(graph, keep_trace=True)
+    interpreter.set_instruction(np.ones((4, 32), np.float32))
+    state = np.linspace(-9, 9, 8).astype(np.float32)
+    actions = interpreter.act(state, np.ones((16, 8, 8), np.float32))
+    measured = DatasetStatistics.from_dict(statistics)
+    forward = Normalizer.from_statistics(mode, measured.state).forward(state)
+    np.testing.assert_allclose(interpreter.trace["state_normalized"][0], forward, rtol=1e-5, atol=1e-6)
+    wanted = Normalizer.from_statistics(mode, measured.action).backward(np.asarray(interpreter.trace[CHUNK]))
+    np.testing.assert_allclose(actions[:, :6], wanted[:, :6], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(actions[:, 6], np.sign(-(2 * wanted[:, 6] - 1)))
+
+
+def _tiny_export(tmp_path: Path, config: LightWAMConfig | None = None, **options: Any) -> None:
+    defaults: dict[str, Any] = {
+        "start_at": "latents", "latent_shape": (16, 8, 8), "context_rows": 4, "parity_seeds": (),
+        "instructions": {"go": np.ones((2, 32))},
+    }  # fmt: skip
+    export_engine(random_model(config or tiny_config()), tmp_path / "tiny.lwam", **{**defaults, **options})
+
+
+_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "padded context mask": ({"context_mask": [True, False, True, True]}, "context_mask has False rows"),
+    "unknown start": ({"start_at": "tokens"}, "start_at is 'tokens'"),
+    "latents of another width": ({"latent_shape": (4, 8, 8)}, r"latent_shape is \[4, 8, 8\]"),
+    "latents off the patch grid": ({"latent_shape": (16, 8, 7)}, r"latent_shape is \[16, 8, 7\]"),
+    "no instruction": ({"instructions": {}}, "instructions is empty"),
+    "empty instruction": ({"instructions": {" ": np.ones((2, 32))}}, "instruction 0 is ' '"),
+    "zero context": ({"instructions": {"go": np.zeros((2, 32))}}, "0 rows that are not zero"),
+    "long context": ({"instructions": {"go": np.ones((5, 32))}}, "5 rows that are not zero"),
+    "wide context": ({"instructions": {"go": np.ones((2, 31))}}, r"shape \[2, 31\]"),
+    "NaN context": ({"instructions": {"go": np.full((2, 32), np.nan)}}, "finite rows"),
+    "images without a VAE": ({"start_at": "images"}, "vae is None"),
+}
+
+
+@pytest.mark.parametrize("option", _REFUSED)
+def test_what_is_not_folded_is_refused_by_name(option: str, tmp_path: Path) -> None:
+    options, message = _REFUSED[option]
+    with pytest.raises(ExportError, match=message):
+        _tiny_export(tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flip_of_one_axis_is_refused(tmp_path: Path) -> None:
+    config = replace(tiny_config(), cameras=CameraLayout(64, 64, (Camera("eye", 0, 0, 64, 64, flip_vertical=True),)))
+    with pytest.raises(ExportError, match=r"camera eye has .*flip_vertical"):
+        _tiny_export(tmp_path, config, start_at="images", latent_shape=None, vae=WanVAE(config.vae))
+
+
+def test_text_encoder_of_another_length_is_refused(tmp_path: Path) -> None:
+    config = LightWAMConfig.nano()
+    with pytest.raises(ExportError, match=r"context_rows is 4: .* 24"):
+        _tiny_export(
+            tmp_path, config, text_encoder=HashedWordsEncoder(config.text), instructions={}, latent_shape=(16, 16, 32)
+        )
+
+
+def test_broken_normalizer_is_refused(tmp_path: Path) -> None:
+    broken = replace(Normalization.identity(tiny_config()), action_scale=np.zeros(7))
+    with pytest.raises(ExportError, match="normalizer action_scale"):
+        _tiny_export(tmp_path, normalizer=broken)
+
+
+def test_wrong_fold_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parity check is alive: a fold that is wrong by one per cent is caught, and no file appears."""
+    from lightwam.export import build_dit
+
+    right = build_dit.absorb_gate
+    monkeypatch.setattr(build_dit, "absorb_gate", lambda linear, gate: right(linear, 1.01 * gate))
+    with pytest.raises(ExportError, match="parity of the folded graph"):
+        _tiny_export(tmp_path, parity_seeds=(0,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_hold_nan_are_refused(tmp_path: Path) -> None:
+    model = random_model(tiny_config())
+    model.proprio_encoder.bias.data[0] = float("nan")
+    with pytest.raises(ExportError, match=r"proprio_encoder\.bias holds NaN"):
+        export_engine(
+            model, tmp_path / "x.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
+            instructions={"go": np.ones((2, 32))}, parity_seeds=(),
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
