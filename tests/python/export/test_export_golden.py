@@ -25,7 +25,8 @@ _STAGES = {
     "golden_set1": {
         "tokens": "out.tokens", "blocks.0.ffn.2": "out.block.0", "blocks.1.ffn.2": "out.block.1",
         "adapters.1.up": "out.adapted.1", "adapters.4.up": "out.adapted.4",
-        "expert.layer_poolers.0.adapted.output_norm": "out.pooled.0", "expert.layer_compressors.2.fc2": "out.compressed.2",
+        "expert.layer_poolers.0.adapted.output_norm": "out.pooled.0",
+        "expert.layer_compressors.2.fc2": "out.compressed.2",
         "expert.fused_proj": "out.fused_proj", "expert.trunk.0.fc2": "out.trunk.0", CHUNK: "out.action",
     },
     "golden_set3": {
@@ -61,7 +62,8 @@ def test_every_stage_equals_the_published_numbers(golden: GoldenPolicy) -> None:
     for index in range(golden.tensors["in.latents"].shape[0]):
         trace = _trace(golden, "f32", index)
         errors = {
-            value: _relative(trace[value], golden.tensors[stage][index]) for value, stage in _STAGES[golden.name].items()
+            value: _relative(trace[value], golden.tensors[stage][index])
+            for value, stage in _STAGES[golden.name].items()
         }
         assert max(errors.values()) < 1e-5, errors
 

@@ -59,7 +59,9 @@ _OPTIONS: dict[str, Edit] = {
     "adapter scale": _adapters(scale=0.25),
     "last adapter in the middle": _adapters(layers=(0, 2)),
     "no LoRA": _dit(lora=None),
-    "partial LoRA": _dit(lora=LoRAConfig(layers=(1, 4), modules=("self_attn.q", "cross_attn.v", "ffn.2"), rank=3, alpha=7)),
+    "partial LoRA": _dit(
+        lora=LoRAConfig(layers=(1, 4), modules=("self_attn.q", "cross_attn.v", "ffn.2"), rank=3, alpha=7)
+    ),
     "attention narrower than the stream": _dit(num_heads=2, head_dim=12),
     "bidirectional mask": _dit(attention_mask="bidirectional"),
     "larger patch": _dit(patch_size=(1, 4, 4)),

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lightwam export`: a checkpoint folder, or random weights of a named configuration -> one engine file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lightwam.config import LightWAMConfig
+from lightwam.errors import CheckpointError, ExportError
+from lightwam.export.api import build_policy_graph, export_engine, with_provenance
+from lightwam.export.build import BuildOptions
+from lightwam.export.counts import graph_costs
+from lightwam.export.engine import write_engine
+from lightwam.export.weights import RandomWeights
+
+CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE = "config.json", "model.safetensors", "stats.json"
+RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """Fold a checkpoint into one engine file."""
+
+    out: Path
+    """The engine file to write (*.lwam)."""
+    checkpoint: Path | None = None
+    """Checkpoint folder: config.json, model.safetensors, stats.json."""
+    random: Literal["libero", "robotwin", "nano"] | None = None
+    """Instead of a checkpoint: random weights of this configuration (for latency, not for robots)."""
+    seed: int = 0
+    """Seed of the random weights."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """What the matrix products compute in."""
+    weights: Literal["f32", "bf16"] | None = None
+    """How weights are stored; bf16 halves an f32 engine's file."""
+    name: str | None = None
+    """The policy's name; that of the configuration when absent."""
+    instructions: Path | None = None
+    """safetensors file: instruction text -> context rows [n, text width], for policies without a small text encoder."""
+    replan: int | None = None
+    """Actions to execute before the next chunk; the configuration's when absent."""
+    parity_seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the inputs on which folded graph and PyTorch model are compared (checkpoints only)."""
+
+
+def main(arguments: ExportArgs) -> int:
+    """Export and print one line. Raises `ExportError`, `CheckpointError`, `ConfigError`."""
+    if (arguments.checkpoint is None) == (arguments.random is None):
+        raise ExportError("checkpoint and random: give exactly one of --checkpoint and --random")
+    if arguments.random is not None:
+        export_random(arguments)
+    else:
+        assert arguments.checkpoint is not None
+        export_checkpoint(arguments, arguments.checkpoint)
+    return 0
+
+
+def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
+    """Load a checkpoint folder, export it, print size and parity."""
+    from lightwam.model import LightWAM
+    from lightwam.model.checkpoints import load_exactly
+    from lightwam.model.text import HashedWordsEncoder
+    from lightwam.model.vae import WanVAE
+
+    config = _with_replan(read_config(folder), arguments.replan)
+    tensors = read_weights(folder)
+    model, vae = LightWAM(config), WanVAE(config.vae)
+    text = HashedWordsEncoder(config.text) if config.text.kind == "hashed_words" else None
+    parts = [("vae.", vae)] if text is None else [("vae.", vae), ("text_encoder.", text)]
+    for prefix, module in parts:
+        own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        load_exactly(module, own, f"{folder}: {prefix.rstrip('.')}")
+    model.load_published(tensors)
+    report = export_engine(
+        model.eval(),
+        arguments.out,
+        vae=vae.eval(),
+        text_encoder=text,
+        instructions=read_instructions(arguments.instructions),
+        normalizer=read_json(folder / STATISTICS_FILE),
+        precision=arguments.precision,
+        weight_dtype=arguments.weights,
+        name=arguments.name,
+        provenance={"checkpoint_sha256": file_sha256(folder / WEIGHTS_FILE)},
+        parity_seeds=arguments.parity_seeds,
+    )
+    parity = "parity not measured"
+    if report.parity is not None:
+        parity = f"parity: relative error {report.parity.relative_error:.2g}, cosine {report.parity.cosine:.7f}"
+    print(f"{report.path}: {report.num_bytes / 1e6:.1f} MB, {report.gflop:.3f} GFLOP a chunk, {parity}")
+
+
+def export_random(arguments: ExportArgs) -> None:
+    """Make, fold and write random weights tensor by tensor; no more than a few layers are in memory at once."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    presets = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin, "nano": LightWAMConfig.nano}
+    config = _with_replan(presets[str(arguments.random)](), arguments.replan)
+    hashed = config.text.kind == "hashed_words"
+    rows = np.random.default_rng(arguments.seed).standard_normal((20, config.text.width))
+    graph = build_policy_graph(
+        config,
+        RandomWeights(arguments.seed),
+        BuildOptions(arguments.precision, arguments.weights, name=arguments.name or f"random-{config.name}"),
+        hashed,
+        None if hashed else {RANDOM_INSTRUCTION: rows},
+    )
+    graph = with_provenance(graph, config, None, {"random_seed": arguments.seed})
+    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("writing", total=graph.constant_bytes())
+        size = write_engine(graph, arguments.out, lambda count: progress.advance(task, count))
+    gflop = graph_costs(graph).flops / 1e9
+    print(f"{arguments.out}: {size / 1e6:.1f} MB, {gflop:.3f} GFLOP a chunk, random weights of seed {arguments.seed}")
+
+
+def _with_replan(config: LightWAMConfig, replan: int | None) -> LightWAMConfig:
+    return config if replan is None else replace(config, replan=replan)
+
+
+def read_config(folder: Path) -> LightWAMConfig:
+    """config.json of a checkpoint folder. Raises `CheckpointError` or `ConfigError`."""
+    return LightWAMConfig.from_dict(read_json(folder / CONFIG_FILE))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `CheckpointError` when it is missing or damaged."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}: give a checkpoint folder with this file") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error}): write the checkpoint again") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: holds a {type(document).__name__}: it must hold a JSON object")
+    return document
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder. Raises `CheckpointError`."""
+    return _load_tensors(folder / WEIGHTS_FILE, "give a checkpoint folder with this file")
+
+
+def read_instructions(path: Path | None) -> dict[str, torch.Tensor] | None:
+    """Instruction text -> context rows. Raises `CheckpointError`."""
+    return None if path is None else _load_tensors(path, "give a safetensors file of context rows by instruction")
+
+
+def _load_tensors(path: Path, remedy: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}: {remedy}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error}): {remedy}") from error
+    return tensors
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
