@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// bench_ops [--threads N] [--level NAME] [--only TEXT]: speed of the operations on the shapes of the published policy and
+// of the small bundled one. The best of many runs counts, and one thread is timed by its processor time, not by the wall
+// clock: the machine may be busy with something else.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/cpu.hpp"
+#include "peak.hpp"
+
+namespace cpu = lightwam::cpu;
+using cpu::DType;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+// 64-byte aligned memory, filled with small numbers in the given dtype.
+class Block {
+public:
+    Block(DType dtype, std::size_t count) : dtype_(dtype), bytes_(count * size_of(dtype)) {
+        storage_.resize(bytes_ + 64);
+        for (std::size_t i = 0; i < count; ++i) {
+            const float value = static_cast<float>((i * 7919) % 1009) / 1009.0F - 0.5F;
+            std::uint32_t bits;
+            std::memcpy(&bits, &value, 4);
+            if (dtype == DType::f32) std::memcpy(data() + i * 4, &bits, 4);
+            const auto half = static_cast<std::uint16_t>(bits >> 16U);
+            if (dtype == DType::bf16) std::memcpy(data() + i * 2, &half, 2);
+        }
+    }
+    std::byte* data() {
+        const auto address = reinterpret_cast<std::uintptr_t>(storage_.data());
+        return storage_.data() + (64 - address % 64) % 64;
+    }
+    float* floats() { return reinterpret_cast<float*>(data()); }
+    cpu::Input input() { return {data(), dtype_}; }
+    cpu::Output output() { return {data(), dtype_}; }
+
+private:
+    DType dtype_;
+    std::size_t bytes_;
+    std::vector<std::byte> storage_;
+};
+
+double seconds_of(clockid_t clock) {
+    timespec now{};
+    clock_gettime(clock, &now);
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+struct Options {
+    int threads = 1;
+    cpu::Level level = cpu::best_level();
+    std::string only;
+};
+
+class Bench {
+public:
+    explicit Bench(const Options& options)
+        : options_(options), pool_(options.threads), kernels_(cpu::kernels_of(options.level)) {
+        if (kernels_ == nullptr) throw std::invalid_argument("this processor does not run that level");
+        for (const DType dtype : {DType::f32, DType::bf16}) {
+            peak_[static_cast<int>(dtype)] = peak::flops(options.level, dtype) * options.threads;
+        }
+        bandwidth_ = peak::read_bandwidth(pool_);
+        std::printf("level %s, %d threads; peak f32 %.0f, bf16 %.0f GFLOP/s; memory %.1f GB/s\n\n",
+                    cpu::level_name(options.level), options.threads, peak_[0] / 1e9, peak_[1] / 1e9, bandwidth_ / 1e9);
+        std::printf("%-46s %-5s %10s %10s %7s %8s %7s\n", "operation", "dtype", "us", "GFLOP/s", "share", "GB/s", "share");
+    }
+
+    const cpu::KernelTable& kernels() const { return *kernels_; }
+    int threads() const { return options_.threads; }
+    bool wanted(const std::string& name) const { return name.find(options_.only) != std::string::npos; }
+    cpu::ThreadPool& pool() { return pool_; }
+
+    Block packed(const cpu::WeightSource& source) {
+        Block weight(source.dtype, source.groups * source.rows * source.taps * source.depth);
+        Block destination(DType::bf16, packed_bytes(*kernels_, source) / 2);
+        cpu::WeightSource filled = source;
+        filled.data = weight.data();
+        pack(*kernels_, pool_, filled, destination.data());
+        return destination;
+    }
+
+    // `operations` floating-point operations, `bytes` read and written at least once.
+    template <class Args>
+    void time(const std::string& name, DType dtype, const Args& args, double operations, double bytes) {
+        std::size_t scratch = 0;
+        if constexpr (requires { scratch_bytes(*kernels_, 1, args); }) {
+            scratch = scratch_bytes(*kernels_, options_.threads, args);
+        }
+        Block block(DType::f32, scratch / 4 + 1);
+        const cpu::Execution execution{kernels_, &pool_, block.data()};
+        const clockid_t clock = options_.threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+        double best = 1e30;
+        const auto start = Clock::now();
+        for (int i = 0; i < 3 || Clock::now() - start < std::chrono::milliseconds(400); ++i) {
+            const double begin = seconds_of(clock);
+            run(execution, args);
+            best = std::min(best, seconds_of(clock) - begin);
+        }
+        std::printf("%-46s %-5s %10.1f %10.1f %6.1f%% %8.1f %6.1f%%\n", name.c_str(), dtype == DType::f32 ? "f32" : "bf16",
+                    best * 1e6, operations / best / 1e9, 100 * operations / best / peak_[static_cast<int>(dtype)],
+                    bytes / best / 1e9, 100 * bytes / best / bandwidth_);
+    }
+
+private:
+    Options options_;
+    cpu::ThreadPool pool_;
+    const cpu::KernelTable* kernels_;
+    double peak_[2] = {};
+    double bandwidth_ = 0.0;
+};
+
+std::string join(const std::string& name, std::initializer_list<std::size_t> sizes) {
+    std::string text = name;
+    char separator = ' ';
+    for (const std::size_t size : sizes) {
+        text.push_back(separator);
+        text.append(std::to_string(size));
+        separator = 'x';
+    }
+    return text;
+}
+
+void linear(Bench& bench, std::size_t rows, std::size_t depth, std::size_t columns, DType dtype,
+            cpu::Activation activation = cpu::Activation::none) {
+    const std::string name = join(activation == cpu::Activation::none ? "linear" : "linear gelu_tanh", {rows, depth, columns});
+    if (!bench.wanted(name)) return;
+    Block x(dtype, rows * depth), bias(DType::f32, columns), residual(dtype, rows * columns), y(dtype, rows * columns);
+    Block weight = bench.packed({nullptr, dtype, dtype, 1, columns, 1, depth});
+    const cpu::LinearArgs args{rows,          depth,      columns,          x.input(), weight.data(),
+                               bias.floats(), activation, residual.input(), y.output()};
+    const double values = static_cast<double>(rows * depth + columns * depth + 2 * rows * columns);
+    bench.time(name, dtype, args, 2.0 * static_cast<double>(rows * depth * columns),
+               values * static_cast<double>(size_of(dtype)));
+}
+
+void grouped(Bench& bench, std::size_t rows, std::size_t groups, std::size_t depth, std::size_t columns, DType dtype) {
+    const std::string name = join("grouped_linear", {rows, groups, depth, columns});
+    if (!bench.wanted(name)) return;
+    Block x(dtype, rows * groups * depth), bias(DType::f32, groups * columns), y(dtype, rows * groups * columns);
+    Block weight = bench.packed({nullptr, dtype, dtype, groups, columns, 1, depth});
+    const cpu::GroupedLinearArgs args{rows, groups, depth, columns, x.input(), weight.data(), bias.floats(), y.output()};
+    const double products = static_cast<double>(groups * depth * columns);
+    bench.time(name, dtype, args, 2.0 * static_cast<double>(rows) * products,
+               products * static_cast<double>(size_of(dtype)));
+}
+
+void conv(Bench& bench, std::size_t height, std::size_t width, std::size_t in, std::size_t out, std::size_t kernel,
+          std::size_t stride, DType dtype) {
+    const std::string name = join("conv2d", {height, width, in, out, kernel, stride});
+    if (!bench.wanted(name)) return;
+    cpu::Conv2dArgs args;
+    args.height = height;
+    args.width = width;
+    args.in_channels = in;
+    args.out_channels = out;
+    args.kernel_height = args.kernel_width = kernel;
+    args.stride = stride;
+    args.padding_top = args.padding_left = stride == 1 ? kernel / 2 : 0;
+    args.padding_bottom = args.padding_right = kernel / 2;
+    const std::size_t positions = out_height(args) * out_width(args);
+    Block x(dtype, height * width * in), y(dtype, positions * out), bias(DType::f32, out);
+    Block weight = bench.packed({nullptr, dtype, dtype, 1, out, kernel * kernel, in});
+    args.x = x.input();
+    args.weight = weight.data();
+    args.bias = bias.floats();
+    args.y = y.output();
+    const double values = static_cast<double>(height * width * in + positions * out + out * kernel * kernel * in);
+    bench.time(name, dtype, args, 2.0 * static_cast<double>(positions * out * kernel * kernel * in),
+               values * static_cast<double>(size_of(dtype)));
+}
+
+void self_attention(Bench& bench, std::size_t tokens, std::size_t heads, std::size_t width, DType dtype) {
+    const std::string name = join("self_attention", {tokens, heads, width});
+    if (!bench.wanted(name)) return;
+    const std::size_t count = tokens * heads * width;
+    Block q(dtype, count), k(dtype, count), v(dtype, count), y(dtype, count);
+    const cpu::SelfAttentionArgs args{tokens, heads, width, 0.1F, q.input(), k.input(), v.input(), y.output()};
+    bench.time(name, dtype, args, 4.0 * static_cast<double>(tokens * count),
+               4.0 * static_cast<double>(count * size_of(dtype)));
+}
+
+void cross_attention(Bench& bench, std::size_t tokens, std::size_t heads, std::size_t width, std::size_t text, DType dtype) {
+    const std::string name = join("cross_attention", {tokens, heads, width, text});
+    if (!bench.wanted(name)) return;
+    const std::size_t d = heads * width;
+    Block q(dtype, tokens * d), k(dtype, text * d), v(dtype, text * d), y(dtype, tokens * d), bias(DType::f32, text);
+    const auto count = static_cast<std::int32_t>(text);
+    const cpu::CrossAttentionArgs args{tokens,        heads,  width,     1 * text,  1,         0.1F,      q.input(), k.input(), v.input(),
+                                       bias.floats(), &count, k.input(), v.input(), y.output()};
+    bench.time(name, dtype, args, 4.0 * static_cast<double>(tokens * (text + 1) * d),
+               2.0 * static_cast<double>((tokens + text) * d * size_of(dtype)));
+}
+
+void query_pool(Bench& bench, std::size_t tokens, std::size_t width, std::size_t heads, std::size_t queries, DType dtype) {
+    const std::string name = join("learned_query_pool", {tokens, width, heads, queries});
+    if (!bench.wanted(name)) return;
+    Block x(dtype, tokens * width), merge(DType::f32, queries), y(DType::f32, heads * width);
+    Block scores = bench.packed({nullptr, dtype, dtype, 1, heads * queries, 1, width});
+    const cpu::LearnedQueryPoolArgs args{tokens, width,     heads,         queries, 1,
+                                         1e-6F,  x.input(), scores.data(), dtype,   merge.floats(), y.output()};
+    bench.time(name, dtype, args, 2.0 * static_cast<double>(tokens * width * heads * (queries + 1)),
+               static_cast<double>(tokens * width * size_of(dtype)));
+}
+
+void rows(Bench& bench, std::size_t count, std::size_t columns, std::size_t heads, DType dtype) {
+    Block x(dtype, count * columns), y(dtype, count * columns), weight(DType::f32, count * columns);
+    const double bytes = 2.0 * static_cast<double>(count * columns * size_of(dtype));
+    const auto time = [&](const char* what, const auto& args, double moved) {
+        const std::string name = join(what, {count, columns});
+        if (bench.wanted(name)) bench.time(name, dtype, args, 0.0, moved);
+    };
+    time("layer_norm", cpu::LayerNormArgs{count, columns, 1e-6F, x.input(), weight.floats(), weight.floats(), y.output()},
+         bytes);
+    time("rms_norm silu",
+         cpu::RmsNormArgs{count, columns, 1e-6F, x.input(), weight.floats(), cpu::Activation::silu, y.output()}, bytes);
+    time("add", cpu::AddArgs{count, columns, false, false, false, x.input(), y.input(), y.output()}, bytes * 1.5);
+    time("mean_pool", cpu::MeanPoolArgs{count, columns, x.input(), y.output()}, bytes / 2);
+    if (heads == 0) return;
+    const cpu::RmsNormRopeArgs rope{count,     heads,           columns / heads, 1e-6F,
+                                    x.input(), weight.floats(), weight.floats(), weight.floats(), y.output()};
+    time("rms_norm_rope", rope, bytes);
+}
+
+void preprocess(Bench& bench, std::size_t in, std::size_t out, DType dtype) {
+    const std::string name = join("preprocess_images 2", {in, out});
+    if (!bench.wanted(name)) return;
+    std::vector<std::uint8_t> pixels(in * in * 3, 77);
+    const cpu::ResizePlan plan(in, in, out, out, bench.threads());
+    const auto stride = static_cast<std::ptrdiff_t>(in * 3);
+    const cpu::CameraImage cameras[] = {{pixels.data(), stride, 3, 1, true, 0, 0, &plan},
+                                        {pixels.data(), stride, 3, 1, true, 0, out, &plan}};
+    Block y(dtype, out * out * 6);
+    bench.time(name, dtype, cpu::PreprocessImagesArgs{out, 2 * out, cameras, 2, y.output()}, 0.0,
+               static_cast<double>(in * in * 6));
+}
+
+void published_shapes(Bench& bench, DType dtype) {
+    linear(bench, 392, 1536, 1536, dtype);
+    linear(bench, 392, 1536, 8960, dtype);
+    linear(bench, 392, 1536, 8960, dtype, cpu::Activation::gelu_tanh);
+    linear(bench, 392, 8960, 1536, dtype);
+    linear(bench, 392, 1536, 256, dtype);
+    linear(bench, 1, 13824, 6144, dtype);
+    linear(bench, 32, 6144, 6144, dtype);
+    grouped(bench, 1, 8, 1536, 192, dtype);
+    conv(bench, 224, 448, 3, 96, 3, 1, dtype);
+    conv(bench, 224, 448, 96, 96, 3, 1, dtype);
+    conv(bench, 225, 449, 96, 96, 3, 2, dtype);
+    conv(bench, 112, 224, 96, 192, 3, 1, dtype);
+    conv(bench, 56, 112, 384, 384, 3, 1, dtype);
+    conv(bench, 28, 56, 384, 384, 3, 1, dtype);
+    self_attention(bench, 392, 12, 128, dtype);
+    self_attention(bench, 1568, 1, 384, dtype);
+    cross_attention(bench, 392, 12, 128, 32, dtype);
+    query_pool(bench, 392, 1536, 8, 16, dtype);
+    rows(bench, 392, 1536, 12, dtype);
+    rows(bench, 100352, 96, 0, dtype);
+    preprocess(bench, 256, 224, dtype);
+}
+
+void nano_shapes(Bench& bench, DType dtype) {
+    linear(bench, 128, 192, 192, dtype);
+    linear(bench, 128, 192, 768, dtype);
+    linear(bench, 128, 768, 192, dtype);
+    linear(bench, 16, 512, 7, dtype);
+    conv(bench, 128, 256, 3, 8, 3, 1, dtype);
+    conv(bench, 128, 256, 8, 8, 3, 1, dtype);
+    conv(bench, 64, 128, 16, 16, 3, 1, dtype);
+    conv(bench, 16, 32, 32, 32, 3, 1, dtype);
+    self_attention(bench, 128, 6, 32, dtype);
+    self_attention(bench, 512, 1, 32, dtype);
+    cross_attention(bench, 128, 6, 32, 24, dtype);
+    query_pool(bench, 128, 192, 8, 16, dtype);
+    rows(bench, 128, 192, 6, dtype);
+    rows(bench, 32768, 8, 0, dtype);
+    preprocess(bench, 256, 128, dtype);
+}
+
+Options parse(int argc, char** argv) {
+    Options options;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const std::string key = argv[i];
+        const std::string value = argv[i + 1];
+        if (key == "--threads") {
+            options.threads = std::atoi(value.c_str());
+        } else if (key == "--only") {
+            options.only = value;
+        } else if (key == "--level") {
+            for (int level = 0; level < 4; ++level) {
+                if (value == cpu::level_name(static_cast<cpu::Level>(level))) options.level = static_cast<cpu::Level>(level);
+            }
+        } else {
+            throw std::invalid_argument("unknown option " + key + "; known: --threads N, --level NAME, --only TEXT");
+        }
+    }
+    return options;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        Bench bench(parse(argc, argv));
+        for (const DType dtype : {DType::f32, DType::bf16}) {
+            published_shapes(bench, dtype);
+            nano_shapes(bench, dtype);
+        }
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "bench_ops: %s\n", error.what());
+        return 1;
+    }
+    return 0;
+}

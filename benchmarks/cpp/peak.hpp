@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What one core can do at most: multiply-adds on registers only, and reading memory in order.
+#pragma once
+
+#include "cpu/cpu.hpp"
+
+namespace peak {
+
+// Floating-point operations per second of one core with the instructions of `level`; bf16 without native products is f32.
+double flops(lightwam::cpu::Level level, lightwam::cpu::DType dtype);
+
+// Bytes per second that all threads of the pool read together from a block much larger than the caches.
+double read_bandwidth(lightwam::cpu::ThreadPool& pool);
+
+}  // namespace peak
