@@ -118,37 +118,54 @@ class FrameCache:
 
 
 class LatentCache:
-    """Latents of every row of a data set, float16, one file per episode.
+    """Latents of a data set's rows under one VAE, float16 in normalised units, one file per episode and kind.
 
-    `first` [n, C, h, w] are the latents of single frames (action pass, and first latent of the video pass); `future`
-    [n, T-1, C, h', w'] are the later latents of each row's window, already down-sampled in space. Encoding is the
-    caller's: `encode(frames_uint8_nHWC, frame_rows_nF) -> (first, future)`, both in normalised latent units.
+    'first': [n, C, h, w], the latent of every row's own frame. 'future': [m, T-1, C, h, w], the later latents of the
+    windows that start at every `future_stride`-th row of the episode (m = ceil(n / future_stride)).
     """
 
-    def __init__(self, frames: FrameCache, folder: Path, fingerprint: str) -> None:
-        self.frames, self.folder, self.fingerprint = frames, folder, fingerprint
+    def __init__(self, frames: FrameCache, folder: Path, fingerprint: str, future_stride: int = 1) -> None:
+        self.frames, self.folder, self.fingerprint, self.future_stride = frames, folder, fingerprint, future_stride
 
     def path(self, episode: Episode, kind: str) -> Path:
         """The cache file of one episode; `kind` is 'first' or 'future'."""
         name = f"{episode_fingerprint(self.frames.dataset, episode)}-{layout_fingerprint(self.frames.layout)}"
-        return self.folder / f"latents-{kind}-{name}-{self.fingerprint}.npy"
+        stride = f"-every{self.future_stride}" if kind == "future" else ""
+        return self.folder / f"latents-{kind}-{name}-{self.fingerprint}{stride}.npy"
 
-    def build(self, encode: Callable[[npt.NDArray[np.uint8], Array], tuple[Array, Array]], frame_rows: Array) -> int:
-        """Encode what is not there yet; `frame_rows` [N, F] are the data set's windows. Returns episodes encoded."""
+    def build_first(self, encode: Callable[[npt.NDArray[np.uint8]], Array]) -> int:
+        """Encode missing episodes: `encode(frames [n, H, W, 3]) -> [n, C, h, w]`. Returns their number."""
+        return self._build("first", lambda episode: encode(self.frames.load(episode)))
+
+    def build_future(self, encode: Callable[[npt.NDArray[np.uint8]], Array], frame_rows_NF: Array) -> int:
+        """Encode missing episodes: `encode(clips [m, F, H, W, 3]) -> [m, T-1, C, h, w]`. Returns their number.
+
+        `frame_rows_NF` are the rows of each window's frames, as `Windows.frame_rows_NF`.
+        """
+
+        def encode_episode(episode: Episode) -> Array:
+            rows = frame_rows_NF[episode.start : episode.stop : self.future_stride] - episode.start
+            return encode(self.frames.load(episode)[rows])
+
+        return self._build("future", encode_episode)
+
+    def _build(self, kind: str, encode_episode: Callable[[Episode], Array]) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [e for e in self.frames.dataset.episodes if not self.path(e, "future").exists()]
+        missing = [e for e in self.frames.dataset.episodes if not self.path(e, kind).exists()]
         with progress_bar() as progress:
-            task = progress.add_task("encode latents", total=len(missing))
+            task = progress.add_task(f"encode {kind} latents", total=len(missing))
             for episode in missing:
-                rows = frame_rows[episode.start : episode.stop] - episode.start
-                first, future = encode(self.frames.load(episode), rows)
-                save_array(self.path(episode, "first"), first.astype(np.float16))
-                save_array(self.path(episode, "future"), future.astype(np.float16))
+                save_array(self.path(episode, kind), encode_episode(episode).astype(np.float16))
                 progress.advance(task)
         return len(missing)
 
+    def future_rows(self) -> npt.NDArray[np.int64]:
+        """The row number of each entry of `load_all('future')`."""
+        episodes = self.frames.dataset.episodes
+        return np.concatenate([np.arange(e.start, e.stop, self.future_stride) for e in episodes])
+
     def load_all(self, kind: str) -> Array:
-        """All rows of the data set in one float16 array in memory. Raises `DataError` when a file is missing."""
+        """All episodes of one kind in one float16 array in memory. Raises `DataError` when a file is missing."""
         arrays: list[Array] = []
         for episode in self.frames.dataset.episodes:
             path = self.path(episode, kind)

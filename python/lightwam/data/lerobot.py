@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,22 @@ def open_dataset(root: Path) -> LeRobotDataset:
     if table.num_rows == 0 or not spans:
         raise DataError(f"data set {root} is empty: record at least one episode")
     return _assemble(root, info, table, spans)
+
+
+def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset:
+    """The data set's first `count` episodes (all of them for None), which must lie in order from row 0."""
+    if count is None or count >= len(dataset.episodes):
+        return dataset
+    if count < 1:
+        raise DataError(f"episode count is {count}: use at least 1")
+    episodes = dataset.episodes[:count]
+    if [episode.start for episode in episodes] != [0, *(episode.stop for episode in episodes[:-1])]:
+        raise DataError(f"data set {dataset.root} keeps its episodes out of order: it can only be used whole")
+    rows = slice(0, episodes[-1].stop)
+    columns = {name: column[rows] for name, column in dataset.columns.items()}
+    return replace(
+        dataset, state=dataset.state[rows], action=dataset.action[rows], columns=columns, episodes=episodes
+    )
 
 
 def _read_info(root: Path) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run leaves behind: checkpoint folders, resume points, curves, and a loss picture.
+
+A checkpoint folder holds `config.json`, `model.safetensors` (published names; the VAE under `vae.`, the small text
+encoder under `text_encoder.`) and, for a policy, `stats.json`. Everything is written under a temporary name, then
+renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightwam.config import LightWAMConfig
+from lightwam.data.normalize import DatasetStatistics
+from lightwam.errors import CheckpointError
+
+CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE = "config.json", "model.safetensors", "stats.json"
+
+
+def save_checkpoint(
+    folder: Path, config: LightWAMConfig, weights: Mapping[str, Tensor], statistics: DatasetStatistics | None = None
+) -> None:
+    """Write a checkpoint folder; an older one of the same name is replaced as a whole."""
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    (building / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}, building / WEIGHTS_FILE)
+    if statistics is not None:
+        statistics.save(building / STATISTICS_FILE)
+    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    building.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[LightWAMConfig, dict[str, Tensor]]:
+    """Configuration and weights of a checkpoint folder. Raises `CheckpointError` when it is missing or damaged."""
+    try:
+        document = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint folder {folder} lacks {error.filename}: train it first") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint folder {folder} is damaged ({error}): train it again") from error
+    except Exception as error:  # safetensors raises a class of its own, straight from Exception
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(f"checkpoint folder {folder} is damaged ({error}): train it again") from error
+    return LightWAMConfig.from_dict(document), weights
+
+
+def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it. Raises `CheckpointError` when there is none."""
+    chosen = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    if not chosen:
+        raise CheckpointError(f"checkpoint holds no tensor under {prefix!r}: it is of another kind")
+    return chosen
+
+
+def save_resume_point(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a resume point (tensors, numbers, lists, mappings)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(dict(state), temporary)
+    os.replace(temporary, path)
+
+
+def load_resume_point(path: Path) -> dict[str, Any] | None:
+    """The resume point, or None when there is none. Raises `CheckpointError` when it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load raises many classes on a damaged file
+        raise CheckpointError(f"resume point {path} is damaged ({error}): delete it to start again") from error
+    return state
+
+
+def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int, floor: float = 0.01) -> float:
+    """Linear warm-up to `peak`, then cosine to `floor` times it at `total_steps`."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+class Curves:
+    """Named scalars by step: kept for resume and picture, and sent to tensorboard."""
+
+    def __init__(self, folder: Path, history: dict[str, list[tuple[int, float]]] | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.history: dict[str, list[tuple[int, float]]] = history or {}
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one point to each named curve."""
+        for name, value in values.items():
+            self.history.setdefault(name, []).append((step, float(value)))
+            self._writer.add_scalar(name, value, step)
+
+    def draw(self, path: Path) -> None:
+        """One panel a curve, logarithmic where all values are positive."""
+        from matplotlib.figure import Figure
+
+        names = sorted(self.history)
+        columns = min(3, max(1, len(names)))
+        rows = math.ceil(len(names) / columns) or 1
+        figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+        for place, name in enumerate(names):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            steps, values = zip(*self.history[name], strict=True)
+            axes.plot(steps, values, linewidth=1)
+            axes.set_title(name, fontsize=9)
+            axes.set_xlabel("step", fontsize=8)
+            if min(values) > 0:
+                axes.set_yscale("log")
+            axes.grid(alpha=0.3)
+        temporary = path.with_name(path.stem + ".tmp.png")
+        figure.savefig(temporary, dpi=110)
+        os.replace(temporary, path)
+
+    def close(self) -> None:
+        """Flush tensorboard."""
+        self._writer.close()

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy training batches: everything an update needs, in memory, out of one or more data sets and one VAE.
+
+Legend: N rows, M rows with a future, B batch, C h w latent, T latents of a window, H horizon, A action, P state, K
+located objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightwam.config import LightWAMConfig
+from lightwam.data.caches import FrameCache, LatentCache
+from lightwam.data.images import scale_pixels
+from lightwam.data.lerobot import LeRobotDataset, open_dataset
+from lightwam.data.normalize import DatasetStatistics, Normalizer
+from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
+from lightwam.errors import DataError
+from lightwam.model.vae import WanVAE
+from lightwam.train.vae import located_objects
+from lightwam.train.vae_path import encode_moments
+
+Frames = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PolicyData:
+    """All training rows as tensors; latents are float16, everything else float32 and normalised."""
+
+    first_NChw: Tensor
+    future_MTChw: Tensor
+    future_rows_M: Tensor
+    state_NP: Tensor
+    action_NHA: Tensor
+    action_is_pad_NH: Tensor
+    image_is_pad_NF: Tensor
+    located_NK: Tensor
+    located_std_K: Tensor
+    task_N: Tensor
+    tasks: tuple[str, ...]
+    training_rows: npt.NDArray[np.int64]
+    held_out_rows: npt.NDArray[np.int64]
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """The action pass of these rows: latents of one frame, actions, state, pads. No context."""
+        return {
+            "video_latents": self.first_NChw[rows].float().unsqueeze(2),
+            "action": self.action_NHA[rows],
+            "proprio": self.state_NP[rows],
+            "action_is_pad": self.action_is_pad_NH[rows],
+        }
+
+    def video_batch(self, entries: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The video pass of these entries of `future_rows_M`, and their rows."""
+        rows = self.future_rows_M[entries]
+        first, future = self.first_NChw[rows].unsqueeze(1), self.future_MTChw[entries]
+        batch = self.batch(rows)
+        batch["video_latents"] = torch.cat([first, future], dim=1).float().transpose(1, 2)
+        batch["image_is_pad"] = self.image_is_pad_NF[rows]
+        return batch, rows
+
+
+def encode_function(vae: WanVAE, batch: int) -> tuple[Callable[[Frames], np.ndarray], Callable[[Frames], np.ndarray]]:
+    """(frames [n, H, W, 3] -> [n, C, h, w], clips [m, F, H, W, 3] -> [m, T-1, C, h, w]), normalised latents."""
+
+    @torch.inference_mode()
+    def encode(clips_nFHW3: Frames) -> Tensor:
+        latents = []
+        for start in range(0, len(clips_nFHW3), batch):
+            pixels = torch.from_numpy(clips_nFHW3[start : start + batch].copy()).float() / 255.0
+            mean, _ = encode_moments(vae, scale_pixels(pixels.permute(0, 4, 1, 2, 3)))
+            latents.append(vae.normalize(mean))
+        return torch.cat(latents)
+
+    def frames(images: Frames) -> np.ndarray:
+        return encode(images[:, None])[:, :, 0].numpy()
+
+    def futures(clips: Frames) -> np.ndarray:
+        return encode(clips)[:, :, 1:].transpose(1, 2).numpy()
+
+    return frames, futures
+
+
+def weights_fingerprint(vae: WanVAE) -> str:
+    """8 hex digits of a VAE's weights and latent statistics."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().numpy().tobytes())
+    digest.update(repr((vae.config.latent_mean, vae.config.latent_std)).encode())
+    return digest.hexdigest()[:8]
+
+
+def load_policy_data(
+    folders: tuple[Path, ...],
+    config: LightWAMConfig,
+    vae: WanVAE,
+    cache: Path,
+    *,
+    statistics: DatasetStatistics | None = None,
+    held_out: float = 0.04,
+    seed: int = 42,
+    future_stride: int = 4,
+) -> tuple[PolicyData, DatasetStatistics]:
+    """Read data sets, fill the caches, and normalise with `statistics` (measured over all of them when None).
+
+    Raises `DataError`.
+    """
+    if not folders:
+        raise DataError("no data set is given: name at least one folder")
+    datasets = [open_dataset(folder) for folder in folders]
+    statistics = statistics or measure_statistics(datasets, config)
+    parts, start = [], 0
+    for dataset in datasets:
+        parts.append(_load_one(dataset, config, vae, cache, held_out, seed, future_stride, start))
+        start += len(dataset.state)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    tasks = tuple(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
+    task_names = [[e.task] * e.length for dataset in datasets for e in dataset.episodes]
+    modes = config.normalization
+    state = Normalizer.from_statistics(modes.state, statistics.state, modes.clamp).forward(joined["state"])
+    action = Normalizer.from_statistics(modes.action, statistics.action, modes.clamp).forward(joined["action"])
+    located = joined["located"]
+    deviation = located.std(0) + 1e-6
+    data = PolicyData(
+        first_NChw=torch.from_numpy(joined["first"]),
+        future_MTChw=torch.from_numpy(joined["future"]),
+        future_rows_M=torch.from_numpy(joined["future_rows"]),
+        state_NP=torch.from_numpy(state),
+        action_NHA=torch.from_numpy(action),
+        action_is_pad_NH=torch.from_numpy(joined["action_is_pad"]),
+        image_is_pad_NF=torch.from_numpy(joined["image_is_pad"]),
+        located_NK=torch.from_numpy(((located - located.mean(0)) / deviation).astype(np.float32)),
+        located_std_K=torch.from_numpy(deviation.astype(np.float32)),
+        task_N=torch.tensor([tasks.index(name) for names in task_names for name in names]),
+        tasks=tasks,
+        training_rows=joined["training_rows"],
+        held_out_rows=joined["held_out_rows"],
+    )
+    return data, statistics
+
+
+def _load_one(
+    dataset: LeRobotDataset, config: LightWAMConfig, vae: WanVAE, cache: Path, held_out: float, seed: int,
+    future_stride: int, first_row: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """One data set's arrays in robot units, its row numbers counted from `first_row`."""
+    dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
+    windows = build_windows(dataset, config)
+    frames = FrameCache(dataset, config.cameras, cache)
+    latents = LatentCache(frames, cache, weights_fingerprint(vae), future_stride)
+    encode_frames, encode_clips = encode_function(vae, 16)
+    frames.build()
+    latents.build_first(encode_frames)
+    latents.build_future(encode_clips, windows.frame_rows_NF)
+    training, kept_out = split_episodes(dataset, held_out, seed)
+    return {
+        "first": latents.load_all("first"),
+        "future": latents.load_all("future"),
+        "future_rows": first_row + latents.future_rows(),
+        "state": dataset.state,
+        "action": windows.action_NHA,
+        "action_is_pad": windows.action_is_pad_NH,
+        "image_is_pad": windows.image_is_pad_NF,
+        "located": located_objects(dataset),
+        "training_rows": first_row + rows_of(training),
+        "held_out_rows": first_row + rows_of(kept_out),
+    }
