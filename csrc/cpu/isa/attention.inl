@@ -2,24 +2,34 @@
 //
 // Softmax of one row of logits, and the two steps of learned-query pooling that are no matrix product of packed weights.
 
+// Numerators exp(scale * score - largest) of logits that carry no bias; `largest` is already scaled.
 template <class P>
-LIGHTWAM_INLINE float softmax_row(const Softmax& s, P* probabilities) {
-    vf best = splat(-__builtin_inff());
-    for_vectors(s.count, [&](std::size_t i, auto lanes) {
-        vf v = load(s.scores + i, lanes) * s.scale;
-        if (s.bias != nullptr) v = v + load(s.bias + i, lanes);
-        store(s.scores + i, v, lanes);
-        best = maximum(best, padded(v, lanes, -__builtin_inff()));
-    });
-    const float largest = maximum_of_lanes(best);
+LIGHTWAM_INLINE float exponentials(const Softmax& s, float scale, float largest, P* probabilities) {
     vf sum{};
     for_vectors(s.count, [&](std::size_t i, auto lanes) {
-        // A NaN logit may have lost in the maximum; here it makes the sum, and so the whole row, NaN.
-        const vf p = rounded(exp(load(s.scores + i, lanes) - largest), probabilities);
+        // A NaN score may have lost in the maximum; here it makes the sum, and so the whole row, NaN.
+        const vf p = rounded(exp(load(s.scores + i, lanes) * scale - largest), probabilities);
         store(probabilities + i, p, lanes);
         sum = sum + padded(p, lanes, 0.0F);
     });
     return sum_of_lanes(sum);
+}
+
+template <class P>
+LIGHTWAM_INLINE float softmax_row(const Softmax& s, P* probabilities) {
+    vf best = splat(-__builtin_inff());
+    if (s.bias == nullptr) {
+        for_vectors(s.count, [&](std::size_t i, auto lanes) {
+            best = at_least(padded(load(s.scores + i, lanes), lanes, -__builtin_inff()), best);
+        });
+        return exponentials(s, s.scale, maximum_of_lanes(best) * s.scale, probabilities);
+    }
+    for_vectors(s.count, [&](std::size_t i, auto lanes) {
+        const vf v = load(s.scores + i, lanes) * s.scale + load(s.bias + i, lanes);
+        store(s.scores + i, v, lanes);
+        best = at_least(padded(v, lanes, -__builtin_inff()), best);
+    });
+    return exponentials(s, 1.0F, maximum_of_lanes(best), probabilities);
 }
 
 float softmax(const Softmax& s) noexcept {
@@ -31,7 +41,7 @@ float softmax(const Softmax& s) noexcept {
 void pool_softmax(const PoolSoftmax& p) noexcept {
     for_vectors(p.queries, [&](std::size_t q, auto lanes) {
         vf best = splat(-__builtin_inff());
-        for (std::size_t s = 0; s < p.tokens; ++s) best = maximum(best, load(p.logits + s * p.stride + q, lanes));
+        for (std::size_t s = 0; s < p.tokens; ++s) best = at_least(load(p.logits + s * p.stride + q, lanes), best);
         vf sum{};
         for (std::size_t s = 0; s < p.tokens; ++s) sum = sum + exp(load(p.logits + s * p.stride + q, lanes) - best);
         store(p.maximum + q, best, lanes);

@@ -41,8 +41,7 @@ void scale_shift_clamp(const ScaleShiftClampArgs& a, std::size_t begin, std::siz
         for (std::size_t r = begin; r < end; ++r) {
             for_vectors(a.columns, [&](std::size_t c, auto lanes) {
                 vf v = load(x + r * a.columns + c, lanes) * load(a.scale + c, lanes) + load(a.shift + c, lanes);
-                v = v < low ? low : v;
-                v = v > high ? high : v;
+                v = at_most(at_least(v, low), high);
                 store(y + r * a.columns + c, v, lanes);
             });
         }

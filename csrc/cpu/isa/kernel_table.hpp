@@ -64,7 +64,7 @@ struct Pack {
 struct Softmax {
     float* scores;       // [count], overwritten
     std::size_t count;
-    float scale;
+    float scale;         // positive
     const float* bias;   // [count] or null
     Output probabilities;  // [count] numerators: exp(logit - max). May be `scores` when f32
 };

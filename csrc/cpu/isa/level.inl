@@ -9,7 +9,7 @@
 
 #include "kernel_table.hpp"
 
-#if LIGHTWAM_VECTOR_BYTES == 64
+#if LIGHTWAM_VECTOR_BYTES >= 32
 #include <immintrin.h>
 #endif
 

@@ -2,17 +2,27 @@
 //
 // exp, erfc and the activations, vectorised. Relative error of exp about 1e-7 in f32. NaN in, NaN out.
 
-// 2^n for whole n in [-126, 127].
-LIGHTWAM_INLINE vf power_of_two(vf n) { return bits_to_float(reinterpret_cast<vu>((__builtin_convertvector(n, vi) + 127) << 23)); }
+constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding and subtracting it rounds to a whole number
+LIGHTWAM_INLINE vf to_whole(vf x) { return (x + kRound) - kRound; }
 
-// exp(x) = 2^n exp(r), |r| <= ln(2)/2. Below -126 ln(2) the result is zero.
+// x * 2^n for whole n; the result may overflow to infinity or underflow to zero.
+#if LIGHTWAM_VECTOR_BYTES == 64
+LIGHTWAM_INLINE vf scale_by_power(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+#else
+// Two factors: n may be beyond what one exponent holds.
+LIGHTWAM_INLINE vf power_of_two(vf n) {
+    return bits_to_float(reinterpret_cast<vu>((__builtin_convertvector(n, vi) + 127) << 23));
+}
+LIGHTWAM_INLINE vf scale_by_power(vf x, vf n) {
+    const vf half = to_whole(n * 0.5F);
+    return x * power_of_two(half) * power_of_two(n - half);
+}
+#endif
+
+// exp(x) = 2^n exp(r), |r| <= ln(2)/2.
 LIGHTWAM_INLINE vf exp(vf x) {
-    constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number
-    const vf low = splat(-87.336544F);
-    const vf high = splat(88.722839F);
-    vf bounded = x < low ? low : x;
-    bounded = bounded > high ? high : bounded;
-    const vf n = (bounded * 1.44269504F + kRound) - kRound;
+    const vf bounded = at_most(at_least(x, splat(-104.0F)), splat(89.0F));  // beyond: zero and infinity
+    const vf n = to_whole(bounded * 1.44269504F);
     const vf r = (bounded - n * 0.693359375F) - n * -2.12194440e-4F;
     vf p = splat(1.9875691500e-4F);
     p = p * r + 1.3981999507e-3F;
@@ -21,12 +31,7 @@ LIGHTWAM_INLINE vf exp(vf x) {
     p = p * r + 1.6666665459e-1F;
     p = p * r + 5.0000001201e-1F;
     p = p * (r * r) + r + 1.0F;
-    // Two factors: n may be 128.
-    const vf half = (n * 0.5F + kRound) - kRound;
-    vf y = p * power_of_two(half) * power_of_two(n - half);
-    y = x < low ? vf{} : y;
-    y = x > high ? splat(__builtin_inff()) : y;
-    return x == x ? y : x;
+    return scale_by_power(p, n);
 }
 
 LIGHTWAM_INLINE vf sigmoid_times(vf x, vf z) { return x / (exp(-z) + 1.0F); }

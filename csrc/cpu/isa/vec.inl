@@ -45,12 +45,17 @@ LIGHTWAM_INLINE bf16_bits narrow(float x) {
     return static_cast<bf16_bits>((bits + 0x7fffU + ((bits >> 16U) & 1U)) >> 16U);
 }
 
+#if LIGHTWAM_NATIVE_BF16
+// The instruction also flushes f32 denormals to zero.
+LIGHTWAM_INLINE vh narrow(vf x) { return reinterpret_cast<vh>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x))); }
+#else
 LIGHTWAM_INLINE vh narrow(vf x) {
     const vu bits = float_to_bits(x);
     const vu rounded = (bits + 0x7fffU + ((bits >> 16U) & 1U)) >> 16U;
     const vu nan = (bits >> 16U) | 0x40U;
     return __builtin_convertvector((bits & 0x7fffffffU) > 0x7f800000U ? nan : rounded, vh);
 }
+#endif
 
 // What storing v to this destination and loading it again gives.
 LIGHTWAM_INLINE vf rounded(vf v, const float*) { return v; }
@@ -101,6 +106,22 @@ LIGHTWAM_INLINE void store(T* p, vf v, std::size_t n) {
 }
 #endif
 
+// Bounds that keep NaN: the comparison with NaN is false. The intrinsics return their second operand then.
+#if LIGHTWAM_VECTOR_BYTES == 64
+LIGHTWAM_INLINE vf at_least(vf x, vf low) { return _mm512_max_ps(low, x); }
+LIGHTWAM_INLINE vf at_most(vf x, vf high) { return _mm512_min_ps(high, x); }
+#elif LIGHTWAM_VECTOR_BYTES == 32
+LIGHTWAM_INLINE vf at_least(vf x, vf low) { return _mm256_max_ps(low, x); }
+LIGHTWAM_INLINE vf at_most(vf x, vf high) { return _mm256_min_ps(high, x); }
+#else
+LIGHTWAM_INLINE vf at_least(vf x, vf low) { return x < low ? low : x; }
+LIGHTWAM_INLINE vf at_most(vf x, vf high) { return x > high ? high : x; }
+#endif
+
+#if LIGHTWAM_VECTOR_BYTES == 64
+LIGHTWAM_INLINE float sum_of_lanes(vf v) { return _mm512_reduce_add_ps(v); }
+LIGHTWAM_INLINE float maximum_of_lanes(vf v) { return _mm512_reduce_max_ps(v); }
+#else
 LIGHTWAM_INLINE float sum_of_lanes(vf v) {
     float lanes[kLanes];
     store(lanes, v);
@@ -109,9 +130,6 @@ LIGHTWAM_INLINE float sum_of_lanes(vf v) {
     }
     return lanes[0];
 }
-
-// Not for NaN: a lane with NaN may lose.
-LIGHTWAM_INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
 LIGHTWAM_INLINE float maximum_of_lanes(vf v) {
     float lanes[kLanes];
     store(lanes, v);
@@ -119,6 +137,7 @@ LIGHTWAM_INLINE float maximum_of_lanes(vf v) {
     for (std::size_t i = 1; i < kLanes; ++i) best = lanes[i] > best ? lanes[i] : best;
     return best;
 }
+#endif
 
 // A loop over vectors passes Whole for full vectors and Part for the last lanes; both load and store the same way.
 struct Whole {};

@@ -198,7 +198,9 @@ void test_cast_rounds_to_even() {
                 std::memcpy(&got, y.data() + i * 2, 2);
                 const std::uint16_t want = check::to_bf16(static_cast<float>(x[i]));
                 const bool both_nan = std::isnan(x[i]) && std::isnan(y[i]);
-                if (got != want && !both_nan) ++wrong;
+                // The bf16 instructions may flush denormals.
+                const bool flushed = std::fpclassify(static_cast<float>(x[i])) == FP_SUBNORMAL && y[i] == 0.0;
+                if (got != want && !both_nan && !flushed) ++wrong;
             }
             check::that(wrong == 0, std::string("cast ") + cpu::level_name(level) + ": " + std::to_string(wrong) + " wrong");
         }
