@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// Convolution as a product whose rows are pointers into the image. One row of a window (kernel_width pixels of all
+// channels) is contiguous, so a window is kernel_height pointers; rows above and below the image point to zeros. Only
+// windows that stick out at the left or right are copied.
 #include "conv2d.hpp"
 
 #include <cstring>
@@ -9,42 +13,106 @@
 namespace lightwam::cpu {
 namespace {
 
-std::size_t taps_of(const Conv2dArgs& a) noexcept { return a.kernel_height * a.kernel_width; }
+std::size_t window_row(const Conv2dArgs& a) noexcept { return a.kernel_width * a.in_channels; }
+
+// bf16 sums over pairs, and pairs may not straddle two pointers: with an odd window row every window is copied.
+bool copies_all(const Conv2dArgs& a) noexcept { return a.x.dtype == DType::bf16 && window_row(a) % 2 != 0; }
+
+// Unsigned arithmetic: a position left of or above the image wraps to a huge number.
+bool sticks_out(const Conv2dArgs& a, std::size_t ox) noexcept {
+    const std::size_t x = ox * a.stride - a.padding_left;
+    return x >= a.width || x + a.kernel_width > a.width;
+}
+
+Panels panels_of(const KernelTable& kernels, const Conv2dArgs& a) noexcept {
+    if (copies_all(a)) return {kernels, a.x.dtype, a.out_channels, 1, a.kernel_height * window_row(a)};
+    return {kernels, a.x.dtype, a.out_channels, a.kernel_height, window_row(a)};
+}
+
+// Most windows that one block of output positions may have to copy.
+std::size_t copied_windows(const Conv2dArgs& a, std::size_t rows_per_block) noexcept {
+    if (copies_all(a)) return rows_per_block;
+    std::size_t columns = 0;
+    for (std::size_t ox = 0; ox < out_width(a); ++ox) columns += sticks_out(a, ox) ? 1 : 0;
+    return std::min(rows_per_block, columns * (ceil_div(rows_per_block, out_width(a)) + 1));
+}
 
 struct ThreadScratch {
-    ThreadScratch(Scratch& scratch, const KernelTable& kernels, const Panels& panels, const Cut& cut)
+    ThreadScratch(Scratch& scratch, const KernelTable& kernels, const Conv2dArgs& a, const Panels& panels,
+                  const Cut& cut)
         : rows(scratch.take<const void*>(panels.taps * cut.rows_per_block)),
-          acc(scratch.take<float>(acc_floats(kernels, panels, cut.rows_per_block))) {}
+          acc(scratch.take<float>(acc_floats(kernels, panels, cut.rows_per_block))),
+          windows(scratch.take<std::byte>(copied_windows(a, cut.rows_per_block) * a.kernel_height * window_row(a) *
+                                          size_of(a.x.dtype))) {}
     const void** rows;
     float* acc;
+    std::byte* windows;
 };
 
 struct Plan {
     Plan(const KernelTable& kernels, int thread_count, const Conv2dArgs& a)
-        : panels(kernels, a.x.dtype, a.out_channels, taps_of(a), a.in_channels),
+        : panels(panels_of(kernels, a)),
           cut(kernels, panels, out_height(a) * out_width(a), thread_count),
-          zero_bytes(aligned(panels.padded_depth * size_of(a.x.dtype))) {
+          zero_bytes(aligned(window_row(a) * size_of(a.x.dtype))) {
         Scratch scratch(nullptr);
-        const ThreadScratch one(scratch, kernels, panels, cut);
+        const ThreadScratch one(scratch, kernels, a, panels, cut);
         thread_bytes = scratch.used();
     }
     Panels panels;
     Cut cut;
-    std::size_t zero_bytes;  // one row of zeros stands for every position outside the image
+    std::size_t zero_bytes;  // one window row of zeros
     std::size_t thread_bytes;
 };
 
-// Pointers of tap (ky, kx) for the output positions [first, first + count).
-void tap_pointers(const Conv2dArgs& a, const void* zeros, std::size_t ky, std::size_t kx, std::size_t first,
-                  std::size_t count, const void** rows) noexcept {
+void copy_window(const Conv2dArgs& a, std::size_t oy, std::size_t ox, bool inside, std::byte* window) noexcept {
+    const std::size_t pixel_bytes = a.in_channels * size_of(a.x.dtype);
+    const std::size_t row_bytes = a.kernel_width * pixel_bytes;
+    const std::size_t left = ox * a.stride - a.padding_left;
+    for (std::size_t ky = 0; ky < a.kernel_height; ++ky, window += row_bytes) {
+        const std::size_t y = oy * a.stride + ky - a.padding_top;
+        if (y >= a.height) {
+            std::memset(window, 0, row_bytes);
+            continue;
+        }
+        if (inside) {
+            std::memcpy(window, element(a.x, (y * a.width + left) * a.in_channels), row_bytes);
+            continue;
+        }
+        for (std::size_t kx = 0; kx < a.kernel_width; ++kx) {
+            std::byte* pixel = window + kx * pixel_bytes;
+            if (left + kx < a.width) {
+                std::memcpy(pixel, element(a.x, (y * a.width + left + kx) * a.in_channels), pixel_bytes);
+            } else {
+                std::memset(pixel, 0, pixel_bytes);
+            }
+        }
+    }
+}
+
+// Pointers to the windows of the output positions [first, first + count).
+void point_to_windows(const Conv2dArgs& a, const Panels& panels, std::size_t first, std::size_t count,
+                      std::size_t row_stride, const std::byte* zeros, const ThreadScratch& mine) noexcept {
     const std::size_t columns = out_width(a);
+    const std::size_t row_bytes = window_row(a) * size_of(a.x.dtype);
+    const bool all = copies_all(a);
     std::size_t oy = first / columns;
     std::size_t ox = first % columns;
+    std::byte* window = mine.windows;
     for (std::size_t i = 0; i < count; ++i) {
-        // Unsigned differences: a position left of or above the image wraps to a huge number.
-        const std::size_t y = oy * a.stride + ky - a.padding_top;
-        const std::size_t x = ox * a.stride + kx - a.padding_left;
-        rows[i] = y < a.height && x < a.width ? element(a.x, (y * a.width + x) * a.in_channels) : zeros;
+        const bool outside = sticks_out(a, ox);
+        const bool copied = all || outside;
+        if (copied) copy_window(a, oy, ox, !outside, window);
+        for (std::size_t tap = 0; tap < panels.taps; ++tap) {
+            const std::size_t y = oy * a.stride + tap - a.padding_top;
+            const std::byte* row = zeros;
+            if (copied) {
+                row = window + tap * row_bytes;
+            } else if (y < a.height) {
+                row = element(a.x, (y * a.width + ox * a.stride - a.padding_left) * a.in_channels);
+            }
+            mine.rows[tap * row_stride + i] = row;
+        }
+        if (copied) window += a.kernel_height * row_bytes;
         if (++ox == columns) {
             ox = 0;
             ++oy;
@@ -52,19 +120,16 @@ void tap_pointers(const Conv2dArgs& a, const void* zeros, std::size_t ky, std::s
     }
 }
 
-void run_item(const KernelTable& kernels, const Conv2dArgs& a, const Plan& plan, std::size_t item, const void* zeros,
-              std::byte* scratch_base) noexcept {
+void run_item(const KernelTable& kernels, const Conv2dArgs& a, const Plan& plan, std::size_t item,
+              const std::byte* zeros, std::byte* scratch_base) noexcept {
     const std::size_t first = item / plan.cut.panel_groups * plan.cut.rows_per_block;
     const std::size_t group = item % plan.cut.panel_groups;
     Scratch scratch(scratch_base);
-    const ThreadScratch mine(scratch, kernels, plan.panels, plan.cut);
+    const ThreadScratch mine(scratch, kernels, a, plan.panels, plan.cut);
     Block block{};
     block.row_stride = plan.cut.rows_per_block;
     block.row_count = std::min(plan.cut.rows_per_block, out_height(a) * out_width(a) - first);
-    for (std::size_t tap = 0; tap < plan.panels.taps; ++tap) {
-        tap_pointers(a, zeros, tap / a.kernel_width, tap % a.kernel_width, first, block.row_count,
-                     mine.rows + tap * block.row_stride);
-    }
+    point_to_windows(a, plan.panels, first, block.row_count, block.row_stride, zeros, mine);
     block.rows = mine.rows;
     block.weight = a.weight;
     block.first_panel = group * plan.cut.panels_per_group;

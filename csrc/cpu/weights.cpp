@@ -19,21 +19,19 @@ void pack_panel(const KernelTable& kernels, const WeightSource& source, const Pa
     pack.count = std::min(panels.width, panels.columns - first);
     pack.source = source.dtype;
     pack.compute = source.compute;
-    pack.depth = source.depth;
+    pack.depth = panels.depth;
     pack.vectors = panels.vectors(panel);
+    pack.panel = destination + group * panels.bytes() + panel * panels.panel_bytes;
     const Input data{source.data, source.dtype};
-    const std::size_t tap_bytes = pack.vectors * panels.lanes * panels.padded_depth * size_of(source.compute);
-    for (std::size_t tap = 0; tap < source.taps; ++tap) {
-        for (std::size_t n = 0; n < pack.count; ++n) {
-            rows[n] = element(data, ((group * source.rows + first + n) * source.taps + tap) * source.depth);
-        }
-        pack.panel = destination + group * panels.bytes() + panel * panels.panel_bytes + tap * tap_bytes;
-        kernels.pack_rows(pack);
+    for (std::size_t n = 0; n < pack.count; ++n) {
+        rows[n] = element(data, (group * source.rows + first + n) * panels.depth);
     }
+    kernels.pack_rows(pack);
 }
 
+// Taps and depths follow each other: the sum runs over both as one.
 Panels panels_of(const KernelTable& kernels, const WeightSource& source) noexcept {
-    return {kernels, source.compute, source.rows, source.taps, source.depth};
+    return {kernels, source.compute, source.rows, 1, source.taps * source.depth};
 }
 
 }  // namespace
