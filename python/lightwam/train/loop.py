@@ -167,6 +167,14 @@ def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> di
     return {name: float(value) for name, value in figures.items()}
 
 
+def _earlier_statistics(args: PolicyTrainArgs) -> DatasetStatistics | None:
+    """Statistics of the run that is resumed or started from, which its weights belong to; None for a fresh start."""
+    for folder in (args.out / "checkpoint", *([args.init] if args.init else [])):
+        if (folder / STATISTICS_FILE).exists():
+            return DatasetStatistics.load(folder / STATISTICS_FILE)
+    return None
+
+
 class PolicyTrainer:
     """One run: networks, their average, optimiser, data, and what a resume point holds."""
 
@@ -178,7 +186,7 @@ class PolicyTrainer:
         self.vae = WanVAE(self.config.vae)
         self.vae_weights = part(vae_weights, "vae.")
         load_exactly(self.vae, self.vae_weights, f"VAE checkpoint {args.vae}")
-        statistics = None if args.init is None else DatasetStatistics.load(args.init / STATISTICS_FILE)
+        statistics = _earlier_statistics(args)
         self.data, self.statistics = load_policy_data(
             args.data, self.config, self.vae, args.cache, statistics=statistics, held_out=args.held_out,
             seed=args.seed, future_stride=args.future_stride,
@@ -213,7 +221,7 @@ class PolicyTrainer:
         rng = np.random.default_rng([args.seed, self.step])
         torch.manual_seed(int(rng.integers(2**31)))
         rows = torch.from_numpy(rng.choice(data.training_rows, args.batch))
-        entries = torch.from_numpy(rng.integers(len(data.future_rows_M), size=args.video_batch))
+        entries = torch.from_numpy(rng.choice(data.training_entries, args.video_batch))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, args.peak_learning_rate, args.warmup_steps, args.steps)
         with torch.autocast("cpu", torch.bfloat16):

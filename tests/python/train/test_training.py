@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Short real trainings on a tiny data set: checkpoints load, a resumed run equals an uninterrupted one."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightwam.config import LightWAMConfig
+from lightwam.data.normalize import DatasetStatistics
+from lightwam.errors import CheckpointError, DataError
+from lightwam.train import blind, loop, vae
+from lightwam.train.artifacts import learning_rate, load_checkpoint, load_resume_point
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from dataset_fixture import TASK, write_v3  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/ and vae/checkpoint in one folder: what policy training starts from."""
+    root = tmp_path_factory.mktemp("training")
+    write_v3(root / "data")
+    args = vae.VAETrainArgs(
+        data=(root / "data",), out=root / "vae", cache=root / "cache", steps=3, batch=2, clip_every=3, clip_batch=1,
+        held_out=0.3, save_every=3,
+    )  # fmt: skip
+    assert vae.main(args) == 0
+    return root
+
+
+def _policy_args(root: Path, out: str, **changes: object) -> loop.PolicyTrainArgs:
+    args = loop.PolicyTrainArgs(
+        data=(root / "data",), vae=root / "vae/checkpoint", out=root / out, cache=root / "cache", steps=4, batch=2,
+        video_batch=1, warmup_steps=2, held_out=0.3, future_stride=2, log_every=1, save_every=2,
+    )  # fmt: skip
+    return dataclasses.replace(args, **changes)  # type: ignore[arg-type]
+
+
+def test_vae_checkpoint_holds_measured_latents(folders: Path) -> None:
+    config, weights = load_checkpoint(folders / "vae/checkpoint")
+    assert config.vae.latent_mean != LightWAMConfig.nano().vae.latent_mean
+    assert min(config.vae.latent_std) > 0
+    assert all(name.startswith("vae.model.") for name in weights)
+    assert (folders / "vae/losses.png").stat().st_size > 0
+
+
+def test_resume_is_exact(folders: Path) -> None:
+    assert loop.main(_policy_args(folders, "whole")) == 0
+    trainer = loop.PolicyTrainer(_policy_args(folders, "parts"))
+    for _ in range(2):
+        trainer.train_step()
+    trainer.save()
+    assert loop.main(_policy_args(folders, "parts")) == 0
+    whole, parts = (load_resume_point(folders / out / "resume.pt") for out in ("whole", "parts"))
+    assert whole is not None and parts is not None and whole["step"] == parts["step"] == 4
+    for name, value in whole["networks"].items():
+        assert torch.equal(value, parts["networks"][name]), name
+    config, weights = load_checkpoint(folders / "whole/checkpoint")
+    assert {name.split(".")[0] for name in weights} == {
+        "mot", "state_fusion_action_expert", "proprio_encoder", "text_encoder", "vae",
+    }  # fmt: skip
+    assert DatasetStatistics.load(folders / "whole/checkpoint/stats.json").num_episodes == 3
+    networks = loop.PolicyNetworks(config, 4)
+    networks.load_weights(weights)
+    assert networks.text_encoder([TASK]).rows.shape == (1, config.text.length, config.text.width)
+
+
+def test_training_goes_on_from_a_checkpoint(folders: Path) -> None:
+    args = _policy_args(folders, "more", init=folders / "whole/checkpoint", steps=1, log_every=1, save_every=1)
+    start = loop.PolicyTrainer(args)
+    _, weights = load_checkpoint(folders / "whole/checkpoint")
+    for name, value in start.networks.weights().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_training_data_of_another_robot_is_refused(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no data set is given"):
+        loop.PolicyTrainer(_policy_args(folders, "none", data=()))
+    with pytest.raises(DataError, match="action width 6"):
+        loop.PolicyTrainer(_policy_args(folders, "none", data=(write_v3(tmp_path / "set", action_width=6),)))
+
+
+def test_a_missing_vae_is_named(folders: Path) -> None:
+    with pytest.raises(CheckpointError, match="train it first"):
+        loop.PolicyTrainer(_policy_args(folders, "none", vae=folders / "nowhere"))
+
+
+def test_damaged_checkpoints(folders: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LightWAMConfig.nano().to_dict()))
+    (folder / "model.safetensors").write_bytes(b"\x00" * 50)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(folder)
+    (tmp_path / "resume.pt").write_bytes(b"\x00" * 50)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_resume_point(tmp_path / "resume.pt")
+
+
+def test_blind_baseline_drives(folders: Path) -> None:
+    from lightwam.sim.policies import load_policy
+
+    assert blind.main(blind.BlindTrainArgs(data=(folders / "data",), out=folders / "blind.npz", steps=20)) == 0
+    policy = load_policy(folders / "blind.npz")
+    chunk = policy.infer({"state": np.zeros(8, np.float32), "images": {}})
+    assert chunk.actions.shape == (16, 7)
+    assert set(np.abs(chunk.actions[:, 6])) == {1.0}
+
+
+def test_learning_rate_warms_up_and_falls_to_one_percent() -> None:
+    assert learning_rate(0, 1.0, 10, 100) == pytest.approx(0.1)
+    assert learning_rate(9, 1.0, 10, 100) == pytest.approx(1.0)
+    assert learning_rate(55, 1.0, 10, 100) == pytest.approx(0.505)
+    assert learning_rate(100, 1.0, 10, 100) == pytest.approx(0.01)
