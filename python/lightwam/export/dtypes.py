@@ -44,13 +44,6 @@ def bf16_bits_to_f32(bits: Array) -> NDArray[np.float32]:
     return np.asarray((bits.astype(np.uint32) << np.uint32(16)).view(np.float32))
 
 
-def encode(values: Array, dtype: DType) -> Array:
-    """Float values -> the array that holds them in `dtype` (see `NUMPY_DTYPE`)."""
-    if dtype == "bf16":
-        return f32_to_bf16_bits(values.astype(np.float32, copy=False))
-    return np.ascontiguousarray(values, dtype=NUMPY_DTYPE[dtype])
-
-
 def decode(stored: Array, dtype: DType) -> Array:
-    """Inverse of `encode`: bfloat16 patterns become float32, the other formats stay."""
+    """Numbers as a file holds them -> numbers to compute with: bfloat16 patterns become float32, the rest stays."""
     return bf16_bits_to_f32(stored) if dtype == "bf16" else stored

@@ -35,40 +35,40 @@ def write_engine(graph: Graph, path: str | os.PathLike[str], on_bytes: Callable[
     """
     check_graph(graph)
     target = Path(path)
-    ordered = _file_order(graph)
-    header = _header(graph, ordered)
+    header, offsets = _header(graph)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_beside(target) as file:
         file.write(_LENGTH.pack(len(header)))
         file.write(header)
-        for constant in ordered:
+        data_start = file.tell()
+        for name, constant in graph.constants.items():  # in order of use: what is folded together is made once
+            file.seek(data_start + offsets[name])
             file.write(np.ascontiguousarray(constant.array()).data)
             if on_bytes is not None:
                 on_bytes(constant.type.num_bytes)
-        size = file.tell()
-    return size
+    return data_start + graph.constant_bytes()
 
 
-def _file_order(graph: Graph) -> list[Constant]:
-    """Wide formats first, so that each tensor is aligned to its element."""
-    return sorted(graph.constants.values(), key=lambda constant: -ITEM_SIZE[constant.type.dtype])
+def _header(graph: Graph) -> tuple[bytes, dict[str, int]]:
+    """The safetensors header, padded so that the numbers begin on an aligned byte, and every tensor's offset after it.
 
-
-def _header(graph: Graph, ordered: list[Constant]) -> bytes:
-    """The safetensors header, padded so that the numbers begin on an aligned byte."""
+    Wide formats come first, so that each tensor is aligned to its element.
+    """
     document: dict[str, Any] = {
         "__metadata__": {METADATA_KEY: json.dumps(graph_to_json(graph), allow_nan=False, separators=(",", ":"))}
     }
     end = 0
-    for constant in ordered:
+    offsets: dict[str, int] = {}
+    for constant in sorted(graph.constants.values(), key=lambda constant: -ITEM_SIZE[constant.type.dtype]):
         begin, end = end, end + constant.type.num_bytes
+        offsets[constant.name] = begin
         document[constant.name] = {
             "dtype": SAFETENSORS_NAME[constant.type.dtype],
             "shape": list(constant.type.shape),
             "data_offsets": [begin, end],
         }
     header = json.dumps(document, separators=(",", ":")).encode()
-    return header + b" " * (-(len(header) + _LENGTH.size) % ALIGNMENT)
+    return header + b" " * (-(len(header) + _LENGTH.size) % ALIGNMENT), offsets
 
 
 @contextlib.contextmanager

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightwam.errors import ExportError
+from lightwam.errors import ExportError, InstructionError
 from lightwam.export.dtypes import Array, decode
 from lightwam.export.graph import Attr, Graph, Op
 from lightwam.export.images import compose_canvas
+from lightwam.model.text import word_buckets
 
 
 @dataclass
@@ -182,6 +183,32 @@ _REFERENCES: dict[str, Callable[[Call], Tensor]] = {
 }
 
 
+def instruction_context(graph: Graph, text: str) -> Array:
+    """Context rows [n, text width] of an instruction: a known one, or through the engine's text encoder.
+
+    Raises `InstructionError` on one that is unknown, has no word, or has more words than the engine has rows.
+    """
+    policy = graph.policy
+    for known in policy["instructions"]:
+        if known["text"] == text:
+            return _table(graph, known["context"])
+    encoder = policy["text_encoder"]
+    if encoder is None:
+        raise InstructionError(
+            f"instruction {text!r} is unknown: use one of {[k['text'] for k in policy['instructions']]}"
+        )
+    embedding, position = _table(graph, encoder["embedding"]), _table(graph, encoder["position"])
+    buckets = word_buckets(policy["prompt_template"].replace("{task}", text), len(embedding))
+    if not 0 < len(buckets) <= len(position):
+        raise InstructionError(f"instruction {text!r} has {len(buckets)} words: use 1..{len(position)}")
+    return np.asarray(embedding[buckets] + position[: len(buckets)])
+
+
+def _table(graph: Graph, name: str) -> Array:
+    constant = graph.constants[name]
+    return decode(constant.array(), constant.type.dtype)
+
+
 @dataclass
 class Interpreter:
     """Runs a graph's programs. `trace` keeps every value of the last `act` when `keep_trace` is set."""
@@ -191,7 +218,7 @@ class Interpreter:
     keep_trace: bool = False
     keep_constants: bool = True
     trace: dict[str, Tensor] = field(default_factory=dict)
-    _instruction: dict[str, Tensor] = field(default_factory=dict)
+    _instruction: dict[str, Tensor] | None = None
     _constants: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
@@ -205,12 +232,13 @@ class Interpreter:
         padded[:rows] = torch.as_tensor(np.asarray(context, np.float32))
         values = self._run("set_instruction", {"context": padded, "text_rows": torch.tensor([rows])}, None)
         known = self.graph.programs["set_instruction"].values
-        self._instruction = {name: x for name, x in values.items() if known[name].storage == "instruction"}
+        kept = {name for name, value in known.items() if value.storage == "instruction"}
+        self._instruction = {name: x for name, x in values.items() if name in kept}
 
     @torch.no_grad()
     def act(self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None) -> Array:
         """One chunk [H, A] in robot units, from state [P] and latents [C, h, w] or uint8 images {camera: HWC}."""
-        if not self._instruction:
+        if self._instruction is None:
             raise ExportError("act before set_instruction: set an instruction first")
         inputs = {"state": torch.as_tensor(np.asarray(state), dtype=self.dtype).reshape(1, -1), **self._instruction}
         if latents is not None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightwam.export.builder import ProgramBuilder
-from lightwam.export.dtypes import DType, Shape, encode
+from lightwam.export.dtypes import Array, DType, Shape
 from lightwam.export.fold import Affine
 from lightwam.export.graph import Constant, Precision, Storage, TensorType, Value
 from lightwam.export.weights import Weights
@@ -29,8 +30,14 @@ class Formats:
 
 
 def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) -> Constant:
-    """A constant whose float64 numbers `make` computes when asked."""
-    return Constant(name, TensorType(dtype, shape), lambda: encode(make().to(torch.float64).numpy(), dtype))
+    """A constant whose numbers `make` computes when asked."""
+
+    def load() -> Array:
+        if dtype == "bf16":
+            return np.asarray(make().to(torch.bfloat16).contiguous().view(torch.int16).numpy()).view(np.uint16)
+        return np.asarray(make().to(torch.float32).contiguous().numpy())
+
+    return Constant(name, TensorType(dtype, shape), load)
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,22 @@ class Linear:
     in_dim: int
     out_dim: int
     make: Callable[[], Affine]
+    _kept_bias: list[Tensor] = field(default_factory=list, compare=False)
 
     def weight(self, dtype: DType) -> Constant:
-        return constant(f"{self.name}.weight", dtype, (self.out_dim, self.in_dim), lambda: self.make().weight)
+        return constant(f"{self.name}.weight", dtype, (self.out_dim, self.in_dim), self._make_weight)
 
     def bias(self) -> Constant:
-        return constant(f"{self.name}.bias", "f32", (self.out_dim,), lambda: self.make().bias)
+        return constant(f"{self.name}.bias", "f32", (self.out_dim,), self._make_bias)
+
+    def _make_weight(self) -> Tensor:
+        """Folding makes both; the small bias is kept for the one who asks next."""
+        made = self.make()
+        self._kept_bias[:] = [made.bias.clone()]
+        return made.weight
+
+    def _make_bias(self) -> Tensor:
+        return self._kept_bias.pop() if self._kept_bias else self.make().bias
 
     def folded(self, fold: Callable[[Affine], Affine], in_dim: int | None = None, out_dim: int | None = None) -> Linear:
         """The same layer with a fold applied."""

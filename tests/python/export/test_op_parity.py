@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op case of the table through the C++ runtime, beside the interpreter in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightwam.export.builder import ProgramBuilder
+from lightwam.export.engine import write_engine
+from lightwam.export.graph import Constant, Graph, Program, TensorType
+from lightwam.export.interpret import Interpreter
+from lightwam.export.layers import constant
+from lightwam.export.op_cases import INSTRUCTION, OP_CASES, OpCase, case_state, one_op_graph, one_op_policy
+from lightwam.export.ops import OPS
+from lightwam.export.plan import plan_graph
+from lightwam.runtime import Policy
+
+LATENTS = np.zeros((1, 1, 1), np.float32)
+
+
+def _interpreted(graph: Graph, context: np.ndarray, **inputs: object) -> np.ndarray:  # type: ignore[type-arg]
+    interpreter = Interpreter(graph)
+    interpreter.set_instruction(context)
+    return np.asarray(interpreter.act(**inputs))  # type: ignore[arg-type]
+
+
+def test_table_covers_every_op() -> None:
+    elsewhere = {"preprocess_images", "text_key_bias"}
+    assert {case.op for case in OP_CASES} | elsewhere == set(OPS)
+    assert len({str(case) for case in OP_CASES}) == len(OP_CASES)
+
+
+@pytest.mark.parametrize("case", OP_CASES, ids=str)
+def test_runtime_equals_interpreter(case: OpCase, tmp_path: Path) -> None:
+    graph = one_op_graph(case)
+    write_engine(graph, tmp_path / "op.lwam")
+    context, state = graph.constants["context"].array(), case_state()
+    wanted = _interpreted(graph, context, state=state)
+    made = []
+    for threads in (1, 2):
+        policy = Policy(tmp_path / "op.lwam", threads=threads)
+        policy.set_instruction(INSTRUCTION)
+        made.append(policy.infer({"latents": LATENTS, "state": state}).actions)
+    np.testing.assert_array_equal(made[0], made[1])
+    error = np.abs(made[0] - wanted).max() / np.abs(wanted).max()
+    assert error <= case.tolerance(), f"{case}: {error}"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_text_key_bias(rows: int, tmp_path: Path) -> None:
+    constants: dict[str, Constant] = {}
+    text = ProgramBuilder(constants, "text")
+    text_rows = text.bind("text_rows", "i32", (1,))
+    outputs = {"key_bias": TensorType("f32", (4,)), "key_count": TensorType("i32", (1,))}
+    text.emit_many("text_key_bias", "text_key_bias", {"text_rows": text_rows}, outputs, "instruction")
+    act = ProgramBuilder(constants, "expert")
+    state = act.bind("state", "f32", (1, 8))
+    bias = act.bind("key_bias", "f32", (4,), "instruction")
+    weight = constant("w", "f32", (4, 8), lambda: torch.zeros(4, 8))
+    zero = act.emit("linear", "zero", {"x": state}, {"weight": weight}, activation="none")
+    actions = act.emit("add", "actions", {"a": zero, "b": bias})
+    context = np.ones((rows, 4), np.float32)
+    constants["context"] = Constant("context", TensorType("f32", (rows, 4)), lambda: context)
+    programs = {"set_instruction": text.finish({}, also_needed=["key_bias"]), "act": act.finish({"actions": actions})}
+    graph = plan_graph(Graph("bias", "f32", one_op_policy((1, 4), 4), programs, constants))
+    write_engine(graph, tmp_path / "op.lwam")
+    policy = Policy(tmp_path / "op.lwam")
+    policy.set_instruction(INSTRUCTION)
+    made = policy.infer({"latents": LATENTS, "state": case_state()}).actions
+    np.testing.assert_allclose(made, _interpreted(graph, context, state=case_state()), rtol=1e-6)
+    assert made[0].tolist() == pytest.approx([0.0] * rows + [np.log(4 - rows)] * (rows < 4) + [0.0] * (3 - rows))
+
+
+@pytest.mark.parametrize("size", [(256, 256), (100, 37), (16, 20), (9, 11)])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_preprocess_images(size: tuple[int, int], dtype: str, tmp_path: Path) -> None:
+    """Two cameras, one turned by 180 degrees, reduced and enlarged, to a canvas of 16 x 36."""
+    cameras = [
+        {"name": "left", "rect": [0, 0, 16, 20], "rotate_180": True},
+        {"name": "right", "rect": [0, 20, 16, 16], "rotate_180": False},
+    ]
+    constants: dict[str, Constant] = {}
+    act = ProgramBuilder(constants, "preprocess")
+    act.bind("state", "f32", (1, 8))
+    canvas = act.emit("preprocess_images", "canvas", dtype=dtype, shape=(16, 36, 3))  # type: ignore[arg-type]
+    actions = canvas if dtype == "f32" else act.emit("cast", "canvas.f32", {"x": canvas})
+    actions = act.emit("reshape", "actions", {"x": actions}, {}, "f32", (16 * 36, 3))
+    context = np.ones((1, 4), np.float32)
+    constants["context"] = Constant("context", TensorType("f32", (1, 4)), lambda: context)
+    policy_section = one_op_policy((16 * 36, 3), 1, starts_at="images", canvas=[16, 36], cameras=cameras)
+    programs = {"set_instruction": Program({}, (), {}), "act": act.finish({"actions": actions})}
+    graph = plan_graph(Graph("images", dtype, policy_section, programs, constants))  # type: ignore[arg-type]
+    write_engine(graph, tmp_path / "op.lwam")
+    rng = np.random.default_rng(0)
+    images = {"left": rng.integers(0, 256, (*size, 3), np.uint8), "right": rng.integers(0, 256, (30, 40, 3), np.uint8)}
+    policy = Policy(tmp_path / "op.lwam")
+    policy.set_instruction(INSTRUCTION)
+    made = policy.infer({"images": images, "state": case_state()}).actions
+    wanted = _interpreted(graph, context, state=case_state(), images=images)
+    np.testing.assert_allclose(made, wanted, atol=1e-5 if dtype == "f32" else 8e-3)
