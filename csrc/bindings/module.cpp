@@ -34,7 +34,10 @@ void translate(std::exception_ptr pointer) {
         if (pointer) std::rethrow_exception(pointer);
     } catch (const lightwam::Error& error) {
         const py::object type = py::module_::import("lightwam.errors").attr(exception_name(error.kind()));
-        PyErr_SetString(type.ptr(), error.what());
+        const std::string_view text = error.what();
+        const auto message = py::reinterpret_steal<py::object>(
+            PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+        PyErr_SetObject(type.ptr(), message.ptr());
     }
 }
 

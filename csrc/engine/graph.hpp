@@ -122,6 +122,7 @@ struct PolicyDescription {
     std::int64_t replan = 0;
     std::int64_t context_rows = 0;
     std::int64_t text_width = 0;
+    std::string prompt_template;  // holds "{task}" once
     TextEncoder text_encoder;
     std::vector<KnownInstruction> instructions;
 };

@@ -9,6 +9,7 @@ namespace {
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
 constexpr std::size_t kMaxCameras = 64;
 const std::string kWhere = "policy";
+constexpr std::string_view kTask = "{task}";
 
 std::size_t find_tensor(const JsonValue& object, const std::string& where, const std::string& key,
                         const TensorIndex& tensors, const Refusal& refuse) {
@@ -144,7 +145,10 @@ void read_policy(const JsonValue& document, const TensorIndex& tensors, Graph& g
     policy.replan = read_integer(json, kWhere, "replan", 1, policy.horizon, refuse);
     policy.context_rows = size("context_rows");
     policy.text_width = size("text_width");
-    read_string(json, kWhere, "prompt_template", refuse);
+    policy.prompt_template = read_string(json, kWhere, "prompt_template", refuse);
+    const std::size_t task = policy.prompt_template.find(kTask);
+    if (task == std::string::npos || policy.prompt_template.find(kTask, task + 1) != std::string::npos)
+        refuse("policy: 'prompt_template' is '" + policy.prompt_template + "'; expected a text with {task} in it once");
     const Shape latent = read_integers(json.find("latent_shape"), kWhere, "latent_shape", refuse);
     if (latent.size() != 3 || element_count(latent) < 0)
         refuse("policy: 'latent_shape' must be [channels, height, width]");

@@ -18,11 +18,11 @@ std::string names(const std::vector<CameraInfo>& cameras) {
 }
 
 void check_image(const ImageView& image) {
-    const std::string camera = "image of camera '" + std::string(image.camera) + "'";
+    const auto subject = [&] { return "image of camera '" + std::string(image.camera) + "'"; };
     if (image.height < 1 || image.width < 1 || image.height > kMaxImageSize || image.width > kMaxImageSize)
-        refuse(camera + " is " + std::to_string(image.height) + " x " + std::to_string(image.width) +
+        refuse(subject() + " is " + std::to_string(image.height) + " x " + std::to_string(image.width) +
                " pixels; expected 1 to 65536 in both directions");
-    if (image.pixels == nullptr) refuse(camera + " has no pixels");
+    if (image.pixels == nullptr) refuse(subject() + " has no pixels");
 }
 
 }  // namespace

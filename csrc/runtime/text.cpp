@@ -29,6 +29,13 @@ std::string quoted(std::string_view text) {
     return result + (text.size() > kQuotedBytes ? "...'" : "'");
 }
 
+// The template with the instruction in the place of {task}.
+std::string prompt(const engine::PolicyDescription& policy, std::string_view text) {
+    static constexpr std::string_view kTask = "{task}";
+    std::string result = policy.prompt_template;
+    return result.replace(result.find(kTask), kTask.size(), text);
+}
+
 std::int32_t copy_known(const engine::Graph& graph, Weights& weights, const engine::KnownInstruction& known,
                         float* context) {
     const engine::Tensor& tensor = graph.tensors[known.context];
@@ -39,12 +46,13 @@ std::int32_t copy_known(const engine::Graph& graph, Weights& weights, const engi
 }
 
 std::int32_t hash_words(const engine::Graph& graph, Weights& weights, std::string_view text, float* context) {
-    const std::vector<std::string> words = split_words(text);
+    if (split_words(text).empty()) throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " holds no word");
+    const std::vector<std::string> words = split_words(prompt(graph.policy, text));
     const std::size_t rows = static_cast<std::size_t>(graph.policy.context_rows);
-    if (words.empty()) throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " holds no word");
     if (words.size() > rows)
-        throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " has " + std::to_string(words.size()) +
-                                                " words; this engine takes at most " + std::to_string(rows));
+        throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " makes a prompt of " +
+                                                std::to_string(words.size()) + " words; this engine takes at most " +
+                                                std::to_string(rows));
     const engine::Tensor& embedding = graph.tensors[graph.policy.text_encoder.embedding];
     const engine::Tensor& position = graph.tensors[graph.policy.text_encoder.position];
     const std::byte* embedding_rows = weights.raw(graph.policy.text_encoder.embedding);

@@ -11,12 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from lightwam.errors import DeviceError, EngineError, InstructionError
+from lightwam.errors import DeviceError, InstructionError, PrecisionError
 from lightwam.runtime import _engine
 from lightwam.runtime.chunk import ActionChunk
 from lightwam.runtime.observation import ObservationShape, check_observation
+from lightwam.runtime.summary import engine_file_name
 
 _logger = logging.getLogger("lightwam.runtime")
+
+
+_MAX_THREADS = 1024
+
+
+def _thread_count(threads: object) -> int:
+    """0 for None: the runtime then takes one thread per processor."""
+    if threads is None:
+        return 0
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS:
+        raise DeviceError(f"threads is {threads!r}; expected a whole number from 1 to {_MAX_THREADS}, or None")
+    return threads
 
 
 class Policy:
@@ -38,12 +51,11 @@ class Policy:
         threads: int | None = None,
         precision: str = "auto",
     ) -> None:
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise DeviceError(f"threads is {threads!r}; expected a whole number of at least 1, or None")
-        name = os.fspath(path)
-        if not isinstance(name, str) or "\0" in name:
-            raise EngineError(f"engine path {name!r} is no path; expected the name of an engine file")
-        self._engine = _engine.Policy(name, device, 0 if threads is None else threads, precision)
+        if not isinstance(device, str):
+            raise DeviceError(f"device is {device!r}; expected 'cpu' or 'auto'")
+        if not isinstance(precision, str):
+            raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32' or 'bf16'")
+        self._engine = _engine.Policy(engine_file_name(path), device, _thread_count(threads), precision)
         self._metadata: dict[str, Any] = json.loads(self._engine.document)
         policy = self._metadata["policy"]
         self._actions_shape = (int(policy["horizon"]), int(policy["action_width"]))

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from lightwam.errors import EngineError
 from lightwam.runtime import _engine
 
 
@@ -46,14 +47,23 @@ class EngineSummary:
         return "\n".join(lines)
 
 
+def engine_file_name(path: object) -> bytes:
+    """The name of an engine file as the system knows it. Raises EngineError when `path` is no path."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise EngineError(f"engine path {path!r} is a {type(path).__name__}; expected the name of an engine file")
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise EngineError(f"engine path {path!r} holds a zero byte; expected the name of an engine file")
+    return name
+
+
 def summarize(path: str | os.PathLike[str]) -> EngineSummary:
     """Verify an engine file as a whole and count what it holds. Raises EngineError."""
-    name = os.fspath(path)
-    document = json.loads(_engine.verify(name))
+    document = json.loads(_engine.verify(engine_file_name(path)))
     act = document["programs"]["act"]
     return EngineSummary(
-        path=name,
-        file_bytes=os.path.getsize(name),
+        path=str(path),
+        file_bytes=os.path.getsize(path),
         name=document["name"],
         precision=document["precision"],
         policy=document["policy"],

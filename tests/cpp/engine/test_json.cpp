@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <string>
+
+#include "engine/json.hpp"
+#include "expect.hpp"
+
+using lightwam::engine::JsonError;
+using lightwam::engine::JsonLimits;
+using lightwam::engine::JsonValue;
+using lightwam::engine::parse_json;
+using lightwam::test::throws_with;
+
+namespace {
+
+bool refused(const std::string& text, const std::string& why) {
+    return throws_with<JsonError>(why, [&] { parse_json(text); });
+}
+
+void test_values() {
+    const JsonValue value = parse_json(R"( {"a": [1, -2.5e1, true, false, null, "x"], "b": {}} )");
+    const JsonValue::Array& items = *value.find("a")->array();
+    EXPECT(items.size() == 6);
+    EXPECT(items[0].number()->is_integer && items[0].number()->integer == 1);
+    EXPECT(!items[1].number()->is_integer && items[1].number()->value == -25.0);
+    EXPECT(*items[2].boolean() && !*items[3].boolean() && items[4].is_null() && *items[5].string() == "x");
+    EXPECT(value.find("b")->object()->empty());
+    EXPECT(value.find("c") == nullptr && items[0].find("a") == nullptr);
+    EXPECT(parse_json("9223372036854775807").number()->is_integer);
+    EXPECT(!parse_json("9223372036854775808").number()->is_integer);
+    EXPECT(parse_json("-0").number()->integer == 0);
+}
+
+void test_strings() {
+    EXPECT(*parse_json(R"("\"\\\/\b\f\n\r\t")").string() == "\"\\/\b\f\n\r\t");
+    EXPECT(*parse_json(R"("\u0041\u00e9\u20ac\ud83d\ude00")").string() == "A\u00e9\u20ac\U0001F600");
+    EXPECT(*parse_json("\"\u00e9\U0001F600\"").string() == "\u00e9\U0001F600");
+    EXPECT(parse_json(R"("a\u0000b")").string()->size() == 3);
+}
+
+void test_refusals() {
+    for (const char* text : {"", " ", "{", "[", "\"", "{\"a\"", "{\"a\":", "{\"a\":1", "[1", "[1,", "\"\\", "\"\\u12"})
+        EXPECT(throws_with<JsonError>("JSON at byte", [&] { parse_json(text); }));
+    EXPECT(refused("[1,]", "digit"));
+    EXPECT(refused("{\"a\":1,}", "key"));
+    EXPECT(refused("{a:1}", "key"));
+    EXPECT(refused("[1 2]", "comma"));
+    EXPECT(refused("01", "after the end"));
+    EXPECT(refused("1.", "digit"));
+    EXPECT(refused("+1", "digit"));
+    EXPECT(refused(".5", "digit"));
+    EXPECT(refused("1e", "digit"));
+    EXPECT(refused("1e400", "out of range"));
+    EXPECT(refused("NaN", "digit"));
+    EXPECT(refused("nul", "word"));
+    EXPECT(refused("\"\\x\"", "escape"));
+    EXPECT(refused("\"\\u12g4\"", "hexadecimal"));
+    EXPECT(refused("\"\\udc00\"", "surrogate"));
+    EXPECT(refused("\"\\ud800\\u0041\"", "surrogate"));
+    EXPECT(refused(std::string("\"a\0b\"", 5), "control"));
+    EXPECT(refused("\"\xC0\x80\"", "UTF-8"));
+    EXPECT(refused("\"\xF4\x90\x80\x80\"", "UTF-8"));
+    EXPECT(refused("\"\xE2\x82\"", "UTF-8"));
+    EXPECT(refused("{\"a\":1,\"b\":2,\"a\":3}", "twice"));
+}
+
+void test_limits() {
+    EXPECT(parse_json(std::string(64, '[') + std::string(64, ']')).array() != nullptr);
+    EXPECT(refused(std::string(65, '[') + std::string(65, ']'), "deeper than 64"));
+    EXPECT(throws_with<JsonError>("more than 3 values", [] { parse_json("[1,2,3]", JsonLimits{64, 3}); }));
+}
+
+}  // namespace
+
+int main() {
+    test_values();
+    test_strings();
+    test_refusals();
+    test_limits();
+    return lightwam::test::finish();
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "lightwam/policy.h"
+
+static int failures = 0;
+
+#define EXPECT(condition)                                                       \
+    do {                                                                        \
+        if (!(condition)) {                                                     \
+            fprintf(stderr, "%s:%d: expected %s; last error: %s\n", __FILE__, __LINE__, #condition, \
+                    lightwam_last_error());                                     \
+            ++failures;                                                         \
+        }                                                                       \
+    } while (0)
+
+static void test_errors(const char* path) {
+    lightwam_policy* policy = NULL;
+    EXPECT(strcmp(lightwam_last_error(), "") == 0);
+    EXPECT(lightwam_policy_open("no/such/file.lwam", 1, NULL, &policy) == LIGHTWAM_ENGINE_ERROR);
+    EXPECT(policy == NULL && strstr(lightwam_last_error(), "cannot be opened") != NULL);
+    EXPECT(lightwam_policy_open(path, 1, "bf16", &policy) == LIGHTWAM_PRECISION_ERROR);
+    EXPECT(lightwam_policy_open(path, -3, NULL, &policy) == LIGHTWAM_DEVICE_ERROR);
+    EXPECT(lightwam_policy_open(NULL, 1, NULL, &policy) == LIGHTWAM_INTERNAL_ERROR);
+    EXPECT(lightwam_policy_set_instruction(NULL, "x") == LIGHTWAM_INTERNAL_ERROR);
+    EXPECT(lightwam_policy_camera(NULL, 0) == NULL);
+    lightwam_policy_close(NULL);
+}
+
+static void test_policy(const char* path) {
+    static uint8_t pixels[12 * 10 * 3];
+    const float state[5] = {0.0f, 0.1f, 0.2f, 0.3f, 0.4f};
+    float actions[12];
+    double seconds = -1.0;
+    lightwam_sizes sizes;
+    lightwam_policy* policy = NULL;
+    lightwam_image images[2];
+    lightwam_observation observation;
+    int i;
+
+    for (i = 0; i < (int)sizeof(pixels); ++i) pixels[i] = (uint8_t)(i * 37);
+    EXPECT(lightwam_policy_open(path, 1, "auto", &policy) == LIGHTWAM_OK);
+    if (policy == NULL) return;
+    EXPECT(lightwam_policy_sizes(policy, &sizes) == LIGHTWAM_OK);
+    EXPECT(sizes.state_width == 5 && sizes.action_width == 3 && sizes.horizon == 4 && sizes.replan == 2);
+    EXPECT(sizes.camera_count == 2 && lightwam_policy_camera(policy, 2) == NULL);
+    for (i = 0; i < 2; ++i) {
+        images[i].camera = lightwam_policy_camera(policy, i);
+        images[i].pixels = pixels;
+        images[i].height = 12;
+        images[i].width = 10;
+        images[i].row_stride = 30;
+        images[i].column_stride = 3;
+        images[i].channel_stride = 1;
+    }
+    memset(&observation, 0, sizeof(observation));
+    observation.images = images;
+    observation.image_count = 2;
+    observation.state = state;
+    observation.state_width = 5;
+    EXPECT(lightwam_policy_infer(policy, &observation, actions, 12, NULL) == LIGHTWAM_INSTRUCTION_ERROR);
+    EXPECT(lightwam_policy_set_instruction(policy, "?!") == LIGHTWAM_INSTRUCTION_ERROR);
+    EXPECT(lightwam_policy_set_instruction(policy, "pick up the soup") == LIGHTWAM_OK);
+    EXPECT(lightwam_policy_infer(policy, &observation, actions, 11, NULL) == LIGHTWAM_INTERNAL_ERROR);
+    observation.image_count = 1;
+    EXPECT(lightwam_policy_infer(policy, &observation, actions, 12, NULL) == LIGHTWAM_OBSERVATION_ERROR);
+    EXPECT(strstr(lightwam_last_error(), "is missing") != NULL);
+    observation.image_count = 65;
+    EXPECT(lightwam_policy_infer(policy, &observation, actions, 12, NULL) == LIGHTWAM_OBSERVATION_ERROR);
+    observation.image_count = 2;
+    images[0].camera = NULL;
+    EXPECT(lightwam_policy_infer(policy, &observation, actions, 12, NULL) == LIGHTWAM_OBSERVATION_ERROR);
+    images[0].camera = lightwam_policy_camera(policy, 0);
+    EXPECT(lightwam_policy_infer(policy, &observation, actions, 12, &seconds) == LIGHTWAM_OK);
+    EXPECT(seconds >= 0.0);
+    for (i = 0; i < 12; ++i) EXPECT(isfinite(actions[i]));
+    lightwam_policy_close(policy);
+}
+
+int main(int argc, char** argv) {
+    char path[4096];
+    if (argc != 2) return 2;
+    snprintf(path, sizeof(path), "%s/small_images.lwam", argv[1]);
+    test_errors(path);
+    test_policy(path);
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,530 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged, foreign and hostile engine files: EngineError in one line, never a crash, never a wrong graph accepted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_files import (
+    TASK,
+    Engine,
+    assemble,
+    engine_bytes,
+    header_of,
+    observation,
+    small_engine,
+    to_bf16,
+    write_engine,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightwam.errors import EngineError, LightWAMError
+from lightwam.runtime import Policy
+
+Spoil = Callable[[Engine], None]
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(EngineError, match=message) as caught:
+        Policy(path, threads=1)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 1000 and path.name in text
+
+
+def loads_or_is_refused(path: Path) -> None:
+    """A change that nobody can see may load; then the policy must also run, or say why not."""
+    try:
+        policy = Policy(path, threads=1)
+        policy.set_instruction(TASK)
+        policy.infer(observation())
+    except LightWAMError:
+        pass
+
+
+# -- the container --
+
+
+def test_missing_and_strange_files(tmp_path: Path) -> None:
+    refused(tmp_path / "none.lwam", "cannot be opened")
+    refused(tmp_path, "not an ordinary file")
+    (tmp_path / "empty.lwam").touch()
+    refused(tmp_path / "empty.lwam", "is empty")
+    (tmp_path / "text.lwam").write_text("hello, I am no engine file at all")
+    refused(tmp_path / "text.lwam", "header length")
+    (tmp_path / "zeros.lwam").write_bytes(bytes(4096))
+    refused(tmp_path / "zeros.lwam", "not valid")
+    os.mkfifo(tmp_path / "pipe.lwam")
+    refused(tmp_path / "pipe.lwam", "not an ordinary file")
+
+
+@pytest.mark.parametrize("path", [None, 3, "a\0b", b"a\0b"])
+def test_paths_that_are_no_paths(path: Any) -> None:
+    with pytest.raises(EngineError, match="engine path"):
+        Policy(path)
+
+
+def test_path_that_is_not_utf8() -> None:
+    with pytest.raises(EngineError, match="cannot be opened"):
+        Policy(b"/nonexistent/\xff.lwam")
+    with pytest.raises(EngineError, match="cannot be opened"):
+        Policy("/nonexistent/\udcff.lwam")
+
+
+def test_truncation_at_many_lengths(tmp_path: Path) -> None:
+    whole = engine_bytes(small_engine())
+    path = tmp_path / "cut.lwam"
+    lengths = {*range(1, 64), *range(64, len(whole), 41), len(whole) - 1}
+    for length in sorted(lengths):
+        path.write_bytes(whole[:length])
+        refused(path, "truncated|long|not valid|after|ends at byte")
+
+
+def test_bytes_after_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "long.lwam"
+    path.write_bytes(engine_bytes(small_engine()) + b"\0")
+    refused(path, "1 bytes after the last tensor")
+
+
+def test_flipped_bits(tmp_path: Path) -> None:
+    whole = bytearray(engine_bytes(small_engine()))
+    path = tmp_path / "flipped.lwam"
+    rng = random.Random(5)
+    for position in [*range(8), *(rng.randrange(len(whole)) for _ in range(600))]:
+        bit = 1 << rng.randrange(8)
+        whole[position] ^= bit
+        path.write_bytes(whole)
+        loads_or_is_refused(path)
+        whole[position] ^= bit
+
+
+def safetensors_like(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (safetensors_like({}), "no '__metadata__'"),
+        (safetensors_like({"__metadata__": {}}), "no metadata entry 'lightwam'"),
+        (safetensors_like({"__metadata__": {"lightwam": 3}}), "no metadata entry 'lightwam'"),
+        (safetensors_like({"__metadata__": 3}), "no '__metadata__'"),
+        (safetensors_like({"__metadata__": {"lightwam": "{"}}), "metadata 'lightwam' is not valid"),
+        (safetensors_like({"__metadata__": {"lightwam": "[]"}}), "is a list; expected an object"),
+        (safetensors_like([]), "the header is a list"),
+        (safetensors_like(b'{"a": 1, "a": 2}'), "a key twice"),
+        (safetensors_like(b"[" * 100 + b"]" * 100), "deeper than 64"),
+        (safetensors_like(b"[" * 1_000_000), "deeper than 64"),
+        (safetensors_like(b"[" + b"0," * 1_100_000 + b"0]"), "more than 1048576 values"),
+        (safetensors_like(b'{"a": "\xff"}'), "UTF-8"),
+        (safetensors_like(b'{"a": "\xed\xa0\x80"}'), "UTF-8"),
+        (safetensors_like(b'{"a": "\\ud800"}'), "surrogate"),
+        (safetensors_like(b'{"a": "\n"}'), "control character"),
+        (safetensors_like(b'{"a": 1e999}'), "out of range"),
+        (safetensors_like(b'{"a": 01}'), "should stand here"),
+        (safetensors_like(b'{"a": nan}'), "unknown word|should stand here"),
+        (safetensors_like(b'{"a": 1}x'), "after the end"),
+        (struct.pack("<Q", 2**63) + b"{}", "header length"),
+        (struct.pack("<Q", 2**64 - 1) + b"{}", "header length"),
+        (struct.pack("<Q", 3) + b"{}", "truncated"),
+    ],
+)
+def test_headers(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.lwam"
+    path.write_bytes(content)
+    refused(path, message)
+
+
+def spoil_header(change: Callable[[dict[str, Any]], None]) -> bytes:
+    header, tensors = header_of(small_engine())
+    change(header)
+    return assemble(header, tensors)
+
+
+def set_entry(name: str, /, **fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda header: header[name].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_entry("conv.bias", dtype="F64"), "dtype 'F64' is unknown"),
+        (set_entry("conv.bias", dtype=None), "'dtype' is missing or not a string"),
+        (set_entry("conv.bias", shape=[9]), r"shape \[9\] needs 36"),
+        (set_entry("conv.bias", shape=[]), "out of range"),
+        (set_entry("conv.bias", shape=[0]), "out of range"),
+        (set_entry("conv.bias", shape=[-8]), "out of range"),
+        (set_entry("conv.bias", shape=[8.0]), "expected integers"),
+        (set_entry("conv.bias", shape=[2**32, 2**32, 2]), "out of range"),
+        (set_entry("conv.bias", shape=[1] * 7), "1 to 6 dimensions"),
+        (set_entry("conv.bias", data_offsets=[0, 32]), "inside another tensor|after a hole"),
+        (set_entry("conv.bias", data_offsets=[32, 0]), "data_offsets must be"),
+        (set_entry("conv.bias", data_offsets=[-32, 0]), "data_offsets must be"),
+        (set_entry("conv.bias", data_offsets=[0, 2**62]), "the file's data"),
+        (set_entry("conv.bias", data_offsets=[2**62, 2**62 + 32]), "the file's data"),
+        (set_entry("conv.bias", data_offsets=[1]), "data_offsets must be"),
+        (set_entry("conv.bias", data_offsets=[0, 2**70]), "expected integers"),
+        (set_entry("conv.bias", extra=1), "has 4 keys"),
+        (lambda header: header.update({"conv.bias": 3}), "is a number; expected an object"),
+        (lambda header: header.pop("conv.bias"), "after a hole"),
+        (lambda header: header.pop("__metadata__"), "no '__metadata__'"),
+    ],
+)
+def test_tensor_entries(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    path = tmp_path / "bad.lwam"
+    path.write_bytes(spoil_header(change))
+    refused(path, message)
+
+
+def test_misaligned_tensors(tmp_path: Path) -> None:
+    header, tensors = header_of(small_engine())
+    text = json.dumps(header).encode()
+    text += b" " * ((-len(text)) % 8 + 2)
+    path = tmp_path / "bad.lwam"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(tensor.tobytes() for tensor in tensors))
+    refused(path, "multiple of its element size")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("name", ["query.weight", "instruction.0"])
+def test_constants_that_are_not_finite(tmp_path: Path, value: float, bf16: bool, name: str) -> None:
+    engine = small_engine()
+    engine.tensors[name][-1, -1] = value
+    if bf16:
+        engine.tensors[name] = to_bf16(engine.tensors[name])
+    refused(write_engine(tmp_path / "bad.lwam", engine), f"tensor '{name}' holds NaN or infinity")
+
+
+# -- the document: each case spoils one thing of a good engine --
+
+
+def document(path: str, value: Any) -> Spoil:
+    """Sets (or, with `...`, removes) the entry at a dotted path of the document."""
+
+    def spoil(engine: Engine) -> None:
+        *parents, last = (int(key) if key.isdigit() else key for key in path.split("."))
+        target: Any = engine.document
+        for key in parents:
+            target = target[key]
+        if value is ...:
+            del target[last]
+        else:
+            target[last] = value
+
+    return spoil
+
+
+def op(name: str, /, **fields: Any) -> Spoil:
+    return lambda engine: engine.op(name).update(fields)
+
+
+def attrs(name: str, /, **fields: Any) -> Spoil:
+    return lambda engine: engine.op(name)["attrs"].update(fields)
+
+
+def role(name: str, kind: str, /, **fields: Any) -> Spoil:
+    """Sets roles of an op; `...` removes one."""
+
+    def spoil(engine: Engine) -> None:
+        for key, value in fields.items():
+            if value is ...:
+                del engine.op(name)[kind][key]
+            else:
+                engine.op(name)[kind][key] = value
+
+    return spoil
+
+
+def value(name: str, program: str = "act", /, **fields: Any) -> Spoil:
+    return lambda engine: engine.value(name, program).update(fields)
+
+
+def both_values(name: str, /, **fields: Any) -> Spoil:
+    def spoil(engine: Engine) -> None:
+        engine.value(name, "act").update(fields)
+        engine.value(name, "set_instruction").update(fields)
+
+    return spoil
+
+
+def camera(index: int, /, **fields: Any) -> Spoil:
+    return lambda engine: engine.document["policy"]["cameras"][index].update(fields)
+
+
+def move_op(name: str, to: int) -> Spoil:
+    def spoil(engine: Engine) -> None:
+        ops = engine.act["ops"]
+        found = engine.op(name)
+        ops.remove(found)
+        ops.insert(to, found)
+
+    return spoil
+
+
+def add_values(*names: str, shape: list[int]) -> Spoil:
+    def spoil(engine: Engine) -> None:
+        for name in names:
+            offset = engine.act["arena_bytes"]
+            entry = {"name": name, "dtype": "f32", "shape": shape, "storage": "arena", "offset": offset}
+            engine.act["values"].append(entry)
+            engine.act["arena_bytes"] += (int(np.prod(shape)) * 4 + 63) // 64 * 64
+
+    return spoil
+
+
+def both(*spoils: Spoil) -> Spoil:
+    def spoil(engine: Engine) -> None:
+        for each in spoils:
+            each(engine)
+
+    return spoil
+
+
+ACT = "programs.act"
+DOCUMENTS: list[tuple[str, Spoil, str]] = [
+    ("foreign format", document("format", "onnx"), "'format' is 'onnx'"),
+    ("no format", document("format", ...), "'format' is missing"),
+    ("newer version", document("format_version", 2), "reads version 1: install a newer lightwam"),
+    ("older version", document("format_version", 0), "export the policy again"),
+    ("version no integer", document("format_version", 1.5), "expected an integer"),
+    ("version a string", document("format_version", "1"), "is a string; expected an integer"),
+    ("no name", document("name", ...), "'name' is missing"),
+    ("precision", document("precision", "int4"), "expected f32 or bf16"),
+    ("no provenance", document("provenance", ...), "'provenance' is missing"),
+    ("instruction block too large", document("instruction_bytes", 2**35), "expected 0 to"),
+    ("negative block", document("instruction_bytes", -1), "expected 0 to"),
+    ("arena too large", document(f"{ACT}.arena_bytes", 2**40), "expected 0 to"),
+    ("no programs", document("programs", ...), "'programs' is missing"),
+    ("no act", document("programs.act", ...), "'act' is missing"),
+    ("extra program", document("programs.train", {}), "key 'train' is unknown"),
+    ("extra program key", document(f"{ACT}.code", "x"), "key 'code' is unknown"),
+    ("ops no list", document(f"{ACT}.ops", {}), "'ops' is an object; expected a list"),
+    ("op no object", document(f"{ACT}.ops.0", 3), "is a number; expected an object"),
+    ("value no object", document(f"{ACT}.values.0", "x"), "is a string; expected an object"),
+    ("control characters", document("precision", "a\nb\x00"), r"'precision' is 'a\?b\?'"),
+    ("long text", document("precision", "x" * 100_000), r"\.\.\."),
+    # policy
+    ("no policy", document("policy", ...), "'policy' is missing"),
+    ("start", document("policy.starts_at", "sound"), "expected images or latents"),
+    ("canvas missing", document("policy.canvas", None), "'canvas' is missing or not a list"),
+    ("canvas too small", document("policy.canvas", [0, 16]), "'canvas' must be"),
+    ("canvas for latents", document("policy.starts_at", "latents"), "'canvas' is a list; expected null"),
+    ("horizon zero", document("policy.horizon", 0), "'horizon' is 0"),
+    ("horizon differs", document("policy.horizon", 5), r"output 'actions' is f32 \[4, 3\]; expected f32 \[5, 3\]"),
+    ("replan over horizon", document("policy.replan", 5), "'replan' is 5; expected 1 to 4"),
+    ("state width", document("policy.state_width", 6), r"input 'state' is f32 \[1, 5\]; expected f32 \[1, 6\]"),
+    ("huge width", document("policy.action_width", 2**62), "expected 1 to"),
+    ("latent shape", document("policy.latent_shape", [3, 8]), "'latent_shape' must be"),
+    ("no template", document("policy.prompt_template", "do it"), "{task} in it once"),
+    ("two tasks", document("policy.prompt_template", "{task}{task}"), "{task} in it once"),
+    ("encoder kind", document("policy.text_encoder.kind", "umt5"), "kind 'umt5' is unknown"),
+    ("encoder tensor", document("policy.text_encoder.embedding", "nothing"), "names the tensor 'nothing'"),
+    ("encoder shape", document("policy.text_encoder.embedding", "state.weight"), r"expected \[rows, 8\]"),
+    ("encoder rows", document("policy.text_encoder.position", "text.embedding"), "has 16 rows; expected 6"),
+    ("context rows", document("policy.context_rows", 7), "expected 7|'position' has 6 rows"),
+    ("instruction rows", document("policy.instructions.0.context", "text.embedding"), "16 rows; expected at most 6"),
+    ("instruction tensor", document("policy.instructions.0.context", "no"), "names the tensor 'no'"),
+    ("instruction empty", document("policy.instructions.0.text", ""), "'text' is empty"),
+    ("instruction twice", document("policy.instructions", [{"text": TASK, "context": "instruction.0"}] * 2), "twice"),
+    ("no cameras", document("policy.cameras", []), "cover 0 pixels"),
+    ("many cameras", document("policy.cameras", [{}] * 65), "more than 64 cameras"),
+    ("camera no object", document("policy.cameras.0", "x"), "is a string; expected an object"),
+    ("camera twice", camera(1, name="agentview"), "the name 'agentview' is there twice"),
+    ("camera unnamed", camera(1, name=""), "'name' is empty"),
+    ("camera outside", camera(1, rect=[0, 9, 8, 8]), "outside the canvas"),
+    ("camera far outside", camera(1, rect=[0, 2**62, 8, 8]), "'rect' holds"),
+    ("camera negative", camera(1, rect=[-1, 8, 8, 8]), "'rect' holds -1"),
+    ("camera empty", camera(1, rect=[0, 8, 0, 8]), "is empty or outside"),
+    ("cameras overlap", camera(1, rect=[0, 7, 8, 8]), "'wrist' overlaps camera 'agentview'"),
+    ("cameras leave a gap", camera(1, rect=[0, 8, 8, 7]), "cover 120 pixels of the canvas; expected all 128"),
+    ("camera rect short", camera(1, rect=[0, 8, 8]), "must be"),
+    ("camera rotation", camera(1, rotate_180=1), "expected a boolean"),
+    # values
+    ("value twice", lambda engine: engine.act["values"].append(engine.value("pooled")), "'pooled' is there twice"),
+    ("value dtype", value("pooled", dtype="f64"), "dtype 'f64' is unknown"),
+    ("value storage", value("pooled", storage="disk"), "storage 'disk' is unknown"),
+    ("value key", value("pooled", code=1), "key 'code' is unknown"),
+    ("value shape", value("pooled", shape=[0]), "out of range"),
+    ("value overflow", value("pooled", shape=[2**40, 2**40]), "out of range"),
+    ("value unaligned", value("query", offset=32), "not a multiple of 64"),
+    ("value outside", value("chunk", offset=2**33), "outside the block"),
+    ("value negative", value("chunk", offset=-64), "expected 0 to"),
+    ("input with offset", value("state", offset=0), "expected none for an input"),
+    ("input unknown", value("state", name="secret"), "which is not there|'secret' is unknown"),
+    ("instruction value moved", value("key", offset=64), "set_instruction writes"),
+    ("instruction value retyped", value("key_bias", shape=[2, 3]), "shape|set_instruction writes"),
+    ("instruction value outside", document("instruction_bytes", 64), "outside the block of 64"),
+    ("instruction values overlap", both_values("value", offset=0), "over 'key', which is still in use"),
+    # ops
+    ("op unknown", op("pool", op="max_pool"), "op 'max_pool' is unknown"),
+    ("op key", op("pool", code="x"), "key 'code' is unknown"),
+    ("op stage", op("pool", stage="gpu"), "stage 'gpu' is unknown"),
+    ("op without name", document(f"{ACT}.ops.0.name", ...), "'name' is missing"),
+    ("role missing", role("pool", "inputs", x=...), "input 'x' is missing"),
+    ("role extra", role("pool", "inputs", z="state"), "input 'z' is not one of this op"),
+    ("role unknown value", role("pool", "inputs", x="nothing"), "names the value 'nothing'"),
+    ("role no string", role("pool", "inputs", x=3), "expected a string"),
+    ("output missing", role("pool", "outputs", y=...), "output 'y' is missing"),
+    ("output extra", role("pool", "outputs", z="chunk"), "output 'z' is not one of this op"),
+    ("constant missing", role("state", "constants", weight=...), "constant 'weight' is missing"),
+    ("constant extra", role("state", "constants", scale="state.bias"), "constant 'scale' is not one of this op"),
+    ("constant unknown", role("state", "constants", bias="nothing"), "names the tensor 'nothing'"),
+    ("bias shape", role("state", "constants", bias="action.bias"), r"'bias' has shape \[12\]; expected \[8\]"),
+    ("weight shape", role("state", "constants", weight="query.weight"), r"\[8, 8\]; expected \[8, 5\]"),
+    ("weight rank", role("state", "constants", weight="conv.weight"), "expected 2 dimensions"),
+    ("attribute missing", lambda engine: engine.op("norm")["attrs"].pop("eps"), "attribute 'eps' is missing"),
+    ("attribute extra", attrs("norm", heads=2), "attribute 'heads' is not one of this op"),
+    ("activation", attrs("norm", activation="relu"), "activation 'relu' is unknown"),
+    ("eps zero", attrs("norm", eps=0), "'eps' is 0.000000; expected a positive"),
+    ("eps negative", attrs("norm", eps=-1e-6), "expected a positive"),
+    ("eps too small for f32", attrs("norm", eps=1e-60), "expected a positive"),
+    ("eps too large for f32", attrs("norm", eps=1e300), "expected a positive"),
+    ("eps no number", attrs("norm", eps="1"), "expected a number"),
+    ("scale negative", attrs("attention", scale=-0.5), "expected a positive"),
+    ("heads zero", attrs("attention", heads=0), "'heads' is 0"),
+    ("heads do not divide", attrs("attention", heads=3), "heads 3 does not divide"),
+    ("stride zero", attrs("conv", stride=0), "'stride' is 0"),
+    ("stride list", attrs("conv", stride=[2, 2]), "expected an integer"),
+    ("stride", attrs("conv", stride=1), r"'y' has shape \[4, 8, 8\]; expected \[7, 15, 8\]"),
+    ("padding short", attrs("conv", padding=[0, 0, 1]), "padding has 3 numbers"),
+    ("padding negative", attrs("conv", padding=[-1, 0, 1, 1]), "padding -1 is out of range"),
+    ("padding huge", attrs("conv", padding=[0, 0, 2**40, 1]), "out of range"),
+    ("gripper column", attrs("gripper", column=3), "'column' is 3; expected 0 to 2"),
+    ("bounds", attrs("denormalise", minimum=3.0), "minimum is greater"),
+    ("bound no number", attrs("denormalise", minimum="-1"), "expected a number or null"),
+    ("output shape", value("query", shape=[31, 8]), r"'y' has shape \[31, 8\]; expected \[32, 8\]"),
+    ("attention value shape", both_values("value", shape=[5, 8]), r"expected \[6, 8\]"),
+    ("key count a float", both_values("key_count", dtype="f32"), "is f32; expected i32"),
+    ("float input an integer", value("query", dtype="i32"), "is i32; expected f32 or bf16"),
+    ("bf16 input, f32 weight", both(value("normed", dtype="bf16", offset=0)), "'weight' is f32; expected bf16"),
+    ("reshape elsewhere", value("tokens", offset=2048), "does not lie on the bytes"),
+    ("reshape retyped", value("tokens", dtype="bf16", shape=[64, 8]), "is bf16; expected f32"),
+    (
+        "reshape of an input",
+        both(add_values("flat", shape=[5]), role("chunk", "inputs", x="state")),
+        "not in the arena",
+    ),
+    ("two preprocessings", lambda engine: engine.act["ops"].append(engine.act["ops"][0]), "second time|has 2 ops"),
+    ("no preprocessing", lambda engine: engine.act["ops"].pop(0), "has 0 ops 'preprocess_images'"),
+    ("canvas shape", value("canvas", shape=[16, 8, 3]), r"expected \[8, 16, 3\]"),
+    # outputs, order and lifetimes
+    ("no actions", document(f"{ACT}.outputs", {}), "must hold 'actions'"),
+    ("other outputs", document(f"{ACT}.outputs", {"actions": "actions", "x": "pooled"}), "and nothing else"),
+    ("actions unknown", document(f"{ACT}.outputs", {"actions": "nothing"}), "names the value 'nothing'"),
+    ("actions never written", lambda engine: engine.act["ops"].pop(), "'actions' is never written"),
+    ("set_instruction outputs", document("programs.set_instruction.outputs", {"k": "key"}), "'outputs' is not empty"),
+    ("read before write", move_op("pool", 1), "reads 'attended' before any op writes it"),
+    ("written twice", lambda engine: engine.act["ops"].insert(6, engine.op("query")), "'query' a second time"),
+    ("instruction value not written", lambda engine: engine.set_instruction["ops"].pop(0), "not written by set_instr"),
+    ("act writes an instruction value", role("query", "outputs", y="key"), "expected|read-only"),
+    ("writes an input", role("state", "outputs", y="state"), "expected|read-only"),
+    ("in place where not allowed", value("query", offset=1536), "over 'normed', which is still in use"),
+    ("overlap by a part", value("query", offset=1600), "over 'normed', which is still in use"),
+    ("in place, read again", role("pool", "inputs", x="tokens"), "'normed' over 'features', which is still in use"),
+    (
+        "in place through two roles",
+        both(value("query", offset=1536), role("query", "inputs", residual="normed")),
+        "'query' over 'normed', which is still in use",
+    ),
+    ("output over an input", value("attended", offset=2560), "over 'query', which is still in use"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), [case[1:] for case in DOCUMENTS], ids=[case[0] for case in DOCUMENTS])
+def test_documents(tmp_path: Path, spoil: Spoil, message: str) -> None:
+    engine = small_engine()
+    spoil(engine)
+    refused(write_engine(tmp_path / "bad.lwam", engine), message)
+
+
+def test_the_good_engine_loads(tmp_path: Path) -> None:
+    for images in (True, False):
+        Policy(write_engine(tmp_path / "good.lwam", small_engine(images=images)), threads=1)
+
+
+def test_memory_reuse_that_is_allowed(tmp_path: Path) -> None:
+    """The verifier is strict, not timid: bytes of dead values may be used again."""
+    engine = small_engine()
+    expected_path = write_engine(tmp_path / "a.lwam", engine)
+    reused = copy.deepcopy(engine)
+    reused.value("attended")["offset"] = 1536  # where 'normed' was, which 'query' has read for the last time
+    path = write_engine(tmp_path / "b.lwam", reused)
+    results = []
+    for each in (expected_path, path):
+        policy = Policy(each, threads=1)
+        policy.set_instruction(TASK)
+        results.append(policy.infer(observation()).actions)
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["", "x", "f32", "bf16", "arena", "state", "key", "actions", "linear", "silu", "conv.weight"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["x", "y", "weight", "eps"]), inner),
+    max_leaves=6,
+)
+
+
+def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place of a JSON document."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(place for key, child in items for place in places(child, (*path, key)))]
+
+
+PLACES = [place for place in places(small_engine().document) if place]
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(place=st.sampled_from(PLACES), value=JSON)
+def test_any_value_anywhere(tmp_path: Path, place: tuple[Any, ...], value: Any) -> None:
+    engine = small_engine()
+    target: Any = engine.document
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    loads_or_is_refused(write_engine(tmp_path / "fuzzed.lwam", engine))
+
+
+NUMBERS = [
+    place for place in PLACES if place[-1] in ("offset", "arena_bytes", "heads", "stride") or "shape" in place[:-1]
+]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    changes=st.lists(
+        st.tuples(st.sampled_from(NUMBERS), st.sampled_from([0, 1, 2, 3, 4, 8, 32, 64, 128, 256, 1024, 4096])),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_plausible_numbers_anywhere(tmp_path: Path, changes: list[tuple[tuple[Any, ...], int]]) -> None:
+    engine = small_engine()
+    for place, number in changes:
+        target: Any = engine.document
+        for key in place[:-1]:
+            target = target[key]
+        target[place[-1]] = number
+    loads_or_is_refused(write_engine(tmp_path / "fuzzed.lwam", engine))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(content=st.binary(max_size=300))
+def test_any_bytes(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "fuzzed.lwam"
+    path.write_bytes(content)
+    refused(path, "engine file")
