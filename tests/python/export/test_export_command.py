@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lightwam export` and `lightwam inspect` from a checkpoint folder to the printed report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_model, randomize
+from safetensors.torch import save_file
+
+from lightwam.config import LightWAMConfig
+from lightwam.errors import CheckpointError, ConfigError, EngineError, ExportError
+from lightwam.export import command, inspect
+from lightwam.export.command import ExportArgs
+from lightwam.export.engine import read_engine
+from lightwam.export.inspect import InspectArgs
+from lightwam.model.text import HashedWordsEncoder
+from lightwam.model.vae import WanVAE
+
+
+def _small_nano() -> LightWAMConfig:
+    """Nano with a smaller picture, so that the tests are quick."""
+    config = LightWAMConfig.nano()
+    cameras = tuple(replace(camera, left=camera.left // 4, height=32, width=32) for camera in config.cameras.cameras)
+    return replace(config, cameras=replace(config.cameras, height=32, width=64, cameras=cameras))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    config = _small_nano()
+    model, vae, text = random_model(config), WanVAE(config.vae), HashedWordsEncoder(config.text)
+    randomize(vae, "vae.")
+    parts = (("", model), ("vae.", vae), ("text_encoder.", text))
+    save_file({p + k: v.clone() for p, m in parts for k, v in m.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    numbers = {name: [float(i)] * 8 for i, name in enumerate(("min", "mean", "q01", "q99", "std", "max"))}
+    field = {f"{kind}_{name}": x for kind in ("global", "stepwise") for name, x in numbers.items()}
+    action = {name: x[:7] for name, x in field.items()}
+    (folder / "stats.json").write_text(json.dumps({"state": {"default": field}, "action": {"default": action}}))
+    return folder
+
+
+def test_checkpoint_to_engine_to_report(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.lwam"
+    assert command.main(ExportArgs(out=out, checkpoint=checkpoint, name="can", replan=5, parity_seeds=(0,))) == 0
+    assert "parity: relative error" in capsys.readouterr().out
+    graph = read_engine(out)
+    assert (graph.name, graph.policy["replan"], graph.policy["text_encoder"]["kind"]) == ("can", 5, "hashed_words")
+    assert graph.policy["normalizer"]["state_scale"] == pytest.approx([2 / 5] * 8)
+    assert len(graph.provenance["checkpoint_sha256"]) == 64
+    assert inspect.main(InspectArgs(out, ops=True, savings=True, text_rows=4)) == 0
+    shown = capsys.readouterr().out
+    for part in ("can", "replan after 5", "any through hashed_words", "blocks.0.self_attn.attention", "all of them"):
+        assert part in shown
+    assert inspect.main(InspectArgs(out, json=True)) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "can"
+
+
+def test_random_weights_are_reproducible_and_finite(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        command.main(ExportArgs(out=tmp_path / name, random="nano", precision="bf16", seed=3))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    for constant in read_engine(tmp_path / "a").constants.values():
+        assert constant.type.dtype == "bf16" or np.isfinite(constant.array()).all()
+
+
+def test_known_instructions_come_from_a_file(checkpoint: Path, tmp_path: Path) -> None:
+    rows = torch.zeros(6, 64)
+    rows[:4] = 1
+    save_file({"open the drawer": rows}, tmp_path / "context.safetensors")
+    arguments = ExportArgs(
+        out=tmp_path / "a.lwam", checkpoint=checkpoint, instructions=tmp_path / "context.safetensors", parity_seeds=()
+    )
+    command.main(arguments)
+    graph = read_engine(tmp_path / "a.lwam")
+    assert [known["text"] for known in graph.policy["instructions"]] == ["open the drawer"]
+    assert graph.constants["instructions.0.context"].type.shape == (4, 64)
+
+
+def test_bad_checkpoints_give_one_clear_error(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ExportArgs(out=tmp_path / "a.lwam", checkpoint=checkpoint, parity_seeds=())
+    with pytest.raises(ExportError, match="exactly one of --checkpoint and --random"):
+        command.main(replace(arguments, random="nano"))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        command.main(replace(arguments, checkpoint=tmp_path / "absent"))
+    weights = checkpoint / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        command.main(arguments)
+    weights.write_bytes(whole)
+    (checkpoint / "config.json").write_text('{"name": "x"}')
+    with pytest.raises(ConfigError):
+        command.main(arguments)
+    (checkpoint / "config.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        command.main(arguments)
+    assert not (tmp_path / "a.lwam").exists()
+
+
+def test_inspect_refuses_what_is_no_engine(tmp_path: Path) -> None:
+    (tmp_path / "a.lwam").write_bytes(b"nothing of the kind")
+    with pytest.raises(EngineError, match=r"a\.lwam"):
+        inspect.main(InspectArgs(tmp_path / "a.lwam"))
