@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Join staged episodes (`episode_files`) into a LeRobot v3.0 data set, without decoding or encoding a frame.
 
-Layout: meta/{info.json, stats.json, tasks.parquet, episodes/chunk-000/file-000.parquet}, data/chunk-000/file-NNN.parquet,
-videos/{key}/chunk-000/file-NNN.mp4 with many episodes a file. Statistics come from the rows, and for images from what
-was summed up while recording. Legend: N rows, T rows of one episode.
+Layout: meta/{info.json, stats.json, tasks.parquet, episodes/chunk-000/file-000.parquet},
+data/chunk-000/file-NNN.parquet, videos/{key}/chunk-000/file-NNN.mp4 with many episodes a file. Statistics come from the
+rows, and for images from what was summed up while recording. Legend: N rows, T rows of one episode.
 """
 
 from __future__ import annotations
@@ -227,9 +227,7 @@ def _pooled_images(parts: list[dict[str, list[float]]]) -> dict[str, Any]:
 
 
 def _statistics(episodes: list[StagedEpisode]) -> dict[str, dict[str, Any]]:
-    result = {
-        name: _summary(np.concatenate([episode.rows[name] for episode in episodes])) for name in episodes[0].rows
-    }
+    result = {name: _summary(np.concatenate([episode.rows[name] for episode in episodes])) for name in episodes[0].rows}
     for camera in episodes[0].cameras:
         parts = [episode.meta["image_statistics"][camera] for episode in episodes]
         result[IMAGE_PREFIX + camera] = _pooled_images(parts)

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def import_libero() -> tuple[Any, Any]:
     return benchmark, envs
 
 
-@lru_cache(maxsize=None)
+@cache
 def _suite(suite: str) -> Any:
     if suite not in SUITES:
         raise SimulatorError(f"unknown LIBERO suite {suite!r}: choose one of {', '.join(SUITES)}")
@@ -172,7 +172,7 @@ class LiberoEnv:
 
     def seed(self, seed: int) -> None:
         """Seed LIBERO's placement sampler, which draws from NumPy's global generator."""
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
 
     def reset(self) -> None:
         """Reset to a random placement of the task's regions; renders nothing."""

@@ -98,7 +98,8 @@ def make_runner(args: RecordArgs) -> Any:
     env = LiberoEnv(load_task(args.suite, args.task), image_size=args.image_size, joint_noise=True)
     if args.policy is None:
         return ScenarioRunner(env, NoiseConfig())
-    from lightwam.sim.corrections import CorrectionRunner, load_policy
+    from lightwam.sim.corrections import CorrectionRunner
+    from lightwam.sim.policies import load_policy
 
     return CorrectionRunner(env, load_policy(args.policy))
 

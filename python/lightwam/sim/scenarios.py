@@ -67,7 +67,7 @@ class ActionNoise:
             self._kick_left -= 1
             noise = noise + self._kick * max(share, 0.5)
         noise[3:] *= c.rotation_share
-        action = decision.action.copy()
+        action: Array = decision.action.copy()
         action[:6] = np.clip(action[:6] + noise, -1.0, 1.0)
         return action
 
@@ -214,4 +214,3 @@ class ScenarioRunner:
             return self.env.object_position(name)[:2].astype(np.float32)
 
         return {"privileged.target_xy": xy(self.expert.target), "privileged.basket_xy": xy(self.expert.place)}
-

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos and pictures of roll-outs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from lightwam.errors import DataError
+from lightwam.sim.video import STRIP_HEIGHT, VideoSink, compose_frame, contact_sheet, mark_outcome, write_png
+
+
+def observation() -> dict[str, Any]:
+    image = np.zeros((32, 48, 3), np.uint8)
+    image[0, 0] = 255  # upside down: upright, it is in the lower right corner
+    return {"images": {"agentview": image, "wrist": image}, "state": np.zeros(8)}
+
+
+def decoded(path: Path) -> list[np.ndarray[Any, Any]]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_cameras_are_upright_side_by_side_over_the_chunk_strip() -> None:
+    frame = compose_frame(observation(), 1, 3)
+    assert frame.shape == (32 + STRIP_HEIGHT, 96, 3)
+    assert (frame[31, 47] == 255).all() and (frame[31, 95] == 255).all() and frame[0, 0].sum() == 0
+    lit, idle = frame[36, 6], frame[36, 21]
+    assert lit.tolist() != idle.tolist() and idle.any()
+
+
+def test_a_video_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    with VideoSink(tmp_path / "a.mp4") as sink:
+        for step in range(5):
+            sink.add(observation(), step, 0)
+    assert len(decoded(tmp_path / "a.mp4")) == 5
+    with pytest.raises(RuntimeError), VideoSink(tmp_path / "b.mp4") as sink:
+        sink.add(observation(), 0, 0)
+        raise RuntimeError
+    with pytest.raises(DataError, match="no frame"), VideoSink(tmp_path / "c.mp4"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_pictures_keep_their_pixels(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    write_png(tmp_path / "x.png", image)
+    np.testing.assert_array_equal(decoded(tmp_path / "x.png")[0], image)
+    frames = [np.full((8, 10, 3), value, np.uint8) for value in range(9)]
+    contact_sheet([frames, frames], 3, tmp_path / "sheet.png")
+    sheet = decoded(tmp_path / "sheet.png")[0]
+    assert sheet.shape == (8, 15, 3)
+    assert [int(sheet[0, column, 0]) for column in (0, 5, 10)] == [0, 4, 8]
+
+
+def test_the_outcome_is_a_border() -> None:
+    frame = np.zeros((40, 40, 3), np.uint8)
+    good, bad = mark_outcome(frame, True), mark_outcome(frame, False)
+    assert good[0, 0, 1] > good[0, 0, 0] and bad[0, 0, 0] > bad[0, 0, 1]
+    assert not good[20, 20].any() and not frame.any()
