@@ -4,20 +4,45 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import AdapterConfig, LightWAMConfig
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, DataError
+from lightwam.presets import libero_cameras
 from lightwam.train import blind, loop, vae
 from lightwam.train.artifacts import learning_rate, load_checkpoint, load_resume_point
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from dataset_fixture import TASK, write_v3  # noqa: E402
+
+
+def _tiny() -> LightWAMConfig:
+    """The nano policy made tiny: small canvas, two blocks, few channels."""
+    nano = LightWAMConfig.nano()
+    dit = dataclasses.replace(
+        nano.video_dit, hidden_dim=48, ffn_dim=64, num_heads=2, head_dim=24, num_layers=2, text_dim=16,
+        adapters=AdapterConfig(layers=(0, 1), dim=8),
+    )  # fmt: skip
+    return dataclasses.replace(
+        nano, video_dit=dit, vae=dataclasses.replace(nano.vae, base_dim=4), cameras=libero_cameras(32),
+        text=dataclasses.replace(nano.text, width=16, buckets=64),
+        action_expert=dataclasses.replace(nano.action_expert, per_layer_dim=24, trunk_dim=32, num_queries=4),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_nano() -> Iterator[None]:
+    """Every `LightWAMConfig.nano()` of this module is the tiny one."""
+    tiny = _tiny()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LightWAMConfig, "nano", staticmethod(lambda: tiny))
+        yield
 
 
 @pytest.fixture(scope="module")
