@@ -226,7 +226,7 @@ def test_one_line_says_what_runs_and_why(engine_path: Path, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", ""])
 def test_unknown_devices(engine_path: Path, device: str) -> None:
-    with pytest.raises(DeviceError, match="use device='cpu'|expected 'cpu'"):
+    with pytest.raises(DeviceError, match=r"use device='cpu'|expected 'cpu'"):
         Policy(engine_path, device=device)
 
 
