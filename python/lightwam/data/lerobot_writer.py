@@ -112,7 +112,9 @@ def _write_group(
 ) -> list[dict[str, Any]]:
     """Write one data file and one video file a camera; returns the listing's rows of these episodes."""
     next_row = int(before[-1]["dataset_to_index"]) if before else 0
-    tables, listing, seconds = [], [], 0.0
+    tables: list[pa.Table] = []
+    listing: list[dict[str, Any]] = []
+    seconds = 0.0
     for episode in group:
         index, stop = len(before) + len(listing), next_row + episode.length
         tables.append(_episode_table(episode, index, next_row, tasks.index(str(episode.meta["task"])), fps))
@@ -169,7 +171,7 @@ def join_videos(parts: Iterable[tuple[Path, int]], path: Path, fps: int) -> None
     Raises DataError where a part is damaged, has another number of frames, or another encoding than the first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame = 0
+    frame, header = 0, b""
     with av.open(str(path), "w", format="mp4") as target:
         stream: Any = None
         for source_path, length in parts:

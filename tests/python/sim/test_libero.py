@@ -113,7 +113,7 @@ def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(blin
         if decision.phase == "close" and not missed:  # close beside the object once
             missed = True
             for _ in range(10):
-                blind_env.step([0, -1, 1, 0, 0, 0, -1])
+                blind_env.step([1, 0, 0.1, 0, 0, 0, -1])
             for _ in range(8):
                 blind_env.step([0, 0, 0, 0, 0, 0, 1])
             assert not expert.holding()
