@@ -106,6 +106,6 @@ def nano() -> LightWAMConfig:
         horizon=16,
         replan=8,
         gripper="libero",
-        loss=LossConfig(temporal_weighting=TemporalWeighting(prefix_steps=8, tail_weight=0.25)),
+        loss=LossConfig(lambda_video=0.2, temporal_weighting=TemporalWeighting(prefix_steps=8, tail_weight=0.25)),
         video=VideoConfig(num_frames=5, stride=4, spatial_downsample=2),
     )

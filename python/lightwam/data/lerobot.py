@@ -112,9 +112,7 @@ def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset
         raise DataError(f"data set {dataset.root} keeps its episodes out of order: it can only be used whole")
     rows = slice(0, episodes[-1].stop)
     columns = {name: column[rows] for name, column in dataset.columns.items()}
-    return replace(
-        dataset, state=dataset.state[rows], action=dataset.action[rows], columns=columns, episodes=episodes
-    )
+    return replace(dataset, state=dataset.state[rows], action=dataset.action[rows], columns=columns, episodes=episodes)
 
 
 def _read_info(root: Path) -> dict[str, Any]:
@@ -122,7 +120,7 @@ def _read_info(root: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"data set {root} is missing: {path} does not exist; record it or name another folder") from error
+        raise DataError(f"data set {root} is missing: there is no {path}; record it or name another folder") from error
     except (OSError, ValueError) as error:
         raise DataError(f"data set {root} is damaged: {path} is unreadable ({error}); record it again") from error
     if not isinstance(info, dict) or not isinstance(info.get("features"), dict):
@@ -155,7 +153,7 @@ def _tasks(root: Path, rows: list[dict[str, Any]]) -> dict[int, str]:
         # v3.0 keeps the task's text as the table's index column, whose name depends on the writer.
         text = row.get("task", row.get("__index_level_0__"))
         if text is None or "task_index" not in row:
-            raise DataError(f"data set {root} is damaged: a row of its tasks is {row}; it needs 'task' and 'task_index'")
+            raise DataError(f"data set {root} is damaged: a task is {row}; it needs 'task' and 'task_index'")
         tasks[int(row["task_index"])] = str(text)
     return tasks
 

@@ -95,8 +95,14 @@ class DatasetStatistics:
                 raise DataError(f"statistics lack '{name}.default': measure the statistics again")
             parts[name] = Statistics.from_dict(default, "global", f"statistics of {name}")
             parts[f"stepwise_{name}"] = Statistics.from_dict(default, "stepwise", f"statistics of {name}")
-        counts = {key: int(mapping.get(key, 0)) for key in ("num_episodes", "num_transition")}
-        return DatasetStatistics(**parts, **counts)
+        return DatasetStatistics(
+            parts["state"],
+            parts["action"],
+            parts["stepwise_state"],
+            parts["stepwise_action"],
+            num_episodes=int(mapping.get("num_episodes", 0)),
+            num_transition=int(mapping.get("num_transition", 0)),
+        )
 
     def save(self, path: Path) -> None:
         """Write the statistics file under a temporary name, then rename it."""
@@ -140,12 +146,13 @@ class Normalizer:
 
     def forward(self, values: npt.NDArray[np.floating[Any]]) -> FloatArray:
         """Robot units [..., D] -> normalised float32, clamped to +-clamp."""
-        normalised = values.astype(np.float32) * self.scale + self.offset
-        return np.clip(normalised, -self.clamp, self.clamp).astype(np.float32)
+        normalised: FloatArray = values.astype(np.float32) * self.scale + self.offset
+        return normalised.clip(-self.clamp, self.clamp)
 
     def backward(self, values: npt.NDArray[np.floating[Any]]) -> FloatArray:
         """Normalised [..., D] -> robot units, float32."""
-        return ((values.astype(np.float32) - self.offset) / self.scale).astype(np.float32)
+        restored: FloatArray = (values.astype(np.float32) - self.offset) / self.scale
+        return restored
 
 
 def _range_of_mode(mode: str, statistics: Statistics) -> tuple[FloatArray, FloatArray]:

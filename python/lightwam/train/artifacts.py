@@ -105,7 +105,7 @@ class Curves:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.history: dict[str, list[tuple[int, float]]] = history or {}
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append one point to each named curve."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def blind_network(state_dim: int, hidden: int, layers: int, outputs: int) -> nn.
     """Linear layers with GELU (tanh) between them: [B, P] -> [B, H A]."""
     widths = [state_dim, *[hidden] * (layers - 1), outputs]
     stack: list[nn.Module] = []
-    for index, (narrow, wide) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (narrow, wide) in enumerate(pairwise(widths)):
         stack += [nn.Linear(narrow, wide)] + ([nn.GELU("tanh")] if index < layers - 1 else [])
     return nn.Sequential(*stack)
 

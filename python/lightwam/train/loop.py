@@ -59,7 +59,7 @@ class PolicyTrainArgs:
     """Checkpoint folder to start from (its statistics too), for training on with more data."""
     steps: int = 4000
     batch: int = 32
-    video_batch: int = 8
+    video_batch: int = 4
     """Samples of each step that also get the video pass."""
     peak_learning_rate: float = 8e-4
     warmup_steps: int = 200
@@ -140,10 +140,12 @@ def training_losses(
 
 @torch.no_grad()
 def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> dict[str, float]:
-    """Held-out errors: normalised actions of the executed prefix, and object positions in cm (with and without state)."""
+    """Held-out errors: normalised actions of the executed prefix; the target's position in cm, also without state."""
     config = networks.policy.config
     chosen = data.held_out_rows[:: max(1, len(data.held_out_rows) // count)]
-    squared, off, off_blind = [], [], []
+    squared: list[Tensor] = []
+    off: list[Tensor] = []
+    off_blind: list[Tensor] = []
     for start in range(0, len(chosen), 32):
         rows = torch.from_numpy(chosen[start : start + 32])
         batch = data.batch(rows)
@@ -243,8 +245,13 @@ class PolicyTrainer:
 
     def save(self) -> None:
         """Resume point, checkpoint of the averaged weights, curves."""
-        state = {"networks": self.networks.state_dict(), "average": self.average.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "step": self.step, "history": self.curves.history}  # fmt: skip
+        state = {
+            "networks": self.networks.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "history": self.curves.history,
+        }
         save_resume_point(self.args.out / "resume.pt", state)
         weights = {**self.average.weights(), **{f"vae.{name}": value for name, value in self.vae_weights.items()}}
         save_checkpoint(self.args.out / "checkpoint", self.config, weights, self.statistics)

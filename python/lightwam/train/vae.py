@@ -139,7 +139,7 @@ def vae_losses(
     vae: WanVAE, localiser: Localiser | None, video: Tensor, located: Tensor, mean_image: Tensor, args: VAETrainArgs,
     columns: slice | None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Weighted reconstruction (L1), KL and localisation of clips [N, 3, F, H, W]; `columns` of the latent are decoded."""
+    """Weighted reconstruction (L1), KL and localisation of clips [N, 3, F, H, W]; decodes `columns` of the latent."""
     mean, log_variance = encode_moments(vae, video)
     log_variance = log_variance.float().clamp(-20.0, 10.0)
     raw = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance).to(mean.dtype)

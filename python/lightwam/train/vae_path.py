@@ -48,7 +48,8 @@ class _NormSiLU(torch.autograd.Function):
         normed, inverse_RC, gamma_tile, mean_CC = ctx.saved_tensors
         upstream = gradients[0].permute(0, 2, 3, 1).reshape(normed.shape)
         gated = torch.ops.aten.silu_backward(upstream, normed * gamma_tile)
-        gamma_gradient = (gated * normed).sum(0, dtype=torch.float32).view(-1, len(mean_CC)).sum(0)
+        wide = torch.promote_types(normed.dtype, torch.float32)
+        gamma_gradient = (gated * normed).sum(0, dtype=wide).view(-1, len(mean_CC)).sum(0)
         scaled = gated * gamma_tile
         projection_RC = (scaled * normed).view(inverse_RC.shape) @ mean_CC
         rows_RC = inverse_RC * (scaled.view(inverse_RC.shape) - normed.view(inverse_RC.shape) * projection_RC)
@@ -63,7 +64,8 @@ def _images(rows: Tensor, shape: torch.Size) -> Tensor:
 
 def _clip(x: Tensor, frames: int) -> Tensor:
     """[N, C, H, W] in channels-last memory -> its view [B, T, H, W, C]."""
-    return x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))
+    images, _, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(images // frames, frames, height, width, -1)
 
 
 def _stacked(windows: list[Tensor]) -> Tensor:
@@ -109,7 +111,7 @@ def _upsample(layer: Upsample, x: Tensor, frames: int) -> tuple[Tensor, int]:
     if layer.time_conv is not None and frames > 1:
         clip, later = _clip(x, frames), frames - 1
         pairs = _clip(_conv(layer.time_conv, _stacked([clip[:, 1:]]), later), later)
-        doubled = pairs.unflatten(-1, (2, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+        doubled = torch.stack(pairs.chunk(2, dim=-1), dim=2).flatten(1, 2)
         x, frames = _stacked([torch.cat([clip[:, :1], doubled], dim=1)]), 2 * later + 1
     return layer.resample(x), frames
 
@@ -141,7 +143,7 @@ def _to_images(clips: Tensor) -> Tensor:
 
 def _to_clips(images: Tensor, frames: int) -> Tensor:
     """[N, C, H, W] -> [B, C, T, H, W]."""
-    return images.unflatten(0, (-1, frames)).transpose(1, 2)
+    return images.reshape(-1, frames, *images.shape[1:]).transpose(1, 2)
 
 
 def encode_moments(vae: WanVAE, clips: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dataset_fixture import CAMERAS, LENGTHS, TASK, write_v3, write_v21
 
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
 from lightwam.data.lerobot import first_episodes, open_dataset, read_frames
 from lightwam.errors import DataError
-
-from dataset_fixture import CAMERAS, LENGTHS, TASK, write_v3, write_v21
 
 
 @pytest.fixture(scope="module", params=[write_v3, write_v21], ids=["v3.0", "v2.1"])
@@ -88,7 +87,7 @@ def _edit_info(root: Path, **changes: object) -> None:
 def test_damage_is_reported(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "copy")
     _edit_info(copy, codebase_version="v1.6")
-    with pytest.raises(DataError, match="only LeRobot v3.0 and v2.1"):
+    with pytest.raises(DataError, match=r"only LeRobot v3\.0 and v2\.1"):
         open_dataset(copy)
     (copy / "meta/info.json").write_text("no json")
     with pytest.raises(DataError, match="unreadable"):
@@ -97,7 +96,7 @@ def test_damage_is_reported(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "empty")
     for path in copy.glob("data/chunk-000/*.parquet"):
         pq.write_table(pq.read_table(path).slice(0, 0), path)
-    with pytest.raises(DataError, match="empty|damaged"):
+    with pytest.raises(DataError, match=r"empty|damaged"):
         open_dataset(copy)
     shutil.rmtree(copy / "data")
     with pytest.raises(DataError):
@@ -107,7 +106,7 @@ def test_damage_is_reported(root: Path, tmp_path: Path) -> None:
     for path in copy.glob("videos/**/*.mp4"):
         path.write_bytes(path.read_bytes()[:200])
     spans = [open_dataset(copy).episodes[0].videos["wrist"]]
-    with pytest.raises(DataError, match="video .* is missing or damaged"):
+    with pytest.raises(DataError, match=r"video .* is missing or damaged"):
         list(read_frames(spans))
 
 

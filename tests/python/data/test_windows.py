@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_fixture import LENGTHS, write_v3, write_v21
 
 from lightwam.config import LightWAMConfig
 from lightwam.data import lerobot
 from lightwam.data.lerobot import open_dataset
 from lightwam.data.windows import build_windows, frame_stride, measure_statistics, rows_of, split_episodes
 from lightwam.errors import DataError
-
-from dataset_fixture import LENGTHS, write_v3, write_v21
 
 
 def test_substeps_are_one_control_rate_sequence(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lightwam.train import blind, loop, vae
 from lightwam.train.artifacts import learning_rate, load_checkpoint, load_resume_point
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from dataset_fixture import TASK, write_v3  # noqa: E402
+from dataset_fixture import TASK, write_v3
 
 
 def _tiny() -> LightWAMConfig:
