@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peer of the latency benchmarks: the unfolded policy in eager PyTorch, as published, from camera pixels to actions."""
+"""The peer of the latency benchmarks: the unfolded policy in eager PyTorch, from camera pixels to actions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+
 from lightwam.config import LightWAMConfig
 from lightwam.data.images import join_cameras, scale_pixels
 from lightwam.model import LightWAM

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency of one action chunk, from uint8 camera images to actions: the C++ runtime beside eager PyTorch in the same run.
+"""Latency of one chunk, from uint8 camera images to actions: the C++ runtime beside eager PyTorch in the same run.
 
     pytest benchmarks                    nano
     pytest benchmarks --full-size        the 2-billion-parameter model as well (minutes, 16 GB of memory)
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from eager import EagerPolicy
+
 from lightwam.config import LightWAMConfig
 from lightwam.export.command import ExportArgs, main
 from lightwam.runtime import Policy

@@ -27,7 +27,7 @@ class EngineError(LightWAMError):
 
 
 class ObservationError(LightWAMError):
-    """An observation has a missing or extra camera, a wrong dtype, rank, size or width, or a value that is not finite."""
+    """An observation has a missing or extra camera, a wrong dtype, rank, size or width, or a value not finite."""
 
 
 class InstructionError(LightWAMError):

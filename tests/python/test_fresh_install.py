@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel in a venv that holds NumPy and nothing else: `lightwam.runtime` runs the bundled policy there, no PyTorch."""
+"""The wheel in a venv that holds NumPy and nothing else: `lightwam.runtime` runs the bundled policy there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lightwam bench`: latency of an engine file on this machine, per stage, as a table, JSON and a stacked-bar picture."""
+"""`lightwam bench`: latency of an engine file on this machine, per stage: a table, JSON and a stacked-bar picture."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: every verb exists and answers --help; wrong use and lightwam errors are one line and exit status 2."""
+"""The command line: every verb exists and answers --help; wrong use and errors are one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lightwam import cli
 
 
