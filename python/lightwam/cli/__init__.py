@@ -30,6 +30,7 @@ VERBS: dict[str, Verb] = {
     "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.train.vae", "VAETrainArgs"),
     "train policy": Verb("train the world action model", "lightwam.train.loop", "PolicyTrainArgs"),
     "train blind": Verb("train the proprioception-only baseline", "lightwam.train.blind", "BlindTrainArgs"),
+    "train replay": Verb("record one demonstration as an open-loop baseline", "lightwam.sim.replay", "ReplayArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.export.command", "ExportArgs"),
 }
 
