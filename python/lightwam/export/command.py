@@ -4,23 +4,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from lightwam.config import LightWAMConfig
+from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, ExportError
 from lightwam.export.api import build_policy_graph, export_engine, with_provenance
 from lightwam.export.build import BuildOptions
 from lightwam.export.counts import graph_costs
 from lightwam.export.engine import write_engine
 from lightwam.export.weights import RandomWeights
+from lightwam.model import LightWAM
+from lightwam.model.checkpoints import load_exactly
+from lightwam.model.text import HashedWordsEncoder
+from lightwam.model.vae import WanVAE
+from lightwam.train.artifacts import STATISTICS_FILE, WEIGHTS_FILE, load_checkpoint, part
 
-CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE = "config.json", "model.safetensors", "stats.json"
 RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 
 
@@ -44,6 +50,8 @@ class ExportArgs:
     """The policy's name; that of the configuration when absent."""
     instructions: Path | None = None
     """safetensors file: instruction text -> context rows [n, text width], for policies without a small text encoder."""
+    known: tuple[str, ...] = ()
+    """Instructions to carry ready-made, their rows from the checkpoint's own text encoder."""
     replan: int | None = None
     """Actions to execute before the next chunk; the configuration's when absent."""
     parity_seeds: tuple[int, ...] = (0, 1, 2)
@@ -51,7 +59,7 @@ class ExportArgs:
 
 
 def main(arguments: ExportArgs) -> int:
-    """Export and print one line. Raises `ExportError`, `CheckpointError`, `ConfigError`."""
+    """Export and print one line. Raises `ExportError`, `CheckpointError`, `ConfigError`, `DataError`."""
     if (arguments.checkpoint is None) == (arguments.random is None):
         raise ExportError("checkpoint and random: give exactly one of --checkpoint and --random")
     if arguments.random is not None:
@@ -64,27 +72,21 @@ def main(arguments: ExportArgs) -> int:
 
 def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
     """Load a checkpoint folder, export it, print size and parity."""
-    from lightwam.model import LightWAM
-    from lightwam.model.checkpoints import load_exactly
-    from lightwam.model.text import HashedWordsEncoder
-    from lightwam.model.vae import WanVAE
-
-    config = _with_replan(read_config(folder), arguments.replan)
-    tensors = read_weights(folder)
+    stored, tensors = load_checkpoint(folder)
+    config = _with_replan(stored, arguments.replan)
     model, vae = LightWAM(config), WanVAE(config.vae)
     text = HashedWordsEncoder(config.text) if config.text.kind == "hashed_words" else None
-    parts = [("vae.", vae)] if text is None else [("vae.", vae), ("text_encoder.", text)]
-    for prefix, module in parts:
-        own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
-        load_exactly(module, own, f"{folder}: {prefix.rstrip('.')}")
-    model.load_published(tensors)
+    load_exactly(vae, part(tensors, "vae."), f"VAE of {folder}")
+    if text is not None:
+        load_exactly(text, part(tensors, "text_encoder."), f"text encoder of {folder}")
+    model.load_published({k: v for k, v in tensors.items() if not k.startswith(("vae.", "text_encoder."))})
     report = export_engine(
         model.eval(),
         arguments.out,
         vae=vae.eval(),
         text_encoder=text,
-        instructions=read_instructions(arguments.instructions),
-        normalizer=read_json(folder / STATISTICS_FILE),
+        instructions={**read_instructions(arguments.instructions), **encode_known(text, arguments.known)},
+        normalizer=DatasetStatistics.load(folder / STATISTICS_FILE).to_dict(),
         precision=arguments.precision,
         weight_dtype=arguments.weights,
         name=arguments.name,
@@ -125,44 +127,22 @@ def _with_replan(config: LightWAMConfig, replan: int | None) -> LightWAMConfig:
     return config if replan is None else replace(config, replan=replan)
 
 
-def read_config(folder: Path) -> LightWAMConfig:
-    """config.json of a checkpoint folder. Raises `CheckpointError` or `ConfigError`."""
-    return LightWAMConfig.from_dict(read_json(folder / CONFIG_FILE))
+@torch.no_grad()
+def encode_known(encoder: HashedWordsEncoder | None, texts: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Instruction text -> context rows by the checkpoint's encoder. Raises `ExportError` if it has none."""
+    if texts and encoder is None:
+        raise ExportError(f"known is {texts}: this checkpoint has no text encoder, give --instructions with their rows")
+    return {} if encoder is None else {text: encoder([text]).rows[0] for text in texts}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `CheckpointError` when it is missing or damaged."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}: give a checkpoint folder with this file") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error}): write the checkpoint again") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path}: holds a {type(document).__name__}: it must hold a JSON object")
-    return document
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder. Raises `CheckpointError`."""
-    return _load_tensors(folder / WEIGHTS_FILE, "give a checkpoint folder with this file")
-
-
-def read_instructions(path: Path | None) -> dict[str, torch.Tensor] | None:
-    """Instruction text -> context rows. Raises `CheckpointError`."""
-    return None if path is None else _load_tensors(path, "give a safetensors file of context rows by instruction")
-
-
-def _load_tensors(path: Path, remedy: str) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def read_instructions(path: Path | None) -> dict[str, torch.Tensor]:
+    """Instruction text -> context rows; none without a file. Raises `CheckpointError`."""
+    if path is None:
+        return {}
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}: {remedy}") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error}): {remedy}") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable ({error}): give a safetensors file of context rows") from error
     return tensors
 
 

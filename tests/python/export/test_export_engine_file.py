@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
+import lightwam.errors
 from lightwam.errors import EngineError, ExportError
 from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.dtypes import bf16_bits_to_f32, f32_to_bf16_bits
@@ -113,7 +114,7 @@ def test_reading_and_counting_need_no_torch(tmp_path: Path) -> None:
         "import lightwam.export.inspect; "
         f"print(graph_costs(read_engine({str(tmp_path / 'a.lwam')!r})).flops); assert 'torch' not in sys.modules"
     )
-    package = Path(__file__).parents[3] / "python"
+    package = Path(lightwam.errors.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
