@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bench_ops [--threads N] [--level NAME] [--only TEXT]: speed of the operations on the shapes of the published policy and
-// of the small bundled one. The best of many runs counts, and one thread is timed by its processor time, not by the wall
-// clock: the machine may be busy with something else.
+// bench_ops [--threads N] [--level NAME] [--only TEXT]: speed of the operations on the shapes of the published policy
+// and of the small bundled one. The best of many runs counts, and one thread is timed by its processor time, not by the
+// wall clock: the machine may be busy with something else.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -24,7 +24,7 @@ namespace {
 
 // 64-byte aligned memory, filled with small numbers in the given dtype.
 class Block {
-public:
+  public:
     Block(DType dtype, std::size_t count) : dtype_(dtype), bytes_(count * size_of(dtype)) {
         storage_.resize(bytes_ + 64);
         for (std::size_t i = 0; i < count; ++i) {
@@ -44,7 +44,7 @@ public:
     cpu::Input input() { return {data(), dtype_}; }
     cpu::Output output() { return {data(), dtype_}; }
 
-private:
+  private:
     DType dtype_;
     std::size_t bytes_;
     std::vector<std::byte> storage_;
@@ -63,7 +63,7 @@ struct Options {
 };
 
 class Bench {
-public:
+  public:
     explicit Bench(const Options& options)
         : options_(options), pool_(options.threads), kernels_(cpu::kernels_of(options.level)) {
         if (kernels_ == nullptr) throw std::invalid_argument("this processor does not run that level");
@@ -73,7 +73,8 @@ public:
         bandwidth_ = peak::read_bandwidth(pool_);
         std::printf("level %s, %d threads; peak f32 %.0f, bf16 %.0f GFLOP/s; memory %.1f GB/s\n\n",
                     cpu::level_name(options.level), options.threads, peak_[0] / 1e9, peak_[1] / 1e9, bandwidth_ / 1e9);
-        std::printf("%-46s %-5s %10s %10s %7s %8s %7s\n", "operation", "dtype", "us", "GFLOP/s", "share", "GB/s", "share");
+        std::printf("%-46s %-5s %10s %10s %7s %8s %7s\n", "operation", "dtype", "us", "GFLOP/s", "share", "GB/s",
+                    "share");
     }
 
     const cpu::KernelTable& kernels() const { return *kernels_; }
@@ -107,12 +108,13 @@ public:
             run(execution, args);
             best = std::min(best, seconds_of(clock) - begin);
         }
-        std::printf("%-46s %-5s %10.1f %10.1f %6.1f%% %8.1f %6.1f%%\n", name.c_str(), dtype == DType::f32 ? "f32" : "bf16",
-                    best * 1e6, operations / best / 1e9, 100 * operations / best / peak_[static_cast<int>(dtype)],
-                    bytes / best / 1e9, 100 * bytes / best / bandwidth_);
+        std::printf("%-46s %-5s %10.1f %10.1f %6.1f%% %8.1f %6.1f%%\n", name.c_str(),
+                    dtype == DType::f32 ? "f32" : "bf16", best * 1e6, operations / best / 1e9,
+                    100 * operations / best / peak_[static_cast<int>(dtype)], bytes / best / 1e9,
+                    100 * bytes / best / bandwidth_);
     }
 
-private:
+  private:
     Options options_;
     cpu::ThreadPool pool_;
     const cpu::KernelTable* kernels_;
@@ -133,7 +135,8 @@ std::string join(const std::string& name, std::initializer_list<std::size_t> siz
 
 void linear(Bench& bench, std::size_t rows, std::size_t depth, std::size_t columns, DType dtype,
             cpu::Activation activation = cpu::Activation::none) {
-    const std::string name = join(activation == cpu::Activation::none ? "linear" : "linear gelu_tanh", {rows, depth, columns});
+    const std::string name =
+        join(activation == cpu::Activation::none ? "linear" : "linear gelu_tanh", {rows, depth, columns});
     if (!bench.wanted(name)) return;
     Block x(dtype, rows * depth), bias(DType::f32, columns), residual(dtype, rows * columns), y(dtype, rows * columns);
     Block weight = bench.packed({nullptr, dtype, dtype, 1, columns, 1, depth});
@@ -149,7 +152,8 @@ void grouped(Bench& bench, std::size_t rows, std::size_t groups, std::size_t dep
     if (!bench.wanted(name)) return;
     Block x(dtype, rows * groups * depth), bias(DType::f32, groups * columns), y(dtype, rows * groups * columns);
     Block weight = bench.packed({nullptr, dtype, dtype, groups, columns, 1, depth});
-    const cpu::GroupedLinearArgs args{rows, groups, depth, columns, x.input(), weight.data(), bias.floats(), y.output()};
+    const cpu::GroupedLinearArgs args{rows,      groups,        depth,         columns,
+                                      x.input(), weight.data(), bias.floats(), y.output()};
     const double products = static_cast<double>(groups * depth * columns);
     bench.time(name, dtype, args, 2.0 * static_cast<double>(rows) * products,
                products * static_cast<double>(size_of(dtype)));
@@ -190,25 +194,27 @@ void self_attention(Bench& bench, std::size_t tokens, std::size_t heads, std::si
                4.0 * static_cast<double>(count * size_of(dtype)));
 }
 
-void cross_attention(Bench& bench, std::size_t tokens, std::size_t heads, std::size_t width, std::size_t text, DType dtype) {
+void cross_attention(Bench& bench, std::size_t tokens, std::size_t heads, std::size_t width, std::size_t text,
+                     DType dtype) {
     const std::string name = join("cross_attention", {tokens, heads, width, text});
     if (!bench.wanted(name)) return;
     const std::size_t d = heads * width;
     Block q(dtype, tokens * d), k(dtype, text * d), v(dtype, text * d), y(dtype, tokens * d), bias(DType::f32, text);
     const auto count = static_cast<std::int32_t>(text);
-    const cpu::CrossAttentionArgs args{tokens,        heads,  width,     1 * text,  1,         0.1F,      q.input(), k.input(), v.input(),
-                                       bias.floats(), &count, k.input(), v.input(), y.output()};
+    const cpu::CrossAttentionArgs args{tokens,    heads,     width,         1 * text, 1,         0.1F,      q.input(),
+                                       k.input(), v.input(), bias.floats(), &count,   k.input(), v.input(), y.output()};
     bench.time(name, dtype, args, 4.0 * static_cast<double>(tokens * (text + 1) * d),
                2.0 * static_cast<double>((tokens + text) * d * size_of(dtype)));
 }
 
-void query_pool(Bench& bench, std::size_t tokens, std::size_t width, std::size_t heads, std::size_t queries, DType dtype) {
+void query_pool(Bench& bench, std::size_t tokens, std::size_t width, std::size_t heads, std::size_t queries,
+                DType dtype) {
     const std::string name = join("learned_query_pool", {tokens, width, heads, queries});
     if (!bench.wanted(name)) return;
     Block x(dtype, tokens * width), merge(DType::f32, queries), y(DType::f32, heads * width);
     Block scores = bench.packed({nullptr, dtype, dtype, 1, heads * queries, 1, width});
-    const cpu::LearnedQueryPoolArgs args{tokens, width,     heads,         queries, 1,
-                                         1e-6F,  x.input(), scores.data(), dtype,   merge.floats(), y.output()};
+    const cpu::LearnedQueryPoolArgs args{tokens,    width,         heads, queries,        1,         1e-6F,
+                                         x.input(), scores.data(), dtype, merge.floats(), y.output()};
     bench.time(name, dtype, args, 2.0 * static_cast<double>(tokens * width * heads * (queries + 1)),
                static_cast<double>(tokens * width * size_of(dtype)));
 }
@@ -220,15 +226,15 @@ void rows(Bench& bench, std::size_t count, std::size_t columns, std::size_t head
         const std::string name = join(what, {count, columns});
         if (bench.wanted(name)) bench.time(name, dtype, args, 0.0, moved);
     };
-    time("layer_norm", cpu::LayerNormArgs{count, columns, 1e-6F, x.input(), weight.floats(), weight.floats(), y.output()},
-         bytes);
+    time("layer_norm",
+         cpu::LayerNormArgs{count, columns, 1e-6F, x.input(), weight.floats(), weight.floats(), y.output()}, bytes);
     time("rms_norm silu",
          cpu::RmsNormArgs{count, columns, 1e-6F, x.input(), weight.floats(), cpu::Activation::silu, y.output()}, bytes);
     time("add", cpu::AddArgs{count, columns, false, false, false, x.input(), y.input(), y.output()}, bytes * 1.5);
     time("mean_pool", cpu::MeanPoolArgs{count, columns, x.input(), y.output()}, bytes / 2);
     if (heads == 0) return;
-    const cpu::RmsNormRopeArgs rope{count,     heads,           columns / heads, 1e-6F,
-                                    x.input(), weight.floats(), weight.floats(), weight.floats(), y.output()};
+    const cpu::RmsNormRopeArgs rope{count,           heads,           columns / heads, 1e-6F,     x.input(),
+                                    weight.floats(), weight.floats(), weight.floats(), y.output()};
     time("rms_norm_rope", rope, bytes);
 }
 
@@ -298,7 +304,8 @@ Options parse(int argc, char** argv) {
             options.only = value;
         } else if (key == "--level") {
             for (int level = 0; level < 4; ++level) {
-                if (value == cpu::level_name(static_cast<cpu::Level>(level))) options.level = static_cast<cpu::Level>(level);
+                if (value == cpu::level_name(static_cast<cpu::Level>(level)))
+                    options.level = static_cast<cpu::Level>(level);
             }
         } else {
             throw std::invalid_argument("unknown option " + key + "; known: --threads N, --level NAME, --only TEXT");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention as two products around a softmax, head by head: keys and values are packed once per head, then every tile of
-// query rows computes its logits against all keys, their softmax, and the weighted values. A tile's logits stay in the
-// first-level cache, so no online softmax is needed.
+// Attention as two products around a softmax, head by head: keys and values are packed once per head, then every tile
+// of query rows computes its logits against all keys, their softmax, and the weighted values. A tile's logits stay in
+// the first-level cache, so no online softmax is needed.
 #include "attention.hpp"
 
 #include <cmath>
@@ -16,7 +16,7 @@ namespace {
 constexpr std::size_t kTilesPerItem = 4;
 
 struct Keys {
-    std::size_t text = 0;    // rows taken from the first segment
+    std::size_t text = 0;  // rows taken from the first segment
     std::size_t proprio = 0;
     std::size_t total() const noexcept { return text + proprio; }
 };
@@ -86,7 +86,8 @@ void pack_keys(const KernelTable& kernels, const Panels& panels, const void* con
     }
 }
 
-void pack_values(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::byte* packed) noexcept {
+void pack_values(const KernelTable& kernels, const Panels& panels, const void* const* rows,
+                 std::byte* packed) noexcept {
     Pack pack{};
     pack.rows = rows;
     pack.count = panels.depth;
@@ -104,7 +105,7 @@ void pack_values(const KernelTable& kernels, const Panels& panels, const void* c
 
 void pack_head(const KernelTable& kernels, const Attention& a, const Keys& keys, const Plan& plan, std::size_t head,
                const void** pointers, std::byte* packed) noexcept {
-    const auto point = [&](const Input (&segments)[2]) {
+    const auto point = [&](const Input(&segments)[2]) {
         for (std::size_t i = 0; i < keys.total(); ++i) {
             const bool text = i < keys.text;
             const std::size_t row = text ? i : i - keys.text;
@@ -199,15 +200,8 @@ Attention attention_of(const SelfAttentionArgs& a) noexcept {
 }
 
 Attention attention_of(const CrossAttentionArgs& a) noexcept {
-    return {a.tokens,
-            a.heads,
-            a.head_width,
-            a.scale,
-            a.q,
-            {a.key_text, a.key_proprio},
-            {a.value_text, a.value_proprio},
-            nullptr,
-            a.y};
+    return {a.tokens, a.heads, a.head_width, a.scale, a.q, {a.key_text, a.key_proprio}, {a.value_text, a.value_proprio},
+            nullptr,  a.y};
 }
 
 }  // namespace

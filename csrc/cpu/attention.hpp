@@ -22,8 +22,8 @@ struct SelfAttentionArgs {
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const SelfAttentionArgs& args) noexcept;
 void run(const Execution& execution, const SelfAttentionArgs& args) noexcept;
 
-// y [tokens, D] with D = heads*head_width: softmax over the first *key_count rows of key_text (logit + key_bias) and all
-// proprio_rows rows of key_proprio. Keys and values have q's dtype. *key_count is clamped to [0, text_rows].
+// y [tokens, D] with D = heads*head_width: softmax over the first *key_count rows of key_text (logit + key_bias) and
+// all proprio_rows rows of key_proprio. Keys and values have q's dtype. *key_count is clamped to [0, text_rows].
 struct CrossAttentionArgs {
     std::size_t tokens = 0;
     std::size_t heads = 0;

@@ -15,10 +15,14 @@ bool runs_here(Level level) noexcept {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
                         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0;
     switch (level) {
-        case Level::portable: return true;
-        case Level::avx2: return avx2;
-        case Level::avx512: return avx512;
-        case Level::avx512_bf16: return avx512 && __builtin_cpu_supports("avx512bf16") != 0;
+        case Level::portable:
+            return true;
+        case Level::avx2:
+            return avx2;
+        case Level::avx512:
+            return avx512;
+        case Level::avx512_bf16:
+            return avx512 && __builtin_cpu_supports("avx512bf16") != 0;
     }
     return false;
 #else
@@ -29,11 +33,15 @@ bool runs_here(Level level) noexcept {
 const KernelTable* table_of(Level level) noexcept {
     switch (level) {
 #if defined(__x86_64__)
-        case Level::avx2: return &kAvx2Table;
-        case Level::avx512: return &kAvx512Table;
-        case Level::avx512_bf16: return &kAvx512Bf16Table;
+        case Level::avx2:
+            return &kAvx2Table;
+        case Level::avx512:
+            return &kAvx512Table;
+        case Level::avx512_bf16:
+            return &kAvx512Bf16Table;
 #endif
-        default: return &kPortableTable;
+        default:
+            return &kPortableTable;
     }
 }
 
@@ -41,10 +49,14 @@ const KernelTable* table_of(Level level) noexcept {
 
 const char* level_name(Level level) noexcept {
     switch (level) {
-        case Level::portable: return "portable";
-        case Level::avx2: return "avx2";
-        case Level::avx512: return "avx512";
-        case Level::avx512_bf16: return "avx512_bf16";
+        case Level::portable:
+            return "portable";
+        case Level::avx2:
+            return "avx2";
+        case Level::avx512:
+            return "avx512";
+        case Level::avx512_bf16:
+            return "avx512_bf16";
     }
     return "unknown";
 }

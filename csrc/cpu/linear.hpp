@@ -3,9 +3,9 @@
 // Matrix products with packed weights: `linear` and `grouped_linear`.
 //
 // Every operation of this library has the same two functions: `scratch_bytes(kernels, threads, args)`, which reads only
-// the sizes and dtypes of `args`, and `run(execution, args)`, which allocates nothing, throws nothing, and gives the same
-// bits for any number of threads. Sizes and dtypes are the caller's responsibility. Data pointers need the alignment of
-// their element only; packed weights and scratch need 64 bytes.
+// the sizes and dtypes of `args`, and `run(execution, args)`, which allocates nothing, throws nothing, and gives the
+// same bits for any number of threads. Sizes and dtypes are the caller's responsibility. Data pointers need the
+// alignment of their element only; packed weights and scratch need 64 bytes.
 #pragma once
 
 #include "types.hpp"
@@ -16,8 +16,9 @@ namespace lightwam::cpu {
 // taps kh*kw, depth Cin. grouped_linear: groups G. learned_query_pool: rows heads*Q, depth D.
 struct WeightSource {
     const void* data = nullptr;
-    DType dtype = DType::f32;    // as stored
-    DType compute = DType::f32;  // what the product computes in, = dtype of x; (stored f32, compute bf16) is not allowed
+    DType dtype = DType::f32;  // as stored
+    DType compute =
+        DType::f32;  // what the product computes in, = dtype of x; (stored f32, compute bf16) is not allowed
     std::size_t groups = 1;
     std::size_t rows = 0;
     std::size_t taps = 1;
@@ -27,7 +28,8 @@ struct WeightSource {
 // Size of the packed form; `data` is not read. A multiple of 64.
 std::size_t packed_bytes(const KernelTable& kernels, const WeightSource& source) noexcept;
 
-// Packs into `destination` (64-byte aligned, packed_bytes long). Valid for these kernels only. `data` may be unmapped after.
+// Packs into `destination` (64-byte aligned, packed_bytes long). Valid for these kernels only. `data` may be unmapped
+// after.
 void pack(const KernelTable& kernels, ThreadPool& pool, const WeightSource& source, std::byte* destination) noexcept;
 
 // y [rows, columns] = act(x [rows, depth] . weight^T + bias) + residual.
@@ -35,11 +37,11 @@ struct LinearArgs {
     std::size_t rows = 0;
     std::size_t depth = 0;
     std::size_t columns = 0;
-    Input x;                          // dtype: the packed weight's compute dtype
+    Input x;                            // dtype: the packed weight's compute dtype
     const std::byte* weight = nullptr;  // packed, compute = x.dtype
-    const float* bias = nullptr;      // [columns] or null
+    const float* bias = nullptr;        // [columns] or null
     Activation activation = Activation::none;
-    Input residual;                   // [rows, columns], data null when absent; may be y itself
+    Input residual;  // [rows, columns], data null when absent; may be y itself
     Output y;
 };
 

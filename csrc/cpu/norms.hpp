@@ -31,7 +31,8 @@ struct RmsNormArgs {
 };
 void run(const Execution& execution, const RmsNormArgs& args) noexcept;
 
-// RMS norm of the whole row [heads*head_width], then rotation of the pairs (2i, 2i+1) of every head by (cos, sin)[row, i].
+// RMS norm of the whole row [heads*head_width], then rotation of the pairs (2i, 2i+1) of every head by (cos, sin)[row,
+// i].
 struct RmsNormRopeArgs {
     std::size_t tokens = 0;
     std::size_t heads = 0;

@@ -72,7 +72,7 @@ void run(const Execution& execution, const LearnedQueryPoolArgs& a) noexcept {
         softmax.slot_stride = a.heads;
         kernels.pool_softmax(softmax);
     });
-    const WeightedSum sum{pieces.normalised, a.scores_compute, a.tokens, a.width,
+    const WeightedSum sum{pieces.normalised, a.scores_compute,  a.tokens, a.width,
                           pieces.weights,    a.slots * a.heads, a.y};
     const std::size_t chunk = 64;
     execution.pool->parallel_for(ceil_div(a.width, chunk), [&](std::size_t item, int) {

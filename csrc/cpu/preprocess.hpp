@@ -10,7 +10,8 @@
 
 namespace lightwam::cpu {
 
-// Weights of one direction: output o is the sum of weights[o*taps + i] * input[first[o] + i] over count[o] <= taps inputs.
+// Weights of one direction: output o is the sum of weights[o*taps + i] * input[first[o] + i] over count[o] <= taps
+// inputs.
 struct ResizeAxis {
     std::size_t in = 0;
     std::size_t out = 0;
@@ -22,7 +23,7 @@ struct ResizeAxis {
 
 // Triangle filter with support max(1, in/out), half-pixel centres, weights normalised to a sum of one.
 class ResizePlan {
-public:
+  public:
     ResizePlan() = default;
     // All sizes and `threads` at least 1. Throws std::bad_alloc only.
     ResizePlan(std::size_t in_height, std::size_t in_width, std::size_t out_height, std::size_t out_width, int threads);
@@ -34,18 +35,19 @@ public:
 
     ResizeAxis rows;
     ResizeAxis columns;
-    std::size_t row_stride = 0;               // floats of one thread's row buffer
+    std::size_t row_stride = 0;              // floats of one thread's row buffer
     mutable std::vector<float> row_buffers;  // [threads, row_stride]
 };
 
-// One camera: an image [in_height, in_width, 3] of uint8 with any strides (in bytes, negative ones too), and where it goes.
+// One camera: an image [in_height, in_width, 3] of uint8 with any strides (in bytes, negative ones too), and where it
+// goes.
 struct CameraImage {
     const std::uint8_t* pixels = nullptr;
     std::ptrdiff_t row_stride = 0;
     std::ptrdiff_t column_stride = 3;
     std::ptrdiff_t channel_stride = 1;
     bool rotate_180 = false;
-    std::size_t top = 0;   // rectangle of the canvas; its size is the plan's output size
+    std::size_t top = 0;  // rectangle of the canvas; its size is the plan's output size
     std::size_t left = 0;
     const ResizePlan* plan = nullptr;
 };

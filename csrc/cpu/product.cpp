@@ -19,7 +19,7 @@ struct Part {
 };
 
 class Parts {
-public:
+  public:
     explicit Parts(const Panels& panels) : panels_(panels) {
         const std::size_t depth_bytes = panels.width * size_of(panels.compute);
         const std::size_t limit = std::max<std::size_t>(kPanelPartBytes / depth_bytes, 2);
@@ -43,7 +43,7 @@ public:
 
     std::size_t count;
 
-private:
+  private:
     const Panels& panels_;
     std::size_t step_;
 };

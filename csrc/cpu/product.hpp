@@ -16,7 +16,8 @@ constexpr std::size_t aligned(std::size_t bytes) noexcept { return round_up(byte
 
 // Layout of a packed right factor [columns, taps, depth]: panel after panel, all of the full width but the last.
 struct Panels {
-    Panels(const KernelTable& kernels, DType dtype, std::size_t all_columns, std::size_t all_taps, std::size_t tap_depth);
+    Panels(const KernelTable& kernels, DType dtype, std::size_t all_columns, std::size_t all_taps,
+           std::size_t tap_depth);
 
     std::size_t vectors(std::size_t panel) const noexcept;  // vectors of this panel
     std::size_t bytes() const noexcept;                     // of the whole factor, a multiple of 64
@@ -29,7 +30,7 @@ struct Panels {
     std::size_t padded_depth;  // bf16: even
     std::size_t width;         // columns of a full panel
     std::size_t count;
-    std::size_t panel_bytes;   // of a full panel
+    std::size_t panel_bytes;  // of a full panel
 };
 
 // How a product [rows, columns] is cut into work items. Every item computes whole sums, so the cut never shows.
@@ -75,7 +76,7 @@ inline Output at(const Output& y, std::size_t index) noexcept { return {element(
 
 // Hands out pieces of a scratch block, each 64-byte aligned. With a null base it only counts.
 class Scratch {
-public:
+  public:
     explicit Scratch(std::byte* base) : base_(base) {}
     template <class T>
     T* take(std::size_t count) noexcept {
@@ -85,7 +86,7 @@ public:
     }
     std::size_t used() const noexcept { return used_; }
 
-private:
+  private:
     std::byte* base_;
     std::size_t used_ = 0;
 };

@@ -11,7 +11,8 @@
 
 namespace lightwam::cpu {
 
-// Calls kernel(args, begin, end) over [0, count) in pieces of about 16 Ki elements; `width` elements belong to one index.
+// Calls kernel(args, begin, end) over [0, count) in pieces of about 16 Ki elements; `width` elements belong to one
+// index.
 template <class Args>
 void run_pieces(const Execution& execution, void (*kernel)(const Args&, std::size_t, std::size_t) noexcept,
                 const Args& args, std::size_t count, std::size_t width) noexcept {

@@ -41,8 +41,8 @@ void wait_while_equal(const std::atomic<T>& value, T old) noexcept {
 struct ThreadPool::State {
     // 32 bit, so that waiting on them is one futex.
     alignas(64) std::atomic<std::uint32_t> generation{0};
-    // kOpen while a job may be joined, plus the number of workers inside it. A worker that wakes too late to help does not
-    // join, so nobody waits for a thread that the operating system has not scheduled.
+    // kOpen while a job may be joined, plus the number of workers inside it. A worker that wakes too late to help does
+    // not join, so nobody waits for a thread that the operating system has not scheduled.
     alignas(64) std::atomic<std::uint32_t> job{0};
     alignas(64) std::atomic<std::size_t> next{0};
     std::size_t count = 0;
@@ -93,7 +93,8 @@ void ThreadPool::work(int thread) noexcept {
         std::uint32_t job = state.job.load(std::memory_order_relaxed);
         bool joined = false;
         while ((job & kOpen) != 0 && !joined) {
-            joined = state.job.compare_exchange_weak(job, job + 1, std::memory_order_acquire, std::memory_order_relaxed);
+            joined =
+                state.job.compare_exchange_weak(job, job + 1, std::memory_order_acquire, std::memory_order_relaxed);
         }
         if (!joined) continue;
         drain(thread);

@@ -13,7 +13,7 @@
 namespace lightwam::cpu {
 
 class ThreadPool {
-public:
+  public:
     // `threads` counts the caller: 1 starts no thread and runs everything inline. Throws std::invalid_argument below 1
     // and std::system_error when a thread cannot be started.
     explicit ThreadPool(int threads);
@@ -24,8 +24,8 @@ public:
     int threads() const noexcept { return threads_; }
 
     // Runs body(index, thread) for every index in [0, count), thread in [0, threads()); returns when all have run.
-    // Indices are handed out one by one in rising order, so the caller makes each worth a few microseconds. The body must
-    // not throw and must not use this pool. One call at a time.
+    // Indices are handed out one by one in rising order, so the caller makes each worth a few microseconds. The body
+    // must not throw and must not use this pool. One call at a time.
     template <class Body>
     void parallel_for(std::size_t count, Body&& body) noexcept {
         using Plain = std::remove_reference_t<Body>;
@@ -34,7 +34,7 @@ public:
             const_cast<void*>(static_cast<const void*>(std::addressof(body))));
     }
 
-private:
+  private:
     using Function = void (*)(void* context, std::size_t index, int thread);
 
     void run(std::size_t count, Function function, void* context) noexcept;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Softmax of one row of logits, and the two steps of learned-query pooling that are no matrix product of packed weights.
+// Softmax of one row of logits, and the two steps of learned-query pooling that are no matrix product of packed
+// weights.
 
 // Numerators exp(scale * score - largest) of logits that carry no bias; `largest` is already scaled.
 template <class P>
@@ -51,8 +52,8 @@ void pool_softmax(const PoolSoftmax& p) noexcept {
         for (std::size_t m = 0; m < p.slots; ++m) {
             vf sum{};
             for_vectors(p.queries, [&](std::size_t q, auto lanes) {
-                const vf probability =
-                    exp(load(p.logits + s * p.stride + q, lanes) - load(p.maximum + q, lanes)) * load(p.inverse_sum + q, lanes);
+                const vf probability = exp(load(p.logits + s * p.stride + q, lanes) - load(p.maximum + q, lanes)) *
+                                       load(p.inverse_sum + q, lanes);
                 sum = sum + padded(probability * load(p.merge + m * p.queries + q, lanes), lanes, 0.0F);
             });
             p.weights[s * p.weight_stride + m * p.slot_stride] = sum_of_lanes(sum);

@@ -2,8 +2,8 @@
 //
 // Tile kernels of the matrix product, packing of panels, and the epilogue.
 //
-// A panel holds vectors*kLanes columns of the right factor, depth after depth. In bf16 two neighbouring depths stand side
-// by side (one 32-bit lane), the layout of vdpbf16ps; an odd depth is padded with zero.
+// A panel holds vectors*kLanes columns of the right factor, depth after depth. In bf16 two neighbouring depths stand
+// side by side (one 32-bit lane), the layout of vdpbf16ps; an odd depth is padded with zero.
 
 #if LIGHTWAM_VECTOR_BYTES == 64
 constexpr int kTileRows = 8;  // 24 accumulators, 3 panel vectors, 1 broadcast of 32 registers
@@ -32,7 +32,8 @@ LIGHTWAM_INLINE vf multiply_pair(vf acc, std::uint32_t a, vu b) {
 }
 
 template <int kRows, int kVectors>
-LIGHTWAM_INLINE void tile_depths(const float* const* a, std::size_t depth, const float*& panel, vf (&acc)[kRows][kVectors]) {
+LIGHTWAM_INLINE void tile_depths(const float* const* a, std::size_t depth, const float*& panel,
+                                 vf (&acc)[kRows][kVectors]) {
     for (std::size_t k = 0; k < depth; ++k) {
         vf b[kVectors];
 #pragma GCC unroll 3
@@ -48,7 +49,8 @@ LIGHTWAM_INLINE void tile_depths(const float* const* a, std::size_t depth, const
 }
 
 template <int kRows, int kVectors>
-LIGHTWAM_INLINE void tile_pair(const std::uint32_t (&pairs)[kRows], const bf16_bits* panel, vf (&acc)[kRows][kVectors]) {
+LIGHTWAM_INLINE void tile_pair(const std::uint32_t (&pairs)[kRows], const bf16_bits* panel,
+                               vf (&acc)[kRows][kVectors]) {
     vu b[kVectors];
 #pragma GCC unroll 3
     for (int j = 0; j < kVectors; ++j) b[j] = load_as<vu>(panel + static_cast<std::size_t>(j) * 2 * kLanes);

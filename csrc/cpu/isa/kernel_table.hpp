@@ -22,11 +22,11 @@ constexpr std::size_t kMaxTileVectors = 3;
 // `depth` elements at rows[tap*row_stride + r] + offset_bytes.
 struct Tile {
     const void* const* rows;
-    std::size_t row_stride;    // pointers from one tap to the next
+    std::size_t row_stride;  // pointers from one tap to the next
     std::size_t offset_bytes;
     std::size_t taps;
     std::size_t depth;
-    const void* panel;         // [taps, padded depth, vectors*lanes]; bf16: pairs of depth side by side
+    const void* panel;  // [taps, padded depth, vectors*lanes]; bf16: pairs of depth side by side
     float* acc;
     std::size_t acc_stride;
     bool accumulate;
@@ -42,9 +42,9 @@ struct Epilogue {
     const float* row_scale;  // [rows] or null
     const float* bias;       // [columns] or null
     Activation activation;
-    Input residual;          // element [0, 0] of the tile
+    Input residual;  // element [0, 0] of the tile
     Output y;
-    std::size_t stride;      // of y and residual, in elements
+    std::size_t stride;  // of y and residual, in elements
 };
 
 // `rows` [count] point to the source rows; element k of a row is at [k].
@@ -54,7 +54,7 @@ struct Pack {
     std::size_t count;
     DType source;
     DType compute;
-    std::size_t depth;  // pack_rows: elements of a row. pack_columns: = count
+    std::size_t depth;         // pack_rows: elements of a row. pack_columns: = count
     std::size_t first_column;  // pack_columns only: columns [first_column, + columns) of the rows
     std::size_t columns;       // at most vectors*lanes
     std::size_t vectors;
@@ -62,10 +62,10 @@ struct Pack {
 };
 
 struct Softmax {
-    float* scores;       // [count], overwritten
+    float* scores;  // [count], overwritten
     std::size_t count;
-    float scale;         // positive
-    const float* bias;   // [count] or null
+    float scale;           // positive
+    const float* bias;     // [count] or null
     Output probabilities;  // [count] numerators: exp(logit - max). May be `scores` when f32
 };
 
@@ -75,10 +75,10 @@ struct PoolSoftmax {
     std::size_t tokens;
     std::size_t queries;
     std::size_t slots;
-    const float* merge;   // [slots, queries]
-    float* maximum;       // [queries] work space
-    float* inverse_sum;   // [queries] work space
-    float* weights;       // [tokens, weight_stride]; slot m at column m*slot_stride
+    const float* merge;  // [slots, queries]
+    float* maximum;      // [queries] work space
+    float* inverse_sum;  // [queries] work space
+    float* weights;      // [tokens, weight_stride]; slot m at column m*slot_stride
     std::size_t weight_stride;
     std::size_t slot_stride;
 };
@@ -88,32 +88,32 @@ struct WeightedSum {
     DType dtype;
     std::size_t tokens;
     std::size_t width;
-    const float* weights;   // [tokens, outputs]
+    const float* weights;  // [tokens, outputs]
     std::size_t outputs;
-    Output y;               // [outputs, width]
+    Output y;  // [outputs, width]
 };
 
 struct ResizeRows {
-    const std::uint8_t* pixels;     // of input row 0 before rotation
+    const std::uint8_t* pixels;  // of input row 0 before rotation
     std::ptrdiff_t row_stride;
     std::ptrdiff_t column_stride;
     std::ptrdiff_t channel_stride;
     std::size_t in_width;
-    std::size_t first;              // first input row
+    std::size_t first;  // first input row
     std::size_t count;
-    const float* weights;           // [count]
-    float* sums;                    // [in_width, 3]
+    const float* weights;  // [count]
+    float* sums;           // [in_width, 3]
 };
 
 struct ResizeColumns {
-    const float* sums;              // column 0 of [in_width, 3], or its last one when mirrored
-    std::ptrdiff_t step;            // floats from one column to the next: 3, or -3 when mirrored
+    const float* sums;    // column 0 of [in_width, 3], or its last one when mirrored
+    std::ptrdiff_t step;  // floats from one column to the next: 3, or -3 when mirrored
     std::size_t out;
     std::size_t taps;
     const std::uint32_t* first;
     const std::uint32_t* count;
-    const float* weights;           // [out, taps]
-    Output y;                       // [out, 3]
+    const float* weights;  // [out, taps]
+    Output y;              // [out, 3]
 };
 
 struct KernelTable {
@@ -138,7 +138,7 @@ struct KernelTable {
     void (*concat)(const ConcatArgs&, std::size_t begin, std::size_t end) noexcept;
     void (*scale_shift_clamp)(const ScaleShiftClampArgs&, std::size_t begin, std::size_t end) noexcept;
     void (*gripper_rule)(const GripperRuleArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*cast)(const CastArgs&, std::size_t begin, std::size_t end) noexcept;  // elements
+    void (*cast)(const CastArgs&, std::size_t begin, std::size_t end) noexcept;                // elements
     void (*nchw_to_nhwc)(const NchwToNhwcArgs&, std::size_t begin, std::size_t end) noexcept;  // positions
     void (*resize_rows)(const ResizeRows&) noexcept;
     void (*resize_columns)(const ResizeColumns&) noexcept;

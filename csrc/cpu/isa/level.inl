@@ -16,6 +16,8 @@
 namespace lightwam::cpu {
 namespace {
 
+// The order matters.
+// clang-format off
 #include "vec.inl"
 #include "math.inl"
 #include "gemm.inl"
@@ -24,6 +26,7 @@ namespace {
 #include "elementwise.inl"
 #include "attention.inl"
 #include "resize.inl"
+// clang-format on
 
 constexpr KernelTable make_table() {
     KernelTable table{};

@@ -68,10 +68,14 @@ LIGHTWAM_INLINE vf gelu(vf x) {
 
 LIGHTWAM_INLINE vf activate(vf x, Activation activation) {
     switch (activation) {
-        case Activation::silu: return silu(x);
-        case Activation::gelu: return gelu(x);
-        case Activation::gelu_tanh: return gelu_tanh(x);
-        case Activation::none: break;
+        case Activation::silu:
+            return silu(x);
+        case Activation::gelu:
+            return gelu(x);
+        case Activation::gelu_tanh:
+            return gelu_tanh(x);
+        case Activation::none:
+            break;
     }
     return x;
 }

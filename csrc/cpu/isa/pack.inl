@@ -2,9 +2,10 @@
 //
 // Packing of panels (layout: gemm.inl), from rows that become columns of the panel or from rows that are its depths.
 
-
 // Where (depth k, column n) stands in a panel of `width` columns.
-LIGHTWAM_INLINE std::size_t panel_at(const float*, std::size_t k, std::size_t n, std::size_t width) { return k * width + n; }
+LIGHTWAM_INLINE std::size_t panel_at(const float*, std::size_t k, std::size_t n, std::size_t width) {
+    return k * width + n;
+}
 LIGHTWAM_INLINE std::size_t panel_at(const bf16_bits*, std::size_t k, std::size_t n, std::size_t width) {
     return (k / 2 * width + n) * 2 + k % 2;
 }

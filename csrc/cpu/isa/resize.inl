@@ -17,7 +17,8 @@ void resize_rows(const ResizeRows& a) noexcept {
         }
         for (; at < values; ++at) {
             const std::ptrdiff_t pixel = static_cast<std::ptrdiff_t>(at / 3) * a.column_stride;
-            const float v = static_cast<float>(row[pixel + static_cast<std::ptrdiff_t>(at % 3) * a.channel_stride]) * weight;
+            const float v =
+                static_cast<float>(row[pixel + static_cast<std::ptrdiff_t>(at % 3) * a.channel_stride]) * weight;
             a.sums[at] = i == 0 ? v : a.sums[at] + v;
         }
     }

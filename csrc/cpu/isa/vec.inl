@@ -25,7 +25,8 @@ LIGHTWAM_INLINE void store_as(P* p, V v) {
     *reinterpret_cast<unaligned*>(p) = v;
 }
 
-LIGHTWAM_INLINE vf splat(float x) { return vf{} + x; }
+// Subtracting zero is no operation, adding zero is one: -0 + 0 is 0.
+LIGHTWAM_INLINE vf splat(float x) { return x - vf{}; }
 LIGHTWAM_INLINE vf bits_to_float(vu u) { return reinterpret_cast<vf>(u); }
 LIGHTWAM_INLINE vu float_to_bits(vf f) { return reinterpret_cast<vu>(f); }
 

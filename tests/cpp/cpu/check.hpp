@@ -41,14 +41,14 @@ inline int finish(const char* name) {
 
 // Uniform in [-1, 1), the same on every machine.
 class Random {
-public:
+  public:
     explicit Random(std::uint64_t seed) : state_(seed * 2654435761U + 1) {}
     double operator()() {
         state_ = state_ * 6364136223846793005ULL + 1442695040888963407ULL;
         return static_cast<double>(state_ >> 11U) / static_cast<double>(1ULL << 52U) - 1.0;
     }
 
-private:
+  private:
     std::uint64_t state_;
 };
 
@@ -72,7 +72,7 @@ inline std::uint16_t to_bf16(float x) {
 // `count` elements with guard bytes on both sides, all NaN at first. The data begins `shift` elements after a 64-byte
 // boundary, so that unaligned pointers are the rule.
 class Buffer {
-public:
+  public:
     Buffer() = default;
     Buffer(DType dtype, std::size_t count, std::size_t shift = 1) : dtype_(dtype), count_(count) {
         bytes_ = count * size_of(dtype);
@@ -133,7 +133,7 @@ public:
     }
     bool same_bits(const Buffer& other) const { return std::memcmp(data(), other.data(), bytes_) == 0; }
 
-private:
+  private:
     static constexpr std::size_t kGuard = 256;
     static constexpr std::uint8_t kPattern = 0xc5;
     DType dtype_ = DType::f32;
@@ -143,8 +143,8 @@ private:
     std::vector<std::uint8_t> storage_;
 };
 
-// Relative to the largest reference value. f32: sums of up to some thousand products. bf16: one rounding of the result is
-// 2^-9 = 2e-3 of its size; attention and pooling also round probabilities and normalised tokens.
+// Relative to the largest reference value. f32: sums of up to some thousand products. bf16: one rounding of the result
+// is 2^-9 = 2e-3 of its size; attention and pooling also round probabilities and normalised tokens.
 inline double tolerance(DType a, DType b = DType::f32) { return a == DType::f32 && b == DType::f32 ? 1e-5 : 1e-2; }
 
 inline double relative_error(const Buffer& got, const std::vector<double>& reference) {
@@ -188,8 +188,8 @@ void op(const std::string& what, Args args, Buffer& y, const std::vector<double>
         const KernelTable& kernels = *lightwam::cpu::kernels_of(level);
         Buffer first;
         for (ThreadPool& pool : pools) {
-            const std::string where = what + " [" + lightwam::cpu::level_name(level) + ", " +
-                                      std::to_string(pool.threads()) + " threads]";
+            const std::string where =
+                what + " [" + lightwam::cpu::level_name(level) + ", " + std::to_string(pool.threads()) + " threads]";
             y.poison();
             prepare(kernels, pool, args, y);
             const std::size_t bytes = scratch_of(kernels, pool.threads(), args);
@@ -224,17 +224,20 @@ inline Buffer packed(const KernelTable& kernels, ThreadPool& pool, const lightwa
 inline double activate(double x, lightwam::cpu::Activation activation) {
     using lightwam::cpu::Activation;
     switch (activation) {
-        case Activation::silu: return x / (1.0 + std::exp(-x));
-        case Activation::gelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+        case Activation::silu:
+            return x / (1.0 + std::exp(-x));
+        case Activation::gelu:
+            return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
         case Activation::gelu_tanh:
             return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
-        case Activation::none: break;
+        case Activation::none:
+            break;
     }
     return x;
 }
 
-constexpr lightwam::cpu::Activation kActivations[] = {
-    lightwam::cpu::Activation::none, lightwam::cpu::Activation::silu, lightwam::cpu::Activation::gelu,
-    lightwam::cpu::Activation::gelu_tanh};
+constexpr lightwam::cpu::Activation kActivations[] = {lightwam::cpu::Activation::none, lightwam::cpu::Activation::silu,
+                                                      lightwam::cpu::Activation::gelu,
+                                                      lightwam::cpu::Activation::gelu_tanh};
 
 }  // namespace check

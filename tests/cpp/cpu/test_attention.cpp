@@ -152,8 +152,10 @@ std::vector<double> normalised(const Buffer& x, std::size_t tokens, std::size_t 
         double mean = 0.0;
         double variance = 0.0;
         for (std::size_t i = 0; i < width; ++i) mean += x[s * width + i] / static_cast<double>(width);
-        for (std::size_t i = 0; i < width; ++i) variance += std::pow(x[s * width + i] - mean, 2) / static_cast<double>(width);
-        for (std::size_t i = 0; i < width; ++i) n[s * width + i] = (x[s * width + i] - mean) / std::sqrt(variance + eps);
+        for (std::size_t i = 0; i < width; ++i)
+            variance += std::pow(x[s * width + i] - mean, 2) / static_cast<double>(width);
+        for (std::size_t i = 0; i < width; ++i)
+            n[s * width + i] = (x[s * width + i] - mean) / std::sqrt(variance + eps);
     }
     return n;
 }

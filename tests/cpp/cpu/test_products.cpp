@@ -134,8 +134,8 @@ void test_conv(cpu::Conv2dArgs args, const Dtypes& t) {
                              check::name(t.x);
     check::op(what, args, y, conv_reference(args, x, weight, bias, residual), check::tolerance(t.y, t.x),
               [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::Conv2dArgs& a, Buffer&) {
-                  packed = check::packed(
-                      kernels, pool, {weight.data(), t.weight, t.x, 1, args.out_channels, taps, args.in_channels});
+                  packed = check::packed(kernels, pool,
+                                         {weight.data(), t.weight, t.x, 1, args.out_channels, taps, args.in_channels});
                   a.weight = reinterpret_cast<const std::byte*>(packed.data());
               });
 }
@@ -185,8 +185,8 @@ void test_activation_range(Activation activation) {
             // The far negative tails are tiny; what matters there is that they do not overshoot.
             const double limit = std::abs(x[i]) * (x[i] > -4.0 ? 2e-7 : 1e-9) + 1e-38;
             check::that(std::abs(y[i] - reference[i]) <= limit,
-                        std::string("activation at ") + std::to_string(x[i]) + " " + cpu::level_name(level) + " off by " +
-                            std::to_string((y[i] - reference[i]) * 1e9) + "e-9");
+                        std::string("activation at ") + std::to_string(x[i]) + " " + cpu::level_name(level) +
+                            " off by " + std::to_string((y[i] - reference[i]) * 1e9) + "e-9");
         }
     }
 }
@@ -223,8 +223,8 @@ void test_nan_stays_in_its_row(DType dtype) {
 }  // namespace
 
 int main() {
-    const std::size_t shapes[][3] = {{1, 1, 1},    {1, 300, 130}, {2, 7, 5},     {5, 33, 17},  {8, 64, 48}, {9, 65, 49},
-                                     {13, 31, 97}, {32, 129, 7},  {67, 50, 200}, {403, 12, 50}};
+    const std::size_t shapes[][3] = {{1, 1, 1},   {1, 300, 130}, {2, 7, 5},    {5, 33, 17},   {8, 64, 48},
+                                     {9, 65, 49}, {13, 31, 97},  {32, 129, 7}, {67, 50, 200}, {403, 12, 50}};
     for (const auto& shape : shapes) {
         for (const Dtypes& t : kDtypes) test_linear(shape[0], shape[1], shape[2], t, Activation::none, true, false);
     }

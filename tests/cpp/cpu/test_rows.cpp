@@ -36,8 +36,9 @@ void test_layer_norm(std::size_t rows, std::size_t columns, DType x_type, DType 
         }
     }
     Buffer y(y_type, rows * columns);
-    cpu::LayerNormArgs args{rows, columns, 1e-3F, x.input(), affine ? weight.floats() : nullptr,
-                            affine ? bias.floats() : nullptr, y.output()};
+    cpu::LayerNormArgs args{
+        rows,      columns, 1e-3F, x.input(), affine ? weight.floats() : nullptr, affine ? bias.floats() : nullptr,
+        y.output()};
     check::op(types("layer_norm", x_type, y_type), args, y, reference, check::tolerance(y_type));
     if (x_type != y_type) return;
     args.x = y.input();
@@ -85,7 +86,7 @@ void test_rms_norm_rope(std::size_t tokens, std::size_t heads, std::size_t width
         }
     }
     Buffer y(y_type, tokens * columns);
-    cpu::RmsNormRopeArgs args{tokens,         heads,        width,        1e-6F,     x.input(),
+    cpu::RmsNormRopeArgs args{tokens,          heads,        width,        1e-6F,     x.input(),
                               weight.floats(), cos.floats(), sin.floats(), y.output()};
     check::op(types("rms_norm_rope", x_type, y_type), args, y, reference, check::tolerance(y_type));
     if (x_type != y_type) return;
@@ -150,7 +151,8 @@ void test_scale_shift_clamp(DType x_type, DType y_type, float low, float high) {
         reference[i] = std::min(std::max(v, static_cast<double>(low)), static_cast<double>(high));
     }
     Buffer y(y_type, rows * columns);
-    const cpu::ScaleShiftClampArgs args{rows, columns, x.input(), scale.floats(), shift.floats(), low, high, y.output()};
+    const cpu::ScaleShiftClampArgs args{rows,           columns, x.input(), scale.floats(),
+                                        shift.floats(), low,     high,      y.output()};
     check::op(types("scale_shift_clamp", x_type, y_type), args, y, reference, check::tolerance(y_type));
     x.set(9, kNan);
     cpu::ThreadPool pool(1);
@@ -202,7 +204,8 @@ void test_cast_rounds_to_even() {
                 const bool flushed = std::fpclassify(static_cast<float>(x[i])) == FP_SUBNORMAL && y[i] == 0.0;
                 if (got != want && !both_nan && !flushed) ++wrong;
             }
-            check::that(wrong == 0, std::string("cast ") + cpu::level_name(level) + ": " + std::to_string(wrong) + " wrong");
+            check::that(wrong == 0,
+                        std::string("cast ") + cpu::level_name(level) + ": " + std::to_string(wrong) + " wrong");
         }
     }
 }
