@@ -58,6 +58,10 @@ class PolicyTrainArgs:
     init: Path | None = None
     """Checkpoint folder to start from (its statistics too), for training on with more data."""
     steps: int = 4000
+    stop_after: int | None = None
+    """Save and stop at this step of the schedule, for going on later."""
+    max_episodes: int | None = None
+    """Use only the first so many episodes of each data set."""
     batch: int = 32
     video_batch: int = 4
     """Samples of each step that also get the video pass."""
@@ -69,7 +73,7 @@ class PolicyTrainArgs:
     """Decay of the averaged weights, which are what the checkpoint holds."""
     state_dropout: float = 0.3
     """Share of samples whose state is hidden (zeros)."""
-    localisation_weight: float = 0.1
+    localisation_weight: float = 0.3
     held_out: float = 0.04
     future_stride: int = 4
     """Futures are encoded for every so many rows."""
@@ -133,7 +137,8 @@ def training_losses(
         total = total + config.loss.lambda_video * losses["loss_video"]
     located = networks.locate(output.compressed)
     if located is not None:
-        losses["loss_localisation"] = F.mse_loss(located.float(), data.located_NK[rows])
+        # Not the square: centimetres must go on to matter once decimetres are right.
+        losses["loss_localisation"] = F.smooth_l1_loss(located.float(), data.located_NK[rows], beta=0.1)
         total = total + args.localisation_weight * losses["loss_localisation"]
     return {"loss": total, **losses}
 
@@ -165,7 +170,9 @@ def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> di
                "held_out/gripper_mse": errors[:, -1].mean()}  # fmt: skip
     for name, collected in (("target", off), ("target_state_hidden", off_blind)):
         if collected:
-            figures[f"held_out/{name}_cm"] = torch.cat(collected)[:, 0].median()
+            distances = torch.cat(collected)
+            figures[f"held_out/{name}_cm"] = distances[:, 0].median()
+            figures[f"held_out/{name}_to_gripper_cm"] = distances[:, -1].median()
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -191,7 +198,7 @@ class PolicyTrainer:
         statistics = _earlier_statistics(args)
         self.data, self.statistics = load_policy_data(
             args.data, self.config, self.vae, args.cache, statistics=statistics, held_out=args.held_out,
-            seed=args.seed, future_stride=args.future_stride,
+            seed=args.seed, future_stride=args.future_stride, max_episodes=args.max_episodes,
         )  # fmt: skip
         torch.manual_seed(args.seed)
         located = self.data.located_NK.shape[1]
@@ -260,9 +267,10 @@ class PolicyTrainer:
     def run(self) -> None:
         """Train to the last step, saving as it goes."""
         args, recent, started = self.args, list[dict[str, float]](), time.perf_counter()
+        last = min(args.steps, args.stop_after or args.steps)
         with progress_bar() as progress:
-            task = progress.add_task("train policy", total=args.steps, completed=self.step)
-            while self.step < args.steps:
+            task = progress.add_task("train policy", total=last, completed=self.step)
+            while self.step < last:
                 recent.append({name: float(value.detach()) for name, value in self.train_step().items()})
                 progress.advance(task)
                 if self.step % args.log_every == 0:
@@ -270,7 +278,7 @@ class PolicyTrainer:
                     point["seconds_a_step"] = (time.perf_counter() - started) / len(recent)
                     recent, started = [], time.perf_counter()
                     self._report(point)
-                if self.step % args.save_every == 0 or self.step == args.steps:
+                if self.step % args.save_every == 0 or self.step == last:
                     self._report(validate(self.average, self.data))
                     self.save()
                     started = time.perf_counter()

@@ -20,7 +20,7 @@ from torch import Tensor
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache, LatentCache
 from lightwam.data.images import scale_pixels
-from lightwam.data.lerobot import LeRobotDataset, open_dataset
+from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
 from lightwam.data.normalize import DatasetStatistics, Normalizer
 from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
 from lightwam.errors import DataError
@@ -115,6 +115,7 @@ def load_policy_data(
     held_out: float = 0.04,
     seed: int = 42,
     future_stride: int = 4,
+    max_episodes: int | None = None,
 ) -> tuple[PolicyData, DatasetStatistics]:
     """Read data sets, fill the caches, and normalise with `statistics` (measured over all of them when None).
 
@@ -122,7 +123,7 @@ def load_policy_data(
     """
     if not folders:
         raise DataError("no data set is given: name at least one folder")
-    datasets = [open_dataset(folder) for folder in folders]
+    datasets = [first_episodes(open_dataset(folder), max_episodes) for folder in folders]
     statistics = statistics or measure_statistics(datasets, config)
     parts, start = [], 0
     for dataset in datasets:
@@ -155,6 +156,15 @@ def load_policy_data(
     return data, statistics
 
 
+def located_coordinates(dataset: LeRobotDataset) -> np.ndarray:
+    """Objects' positions [rows, 2 K], and the first of them relative to the gripper (metres): [rows, 2 K + 2].
+
+    What a grasp needs is the relative position, which the wrist camera shows best. K is 0 where nothing was noted.
+    """
+    absolute = located_objects(dataset)
+    return np.concatenate([absolute, absolute[:, :2] - dataset.state[:, : absolute.shape[1]][:, :2]], axis=1)
+
+
 def _load_one(
     dataset: LeRobotDataset, config: LightWAMConfig, vae: WanVAE, cache: Path, held_out: float, seed: int,
     future_stride: int, first_row: int,
@@ -177,7 +187,7 @@ def _load_one(
         "action": windows.action_NHA,
         "action_is_pad": windows.action_is_pad_NH,
         "image_is_pad": windows.image_is_pad_NF,
-        "located": located_objects(dataset),
+        "located": located_coordinates(dataset),
         "training_rows": first_row + rows_of(training),
         "held_out_rows": first_row + rows_of(kept_out),
     }

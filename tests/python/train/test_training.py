@@ -90,7 +90,7 @@ def test_resume_is_exact(folders: Path) -> None:
         "mot", "state_fusion_action_expert", "proprio_encoder", "text_encoder", "vae",
     }  # fmt: skip
     assert DatasetStatistics.load(folders / "whole/checkpoint/stats.json").num_episodes == 3
-    networks = loop.PolicyNetworks(config, 4)
+    networks = loop.PolicyNetworks(config, 6)
     networks.load_weights(weights)
     assert networks.text_encoder([TASK]).rows.shape == (1, config.text.length, config.text.width)
 
