@@ -23,6 +23,7 @@ from lightwam.export.graph import Constant, Graph, Precision
 from lightwam.export.layers import constant
 from lightwam.export.parity import Parity, measure_parity
 from lightwam.export.policy import Normalization, StartAt
+from lightwam.export.progress import progress_bar
 from lightwam.export.weights import TEXT, StateDictWeights, Weights
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def export_engine(
     name: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     parity_seeds: Sequence[int] = PARITY_SEEDS,
+    show_progress: bool = False,
 ) -> ExportReport:
     """Fold a policy and write its engine file.
 
@@ -81,6 +83,7 @@ def export_engine(
         name: the policy's name; default the configuration's.
         provenance: further JSON entries to store.
         parity_seeds: seeds of the random inputs on which folded graph and model are compared; empty: not measured.
+        show_progress: draw progress bars.
 
     Raises:
         ExportError: an option that is not folded, weights that do not fit, or parity out of its limit (1e-4 relative
@@ -100,11 +103,12 @@ def export_engine(
     parity = None
     if parity_seeds:
         exact = precision == "f32" and weight_dtype in (None, "f32")
-        parity = measure_parity(
-            graph, model, vae and vae.encode, normalization or Normalization.identity(config), parity_seeds, exact
-        )
+        units = normalization or Normalization.identity(config)
+        with progress_bar("measuring parity", len(parity_seeds), show_progress) as advance:
+            parity = measure_parity(graph, model, vae and vae.encode, units, parity_seeds, exact, advance)
     graph = with_provenance(graph, config, parity, provenance)
-    size = write_engine(graph, path)
+    with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
+        size = write_engine(graph, path, advance)
     return ExportReport(os.fspath(path), size, graph_costs(graph).flops / 1e9, parity)
 
 

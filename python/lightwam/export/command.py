@@ -20,6 +20,7 @@ from lightwam.export.api import build_policy_graph, export_engine, with_provenan
 from lightwam.export.build import BuildOptions
 from lightwam.export.counts import graph_costs
 from lightwam.export.engine import write_engine
+from lightwam.export.progress import progress_bar
 from lightwam.export.weights import RandomWeights
 from lightwam.model import LightWAM
 from lightwam.model.checkpoints import load_exactly
@@ -92,6 +93,7 @@ def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
         name=arguments.name,
         provenance={"checkpoint_sha256": file_sha256(folder / WEIGHTS_FILE)},
         parity_seeds=arguments.parity_seeds,
+        show_progress=True,
     )
     parity = "parity not measured"
     if report.parity is not None:
@@ -101,8 +103,6 @@ def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
 
 def export_random(arguments: ExportArgs) -> None:
     """Make, fold and write random weights tensor by tensor; no more than a few layers are in memory at once."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
     presets = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin, "nano": LightWAMConfig.nano}
     config = _with_replan(presets[str(arguments.random)](), arguments.replan)
     hashed = config.text.kind == "hashed_words"
@@ -115,10 +115,8 @@ def export_random(arguments: ExportArgs) -> None:
         None if hashed else {RANDOM_INSTRUCTION: rows},
     )
     graph = with_provenance(graph, config, None, {"random_seed": arguments.seed})
-    columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("writing", total=graph.constant_bytes())
-        size = write_engine(graph, arguments.out, lambda count: progress.advance(task, count))
+    with progress_bar("writing", graph.constant_bytes(), show=True) as advance:
+        size = write_engine(graph, arguments.out, advance)
     gflop = graph_costs(graph).flops / 1e9
     print(f"{arguments.out}: {size / 1e6:.1f} MB, {gflop:.3f} GFLOP a chunk, random weights of seed {arguments.seed}")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact savings: what may be folded because the action pass is a fixed function, one function a saving.
 
-Every function here works on float64 tensors and gives the same policy up to rounding. The numbers are those of the
-project's list of exact savings (docs/engine-format.md refers to them). Symbols: D width, K input width, N output
+Every function here works on float64 tensors and gives the same policy up to rounding. The numbers are those of
+docs/export.md. Symbols: D width, K input width, N output
 width, P state width, H horizon, Z latent channels, Q queries.
 """
 

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One progress bar for an export: the parity measurement, then the bytes written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+Advance = Callable[[int], None]
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, total: int, show: bool) -> Iterator[Advance]:
+    """A bar on the terminal that the yielded function advances; a function that does nothing when not `show`."""
+    if not show:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(TextColumn(label), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda count: progress.advance(task, count)
