@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <optional>
+#include <system_error>
 
 #include "cpu/cpu.hpp"
 #include "engine/engine_file.hpp"
@@ -108,7 +110,12 @@ Policy::Implementation::Implementation(const std::string& path, const PolicyOpti
     graph_ = file.graph();
     check_precision(options.precision, graph_);
     kernels_ = cpu::best_kernels();
-    pool_.emplace(threads);
+    try {
+        pool_.emplace(threads);
+    } catch (const std::system_error& error) {
+        throw Error(ErrorKind::device, "threads is " + std::to_string(threads) + ", but the system starts no more (" +
+                                           error.what() + "); ask for fewer");
+    }
     weights_.emplace(*kernels_);
     cameras_.emplace(graph_.policy.cameras, threads);
     cache_.emplace(options.instruction_cache_capacity);
@@ -271,8 +278,13 @@ void Policy::Implementation::infer(const Observation& observation, float* action
     if (timings != nullptr) timings->total = seconds_since(begin);
 }
 
-Policy::Policy(const std::string& path, const PolicyOptions& options)
-    : implementation_(std::make_unique<Implementation>(path, options)) {}
+Policy::Policy(const std::string& path, const PolicyOptions& options) {
+    try {
+        implementation_ = std::make_unique<Implementation>(path, options);
+    } catch (const std::bad_alloc&) {
+        throw Error(ErrorKind::engine, "engine file '" + path + "': not enough memory to load it; free some");
+    }
+}
 Policy::~Policy() = default;
 Policy::Policy(Policy&&) noexcept = default;
 Policy& Policy::operator=(Policy&&) noexcept = default;

@@ -28,6 +28,10 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
         total += std::get<1>(key) ? aligned(cpu::packed_bytes(kernels_, entry.shape))
                                   : aligned(tensors[std::get<0>(key)].bytes);
     }
+    if (total > engine::kMaxBlockBytes)
+        throw Error(ErrorKind::engine, "engine '" + file.graph().name + "': its packed weights need " +
+                                           std::to_string(total) + " bytes; expected at most " +
+                                           std::to_string(engine::kMaxBlockBytes));
     block_ = Block(total, "the packed weights");
     for (auto& [key, entry] : entries_) {
         const engine::Tensor& tensor = tensors[std::get<0>(key)];
