@@ -89,34 +89,53 @@ void copy_window(const Conv2dArgs& a, std::size_t oy, std::size_t ox, bool insid
     }
 }
 
+// Output columns [first, last) whose windows lie inside the image from left to right.
+struct Inside {
+    explicit Inside(const Conv2dArgs& a) noexcept
+        : first(std::min(ceil_div(a.padding_left, a.stride), out_width(a))), last(first) {
+        while (last < out_width(a) && !sticks_out(a, last)) ++last;
+    }
+    std::size_t first;
+    std::size_t last;
+};
+
+// Pointers to the windows of the output positions (oy, ox) ... (oy, ox + count - 1), which lie inside.
+void point_inside(const Conv2dArgs& a, std::size_t oy, std::size_t ox, std::size_t count, std::size_t row_stride,
+                  const std::byte* zeros, const void** rows) noexcept {
+    const std::size_t step = a.stride * a.in_channels * size_of(a.x.dtype);
+    for (std::size_t ky = 0; ky < a.kernel_height; ++ky, rows += row_stride) {
+        const std::size_t y = oy * a.stride + ky - a.padding_top;
+        if (y >= a.height) {
+            for (std::size_t i = 0; i < count; ++i) rows[i] = zeros;
+            continue;
+        }
+        const std::byte* first = element(a.x, (y * a.width + ox * a.stride - a.padding_left) * a.in_channels);
+        for (std::size_t i = 0; i < count; ++i) rows[i] = first + i * step;
+    }
+}
+
 // Pointers to the windows of the output positions [first, first + count).
 void point_to_windows(const Conv2dArgs& a, const Panels& panels, std::size_t first, std::size_t count,
                       std::size_t row_stride, const std::byte* zeros, const ThreadScratch& mine) noexcept {
     const std::size_t columns = out_width(a);
-    const std::size_t row_bytes = window_row(a) * size_of(a.x.dtype);
+    const std::size_t tap_bytes = panels.depth * size_of(a.x.dtype);
     const bool all = copies_all(a);
-    std::size_t oy = first / columns;
-    std::size_t ox = first % columns;
+    const Inside inside(a);
     std::byte* window = mine.windows;
-    for (std::size_t i = 0; i < count; ++i) {
-        const bool outside = sticks_out(a, ox);
-        const bool copied = all || outside;
-        if (copied) copy_window(a, oy, ox, !outside, window);
-        for (std::size_t tap = 0; tap < panels.taps; ++tap) {
-            const std::size_t y = oy * a.stride + tap - a.padding_top;
-            const std::byte* row = zeros;
-            if (copied) {
-                row = window + tap * row_bytes;
-            } else if (y < a.height) {
-                row = element(a.x, (y * a.width + ox * a.stride - a.padding_left) * a.in_channels);
-            }
-            mine.rows[tap * row_stride + i] = row;
+    for (std::size_t i = 0; i < count;) {
+        const std::size_t oy = (first + i) / columns;
+        const std::size_t ox = (first + i) % columns;
+        const bool is_inside = ox >= inside.first && ox < inside.last;
+        if (is_inside && !all) {
+            const std::size_t run = std::min(count - i, inside.last - ox);
+            point_inside(a, oy, ox, run, row_stride, zeros, mine.rows + i);
+            i += run;
+            continue;
         }
-        if (copied) window += a.kernel_height * row_bytes;
-        if (++ox == columns) {
-            ox = 0;
-            ++oy;
-        }
+        copy_window(a, oy, ox, is_inside, window);
+        for (std::size_t tap = 0; tap < panels.taps; ++tap, window += tap_bytes)
+            mine.rows[tap * row_stride + i] = window;
+        ++i;
     }
 }
 
