@@ -90,7 +90,7 @@ def demo(args: DemoArgs) -> dict[str, Any]:
         raise ConfigError(f"episodes {args.episodes}, sheet columns {args.sheet_columns}: use at least 1 and 2")
     rules, engine = protocol(args.protocol), args.policy or bundled_engine()
     policy = load_policy(engine, threads=args.threads)
-    env = LiberoEnv(load_task(args.suite, args.task), hard_reset=True)
+    env = LiberoEnv(load_task(args.suite, args.task))
     env.seed(rules.seed)
     policy.set_instruction(env.task.instruction)
     with VideoSink(args.out / "rollout.mp4") as sink:

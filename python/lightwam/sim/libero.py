@@ -75,6 +75,7 @@ def import_libero() -> tuple[Any, Any]:
     """
     choose_renderer()
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)
     try:
         with _quiet_import():
             from libero.libero import benchmark, envs
@@ -124,7 +125,7 @@ class LiberoEnv:
     step whose images somebody will read, so sampling phase and simulated time of a frame are the simulator's own.
 
     render=False builds an environment without an OpenGL context (physics only, no images).
-    hard_reset=False re-uses the compiled model at `reset` (0.1 s instead of seconds).
+    hard_reset=False re-uses the compiled model at `reset` (0.1 s instead of seconds), with bit-identical physics.
     joint_noise=True draws the arm's start joints with robosuite's default noise (sigma 0.02 rad).
     """
 
@@ -178,6 +179,9 @@ class LiberoEnv:
         """Reset to a random placement of the task's regions; renders nothing."""
         with _quiet_import():
             self._observation = self._env.reset()
+        # robosuite keeps the gripper's integrated command over a soft reset; without it both resets are bit-identical
+        gripper = self.raw.robots[0].gripper
+        gripper.current_action = np.zeros_like(gripper.current_action)
         self._frame_is_fresh = not self._gated
         self._wrap_cameras()
 

@@ -101,7 +101,7 @@ def make_runner(args: RecordArgs) -> Any:
     from lightwam.sim.corrections import CorrectionRunner
     from lightwam.sim.policies import load_policy
 
-    return CorrectionRunner(env, load_policy(args.policy))
+    return CorrectionRunner(env, load_policy(args.policy, threads=1))
 
 
 def _work(args: RecordArgs, jobs: Any, results: Any) -> None:

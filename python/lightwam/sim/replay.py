@@ -44,7 +44,8 @@ def demonstrate(env: LiberoEnv, state: int, settle_steps: int, max_steps: int) -
     env.reset()
     env.set_state(official_SN[state])
     env.settle(settle_steps, render_last=False)
-    expert, actions = PickPlaceExpert(env), []
+    expert = PickPlaceExpert(env)
+    actions: list[Array] = []
     while len(actions) < max_steps:
         actions.append(expert.decide().action)
         if env.step(actions[-1]):

@@ -124,6 +124,25 @@ def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(blin
     assert {"approach", "descend", "close", "reopen", "lift", "carry", "lower", "release"} <= set(phases)
 
 
+def test_a_soft_reset_is_as_good_as_a_hard_one() -> None:
+    task = load_task(*TASK)
+    official = task.official_states()
+    runs = []
+    for hard_reset in (True, False):
+        env = LiberoEnv(task, render=False, hard_reset=hard_reset)
+        rng = np.random.default_rng(0)
+        for episode in range(2):
+            env.reset()
+            env.set_state(official[episode])
+            states = []
+            for _ in range(12):
+                env.step(rng.uniform(-1, 1, 7))
+                states.append(env.get_state())
+        runs.append(np.array(states))
+        env.close()
+    np.testing.assert_array_equal(runs[0], runs[1])
+
+
 def test_gated_images_are_the_simulators_own() -> None:
     task = load_task(*TASK)
     state = task.official_states()[0]
