@@ -58,8 +58,10 @@ def evaluate_task(
     videos: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Trial]:
-    """Run trials `indices` of the environment's task. One environment serves them all: its soft reset is
-    bit-identical to a hard one, in physics and in pixels."""
+    """Run trials `indices` of the environment's task, from official or shifted states.
+
+    One environment serves them all: its soft reset is bit-identical to a hard one, in physics and in pixels.
+    """
     official = env.task.official_states()
     policy.set_instruction(env.task.instruction)
     name = f"{env.task.suite} task {env.task.index}, {states}"

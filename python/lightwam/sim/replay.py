@@ -45,7 +45,7 @@ def demonstrate(env: LiberoEnv, state: int, settle_steps: int, max_steps: int) -
     env.set_state(official_SN[state])
     env.settle(settle_steps, render_last=False)
     expert = PickPlaceExpert(env)
-    actions: list[Array] = []
+    actions: list[npt.NDArray[np.float64]] = []
     while len(actions) < max_steps:
         actions.append(expert.decide().action)
         if env.step(actions[-1]):
