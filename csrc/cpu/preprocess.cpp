@@ -76,11 +76,12 @@ void run_row(const KernelTable& kernels, const PreprocessImagesArgs& a, const Ca
 
 }  // namespace
 
+// One value more than the columns need: the column pass reads four at a time.
 ResizePlan::ResizePlan(std::size_t in_height, std::size_t in_width, std::size_t out_height, std::size_t out_width,
                        int threads)
     : rows(make_axis(in_height, out_height)),
       columns(make_axis(in_width, out_width)),
-      row_stride(round_up(in_width * 3, 16)),
+      row_stride(round_up(in_width * 3 + 1, 16)),
       row_buffers(static_cast<std::size_t>(threads) * row_stride) {}
 
 void run(const Execution& execution, const PreprocessImagesArgs& args) noexcept {

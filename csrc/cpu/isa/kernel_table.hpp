@@ -106,7 +106,7 @@ struct ResizeRows {
 };
 
 struct ResizeColumns {
-    const float* sums;    // column 0 of [in_width, 3], or its last one when mirrored
+    const float* sums;    // column 0 of [in_width, 3], or its last one when mirrored; one more value is readable
     std::ptrdiff_t step;  // floats from one column to the next: 3, or -3 when mirrored
     std::size_t out;
     std::size_t taps;

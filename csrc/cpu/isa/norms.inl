@@ -74,20 +74,43 @@ void rms_norm(const RmsNormArgs& a, std::size_t begin, std::size_t end) noexcept
     });
 }
 
+// Whole vectors of pairs from `x` (one head); returns the elements done.
+#if LIGHTWAM_VECTOR_BYTES == 64
+template <class X, class Y>
+LIGHTWAM_INLINE std::size_t rope_vectors(const X* x, const float* weight, float inverse, const float* cos,
+                                         const float* sin, std::size_t width, Y* y) {
+    const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    std::size_t i = 0;
+    for (; i + kLanes <= width; i += kLanes) {
+        const vf v = load(x + i) * inverse * load(weight + i);
+        const vf c = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(cos + i / 2)));
+        const vf s = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(sin + i / 2)));
+        const vf swapped = _mm512_permute_ps(v, 0xb1);
+        store(y + i, _mm512_fmaddsub_ps(v, c, swapped * s));
+    }
+    return i;
+}
+#else
+template <class X, class Y>
+LIGHTWAM_INLINE std::size_t rope_vectors(const X*, const float*, float, const float*, const float*, std::size_t, Y*) {
+    return 0;
+}
+#endif
+
 template <class X, class Y>
 LIGHTWAM_INLINE void rope_row(const RmsNormRopeArgs& a, std::size_t r, const X* x, Y* y) {
     const std::size_t columns = a.heads * a.head_width;
-    const std::size_t half = a.head_width / 2;
     const float inverse = inverse_root(row_sum_of_squares(x, columns) / static_cast<float>(columns) + a.eps);
-    const float* cos = a.cos + r * half;
-    const float* sin = a.sin + r * half;
-    for (std::size_t head = 0; head < a.heads; ++head) {
-        for (std::size_t i = 0; i < half; ++i) {
-            const std::size_t at = head * a.head_width + 2 * i;
-            const float even = widen(x[at]) * inverse * a.weight[at];
-            const float odd = widen(x[at + 1]) * inverse * a.weight[at + 1];
-            convert(even * cos[i] - odd * sin[i], y[at]);
-            convert(even * sin[i] + odd * cos[i], y[at + 1]);
+    const float* cos = a.cos + r * (a.head_width / 2);
+    const float* sin = a.sin + r * (a.head_width / 2);
+    for (std::size_t first = 0; first < columns; first += a.head_width) {
+        const float* weight = a.weight + first;
+        std::size_t i = rope_vectors(x + first, weight, inverse, cos, sin, a.head_width, y + first);
+        for (; i < a.head_width; i += 2) {
+            const float even = widen(x[first + i]) * inverse * weight[i];
+            const float odd = widen(x[first + i + 1]) * inverse * weight[i + 1];
+            convert(even * cos[i / 2] - odd * sin[i / 2], y[first + i]);
+            convert(even * sin[i / 2] + odd * cos[i / 2], y[first + i + 1]);
         }
     }
 }
