@@ -96,11 +96,12 @@ void set_instruction(lightwam::Policy& policy, const std::string& text) {
 }
 
 std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
-                                              const std::string& precision) {
+                                              const std::string& precision, const std::string& instruction_set) {
     lightwam::PolicyOptions options;
     options.device = device;
     options.threads = threads;
     options.precision = precision;
+    options.instruction_set = instruction_set;
     const py::gil_scoped_release release;
     return std::make_unique<lightwam::Policy>(path, options);
 }
@@ -127,7 +128,8 @@ PYBIND11_MODULE(_engine, module) {
 
     using lightwam::Policy;
     py::class_<Policy>(module, "Policy")
-        .def(py::init(&open_policy), py::arg("path"), py::arg("device"), py::arg("threads"), py::arg("precision"))
+        .def(py::init(&open_policy), py::arg("path"), py::arg("device"), py::arg("threads"), py::arg("precision"),
+             py::arg("instruction_set") = "auto")
         .def("set_instruction", &set_instruction, py::arg("text"))
         .def("infer", &infer, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("actions"),
              py::arg("seconds"))

@@ -57,6 +57,18 @@ void check_precision(const std::string& asked, const engine::Graph& graph) {
                                           ", or pass precision='auto'");
 }
 
+const cpu::KernelTable* choose_kernels(const std::string& asked) {
+    if (asked == "auto") return cpu::best_kernels();
+    for (const cpu::Level level : {cpu::Level::portable, cpu::Level::avx2, cpu::Level::avx512, cpu::Level::avx512_bf16}) {
+        if (asked != cpu::level_name(level)) continue;
+        if (const cpu::KernelTable* kernels = cpu::kernels_of(level)) return kernels;
+        throw Error(ErrorKind::device, "instruction set '" + asked + "' does not run here; the best that does is '" +
+                                           cpu::level_name(cpu::best_level()) + "'");
+    }
+    throw Error(ErrorKind::device,
+                "instruction set '" + asked + "' is unknown; expected auto, portable, avx2, avx512 or avx512_bf16");
+}
+
 // First element that is NaN or infinite; `count` when all are finite.
 std::size_t first_non_finite(const float* values, std::size_t count) {
     return static_cast<std::size_t>(
@@ -109,7 +121,7 @@ Policy::Implementation::Implementation(const std::string& path, const PolicyOpti
     const engine::EngineFile file(path);
     graph_ = file.graph();
     check_precision(options.precision, graph_);
-    kernels_ = cpu::best_kernels();
+    kernels_ = choose_kernels(options.instruction_set);
     try {
         pool_.emplace(threads);
     } catch (const std::system_error& error) {
@@ -181,13 +193,15 @@ void Policy::Implementation::describe(const PolicyOptions& options) {
     info_.instruction_set = cpu::level_name(cpu::level_of(*kernels_));
     info_.run_path = "engine '" + info_.name + "' runs on the CPU" +
                      (options.device == "auto" ? " (device 'auto': this build has no other)" : "") + ", " +
-                     info_.instruction_set + " kernels (the best that this processor and build have), " +
+                     info_.instruction_set +
+                     (options.instruction_set == "auto" ? " kernels (the best that this processor and build have), "
+                                                        : " kernels (as asked), ") +
                      std::to_string(info_.threads) + (info_.threads == 1 ? " thread" : " threads") +
                      (options.threads == 0 ? " (one per available processor)" : " (as asked)") + ", " +
                      info_.precision + " products (as exported)";
     if (info_.precision == "bf16" && !cpu::has_native_bf16(*kernels_))
-        info_.warning = "this processor has no bf16 instructions (AVX512_BF16): engine '" + info_.name +
-                        "' widens bf16 products to f32; the actions are right, but an f32 export may be as fast";
+        info_.warning = info_.instruction_set + " has no bf16 instructions (AVX512_BF16): engine '" + info_.name +
+                        "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
 }
 
 void Policy::Implementation::set_instruction(std::string_view text) {

@@ -40,6 +40,7 @@ struct PolicyOptions {
     std::string device = "cpu";                   // "cpu" or "auto"
     int threads = 0;                              // 0: one per processor this process may use
     std::string precision = "auto";               // "auto" (the engine's), "f32" or "bf16"
+    std::string instruction_set = "auto";         // "auto" (the best), "portable", "avx2", "avx512" or "avx512_bf16"
     std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
 };
 

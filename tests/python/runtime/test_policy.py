@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import runtime_reference
-from engine_files import TASK, observation, small_engine, to_bf16, write_engine
+from engine_files import TASK, Engine, observation, small_engine, to_bf16, write_engine
 
 from lightwam.errors import DeviceError, EngineError, InstructionError, LightWAMError, PrecisionError
-from lightwam.runtime import ActionChunk, Policy
+from lightwam.runtime import ActionChunk, Policy, _engine
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -33,21 +34,6 @@ def test_actions_equal_the_reference(tmp_path: Path, images: bool, bf16_weights:
         chunk = policy.infer(seen)
         assert chunk.actions.dtype == np.float32 and chunk.actions.shape == (4, 3)
         assert relative_error(chunk.actions, runtime_reference.actions(engine, seen, text)) < 1e-5
-
-
-def test_bf16_arithmetic_is_near_the_reference(tmp_path: Path) -> None:
-    engine = small_engine(images=False, bf16_weights=True)
-    engine.document["precision"] = "bf16"
-    engine.value("canvas")["dtype"] = "bf16"
-    engine.value("normed")["dtype"] = "bf16"
-    engine.value("normed")["offset"] = engine.act["arena_bytes"]
-    engine.act["arena_bytes"] += 1024
-    policy = Policy(write_engine(tmp_path / "e.lwam", engine), threads=1)
-    policy.set_instruction(TASK)
-    seen = observation(images=False)
-    expected = runtime_reference.actions(engine, seen, TASK)
-    assert relative_error(policy.infer(seen).actions, expected) < 2e-2
-    assert "bf16 products" in policy.run_path
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (64, 48), (1, 1), (128, 9)])
@@ -222,6 +208,50 @@ def test_one_line_says_what_runs_and_why(engine_path: Path, caplog: pytest.LogCa
     assert len(lines) == 1
     for part in ("'small'", "CPU", "'auto'", "kernels", "1 thread (as asked)", "f32 products"):
         assert part in lines[0]
+
+
+def bf16_engine() -> Engine:
+    engine = small_engine(images=False, bf16_weights=True)
+    engine.document["precision"] = "bf16"
+    engine.value("canvas")["dtype"] = "bf16"
+    engine.value("normed").update(dtype="bf16", offset=engine.act["arena_bytes"])
+    engine.act["arena_bytes"] += 1024
+    return engine
+
+
+def test_bf16_arithmetic_is_near_the_reference(tmp_path: Path) -> None:
+    engine = bf16_engine()
+    policy = Policy(write_engine(tmp_path / "e.lwam", engine), threads=1)
+    policy.set_instruction(TASK)
+    seen = observation(images=False)
+    expected = runtime_reference.actions(engine, seen, TASK)
+    assert relative_error(policy.infer(seen).actions, expected) < 2e-2
+    assert "bf16 products" in policy.run_path
+
+
+def test_every_instruction_set_gives_the_same_actions(tmp_path: Path) -> None:
+    path = write_engine(tmp_path / "e.lwam", small_engine(images=False))
+    seen = observation(images=False)
+    expected = runtime_reference.actions(small_engine(images=False), seen, TASK)
+    levels = ["portable", "avx2", "avx512", "avx512_bf16"]
+    best = _engine.Policy(os.fsencode(path), "cpu", 1, "auto").instruction_set
+    for level in levels[: levels.index(best) + 1]:
+        engine = _engine.Policy(os.fsencode(path), "cpu", 1, "auto", level)
+        engine.set_instruction(TASK)
+        actions, seconds = np.empty((4, 3), np.float32), np.empty(7)
+        engine.infer({}, seen["latents"], seen["state"], actions, seconds)
+        assert relative_error(actions, expected) < 1e-5
+        assert f"{level} kernels (as asked)" in engine.run_path
+    for level in [*levels[levels.index(best) + 1 :], "sse9"]:
+        with pytest.raises(DeviceError, match=f"instruction set '{level}'"):
+            _engine.Policy(os.fsencode(path), "cpu", 1, "auto", level)
+
+
+def test_bf16_without_bf16_instructions_is_said_aloud(tmp_path: Path) -> None:
+    bf16 = os.fsencode(write_engine(tmp_path / "bf16.lwam", bf16_engine()))
+    f32 = os.fsencode(write_engine(tmp_path / "f32.lwam", small_engine()))
+    assert "widens its bf16 products to f32" in _engine.Policy(bf16, "cpu", 1, "auto", "portable").warning
+    assert _engine.Policy(f32, "cpu", 1, "auto", "portable").warning == ""
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", ""])
