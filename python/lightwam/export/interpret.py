@@ -229,7 +229,7 @@ class Interpreter:
         if context.ndim != 2 or context.shape[1] != width or not 0 < rows <= length:
             raise ExportError(f"context has shape {list(context.shape)}: give [n, {width}] with n in 1..{length}")
         padded = torch.zeros(length, width, dtype=self.dtype)
-        padded[:rows] = torch.as_tensor(np.asarray(context, np.float32))
+        padded[:rows] = torch.as_tensor(np.array(context, np.float32))
         values = self._run("set_instruction", {"context": padded, "text_rows": torch.tensor([rows])}, None)
         known = self.graph.programs["set_instruction"].values
         kept = {name for name, value in known.items() if value.storage == "instruction"}
