@@ -57,3 +57,13 @@ def test_help_imports_neither_torch_nor_the_simulator() -> None:
         "assert not {'torch', 'libero', 'mujoco'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = (
+        "import sys; from lightwam import cli; cli.VERBS['x'] = cli.Verb('', 'json', 'JSONDecoder'); "
+        "cli.run_verb = lambda *_: [print('word' * 1000) for _ in range(1000)] and 0; sys.exit(cli.main(['x']))"
+    )
+    command = f'set -o pipefail; {sys.executable} -c "{code}" | head -n 1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == "" and done.returncode == 0
