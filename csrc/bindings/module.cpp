@@ -19,12 +19,18 @@ constexpr std::size_t kMaxCameras = 64;
 
 const char* exception_name(lightwam::ErrorKind kind) {
     switch (kind) {
-        case lightwam::ErrorKind::engine: return "EngineError";
-        case lightwam::ErrorKind::observation: return "ObservationError";
-        case lightwam::ErrorKind::instruction: return "InstructionError";
-        case lightwam::ErrorKind::precision: return "PrecisionError";
-        case lightwam::ErrorKind::device: return "DeviceError";
-        case lightwam::ErrorKind::internal: return "LightWAMError";
+        case lightwam::ErrorKind::engine:
+            return "EngineError";
+        case lightwam::ErrorKind::observation:
+            return "ObservationError";
+        case lightwam::ErrorKind::instruction:
+            return "InstructionError";
+        case lightwam::ErrorKind::precision:
+            return "PrecisionError";
+        case lightwam::ErrorKind::device:
+            return "DeviceError";
+        case lightwam::ErrorKind::internal:
+            return "LightWAMError";
     }
     return "LightWAMError";
 }
@@ -53,7 +59,11 @@ lightwam::ImageView image_view(py::handle name, py::handle value) {
     if (text == nullptr) throw py::error_already_set();
     return {{text, static_cast<std::size_t>(length)},
             static_cast<const std::uint8_t*>(array.data()),
-            array.shape(0), array.shape(1), array.strides(0), array.strides(1), array.strides(2)};
+            array.shape(0),
+            array.shape(1),
+            array.strides(0),
+            array.strides(1),
+            array.strides(2)};
 }
 
 // Pointer and length of a contiguous float32 array, or of None.
@@ -67,8 +77,8 @@ std::pair<const float*, std::size_t> float_view(py::handle value) {
 }
 
 // Writes the actions and, into `seconds`, the total and each stage's time (-1 for a stage the engine does not have).
-void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents, py::handle state,
-           py::array& actions, py::array& seconds) {
+void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents, py::handle state, py::array& actions,
+           py::array& seconds) {
     std::array<lightwam::ImageView, kMaxCameras> views;
     if (images.size() > views.size()) refuse("more than 64 images");
     lightwam::Observation observation;

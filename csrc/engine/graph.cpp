@@ -5,10 +5,14 @@ namespace lightwam::engine {
 
 std::size_t dtype_bytes(DType dtype) noexcept {
     switch (dtype) {
-        case DType::f32: return 4;
-        case DType::bf16: return 2;
-        case DType::u8: return 1;
-        case DType::i32: return 4;
+        case DType::f32:
+            return 4;
+        case DType::bf16:
+            return 2;
+        case DType::u8:
+            return 1;
+        case DType::i32:
+            return 4;
     }
     return 4;
 }
@@ -19,10 +23,26 @@ const char* dtype_name(DType dtype) noexcept {
 }
 
 const char* op_name(OpKind kind) noexcept {
-    static constexpr const char* kNames[] = {
-        "preprocess_images", "nchw_to_nhwc", "conv2d", "linear", "grouped_linear", "layer_norm", "rms_norm",
-        "rms_norm_rope", "self_attention", "cross_attention", "text_key_bias", "learned_query_pool", "mean_pool",
-        "add", "subtract", "concat", "scale_shift_clamp", "gripper_rule", "cast", "reshape"};
+    static constexpr const char* kNames[] = {"preprocess_images",
+                                             "nchw_to_nhwc",
+                                             "conv2d",
+                                             "linear",
+                                             "grouped_linear",
+                                             "layer_norm",
+                                             "rms_norm",
+                                             "rms_norm_rope",
+                                             "self_attention",
+                                             "cross_attention",
+                                             "text_key_bias",
+                                             "learned_query_pool",
+                                             "mean_pool",
+                                             "add",
+                                             "subtract",
+                                             "concat",
+                                             "scale_shift_clamp",
+                                             "gripper_rule",
+                                             "cast",
+                                             "reshape"};
     static_assert(sizeof(kNames) / sizeof(kNames[0]) == kOpKindCount);
     return kNames[static_cast<int>(kind)];
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The graph of an engine file as plain structs (docs/engine-format.md). Shapes are static; indices are into the vectors.
+// The graph of an engine file as plain structs (docs/engine-format.md). Shapes are static; indices are into the
+// vectors.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +21,26 @@ enum class Precision : std::uint8_t { f32, bf16 };
 enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
 
 enum class OpKind : std::uint8_t {
-    preprocess_images, nchw_to_nhwc, conv2d, linear, grouped_linear, layer_norm, rms_norm, rms_norm_rope,
-    self_attention, cross_attention, text_key_bias, learned_query_pool, mean_pool, add, subtract, concat,
-    scale_shift_clamp, gripper_rule, cast, reshape
+    preprocess_images,
+    nchw_to_nhwc,
+    conv2d,
+    linear,
+    grouped_linear,
+    layer_norm,
+    rms_norm,
+    rms_norm_rope,
+    self_attention,
+    cross_attention,
+    text_key_bias,
+    learned_query_pool,
+    mean_pool,
+    add,
+    subtract,
+    concat,
+    scale_shift_clamp,
+    gripper_rule,
+    cast,
+    reshape
 };
 
 using Shape = std::vector<std::int64_t>;

@@ -223,8 +223,8 @@ void check_programs(const Graph& graph, const Refusal& refuse) {
                  set_instruction, refuse);
     std::vector<ExpectedInput> inputs = {{"state", DType::f32, {1, policy.state_width}}};
     if (!policy.starts_at_images)
-        inputs.push_back({"latents", DType::f32,
-                          {policy.latent_shape[0], policy.latent_shape[1], policy.latent_shape[2]}});
+        inputs.push_back(
+            {"latents", DType::f32, {policy.latent_shape[0], policy.latent_shape[1], policy.latent_shape[2]}});
     check_inputs(graph.act, inputs, "program 'act'", refuse);
     if (!graph.set_instruction.outputs.empty()) refuse(set_instruction + ": 'outputs' is not empty");
     check_act_outputs(graph, refuse);
@@ -243,8 +243,7 @@ void read_graph(const JsonValue& document, Graph& graph, const Refusal& refuse) 
     check_format(document, refuse);
     graph.name = read_string(document, where, "name", refuse);
     const std::string& precision = read_string(document, where, "precision", refuse);
-    if (precision != "f32" && precision != "bf16")
-        refuse("'precision' is '" + precision + "'; expected f32 or bf16");
+    if (precision != "f32" && precision != "bf16") refuse("'precision' is '" + precision + "'; expected f32 or bf16");
     graph.precision = precision == "f32" ? Precision::f32 : Precision::bf16;
     read_member(document, where, "provenance", refuse);
     graph.instruction_bytes = static_cast<std::uint64_t>(

@@ -90,13 +90,23 @@ class Parser {
         skip_space();
         if (at_ >= text_.size()) fail("the text ends where a value should be");
         switch (text_[at_]) {
-            case '{': return parse_object(depth);
-            case '[': return parse_array(depth);
-            case '"': return JsonValue(parse_string());
-            case 't': expect_word("true"); return JsonValue(true);
-            case 'f': expect_word("false"); return JsonValue(false);
-            case 'n': expect_word("null"); return JsonValue();
-            default: return parse_number();
+            case '{':
+                return parse_object(depth);
+            case '[':
+                return parse_array(depth);
+            case '"':
+                return JsonValue(parse_string());
+            case 't':
+                expect_word("true");
+                return JsonValue(true);
+            case 'f':
+                expect_word("false");
+                return JsonValue(false);
+            case 'n':
+                expect_word("null");
+                return JsonValue();
+            default:
+                return parse_number();
         }
     }
 
@@ -220,7 +230,8 @@ class Parser {
         const char* last = text_.data() + at_;
         JsonValue::Number number{0.0, 0, false};
         const auto result = std::from_chars(first, last, number.value);
-        if (result.ec != std::errc() || result.ptr != last || !std::isfinite(number.value)) fail("a number out of range");
+        if (result.ec != std::errc() || result.ptr != last || !std::isfinite(number.value))
+            fail("a number out of range");
         if (plain) {
             const auto integer = std::from_chars(first, last, number.integer);
             number.is_integer = integer.ec == std::errc() && integer.ptr == last;

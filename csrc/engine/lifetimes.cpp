@@ -13,8 +13,13 @@ namespace {
 class LifetimeCheck {
   public:
     LifetimeCheck(const Program& program, bool writes_instruction, const std::string& where, const Refusal& refuse)
-        : program_(program), writes_instruction_(writes_instruction), where_(where), refuse_(refuse),
-          group_(program.values.size()), last_read_(program.values.size(), 0), written_(program.values.size(), false) {
+        : program_(program),
+          writes_instruction_(writes_instruction),
+          where_(where),
+          refuse_(refuse),
+          group_(program.values.size()),
+          last_read_(program.values.size(), 0),
+          written_(program.values.size(), false) {
         std::iota(group_.begin(), group_.end(), std::size_t{0});
     }
 
@@ -61,8 +66,7 @@ class LifetimeCheck {
     void check_read(const Op& op, const Binding& input) const {
         const Storage storage = program_.values[input.index].storage;
         if (storage == Storage::input || (storage == Storage::instruction && !writes_instruction_)) return;
-        if (!written_[input.index])
-            refuse_(op_text(op) + " reads '" + name(input.index) + "' before any op writes it");
+        if (!written_[input.index]) refuse_(op_text(op) + " reads '" + name(input.index) + "' before any op writes it");
     }
 
     void check_write(std::size_t at, const Op& op, const Binding& output) {
@@ -77,7 +81,8 @@ class LifetimeCheck {
         live[value.offset] = output.index;
     }
 
-    // Whatever lives where `value` will be written must be an input that the op may overwrite, read here for the last time.
+    // Whatever lives where `value` will be written must be an input that the op may overwrite, read here for the last
+    // time.
     void remove_replaced(std::size_t at, const Op& op, const Value& value, Blocks& live) {
         auto block = live.lower_bound(value.offset);
         if (block != live.begin()) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the checks of single ops are written with: each role and attribute is asked for once, and nothing may be left over.
+// What the checks of single ops are written with: each role and attribute is asked for once, and nothing may be left
+// over.
 #pragma once
 
 #include <optional>
@@ -26,7 +27,12 @@ class OpChecker {
   public:
     OpChecker(const Graph& graph, const Program& program, Op& op, const JsonValue& attributes, std::string where,
               const Refusal& refuse)
-        : graph_(graph), program_(program), op_(op), attributes_(attributes), where_(std::move(where)), refuse_(refuse) {}
+        : graph_(graph),
+          program_(program),
+          op_(op),
+          attributes_(attributes),
+          where_(std::move(where)),
+          refuse_(refuse) {}
 
     const PolicyDescription& policy() const { return graph_.policy; }
     Op& op() { return op_; }

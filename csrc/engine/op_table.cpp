@@ -35,7 +35,8 @@ std::int64_t convolved(OpChecker& check, std::int64_t size, std::int64_t before,
                        std::int64_t kernel, std::int64_t stride) {
     const std::int64_t padded = size + before + after;
     if (kernel > padded)
-        check.refuse("kernel " + std::to_string(kernel) + " is larger than the padded input, " + std::to_string(padded));
+        check.refuse("kernel " + std::to_string(kernel) + " is larger than the padded input, " +
+                     std::to_string(padded));
     return (padded - kernel) / stride + 1;
 }
 
@@ -236,18 +237,34 @@ void check_reshape(OpChecker& check) {
     const Operand x = check.input("x");
     const Operand y = check.output();
     check.expect_same_dtype(x, y);
-    if (x.value->storage != Storage::arena) check.refuse("input 'x' is not in the arena; only arena values are reshaped");
+    if (x.value->storage != Storage::arena)
+        check.refuse("input 'x' is not in the arena; only arena values are reshaped");
     if (x.value->storage != y.value->storage || x.value->offset != y.value->offset || x.value->bytes != y.value->bytes)
         check.refuse("output 'y' does not lie on the bytes of input 'x'");
 }
 
 using Check = void (*)(OpChecker&);
 
-constexpr Check kChecks[] = {
-    check_preprocess_images, check_nchw_to_nhwc, check_conv2d, check_linear, check_grouped_linear, check_layer_norm,
-    check_rms_norm, check_rms_norm_rope, check_self_attention, check_cross_attention, check_text_key_bias,
-    check_learned_query_pool, check_mean_pool, check_add, check_add, check_concat, check_scale_shift_clamp,
-    check_gripper_rule, check_cast, check_reshape};
+constexpr Check kChecks[] = {check_preprocess_images,
+                             check_nchw_to_nhwc,
+                             check_conv2d,
+                             check_linear,
+                             check_grouped_linear,
+                             check_layer_norm,
+                             check_rms_norm,
+                             check_rms_norm_rope,
+                             check_self_attention,
+                             check_cross_attention,
+                             check_text_key_bias,
+                             check_learned_query_pool,
+                             check_mean_pool,
+                             check_add,
+                             check_add,
+                             check_concat,
+                             check_scale_shift_clamp,
+                             check_gripper_rule,
+                             check_cast,
+                             check_reshape};
 static_assert(sizeof(kChecks) / sizeof(kChecks[0]) == kOpKindCount);
 
 }  // namespace
@@ -260,15 +277,19 @@ void check_op(OpChecker& checker) {
 bool allows_in_place(OpKind kind, std::string_view role) noexcept {
     switch (kind) {
         case OpKind::conv2d:
-        case OpKind::linear: return role == "residual";
+        case OpKind::linear:
+            return role == "residual";
         case OpKind::layer_norm:
         case OpKind::rms_norm:
         case OpKind::rms_norm_rope:
         case OpKind::scale_shift_clamp:
-        case OpKind::gripper_rule: return role == "x";
+        case OpKind::gripper_rule:
+            return role == "x";
         case OpKind::add:
-        case OpKind::subtract: return role == "a";
-        default: return false;
+        case OpKind::subtract:
+            return role == "a";
+        default:
+            return false;
     }
 }
 

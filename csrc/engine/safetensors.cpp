@@ -23,8 +23,7 @@ std::uint64_t read_header_length(std::span<const std::byte> file, const Refusal&
     if (file.size() < kLengthBytes)
         refuse("is " + std::to_string(file.size()) + " bytes long; expected a safetensors file");
     std::uint64_t length = 0;
-    for (std::size_t i = 0; i < kLengthBytes; ++i)
-        length |= static_cast<std::uint64_t>(file[i]) << (8 * i);
+    for (std::size_t i = 0; i < kLengthBytes; ++i) length |= static_cast<std::uint64_t>(file[i]) << (8 * i);
     if (length > kMaxHeaderBytes)
         refuse("header length " + std::to_string(length) + " is over " + std::to_string(kMaxHeaderBytes) +
                " bytes; this is no engine file or it is corrupted");
@@ -81,8 +80,9 @@ void refuse_gaps(std::vector<const Placed*> placed, std::uint64_t data_bytes, co
     std::uint64_t end = 0;
     for (const Placed* tensor : placed) {
         if (tensor->begin != end)
-            refuse("tensor '" + tensor->tensor.name + "' begins at byte " + std::to_string(tensor->begin) + (tensor->begin < end ? " inside another tensor" : " after a hole") +
-                   "; expected " + std::to_string(end));
+            refuse("tensor '" + tensor->tensor.name + "' begins at byte " + std::to_string(tensor->begin) +
+                   (tensor->begin < end ? " inside another tensor" : " after a hole") + "; expected " +
+                   std::to_string(end));
         end = tensor->end;
     }
     if (end != data_bytes)

@@ -15,14 +15,20 @@ using engine::Storage;
 using engine::Tensor;
 using engine::Value;
 
-cpu::DType kernel_dtype(engine::DType dtype) { return dtype == engine::DType::bf16 ? cpu::DType::bf16 : cpu::DType::f32; }
+cpu::DType kernel_dtype(engine::DType dtype) {
+    return dtype == engine::DType::bf16 ? cpu::DType::bf16 : cpu::DType::f32;
+}
 
 cpu::Activation kernel_activation(engine::Activation activation) {
     switch (activation) {
-        case engine::Activation::none: return cpu::Activation::none;
-        case engine::Activation::silu: return cpu::Activation::silu;
-        case engine::Activation::gelu: return cpu::Activation::gelu;
-        case engine::Activation::gelu_tanh: return cpu::Activation::gelu_tanh;
+        case engine::Activation::none:
+            return cpu::Activation::none;
+        case engine::Activation::silu:
+            return cpu::Activation::silu;
+        case engine::Activation::gelu:
+            return cpu::Activation::gelu;
+        case engine::Activation::gelu_tanh:
+            return cpu::Activation::gelu_tanh;
     }
     return cpu::Activation::none;
 }
@@ -119,26 +125,65 @@ class Binder {
 
 void Binder::bind(Step& step) {
     switch (op_->kind) {
-        case OpKind::preprocess_images: step.args = preprocess_images(); break;
-        case OpKind::nchw_to_nhwc: step.args = nchw_to_nhwc(); break;
-        case OpKind::conv2d: step.args = conv2d(); break;
-        case OpKind::linear: step.args = linear(); break;
-        case OpKind::grouped_linear: step.args = grouped_linear(); break;
-        case OpKind::layer_norm: step.args = layer_norm(); break;
-        case OpKind::rms_norm: step.args = rms_norm(); break;
-        case OpKind::rms_norm_rope: step.args = rms_norm_rope(); break;
-        case OpKind::self_attention: step.args = self_attention(); break;
-        case OpKind::cross_attention: step.args = cross_attention(); break;
-        case OpKind::text_key_bias: step.args = text_key_bias(); break;
-        case OpKind::learned_query_pool: step.args = learned_query_pool(); break;
-        case OpKind::mean_pool: step.args = mean_pool(); break;
-        case OpKind::add: step.args = add(false); break;
-        case OpKind::subtract: step.args = add(true); break;
-        case OpKind::concat: step.args = concat(); break;
-        case OpKind::scale_shift_clamp: step.args = scale_shift_clamp(); break;
-        case OpKind::gripper_rule: step.args = gripper_rule(); break;
-        case OpKind::cast: step.args = cast(); break;
-        case OpKind::reshape: break;
+        case OpKind::preprocess_images:
+            step.args = preprocess_images();
+            break;
+        case OpKind::nchw_to_nhwc:
+            step.args = nchw_to_nhwc();
+            break;
+        case OpKind::conv2d:
+            step.args = conv2d();
+            break;
+        case OpKind::linear:
+            step.args = linear();
+            break;
+        case OpKind::grouped_linear:
+            step.args = grouped_linear();
+            break;
+        case OpKind::layer_norm:
+            step.args = layer_norm();
+            break;
+        case OpKind::rms_norm:
+            step.args = rms_norm();
+            break;
+        case OpKind::rms_norm_rope:
+            step.args = rms_norm_rope();
+            break;
+        case OpKind::self_attention:
+            step.args = self_attention();
+            break;
+        case OpKind::cross_attention:
+            step.args = cross_attention();
+            break;
+        case OpKind::text_key_bias:
+            step.args = text_key_bias();
+            break;
+        case OpKind::learned_query_pool:
+            step.args = learned_query_pool();
+            break;
+        case OpKind::mean_pool:
+            step.args = mean_pool();
+            break;
+        case OpKind::add:
+            step.args = add(false);
+            break;
+        case OpKind::subtract:
+            step.args = add(true);
+            break;
+        case OpKind::concat:
+            step.args = concat();
+            break;
+        case OpKind::scale_shift_clamp:
+            step.args = scale_shift_clamp();
+            break;
+        case OpKind::gripper_rule:
+            step.args = gripper_rule();
+            break;
+        case OpKind::cast:
+            step.args = cast();
+            break;
+        case OpKind::reshape:
+            break;
     }
 }
 
@@ -169,8 +214,8 @@ cpu::Conv2dArgs Binder::conv2d() {
     args.padding_bottom = size(attributes.padding[2]);
     args.padding_right = size(attributes.padding[3]);
     args.x = input("x");
-    args.weight = packed("weight", args.x.dtype, 1, args.out_channels, args.kernel_height * args.kernel_width,
-                         args.in_channels);
+    args.weight =
+        packed("weight", args.x.dtype, 1, args.out_channels, args.kernel_height * args.kernel_width, args.in_channels);
     args.bias = optional_constant("bias");
     args.activation = activation();
     args.residual = optional_input("residual");

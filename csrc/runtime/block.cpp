@@ -16,7 +16,8 @@ Block::Block(std::size_t bytes, const std::string& what) : bytes_(bytes) {
     if (bytes == 0) return;
     void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED)
-        throw Error(ErrorKind::engine, what + " needs " + std::to_string(bytes) + " bytes, which the system refused; free memory");
+        throw Error(ErrorKind::engine,
+                    what + " needs " + std::to_string(bytes) + " bytes, which the system refused; free memory");
     if (bytes >= kHugePageWorth) ::madvise(data, bytes, MADV_HUGEPAGE);
     data_ = static_cast<std::byte*>(data);
 }

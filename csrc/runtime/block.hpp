@@ -14,7 +14,8 @@ class Block {
     // Throws Error (engine) when the system has not that much memory; `what` names the block in the message.
     Block(std::size_t bytes, const std::string& what);
     ~Block();
-    Block(Block&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    Block(Block&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
     Block& operator=(Block&& other) noexcept {
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "lightwam/policy.h"
-
 #include <array>
 #include <cstdio>
 #include <exception>
 #include <new>
 #include <string>
 
+#include "lightwam/policy.h"
 #include "lightwam/policy.hpp"
 
 struct lightwam_policy {
@@ -95,8 +94,9 @@ lightwam_status lightwam_policy_infer(lightwam_policy* policy, const lightwam_ob
             images[i] = {image.camera,     image.pixels,        image.height,        image.width,
                          image.row_stride, image.column_stride, image.channel_stride};
         }
-        const lightwam::Observation view{images.data(),       observation->image_count, observation->latents,
-                                         observation->latent_count, observation->state, observation->state_width};
+        const lightwam::Observation view{images.data(),        observation->image_count,
+                                         observation->latents, observation->latent_count,
+                                         observation->state,   observation->state_width};
         lightwam::Timings timings;
         policy->policy.infer(view, actions, action_count, &timings);
         if (seconds != nullptr) *seconds = timings.total;

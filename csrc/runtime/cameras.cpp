@@ -55,8 +55,7 @@ void Cameras::accept(const Observation& observation) {
         order_[camera] = at;
     }
     for (std::size_t i = 0; i < cameras_.size(); ++i)
-        if (order_[i] == kAbsent)
-            refuse("camera '" + cameras_[i].name + "' is missing; expected " + names(cameras_));
+        if (order_[i] == kAbsent) refuse("camera '" + cameras_[i].name + "' is missing; expected " + names(cameras_));
     for (std::size_t i = 0; i < cameras_.size(); ++i) {
         const ImageView& image = observation.images[order_[i]];
         const std::size_t height = static_cast<std::size_t>(image.height);

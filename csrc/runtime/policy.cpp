@@ -29,14 +29,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxThreads = 1024;
 
-double seconds_since(Clock::time_point begin) {
-    return std::chrono::duration<double>(Clock::now() - begin).count();
-}
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 int choose_threads(int asked) {
     if (asked == 0) return std::min(runtime::available_processors(), kMaxThreads);
     if (asked < 0 || asked > kMaxThreads)
-        throw Error(ErrorKind::device, "threads is " + std::to_string(asked) + "; expected 1 to 1024, or 0 for one per processor");
+        throw Error(ErrorKind::device,
+                    "threads is " + std::to_string(asked) + "; expected 1 to 1024, or 0 for one per processor");
     return asked;
 }
 
@@ -59,7 +58,8 @@ void check_precision(const std::string& asked, const engine::Graph& graph) {
 
 const cpu::KernelTable* choose_kernels(const std::string& asked) {
     if (asked == "auto") return cpu::best_kernels();
-    for (const cpu::Level level : {cpu::Level::portable, cpu::Level::avx2, cpu::Level::avx512, cpu::Level::avx512_bf16}) {
+    for (const cpu::Level level :
+         {cpu::Level::portable, cpu::Level::avx2, cpu::Level::avx512, cpu::Level::avx512_bf16}) {
         if (asked != cpu::level_name(level)) continue;
         if (const cpu::KernelTable* kernels = cpu::kernels_of(level)) return kernels;
         throw Error(ErrorKind::device, "instruction set '" + asked + "' does not run here; the best that does is '" +
@@ -141,7 +141,8 @@ void Policy::Implementation::load(const engine::EngineFile& file) {
     const engine::PolicyDescription& policy = graph_.policy;
     const auto floats = [](std::int64_t count) { return (static_cast<std::size_t>(count) * 4 + 63) / 64 * 64; };
     const std::size_t state = floats(policy.state_width);
-    const std::size_t latents = policy.starts_at_images ? 0 : floats(policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2]);
+    const std::size_t latents =
+        policy.starts_at_images ? 0 : floats(policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2]);
     const std::size_t context = floats(policy.context_rows * policy.text_width);
     inputs_ = Block(state + latents + context + 64, "the inputs of engine '" + graph_.name + "'");
     state_ = reinterpret_cast<float*>(inputs_.data());
@@ -162,9 +163,9 @@ void Policy::Implementation::load(const engine::EngineFile& file) {
     for (engine::Tensor& tensor : graph_.tensors) tensor.data = nullptr;  // the mapping ends with the constructor
     act_ = runtime::bind_program(graph_, graph_.act, bases_, *weights_);
     actions_ = reinterpret_cast<const float*>(arena_.data() + graph_.act.values[graph_.act.outputs[0].index].offset);
-    needs_instruction_ = std::any_of(graph_.act.values.begin(), graph_.act.values.end(), [](const engine::Value& value) {
-        return value.storage == engine::Storage::instruction;
-    });
+    needs_instruction_ =
+        std::any_of(graph_.act.values.begin(), graph_.act.values.end(),
+                    [](const engine::Value& value) { return value.storage == engine::Storage::instruction; });
 }
 
 void Policy::Implementation::collect_text_constants() {
@@ -236,7 +237,8 @@ void Policy::Implementation::accept(const Observation& observation) {
     const std::size_t width = static_cast<std::size_t>(info_.state_width);
     if (observation.state == nullptr) refuse("the state is missing; expected " + std::to_string(width) + " numbers");
     if (observation.state_width != width)
-        refuse("the state has " + std::to_string(observation.state_width) + " numbers; expected " + std::to_string(width));
+        refuse("the state has " + std::to_string(observation.state_width) + " numbers; expected " +
+               std::to_string(width));
     if (const std::size_t at = first_non_finite(observation.state, width); at < width)
         refuse("state[" + std::to_string(at) + "] is " + std::to_string(observation.state[at]) +
                "; expected a finite number");
@@ -244,7 +246,8 @@ void Policy::Implementation::accept(const Observation& observation) {
         if (observation.latents != nullptr) refuse("latents were given, but this engine starts at images");
         cameras_->accept(observation);
     } else {
-        const std::size_t count = static_cast<std::size_t>(info_.latent_shape[0] * info_.latent_shape[1] * info_.latent_shape[2]);
+        const std::size_t count =
+            static_cast<std::size_t>(info_.latent_shape[0] * info_.latent_shape[1] * info_.latent_shape[2]);
         if (observation.image_count > 0) refuse("images were given, but this engine starts at latents");
         if (observation.latents == nullptr || observation.latent_count != count)
             refuse("the latents have " + std::to_string(observation.latents == nullptr ? 0 : observation.latent_count) +
@@ -269,7 +272,8 @@ void Policy::Implementation::run_timed(Timings* timings) {
     }
 }
 
-void Policy::Implementation::infer(const Observation& observation, float* actions, std::size_t count, Timings* timings) {
+void Policy::Implementation::infer(const Observation& observation, float* actions, std::size_t count,
+                                   Timings* timings) {
     const Clock::time_point begin = Clock::now();
     const std::size_t expected = static_cast<std::size_t>(info_.horizon * info_.action_width);
     if (actions == nullptr || count != expected)

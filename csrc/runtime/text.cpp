@@ -46,7 +46,8 @@ std::int32_t copy_known(const engine::Graph& graph, Weights& weights, const engi
 }
 
 std::int32_t hash_words(const engine::Graph& graph, Weights& weights, std::string_view text, float* context) {
-    if (split_words(text).empty()) throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " holds no word");
+    if (split_words(text).empty())
+        throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " holds no word");
     const std::vector<std::string> words = split_words(prompt(graph.policy, text));
     const std::size_t rows = static_cast<std::size_t>(graph.policy.context_rows);
     if (words.size() > rows)
@@ -114,7 +115,8 @@ std::string known_instructions(const engine::Graph& graph) {
     std::string text;
     for (std::size_t i = 0; i < std::min(known.size(), kNamedInstructions); ++i)
         text += (i > 0 ? ", " : "") + quoted(known[i].text);
-    if (known.size() > kNamedInstructions) text += " and " + std::to_string(known.size() - kNamedInstructions) + " more";
+    if (known.size() > kNamedInstructions)
+        text += " and " + std::to_string(known.size() - kNamedInstructions) + " more";
     return text;
 }
 

@@ -6,7 +6,9 @@
 namespace lightwam::runtime {
 namespace {
 
-std::size_t aligned(std::size_t bytes) { return (bytes + engine::kAlignment - 1) / engine::kAlignment * engine::kAlignment; }
+std::size_t aligned(std::size_t bytes) {
+    return (bytes + engine::kAlignment - 1) / engine::kAlignment * engine::kAlignment;
+}
 
 }  // namespace
 

@@ -96,9 +96,9 @@ struct PolicyInfo {
     std::vector<std::string> instructions;  // those the engine knows
     std::string metadata_json;              // the engine's whole JSON document
     int threads = 0;
-    std::string instruction_set;    // "portable", "avx2", "avx512" or "avx512_bf16"
-    std::string run_path;           // one line: device, instruction set, threads, precision, and why
-    std::string warning;            // one line when something runs slower than it might; else empty
+    std::string instruction_set;  // "portable", "avx2", "avx512" or "avx512_bf16"
+    std::string run_path;         // one line: device, instruction set, threads, precision, and why
+    std::string warning;          // one line when something runs slower than it might; else empty
     std::size_t arena_bytes = 0;
     std::size_t weight_bytes = 0;  // packed weights held in memory
 };
@@ -121,7 +121,7 @@ class LIGHTWAM_API Policy {
     void infer(const Observation& observation, float* actions, std::size_t action_count, Timings* timings = nullptr);
 
     const PolicyInfo& info() const noexcept;
-    std::string instruction() const;  // the one in force; empty before the first
+    std::string instruction() const;                          // the one in force; empty before the first
     std::uint64_t instruction_computations() const noexcept;  // how often the instruction program ran
     std::uint64_t resize_plans_built() const noexcept;        // how often a camera's resize plan was built
 

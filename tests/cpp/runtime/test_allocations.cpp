@@ -84,7 +84,9 @@ void test_infer(const std::string& path, bool images, int threads) {
         policy.infer(observation.view(images), actions, 12, &timings);
     };
     infer(seen);
-    EXPECT(allocations_of([&] { for (int i = 0; i < 20; ++i) infer(seen); }) == 0);
+    EXPECT(allocations_of([&] {
+               for (int i = 0; i < 20; ++i) infer(seen);
+           }) == 0);
     if (images) EXPECT(allocations_of([&] { infer(larger); }) > 0);  // a new size: the one thing that may allocate
     EXPECT(allocations_of([&] { infer(images ? larger : seen); }) == 0);
     policy.set_instruction(kTask);
@@ -100,7 +102,9 @@ void test_c_api(const std::string& path) {
     const lightwam_observation observation{nullptr, 0, view.latents, view.latent_count, view.state, view.state_width};
     float actions[12];
     double seconds = 0;
-    const auto infer = [&] { EXPECT(lightwam_policy_infer(policy, &observation, actions, 12, &seconds) == LIGHTWAM_OK); };
+    const auto infer = [&] {
+        EXPECT(lightwam_policy_infer(policy, &observation, actions, 12, &seconds) == LIGHTWAM_OK);
+    };
     infer();
     EXPECT(allocations_of(infer) == 0);
     lightwam_policy_close(policy);

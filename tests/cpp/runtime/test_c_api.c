@@ -7,13 +7,13 @@
 
 static int failures = 0;
 
-#define EXPECT(condition)                                                       \
-    do {                                                                        \
-        if (!(condition)) {                                                     \
+#define EXPECT(condition)                                                                           \
+    do {                                                                                            \
+        if (!(condition)) {                                                                         \
             fprintf(stderr, "%s:%d: expected %s; last error: %s\n", __FILE__, __LINE__, #condition, \
-                    lightwam_last_error());                                     \
-            ++failures;                                                         \
-        }                                                                       \
+                    lightwam_last_error());                                                         \
+            ++failures;                                                                             \
+        }                                                                                           \
     } while (0)
 
 static void test_errors(const char* path) {

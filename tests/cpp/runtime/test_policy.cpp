@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public C++ interface: caches, errors, and that the policy stays usable after each of them.
-#include "lightwam/policy.hpp"
-
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "expect.hpp"
+#include "lightwam/policy.hpp"
 #include "small_engine.hpp"
 
 using namespace lightwam;

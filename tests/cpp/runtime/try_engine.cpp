@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// try_engine FILE...: opens each file and, if it is accepted, runs it on some observation. Prints what happened; exits 0
-// unless the runtime does something else than answer or refuse.
+// try_engine FILE...: opens each file and, if it is accepted, runs it on some observation. Prints what happened; exits
+// 0 unless the runtime does something else than answer or refuse.
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -17,7 +17,8 @@ void run(lightwam::Policy& policy) {
     for (const lightwam::CameraInfo& camera : info.cameras)
         images.push_back({camera.name, pixels.data(), 64, 48, 48 * 3, 3, 1});
     const std::int64_t* shape = info.latent_shape;
-    const std::vector<float> latents(static_cast<std::size_t>(info.starts_at_images ? 0 : shape[0] * shape[1] * shape[2]));
+    const std::vector<float> latents(
+        static_cast<std::size_t>(info.starts_at_images ? 0 : shape[0] * shape[1] * shape[2]));
     const std::vector<float> state(static_cast<std::size_t>(info.state_width), 0.5F);
     std::vector<float> actions(static_cast<std::size_t>(info.horizon * info.action_width));
     lightwam::Observation observation;
