@@ -30,6 +30,8 @@ class Spread:
 
 SHIFTED = Spread(target=0.04, place=0.03, others=0.01)  # the evaluation protocol
 WIDE = Spread(target=0.065, place=0.045, others=0.025)  # recordings
+NOMINAL = Spread(target=0.001, place=0.014, others=0.005)  # about how little the official states vary
+SPREADS = {"wide": WIDE, "nominal": NOMINAL}
 
 
 def move_objects(env: LiberoEnv, state_N: Array, spread: Spread, rng: np.random.Generator) -> Array:

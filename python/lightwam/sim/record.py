@@ -14,7 +14,7 @@ import queue
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,6 +23,7 @@ from lightwam.data.episode_files import META_FILE, write_episode
 from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.sim.libero import LiberoEnv, load_task
+from lightwam.sim.placements import SPREADS
 from lightwam.sim.scenarios import CLIP_KINDS, ROW_HZ, NoiseConfig, ScenarioRunner
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class RecordArgs:
     """Short clips: grasping from nearby, recovering from an empty grasp, dropped and carried objects."""
     policy: Path | None = None
     """Engine file: record corrections of this policy's own roll-outs instead (episodes of them; clips is ignored)."""
+    placements: Literal["wide", "nominal"] = "wide"
+    """How far objects are moved: wider than the shifted protocol, or hardly, as in the official states (baselines)."""
     seed: int = 0
     processes: int = 1
     image_size: int = 256
@@ -97,7 +100,7 @@ def make_runner(args: RecordArgs) -> Any:
     """The environment and the recorder of one process."""
     env = LiberoEnv(load_task(args.suite, args.task), image_size=args.image_size, joint_noise=True)
     if args.policy is None:
-        return ScenarioRunner(env, NoiseConfig())
+        return ScenarioRunner(env, NoiseConfig(), SPREADS[args.placements])
     from lightwam.sim.corrections import CorrectionRunner
     from lightwam.sim.policies import load_policy
 
