@@ -33,6 +33,8 @@ class BenchArgs:
     """Threads of the runtime; all cores when absent."""
     image_size: int = 256
     """Side of the square camera images, pixels."""
+    instruction: str = "pick up the object"
+    """What the policy is told when the engine carries no instruction of its own."""
     out: Path | None = None
     """Folder for bench.json and bench.png; nothing is written when absent."""
 
@@ -135,8 +137,7 @@ def main(arguments: BenchArgs) -> int:
 
     engine = arguments.engine or bundled_engine()
     policy = Policy(engine, threads=arguments.threads)
-    if policy.instructions:
-        policy.set_instruction(policy.instructions[0])
+    policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
     summary = summarise(measure(policy, arguments))
     print_table(summary, f"{engine.name}, {policy.metadata['precision']}, {arguments.runs} chunks")
     if arguments.out is not None:
