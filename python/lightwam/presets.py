@@ -104,7 +104,7 @@ def nano() -> LightWAMConfig:
         state_dim=8,
         action_dim=7,
         horizon=16,
-        replan=8,
+        replan=4,
         gripper="libero",
         loss=LossConfig(lambda_video=0.2, temporal_weighting=TemporalWeighting(prefix_steps=8, tail_weight=0.25)),
         video=VideoConfig(num_frames=5, stride=4, spatial_downsample=2),
