@@ -21,7 +21,7 @@ demo: $(VENV)/.demo-installed
 test: test-cpp test-python
 
 test-cpp: $(VENV)/.test-installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset cpu
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset cpu -G Ninja --log-level=WARNING
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset cpu -j 2
 	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --preset cpu
 

@@ -271,7 +271,7 @@ def test_nano_trains_whole() -> None:
 
 
 def test_losses_are_the_sum_of_their_weighted_parts() -> None:
-    model = build(tiny())
+    model = build(replace(tiny(), loss=replace(tiny().loss, lambda_video=1.0, lambda_action=1.0)))
     loss = replace(model.config.loss, lambda_video=0.5, lambda_action=3.0)
     heavy = LightWAM(replace(model.config, loss=loss))
     heavy.load_state_dict(model.state_dict())
