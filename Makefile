@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find python csrc cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.so' -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help demo test test-cpp test-python lint bench clean
+.PHONY: help demo test test-cpp test-python lint bench bench-full clean
 
 help:
-	@echo "make demo   build, install and run the bundled policy in LIBERO (outputs/demo/)"
-	@echo "make test   all tests, C++ and Python"
-	@echo "make lint   formatters, linters and the type checker"
-	@echo "make bench  latency figures (pytest-benchmark)"
-	@echo "make clean  remove everything the other targets made"
+	@echo "make demo        build, install and run the bundled policy in LIBERO (outputs/demo/)"
+	@echo "make test        all tests, C++ and Python"
+	@echo "make lint        formatters, linters and the type checker"
+	@echo "make bench       latency figures (pytest-benchmark)"
+	@echo "make bench-full  with the full-size model as well (minutes, 16 GB of memory)"
+	@echo "make clean       remove everything the other targets made"
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/lightwam demo
@@ -36,6 +37,9 @@ lint: $(VENV)/.test-installed
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,stddev,rounds
+
+bench-full: $(VENV)/.test-installed
+	$(BIN)/python -m pytest benchmarks --full-size --benchmark-columns=min,median,stddev,rounds
 
 clean:
 	rm -rf $(VENV) build outputs
