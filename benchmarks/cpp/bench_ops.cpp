@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // bench_ops [--threads N] [--level NAME] [--only TEXT]: speed of the operations on the shapes of the published policy
-// and of the small bundled one. The best of many runs counts, and one thread is timed by its processor time, not by the
-// wall clock: the machine may be busy with something else.
+// and of the small bundled one. The median of many samples of at least a millisecond counts. One thread is timed by its
+// processor time, not by the wall clock: the machine may be busy with something else.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -101,17 +101,24 @@ class Bench {
         Block block(DType::f32, scratch / 4 + 1);
         const cpu::Execution execution{kernels_, &pool_, block.data()};
         const clockid_t clock = options_.threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
-        double best = 1e30;
-        const auto start = Clock::now();
-        for (int i = 0; i < 3 || Clock::now() - start < std::chrono::milliseconds(400); ++i) {
+        const auto sample = [&](int runs) {
             const double begin = seconds_of(clock);
-            run(execution, args);
-            best = std::min(best, seconds_of(clock) - begin);
+            for (int i = 0; i < runs; ++i) run(execution, args);
+            return (seconds_of(clock) - begin) / runs;
+        };
+        int runs = 1;
+        while (runs < (1 << 20) && sample(runs) * runs < 1e-3) runs *= 2;
+        std::vector<double> seconds;
+        const auto start = Clock::now();
+        while (seconds.size() < 5 || Clock::now() - start < std::chrono::milliseconds(400)) {
+            seconds.push_back(sample(runs));
         }
+        std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
+        const double median = seconds[seconds.size() / 2];
         std::printf("%-46s %-5s %10.1f %10.1f %6.1f%% %8.1f %6.1f%%\n", name.c_str(),
-                    dtype == DType::f32 ? "f32" : "bf16", best * 1e6, operations / best / 1e9,
-                    100 * operations / best / peak_[static_cast<int>(dtype)], bytes / best / 1e9,
-                    100 * bytes / best / bandwidth_);
+                    dtype == DType::f32 ? "f32" : "bf16", median * 1e6, operations / median / 1e9,
+                    100 * operations / median / peak_[static_cast<int>(dtype)], bytes / median / 1e9,
+                    100 * bytes / median / bandwidth_);
     }
 
   private:
