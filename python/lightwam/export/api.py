@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from lightwam.export.dtypes import Array, DType
 from lightwam.export.engine import write_engine
 from lightwam.export.graph import Constant, Graph, Precision
 from lightwam.export.layers import constant
-from lightwam.export.parity import Parity, measure_parity
+from lightwam.export.parity import Parity, at_least_float32, measure_parity
 from lightwam.export.policy import Normalization, StartAt
 from lightwam.export.progress import progress_bar
 from lightwam.export.weights import TEXT, StateDictWeights, Weights
@@ -72,13 +73,14 @@ def export_engine(
         vae: the video autoencoder; needed to start at images.
         text_encoder: the small encoder that the runtime runs for any instruction.
         instructions: text -> context rows [n, text width] (zero rows at the end are dropped): the known instructions.
-        normalizer: statistics (the content of stats.json) or ready vectors; None: states and actions stay normalised.
+        normalizer: statistics (the content of stats.json) or ready vectors; None: states (clamped all the same) and
+            actions stay normalised, the gripper's too.
         precision: what the matrix products compute in, 'f32' or 'bf16'.
         weight_dtype: 'bf16' stores an f32 engine's weights in half the bytes; the runtime widens them.
         start_at: 'images', or 'latents' for callers that encode images themselves.
         latent_shape: [Z, h, w] when it is not that of the configured cameras.
         context_rows: L when it is not the configured length.
-        context_mask: refused unless all True: an engine attends to all context rows.
+        context_mask: [L] or [B, L]; refused unless all True: an engine attends to all context rows.
         control_hz: control steps a second, told to users of the engine.
         name: the policy's name; default the configuration's.
         provenance: further JSON entries to store.
@@ -105,7 +107,10 @@ def export_engine(
         exact = precision == "f32" and weight_dtype in (None, "f32")
         units = normalization or Normalization.identity(config)
         with progress_bar("measuring parity", len(parity_seeds), show_progress) as advance:
-            parity = measure_parity(graph, model, vae and vae.encode, units, parity_seeds, exact, advance)
+            wide_model, wide_vae = at_least_float32(model), vae and at_least_float32(vae)
+            parity = measure_parity(
+                graph, wide_model, wide_vae and wide_vae.encode, units, parity_seeds, exact, advance
+            )
     graph = with_provenance(graph, config, parity, provenance)
     with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
         size = write_engine(graph, path, advance)
@@ -148,6 +153,9 @@ def build_policy_graph(
     graph = build_graph(config, weights, options, context_mask)
     constants: dict[str, Constant] = {}
     policy: dict[str, Any] = {}
+    texts = [text.strip() if isinstance(text, str) else text for text in instructions or {}]
+    if len(set(texts)) < len(texts):
+        raise ExportError(f"instructions are {texts}: one is given twice; give each once")
     if has_text_encoder:
         policy["text_encoder"] = _text_encoder(config, weights, int(graph.policy["context_rows"]), constants)
     policy["instructions"] = [
@@ -187,7 +195,7 @@ def _instruction(
     """A known instruction: its context rows up to the last one that is not zero, as float32."""
     table = torch.as_tensor(rows).detach().to("cpu", torch.float64)
     width, length = graph.policy["text_width"], graph.policy["context_rows"]
-    if not text.strip():
+    if not isinstance(text, str) or not text.strip():
         raise ExportError(f"instruction {index} is {text!r}: give its text")
     if table.ndim != 2 or table.shape[1] != width or not bool(torch.isfinite(table).all()):
         raise ExportError(f"context of {text!r} has shape {list(table.shape)}: give finite rows [n, {width}]")
@@ -204,6 +212,10 @@ def with_provenance(
     graph: Graph, config: LightWAMConfig, parity: Parity | None, extra: Mapping[str, Any] | None
 ) -> Graph:
     """The graph with versions, configuration, costs and parity in its provenance."""
+    try:
+        json.dumps(dict(extra or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"provenance cannot be stored ({error}): give strings and finite numbers") from None
     costs = graph_costs(graph)
     provenance = {
         "lightwam": _version(),

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from lightwam.config import LightWAMConfig
+from lightwam.errors import ExportError
 from lightwam.export.build_dit import BackboneBuilder, BackboneFold
 from lightwam.export.build_expert import ExpertBuilder
 from lightwam.export.build_vae import VAEEncoderBuilder
@@ -44,7 +46,10 @@ def build_graph(
 ) -> Graph:
     """The planned graph of a policy. Raises `ExportError` on an option that is not folded."""
     latent_shape = options.resolved_latent_shape(config)
-    rows = options.context_rows or config.text.length
+    _check_formats(options)
+    rows = config.text.length if options.context_rows is None else options.context_rows
+    if rows < 1:
+        raise ExportError(f"context_rows is {rows}: give at least 1, or None for {config.text.length}")
     refuse_unfoldable(config, options.start_at, latent_shape, context_mask)
     normalization = options.normalization or Normalization.identity(config)
     normalization.check(config)
@@ -58,6 +63,16 @@ def build_graph(
         constants=constants,
     )
     return plan_graph(graph)
+
+
+def _check_formats(options: BuildOptions) -> None:
+    if options.precision not in ("f32", "bf16"):
+        raise ExportError(f"precision is {options.precision!r}: use 'f32' or 'bf16'")
+    allowed = (None, "bf16") if options.precision == "bf16" else (None, "f32", "bf16")
+    if options.weight_dtype not in allowed:
+        raise ExportError(
+            f"weight_dtype is {options.weight_dtype!r}: with precision {options.precision!r} use one of {allowed}"
+        )
 
 
 @dataclass
@@ -119,17 +134,22 @@ class _GraphBuilder:
         return VAEEncoderBuilder(emitter, self.weights, self.config.vae).emit(canvas)
 
     def _normalize_state(self, program: ProgramBuilder, state: Value) -> Value:
+        """Scale, then shift, as two ops that each round once to float32, as training does.
+
+        In one fused multiply-add the product keeps its low bits, and a state of zero deviation (scale 1e8, offset
+        -mean * 1e8) would come out as noise instead of 0.
+        """
         made = self.normalization
-        constants = {
-            "scale": _vector("state.scale", made.state_scale),
-            "shift": _vector("state.shift", made.state_offset),
-        }
+        width = len(made.state_scale)
+        scaling = {"scale": _vector("state.scale", made.state_scale), "shift": _vector("state.zeros", np.zeros(width))}
+        shifting = {"scale": _vector("state.ones", np.ones(width)), "shift": _vector("state.shift", made.state_offset)}
+        scaled = program.emit("scale_shift_clamp", "state_scaled", {"x": state}, scaling, minimum=None, maximum=None)
         return program.emit(
-            "scale_shift_clamp", "state_normalized", {"x": state}, constants, minimum=-made.clamp, maximum=made.clamp
+            "scale_shift_clamp", "state_normalized", {"x": scaled}, shifting, minimum=-made.clamp, maximum=made.clamp
         )
 
     def _to_robot_units(self, program: ProgramBuilder, chunk: Value) -> Value:
-        """(y - offset) / scale, without clamping, then the gripper rule."""
+        """(y - offset) / scale, without clamping, then the gripper rule, which needs robot units, so a normaliser."""
         made = self.normalization
         constants = {
             "scale": _vector("actions.scale", 1.0 / made.action_scale),
@@ -138,7 +158,7 @@ class _GraphBuilder:
         actions = program.emit(
             "scale_shift_clamp", "actions_in_robot_units", {"x": chunk}, constants, minimum=None, maximum=None
         )
-        if self.config.gripper == "none":
+        if self.config.gripper == "none" or self.options.normalization is None:
             return actions
         return program.emit("gripper_rule", "actions", {"x": actions}, column=self.config.action_dim - 1)
 

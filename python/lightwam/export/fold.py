@@ -68,7 +68,7 @@ def absorb_gate(linear: Affine, gate: Tensor) -> Affine:
 def action_pass_masks_are_true(config: LightWAMConfig, context_mask: Iterable[bool] | None = None) -> bool:
     """Saving 5: one frame sees itself under every mask kind, so only a context mask with a False row needs masking."""
     one_frame = config.video_dit.attention_mask in ("first_frame_causal", "per_frame_causal", "bidirectional")
-    return one_frame and (context_mask is None or all(context_mask))
+    return one_frame and (context_mask is None or all(bool(torch.as_tensor(row).all()) for row in context_mask))
 
 
 def fold_proprio(proprio_encoder: Affine, text_embedding_first: Affine) -> Affine:

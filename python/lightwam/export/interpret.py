@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph in plain PyTorch on the CPU: the oracle for every backend.
 
-It computes in float64 (or float32) and rounds a value to bfloat16 where the graph declares it so; nothing else is
-rounded. Symbols as in `lightwam.export.ops`.
+It computes in float64 (or float32) and rounds a value to bfloat16 where the graph declares it so. Nothing else is
+rounded but `scale_shift_clamp`, to float32. Symbols as in `lightwam.export.ops`.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def _concat(c: Call) -> Tensor:
 
 def _scale_shift_clamp(c: Call) -> Tensor:
     y = c["x"] * c["scale"] + c["shift"]
+    y = y.to(torch.float32).to(y.dtype)  # the op's own precision: a normaliser's large scales make it visible
     for name, limit in (("minimum", torch.maximum), ("maximum", torch.minimum)):
         if c.attrs[name] is not None:
             y = limit(y, y.new_tensor(c.float(name)))

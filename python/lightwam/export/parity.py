@@ -7,13 +7,14 @@ definition). The inputs' seeds are stored, so the figures can be made again.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightwam.errors import ExportError
 from lightwam.export.dtypes import Array
@@ -65,9 +66,11 @@ def random_sample(graph: Graph, normalization: Normalization, seed: int) -> Samp
         images = {camera["name"]: rng.integers(0, 256, (96, 128, 3), np.uint8) for camera in policy["cameras"]}
     else:
         latents = rng.standard_normal(policy["latent_shape"]).astype(np.float32)
+    scale, offset = (part.astype(np.float32) for part in (normalization.state_scale, normalization.state_offset))
+    state = ((wish - normalization.state_offset) / normalization.state_scale).astype(np.float32)
     return Sample(
-        state=((wish - normalization.state_offset) / normalization.state_scale).astype(np.float32),
-        proprio=np.clip(wish, -normalization.clamp, normalization.clamp).astype(np.float32),
+        state=state,
+        proprio=np.clip(state * scale + offset, -normalization.clamp, normalization.clamp).astype(np.float32),
         context=context,
         rows=rows,
         latents=latents,
@@ -75,8 +78,16 @@ def random_sample(graph: Graph, normalization: Normalization, seed: int) -> Samp
     )
 
 
+Module = TypeVar("Module", bound=nn.Module)
 Encode = Callable[[Tensor], Tensor]
 """Canvas [1, 3, 1, H, W] -> normalised latents [1, Z, 1, h, w]."""
+
+
+def at_least_float32(module: Module) -> Module:
+    """The module itself, or a float32 copy of one in half precision, whose own rounding would count as our error."""
+    if all(parameter.dtype.itemsize >= 4 for parameter in module.parameters()):
+        return module
+    return copy.deepcopy(module).float()
 
 
 @torch.no_grad()

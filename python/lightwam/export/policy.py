@@ -133,6 +133,8 @@ def policy_section(
         "text_encoder": None,
         "instructions": [],
         "normalizer": None if normalization is None else normalization.to_json(),
-        "gripper": "g becomes sign(-(2g - 1)): -1 open, +1 close" if config.gripper == "libero" else None,
+        "gripper": "g becomes sign(-(2g - 1)): -1 open, +1 close"
+        if config.gripper == "libero" and normalization is not None
+        else None,
         "control_hz": control_hz,
     }

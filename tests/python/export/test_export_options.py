@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import random_model, tiny_config
 
 from lightwam.config import Camera, CameraLayout, LightWAMConfig, LoRAConfig
@@ -22,6 +23,7 @@ from lightwam.export.policy import Normalization
 from lightwam.export.weights import StateDictWeights
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.model.vae import WanVAE
+from lightwam.runtime import Policy
 
 Edit = Callable[[LightWAMConfig], LightWAMConfig]
 
@@ -125,6 +127,14 @@ def _tiny_export(tmp_path: Path, config: LightWAMConfig | None = None, **options
 
 _REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "padded context mask": ({"context_mask": [True, False, True, True]}, "context_mask has False rows"),
+    "padded context mask of a batch": ({"context_mask": torch.tensor([[True, False]])}, "context_mask has False rows"),
+    "no context row": ({"context_rows": 0}, "context_rows is 0"),
+    "instruction that is no text": ({"instructions": {1: np.ones((2, 32))}}, "instruction 0 is 1"),
+    "repeated instruction": ({"instructions": {"go": np.ones((2, 32)), " go ": np.ones((1, 32))}}, "given twice"),
+    "unknown precision": ({"precision": "fp32"}, "precision is 'fp32'"),
+    "unknown weight format": ({"weight_dtype": "f16"}, "weight_dtype is 'f16'"),
+    "float32 weights in a bf16 engine": ({"precision": "bf16", "weight_dtype": "f32"}, "weight_dtype is 'f32'"),
+    "provenance that is no JSON": ({"provenance": {"who": object()}}, "provenance"),
     "unknown start": ({"start_at": "tokens"}, "start_at is 'tokens'"),
     "latents of another width": ({"latent_shape": (4, 8, 8)}, r"latent_shape is \[4, 8, 8\]"),
     "latents off the patch grid": ({"latent_shape": (16, 8, 7)}, r"latent_shape is \[16, 8, 7\]"),
@@ -186,3 +196,63 @@ def test_weights_that_hold_nan_are_refused(tmp_path: Path) -> None:
             instructions={"go": np.ones((2, 32))}, parity_seeds=(),
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_normalizer_the_gripper_stays_normalised(tmp_path: Path) -> None:
+    config = tiny_config()
+    assert config.gripper == "libero"
+    model = random_model(config, seed=1)
+    export_engine(
+        model, tmp_path / "tiny.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
+        instructions={"go": np.ones((4, 32))}, parity_seeds=(),
+    )  # fmt: skip
+    policy = Policy(tmp_path / "tiny.lwam", threads=1)
+    assert policy.metadata["policy"]["gripper"] is None
+    policy.set_instruction("go")
+    latents, state = np.random.default_rng(0).standard_normal((16, 8, 8)).astype(np.float32), np.ones(8, np.float32)
+    with torch.no_grad():
+        inputs = (torch.tensor(latents)[None, :, None], torch.ones(1, 4, 32), None, torch.tensor(state)[None])
+        wanted = model.predict_actions(*inputs)[0].numpy()
+    made = policy.infer({"latents": latents, "state": state}).actions
+    assert np.abs(made - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_state_of_zero_deviation_is_normalised_as_in_training(tmp_path: Path) -> None:
+    """z-score of a joint that never moves: scale 1e8, so a fused multiply-add would make noise of a state at its mean.
+
+    Parity is measured as well: its random states must survive such scales.
+    """
+    from lightwam.data.normalize import DatasetStatistics, Normalizer
+
+    config = tiny_config()
+    config = replace(config, normalization=replace(config.normalization, state="z-score", action="z-score"))
+    statistics = _statistics(np.random.default_rng(3))
+    for dimension in (2, 5):
+        statistics["state"]["default"]["global_std"][dimension] = 0.0
+    model = random_model(config, seed=3)
+    export_engine(
+        model, tmp_path / "tiny.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
+        instructions={"go": np.ones((4, 32))}, normalizer=statistics,
+    )  # fmt: skip
+    policy = Policy(tmp_path / "tiny.lwam", threads=1)
+    policy.set_instruction("go")
+    measured = DatasetStatistics.from_dict(statistics)
+    state, latents = measured.state.mean, np.ones((16, 8, 8), np.float32)
+    proprio = Normalizer.from_statistics("z-score", measured.state).forward(state)
+    np.testing.assert_array_equal(proprio, np.zeros(8))
+    with torch.no_grad():
+        inputs = (torch.ones(1, 16, 1, 8, 8), torch.ones(1, 4, 32), None, torch.tensor(proprio)[None])
+        chunk = model.predict_actions(*inputs)[0].numpy()
+    wanted = Normalizer.from_statistics("z-score", measured.action).backward(chunk)[:, :6]
+    made = policy.infer({"latents": latents, "state": state}).actions[:, :6]
+    assert np.abs(made - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_half_precision_model_is_compared_in_float32(tmp_path: Path) -> None:
+    model = random_model(tiny_config()).to(torch.bfloat16)
+    report = export_engine(
+        model, tmp_path / "tiny.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
+        instructions={"go": np.ones((2, 32))}, parity_seeds=(0,),
+    )  # fmt: skip
+    assert report.parity is not None and report.parity.relative_error < 1e-5
+    assert model.proprio_encoder.weight.dtype == torch.bfloat16
