@@ -98,9 +98,20 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except MemoryError as error:
+        print(f"lightwam {found[0]}: out of memory ({error}): ask for less at once", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of a pipe had enough (`lightwam inspect FILE | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # an output folder that cannot be written, a full disk
+        place = error.filename2 or error.filename or "a file"
+        print(
+            f"lightwam {found[0]}: {type(error).__name__}: {place}: {error.strerror or error}; "
+            "give a path that can be written and has room",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(f"lightwam {found[0]}: interrupted", file=sys.stderr)
         return 130

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lightwam.errors import ConfigError
 from lightwam.runtime import Policy
 
+MAX_IMAGE_SIZE = 8192
 PERCENTILES = (50, 95, 99)
 
 
@@ -127,12 +128,14 @@ def write_report(
 
 
 def main(arguments: BenchArgs) -> int:
-    """Run the measurement; returns the exit status. Errors: ConfigError for a count that is not positive."""
+    """Run the measurement; returns the exit status. Errors: ConfigError for a count or size out of range."""
     if arguments.runs < 1 or arguments.warmup < 1 or arguments.image_size < 1:
         raise ConfigError(
             f"--runs {arguments.runs}, --warmup {arguments.warmup}, --image-size {arguments.image_size}: "
             "each must be at least 1"
         )
+    if arguments.image_size > MAX_IMAGE_SIZE:
+        raise ConfigError(f"--image-size is {arguments.image_size}: use at most {MAX_IMAGE_SIZE}")
     from lightwam.assets import bundled_engine
 
     engine = arguments.engine or bundled_engine()

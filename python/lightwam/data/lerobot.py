@@ -90,15 +90,18 @@ def open_dataset(root: Path) -> LeRobotDataset:
     """Read a data set's tables. Raises `DataError`: missing, empty, damaged, or of another format version."""
     info = _read_info(root)
     version = str(info.get("codebase_version"))
-    if version.startswith("v3."):
-        table, spans = _read_v3(root, info)
-    elif version.startswith("v2.1"):
-        table, spans = _read_v21(root, info)
-    else:
+    if not version.startswith(("v3.", "v2.1")):
         raise DataError(f"data set {root} has format {version!r}: only LeRobot v3.0 and v2.1 are read")
-    if table.num_rows == 0 or not spans:
-        raise DataError(f"data set {root} is empty: record at least one episode")
-    return _assemble(root, info, table, spans)
+    try:
+        table, spans = (_read_v3 if version.startswith("v3.") else _read_v21)(root, info)
+        if table.num_rows == 0 or not spans:
+            raise DataError(f"data set {root} is empty: record at least one episode")
+        return _assemble(root, info, table, spans)
+    except KeyError as error:
+        raise DataError(f"data set {root} is damaged: its metadata or tables lack {error}; record it again") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError, IndexError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"data set {root} is damaged: a value of its metadata is unfit ({reason})") from error
 
 
 def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset:
@@ -234,11 +237,13 @@ def _column(root: Path, table: pa.Table, key: str) -> npt.NDArray[np.float32]:
 
 def _assemble(root: Path, info: dict[str, Any], table: pa.Table, episodes: list[Episode]) -> LeRobotDataset:
     for episode in episodes:
-        if episode.length < 1 or episode.stop > table.num_rows:
+        if episode.start < 0 or episode.length < 1 or episode.stop > table.num_rows:
             raise DataError(
                 f"data set {root} is damaged: episode {episode.index} claims rows {episode.start}..{episode.stop} "
                 f"of {table.num_rows}; record it again"
             )
+        if not episode.task:
+            raise DataError(f"data set {root} is damaged: episode {episode.index} has no task's text; record it again")
     state, action = _column(root, table, STATE_KEY), _column(root, table, ACTION_KEY)
     substeps = int(info.get(SUBSTEPS_KEY, 1))
     if action.ndim == 2:

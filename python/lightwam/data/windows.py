@@ -94,9 +94,9 @@ def measure_statistics(datasets: list[LeRobotDataset], config: LightWAMConfig) -
 
 
 def split_episodes(dataset: LeRobotDataset, fraction: float, seed: int) -> tuple[list[Episode], list[Episode]]:
-    """(training, held-out) episodes; at least one is held out when `fraction` > 0 and there are two or more."""
+    """(training, held-out) episodes; of two or more, one at least is each (none is held out at 0)."""
     count = len(dataset.episodes)
-    held_out = 0 if fraction <= 0 or count < 2 else max(1, round(fraction * count))
+    held_out = 0 if fraction <= 0 or count < 2 else min(count - 1, max(1, round(fraction * count)))
     chosen = set(np.random.default_rng(seed).permutation(count)[:held_out].tolist())
     training = [episode for i, episode in enumerate(dataset.episodes) if i not in chosen]
     return training, [dataset.episodes[i] for i in sorted(chosen)]

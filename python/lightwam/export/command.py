@@ -63,6 +63,12 @@ def main(arguments: ExportArgs) -> int:
     """Export and print one line. Raises `ExportError`, `CheckpointError`, `ConfigError`, `DataError`."""
     if (arguments.checkpoint is None) == (arguments.random is None):
         raise ExportError("checkpoint and random: give exactly one of --checkpoint and --random")
+    if min((arguments.seed, *arguments.parity_seeds)) < 0:
+        raise ExportError(f"seed {arguments.seed}, parity seeds {arguments.parity_seeds}: use numbers from 0 on")
+    if arguments.random is not None and (arguments.instructions is not None or arguments.known):
+        raise ExportError(
+            "--instructions and --known need --checkpoint: random weights carry an instruction of their own"
+        )
     if arguments.random is not None:
         export_random(arguments)
     else:

@@ -112,7 +112,7 @@ def _stored_constant(file: Path, data_start: int, name: str, entry: dict[str, An
     tensor = TensorType(_DTYPE_OF_NAME[entry["dtype"]], tuple(entry["shape"]))
     begin, end = entry["data_offsets"]
     if end - begin != tensor.num_bytes or data_start + end > file.stat().st_size:
-        raise ValueError(f"tensor {name} has {end - begin} bytes of {tensor.num_bytes}")
+        raise ValueError(f"tensor {name} has {end - begin} bytes of {tensor.num_bytes}, or ends after the file")
 
     def load() -> Array:
         mapped = np.memmap(file, NUMPY_DTYPE[tensor.dtype], "r", data_start + begin, tensor.shape or (1,))

@@ -12,7 +12,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from lightwam.config import LightWAMConfig
-from lightwam.errors import EngineError
+from lightwam.errors import ConfigError, EngineError
 from lightwam.export.check import check_graph
 from lightwam.export.counts import GraphCosts, graph_costs
 from lightwam.export.engine import read_engine
@@ -119,7 +119,9 @@ def savings_table(config: LightWAMConfig, text_rows: int | None) -> str:
 
 
 def main(arguments: InspectArgs) -> int:
-    """Print the report. Raises `EngineError` on a file that is no engine."""
+    """Print the report. Raises `EngineError` on a file that is no engine, `ConfigError` on a negative row count."""
+    if arguments.text_rows is not None and arguments.text_rows < 0:
+        raise ConfigError(f"--text-rows is {arguments.text_rows}: use at least 0")
     graph = read_engine(arguments.file)
     if arguments.json:
         from lightwam.export.graph import graph_to_json

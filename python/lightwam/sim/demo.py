@@ -15,7 +15,14 @@ from rich.console import Console
 from lightwam.assets import bundled_engine
 from lightwam.errors import ConfigError
 from lightwam.sim.closed_loop import Trial, latency_summary, run_trial, stage_summary, start_state
-from lightwam.sim.evaluate import environment_report, eval_progress, file_checksum, print_reports, write_report
+from lightwam.sim.evaluate import (
+    environment_report,
+    eval_progress,
+    file_checksum,
+    prepare_output,
+    print_reports,
+    write_report,
+)
 from lightwam.sim.libero import LiberoEnv, Observation, load_task
 from lightwam.sim.policies import PolicyLike, load_policy
 from lightwam.sim.protocols import EvaluationProtocol, protocol
@@ -120,6 +127,7 @@ def main(args: DemoArgs) -> int:
     """Entry point of `lightwam demo`: prints success and chunk latency, and where the video is."""
     console = Console()
     console.print(f"{args.episodes} episodes of {args.suite} task {args.task}, {args.states} states")
+    prepare_output(args.out / "report.json")
     report = demo(args)
     write_report(args.out / "report.json", report)
     print_reports([report, *report["beside"]], console)

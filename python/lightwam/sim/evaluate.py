@@ -137,6 +137,16 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
+def prepare_output(path: Path) -> None:
+    """Make the folder of a report before the work whose result it takes. Raises ConfigError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"report {path} cannot be written ({error.strerror}): choose another --out") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"report {path} cannot be written (a folder, or in a read-only one): choose another --out")
+
+
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write JSON to a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -212,6 +222,7 @@ def evaluate(args: EvalArgs) -> dict[str, Any]:
 
 def main(args: EvalArgs) -> int:
     """Entry point of `lightwam eval`: prints the figures and writes the report."""
+    prepare_output(args.out)
     report = evaluate(args)
     write_report(args.out, report)
     print_reports([summary_line(report), *report["beside"]])

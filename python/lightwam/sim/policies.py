@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -127,11 +128,16 @@ def load_policy(path: Path, *, threads: int | None = None, precision: str = "aut
 
         engine: PolicyLike = Policy(path, threads=threads, precision=precision)
         return engine
-    with np.load(path, allow_pickle=False) as file:
-        tensors = {name: file[name] for name in file.files}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tensors = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
+        raise ConfigError(
+            f"baseline file {path} is damaged or no .npz file: make it again with `lightwam train`"
+        ) from error
     kind = str(tensors.get("kind"))
     if kind == "blind":
         return BlindPolicy(tensors)
-    if kind == "replay":
+    if kind == "replay" and "actions" in tensors:
         return ReplayPolicy(tensors["actions"])
-    raise ConfigError(f"baseline file {path} has kind {kind!r}: blind and replay are known")
+    raise ConfigError(f"baseline file {path} has kind {kind!r}: blind, and replay with actions, are known")

@@ -181,6 +181,8 @@ def main(args: RecordArgs) -> int:
         raise ConfigError(
             f"episodes {args.episodes}, clips {args.clips}, processes {args.processes}: use >= 0, >= 0, >= 1"
         )
+    if args.seed < 0 or args.image_size < 1:
+        raise ConfigError(f"seed {args.seed}, image size {args.image_size}: use >= 0, >= 1")
     if not args.finalise_only:
         record(args)
     if args.finalise or args.finalise_only:

@@ -22,9 +22,25 @@ from torch import Tensor
 
 from lightwam.config import LightWAMConfig
 from lightwam.data.normalize import DatasetStatistics
-from lightwam.errors import CheckpointError
+from lightwam.errors import CheckpointError, ConfigError, DataError
 
 CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE = "config.json", "model.safetensors", "stats.json"
+
+
+def check_options(args: Any) -> None:
+    """Raise `ConfigError` for options of a training run (a dataclass) that lie out of range; absent ones are fine."""
+    least = {"steps": 1, "batch": 1, "clip_batch": 1, "video_batch": 0, "clip_every": 0, "future_stride": 1,
+             "log_every": 1, "save_every": 1, "seed": 0, "threads": 1, "stop_after": 1, "hidden": 1, "layers": 1,
+             "replan": 1}  # fmt: skip
+    for name, smallest in least.items():
+        value = getattr(args, name, None)
+        if value is not None and value < smallest:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}: use at least {smallest}")
+    held_out = getattr(args, "held_out", 0.0)
+    if not 0.0 <= held_out < 1.0:
+        raise ConfigError(f"--held-out is {held_out}: use a share from 0 to below 1")
+    if not args.data:
+        raise DataError("no data set is given: name at least one folder after --data")
 
 
 def save_checkpoint(

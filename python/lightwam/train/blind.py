@@ -26,7 +26,7 @@ from lightwam.data.caches import progress_bar
 from lightwam.data.lerobot import LeRobotDataset, open_dataset
 from lightwam.data.windows import build_windows
 from lightwam.errors import DataError
-from lightwam.train.artifacts import learning_rate
+from lightwam.train.artifacts import check_options, learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ def train_blind(datasets: list[LeRobotDataset], config: LightWAMConfig, args: Bl
 
 def main(args: BlindTrainArgs) -> int:
     """Train the blind baseline of the nano policy's data and write its file."""
+    check_options(args)
     torch.set_num_threads(args.threads)
     arrays = train_blind([open_dataset(folder) for folder in args.data], LightWAMConfig.nano(), args)
     args.out.parent.mkdir(parents=True, exist_ok=True)

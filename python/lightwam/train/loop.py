@@ -31,6 +31,7 @@ from lightwam.model.text import HashedWordsEncoder
 from lightwam.train.artifacts import (
     STATISTICS_FILE,
     Curves,
+    check_options,
     learning_rate,
     load_checkpoint,
     load_resume_point,
@@ -145,8 +146,13 @@ def training_losses(
 
 @torch.no_grad()
 def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> dict[str, float]:
-    """Held-out errors: normalised actions of the executed prefix; the target's position in cm, also without state."""
+    """Held-out errors: normalised actions of the executed prefix; the target's position in cm, also without state.
+
+    Nothing where no episode is held out.
+    """
     config = networks.policy.config
+    if not len(data.held_out_rows):
+        return {}
     chosen = data.held_out_rows[:: max(1, len(data.held_out_rows) // count)]
     squared: list[Tensor] = []
     off: list[Tensor] = []
@@ -291,6 +297,7 @@ class PolicyTrainer:
 
 def main(args: PolicyTrainArgs) -> int:
     """Train (or resume) the nano policy; the checkpoint lands in `OUT/checkpoint`."""
+    check_options(args)
     torch.set_num_threads(args.threads)
     PolicyTrainer(args).run()
     return 0

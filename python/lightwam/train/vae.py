@@ -29,7 +29,14 @@ from lightwam.data.images import scale_pixels
 from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
 from lightwam.data.windows import build_windows, rows_of, split_episodes
 from lightwam.model.vae import WanVAE
-from lightwam.train.artifacts import Curves, learning_rate, load_resume_point, save_checkpoint, save_resume_point
+from lightwam.train.artifacts import (
+    Curves,
+    check_options,
+    learning_rate,
+    load_resume_point,
+    save_checkpoint,
+    save_resume_point,
+)
 from lightwam.train.vae_path import decode_raw, encode_moments
 
 log = logging.getLogger(__name__)
@@ -164,7 +171,12 @@ def vae_losses(
 
 @torch.no_grad()
 def validate(vae: WanVAE, localiser: Localiser | None, source: FrameSource) -> dict[str, float]:
-    """Held-out foreground PSNR (dB; pixels off the mean image by more than 0.1) and localisation error (cm)."""
+    """Held-out foreground PSNR (dB; pixels off the mean image by more than 0.1) and localisation error (cm).
+
+    Nothing where no episode is held out.
+    """
+    if not len(source.held_out):
+        return {}
     rows = source.held_out[:: max(1, len(source.held_out) // 64)]
     video, located = source.images(rows)
     mean, _ = encode_moments(vae, video)
@@ -278,6 +290,7 @@ class VAETrainer:
 
 def main(args: VAETrainArgs) -> int:
     """Train (or resume) the VAE of `LightWAMConfig.nano()`; the checkpoint lands in `OUT/checkpoint`."""
+    check_options(args)
     torch.set_num_threads(args.threads)
     VAETrainer(args, LightWAMConfig.nano()).run()
     return 0

@@ -120,3 +120,39 @@ def test_nan_is_refused(root: Path, tmp_path: Path) -> None:
     pq.write_table(table.set_column(place, "observation.state", [rows]), path)
     with pytest.raises(DataError, match="NaN"):
         open_dataset(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"fps": None}, {"fps": "five"}, {"video_path": "videos/{unknown}.mp4"}, {"features": {"observation.images.x": 3}},
+     {"lightwam.action_substeps": "x"}, {"chunks_size": 0, "lightwam.action_substeps": 0}],
+    ids=str,
+)  # fmt: skip
+def test_unfit_metadata_is_one_data_error(root: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    copy = shutil.copytree(root, tmp_path / "copy")
+    _edit_info(copy, **changes)
+    with pytest.raises(DataError, match="copy") as caught:
+        open_dataset(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_without_a_known_task_are_refused(root: Path, tmp_path: Path) -> None:
+    for name, edit in {
+        "unnumbered": lambda table: table.drop(["task_index"]),
+        "unknown": lambda table: table.drop(["task_index"]).append_column("task_index", [[99] * table.num_rows]),
+    }.items():
+        copy = shutil.copytree(root, tmp_path / name)
+        for path in copy.glob("data/chunk-000/*.parquet"):
+            pq.write_table(edit(pq.read_table(path)), path)
+        with pytest.raises(DataError, match="task"):
+            open_dataset(copy)
+
+
+def test_episodes_before_the_first_row_are_refused(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    (path,) = (root / "meta/episodes").glob("*/*.parquet")
+    table = pq.read_table(path)
+    place = table.column_names.index("dataset_from_index")
+    pq.write_table(table.set_column(place, "dataset_from_index", [[-5] * table.num_rows]), path)
+    with pytest.raises(DataError, match=r"claims rows -5"):
+        open_dataset(root)

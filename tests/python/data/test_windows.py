@@ -70,3 +70,9 @@ def test_split_is_by_episode_and_repeats(tmp_path: Path) -> None:
     assert split_episodes(dataset, 0.3, 0)[1] == held_out
     together = np.sort(np.concatenate([rows_of(training), rows_of(held_out)]))
     np.testing.assert_array_equal(together, np.arange(sum(LENGTHS)))
+
+
+def test_an_episode_is_always_left_to_train_on(tmp_path: Path) -> None:
+    dataset = open_dataset(write_v3(tmp_path / "set"))
+    training, held_out = split_episodes(dataset, 0.99, 0)
+    assert (len(training), len(held_out)) == (1, len(dataset.episodes) - 1)

@@ -142,3 +142,17 @@ def test_learning_rate_warms_up_and_falls_to_one_percent() -> None:
     assert learning_rate(9, 1.0, 10, 100) == pytest.approx(1.0)
     assert learning_rate(55, 1.0, 10, 100) == pytest.approx(0.505)
     assert learning_rate(100, 1.0, 10, 100) == pytest.approx(0.01)
+
+
+def test_nothing_held_out_trains_all_the_same(folders: Path, tmp_path: Path) -> None:
+    """A data set of which nothing is held out has no held-out figures; training and saving go on."""
+    args = vae.VAETrainArgs(
+        data=(folders / "data",), out=tmp_path / "vae", cache=folders / "cache", steps=1, batch=2, held_out=0.0
+    )
+    assert vae.main(args) == 0
+    policy = loop.PolicyTrainArgs(
+        data=(folders / "data",), vae=tmp_path / "vae/checkpoint", out=tmp_path / "policy", cache=tmp_path / "cache",
+        steps=1, batch=2, video_batch=1, held_out=0.0,
+    )  # fmt: skip
+    assert loop.main(policy) == 0
+    assert (tmp_path / "policy/checkpoint/model.safetensors").is_file()
