@@ -47,6 +47,7 @@ _FIXED_FIELDS: dict[str, object] = {
 }
 # Published fields that change nothing while the switches above stand as they do.
 _INERT_FIELDS = {"use_gradient_checkpointing", "action_dim", "action_group_causal_mask_mode", "in_dim_control_adapter"}
+_SECTIONS = ("video_dit_config", "state_fusion_action_expert_config", "action_temporal_weighting", "scheduler")
 _DEFAULT_ADAPTER_DEPTHS = (0.55, 0.70, 0.85, 1.0)  # where adapters go when the published file names no layers
 
 
@@ -58,12 +59,17 @@ def from_published(mapping: Mapping[str, Any]) -> LightWAMConfig:
     fields of the two network sections are refused; further top-level fields (recorded losses, versions, paths) define
     no network and are left alone. Raises `ConfigError`.
     """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"published configuration is a {type(mapping).__name__}: give a mapping of its fields")
     for name in ("video_dit_config", "state_fusion_action_expert_config", "action_dim", "proprio_dim"):
         if mapping.get(name) is None:
             raise ConfigError(f"published configuration has no {name}: it must be given")
+    for name in _SECTIONS:
+        if not isinstance(mapping.get(name) or {}, Mapping):
+            raise ConfigError(f"{name} is {mapping[name]!r}: give a mapping of its fields")
     base = presets.libero() if mapping["action_dim"] == 7 else presets.robotwin()
     dit = _video_dit(mapping["video_dit_config"])
-    horizon = int(mapping.get("action_horizon") or base.horizon)
+    horizon = _whole(mapping, "action_horizon", base.horizon)
     scheduler = mapping.get("scheduler") or {}
     return LightWAMConfig(
         name=str(mapping.get("name", "published")),
@@ -72,23 +78,39 @@ def from_published(mapping: Mapping[str, Any]) -> LightWAMConfig:
         vae=_vae(mapping, dit),
         text=replace(base.text, width=dit.text_dim),
         cameras=base.cameras,
-        state_dim=int(mapping["proprio_dim"]),
-        action_dim=int(mapping["action_dim"]),
+        state_dim=_whole(mapping, "proprio_dim"),
+        action_dim=_whole(mapping, "action_dim"),
         horizon=horizon,
         replan=min(base.replan, horizon),
         gripper=base.gripper,
         normalization=base.normalization,
         flow_matching=replace(
             base.flow_matching,
-            shift=float(scheduler.get("shift", 5.0)),
-            num_train_timesteps=int(scheduler.get("num_train_timesteps", 1000)),
+            shift=_number(scheduler, "shift", 5.0),
+            num_train_timesteps=_whole(scheduler, "num_train_timesteps", 1000),
         ),
         loss=_loss(mapping),
         video=VideoConfig(
-            spatial_downsample=int(mapping.get("video_latent_spatial_downsample_factor", 1)),
+            spatial_downsample=_whole(mapping, "video_latent_spatial_downsample_factor", 1),
             downsample_action_pass=bool(mapping.get("apply_video_latent_downsample_to_action_branch", False)),
         ),
     )
+
+
+def _number(mapping: Mapping[str, Any], name: str, default: float) -> float:
+    """A number; absent or None means the default."""
+    value = default if mapping.get(name) is None else mapping[name]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{name} is {value!r}: give a number")
+    return float(value)
+
+
+def _whole(mapping: Mapping[str, Any], name: str, default: int = 0) -> int:
+    """A whole number of at least 1; absent or None means the default."""
+    value = _number(mapping, name, default)
+    if not (value >= 1 and value.is_integer()):
+        raise ConfigError(f"{name} is {mapping[name]!r}: give a whole number of at least 1")
+    return int(value)
 
 
 def _video_dit(section: Mapping[str, Any]) -> VideoDiTConfig:
@@ -127,6 +149,8 @@ def _video_dit(section: Mapping[str, Any]) -> VideoDiTConfig:
 
 def _layers(layers: Iterable[int] | None, num_layers: int, where: str) -> list[int]:
     """Sorted, each once; nothing given means the published default depths."""
+    if layers is not None and not isinstance(layers, Iterable):
+        raise ConfigError(f"{where} is {layers!r}: give block numbers")
     chosen = list(layers or ()) or [round((num_layers - 1) * depth) for depth in _DEFAULT_ADAPTER_DEPTHS]
     if not all(isinstance(layer, int) for layer in chosen):
         raise ConfigError(f"{where} is {layers!r}: give block numbers")
@@ -135,6 +159,8 @@ def _layers(layers: Iterable[int] | None, num_layers: int, where: str) -> list[i
 
 def _names(spec: Iterable[str] | str) -> list[str]:
     """A list of names, or one string with commas, to trimmed lower-case names."""
+    if not isinstance(spec, Iterable):
+        raise ConfigError(f"{spec!r} stands where names are wanted: give a list of names")
     parts = spec.split(",") if isinstance(spec, str) else spec
     return [str(part).strip().lower() for part in parts if part is not None and str(part).strip()]
 
@@ -160,6 +186,8 @@ def _sources(spec: Iterable[str] | str) -> list[FeatureSource]:
 def _action_expert(section: Mapping[str, Any]) -> ActionExpertConfig:
     fields = dict(section)
     layer_sources = fields.pop("layer_feature_sources", None)
+    if layer_sources is not None and not isinstance(layer_sources, Iterable):
+        raise ConfigError(f"layer_feature_sources is {layer_sources!r}: give the sources of each adapter layer")
     translated = {
         "pooling": str(fields.pop("token_pooling_type", "mean")).strip().lower(),
         "num_queries": fields.pop("token_pooling_num_queries", 4),
@@ -176,7 +204,7 @@ def _action_expert(section: Mapping[str, Any]) -> ActionExpertConfig:
 
 
 def _vae(mapping: Mapping[str, Any], dit: VideoDiTConfig) -> VAEConfig:
-    z_dim = int(mapping.get("vae_z_dim") or dit.in_dim)
+    z_dim = _whole(mapping, "vae_z_dim", dit.in_dim)
     vae = VAEConfig()
     if z_dim != vae.z_dim:
         vae = VAEConfig(z_dim=z_dim, latent_mean=(0.0,) * z_dim, latent_std=(1.0,) * z_dim)

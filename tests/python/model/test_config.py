@@ -102,6 +102,8 @@ def test_published_default_adapter_layers() -> None:
         ({"attn_head_dim": 22}, "head_dim is 22"),
         ({"surprise": 1}, "surprise"),
         ({"hidden_dim": "72"}, "hidden_dim is '72'"),
+        ({"adapter_layer_indices": 3}, "adapter_layer_indices is 3"),
+        ({"lora_target_modules": 3}, "3 stands where names are wanted"),
     ],
 )
 def test_published_refusals(change: dict[str, Any], named: str) -> None:
@@ -112,6 +114,28 @@ def test_published_refusals(change: dict[str, Any], named: str) -> None:
 def test_published_needs_its_sections() -> None:
     with pytest.raises(ConfigError, match="proprio_dim"):
         LightWAMConfig.from_published({**published(), "proprio_dim": None})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"video_dit_config": "wan"}, "video_dit_config is 'wan'"),
+        ({"scheduler": "flow"}, "scheduler is 'flow'"),
+        ({"action_temporal_weighting": True}, "action_temporal_weighting is True"),
+        ({"action_dim": "seven"}, "action_dim is 'seven'"),
+        ({"proprio_dim": 8.5}, r"proprio_dim is 8\.5"),
+        ({"action_horizon": 0}, "action_horizon is 0"),
+        ({"vae_z_dim": [16]}, r"vae_z_dim is \[16\]"),
+    ],
+)
+def test_published_refuses_bad_top_level_fields(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        LightWAMConfig.from_published({**published(), **change})
+
+
+def test_published_must_be_a_mapping() -> None:
+    with pytest.raises(ConfigError, match="is a list"):
+        LightWAMConfig.from_published([])  # type: ignore[arg-type]
 
 
 def test_published_refuses_unknown_source() -> None:
