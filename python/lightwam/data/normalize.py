@@ -95,13 +95,15 @@ class DatasetStatistics:
                 raise DataError(f"statistics lack '{name}.default': measure the statistics again")
             parts[name] = Statistics.from_dict(default, "global", f"statistics of {name}")
             parts[f"stepwise_{name}"] = Statistics.from_dict(default, "stepwise", f"statistics of {name}")
+        counts = {name: mapping.get(name, 0) for name in ("num_episodes", "num_transition")}
+        if not all(isinstance(count, int) for count in counts.values()):
+            raise DataError(f"statistics count {counts}: give whole numbers, or measure the statistics again")
         return DatasetStatistics(
             parts["state"],
             parts["action"],
             parts["stepwise_state"],
             parts["stepwise_action"],
-            num_episodes=int(mapping.get("num_episodes", 0)),
-            num_transition=int(mapping.get("num_transition", 0)),
+            **counts,
         )
 
     def save(self, path: Path) -> None:

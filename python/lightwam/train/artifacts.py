@@ -8,11 +8,12 @@ renamed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,19 @@ def load_resume_point(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except Exception as error:  # torch.load raises many classes on a damaged file
-        raise CheckpointError(f"resume point {path} is damaged ({error}): delete it to start again") from error
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"resume point {path} is damaged ({reason}): delete it to start again") from error
     return state
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Around the use of a resume point: what does not fit the run becomes one `CheckpointError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"resume point {path} is of another run ({reason}): delete it to start again") from error
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, total_steps: int, floor: float = 0.01) -> float:

@@ -36,6 +36,7 @@ from lightwam.train.artifacts import (
     load_checkpoint,
     load_resume_point,
     part,
+    restoring,
     save_checkpoint,
     save_resume_point,
 )
@@ -223,11 +224,12 @@ class PolicyTrainer:
         state = load_resume_point(self.args.out / "resume.pt")
         if state is None:
             return None
-        self.networks.load_state_dict(state["networks"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = int(state["step"])
-        history: dict[str, list[tuple[int, float]]] = state["history"]
+        with restoring(self.args.out / "resume.pt"):
+            self.networks.load_state_dict(state["networks"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = int(state["step"])
+            history: dict[str, list[tuple[int, float]]] = state["history"]
         return history
 
     def train_step(self) -> dict[str, Tensor]:

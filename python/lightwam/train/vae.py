@@ -34,6 +34,7 @@ from lightwam.train.artifacts import (
     check_options,
     learning_rate,
     load_resume_point,
+    restoring,
     save_checkpoint,
     save_resume_point,
 )
@@ -226,9 +227,10 @@ class VAETrainer:
         self.step = 0
         state = load_resume_point(args.out / "resume.pt")
         if state is not None:
-            self.networks.load_state_dict(state["networks"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = int(state["step"])
+            with restoring(args.out / "resume.pt"):
+                self.networks.load_state_dict(state["networks"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step = int(state["step"])
         self.curves = Curves(args.out, None if state is None else state["history"])
 
     def train_step(self) -> dict[str, Tensor]:

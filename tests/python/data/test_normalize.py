@@ -77,3 +77,6 @@ def test_statistics_file_errors(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(DataError, match="infinite"):
         DatasetStatistics.load(path)
+    path.write_text(json.dumps({**_dataset_statistics().to_dict(), "num_episodes": "many"}))
+    with pytest.raises(DataError, match="many"):
+        DatasetStatistics.load(path)

@@ -156,3 +156,17 @@ def test_nothing_held_out_trains_all_the_same(folders: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert loop.main(policy) == 0
     assert (tmp_path / "policy/checkpoint/model.safetensors").is_file()
+
+
+def test_a_resume_point_of_another_run_is_one_line(folders: Path, tmp_path: Path) -> None:
+    args = loop.PolicyTrainArgs(
+        data=(folders / "data",), vae=folders / "vae/checkpoint", out=tmp_path, cache=folders / "cache", steps=1
+    )
+    (tmp_path / "resume.pt").write_bytes((folders / "vae/resume.pt").read_bytes())
+    with pytest.raises(CheckpointError, match="is of another run") as caught:
+        loop.main(args)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "resume.pt").write_bytes(b"noise")
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        loop.main(args)
+    assert "\n" not in str(caught.value)
