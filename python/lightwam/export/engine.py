@@ -105,7 +105,10 @@ def read_engine(path: str | os.PathLike[str]) -> Graph:
         raise EngineError(f"{file}: {error.strerror}: give the path of an engine file") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"{file}: not an engine file ({error}): export the policy again") from error
-    return graph_from_json(document, constants)
+    try:
+        return graph_from_json(document, constants)
+    except EngineError as error:
+        raise EngineError(f"{file}: {error}") from error
 
 
 def _stored_constant(file: Path, data_start: int, name: str, entry: dict[str, Any]) -> Constant:

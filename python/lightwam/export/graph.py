@@ -168,7 +168,10 @@ def graph_from_json(document: Mapping[str, Any], constants: Mapping[str, Constan
     """Inverse of `graph_to_json`. Raises `EngineError` on another format, another version or a missing key."""
     found = (document.get("format"), document.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
-        raise EngineError(f"format is {found}: this reader knows {(FORMAT, FORMAT_VERSION)}, export the policy again")
+        known = (FORMAT, FORMAT_VERSION)
+        raise EngineError(
+            f"format is {found}: this reader knows {known}; install a newer lightwam, or export the policy again"
+        )
     try:
         return Graph(
             name=document["name"],

@@ -113,3 +113,13 @@ def test_inspect_refuses_what_is_no_engine(tmp_path: Path) -> None:
     (tmp_path / "a.lwam").write_bytes(b"nothing of the kind")
     with pytest.raises(EngineError, match=r"a\.lwam"):
         inspect.main(InspectArgs(tmp_path / "a.lwam"))
+
+
+def test_inspect_names_a_file_that_is_too_new(tmp_path: Path) -> None:
+    command.main(ExportArgs(out=tmp_path / "a.lwam", random="nano", precision="bf16"))
+    old, new = (f'\\"format_version\\":{version}'.encode() for version in (1, 2))
+    whole = (tmp_path / "a.lwam").read_bytes()
+    assert old in whole
+    (tmp_path / "a.lwam").write_bytes(whole.replace(old, new, 1))
+    with pytest.raises(EngineError, match=r"a\.lwam: format is .* install a newer lightwam"):
+        inspect.main(InspectArgs(tmp_path / "a.lwam"))
