@@ -12,7 +12,8 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ from lightwam.export.graph import ALIGNMENT, Constant, Graph, TensorType, graph_
 METADATA_KEY = "lightwam"
 _DTYPE_OF_NAME: dict[str, DType] = {name: dtype for dtype, name in SAFETENSORS_NAME.items()}
 _LENGTH = struct.Struct("<Q")
+_UNKNOWN_CHECKSUM = "0" * 8
 
 
 def write_engine(graph: Graph, path: str | os.PathLike[str], on_bytes: Callable[[int], None] | None = None) -> int:
@@ -35,7 +37,8 @@ def write_engine(graph: Graph, path: str | os.PathLike[str], on_bytes: Callable[
     """
     check_graph(graph)
     target = Path(path)
-    header, offsets = _header(graph)
+    checksums = dict.fromkeys(graph.constants, _UNKNOWN_CHECKSUM)
+    header, offsets = _header(graph, checksums)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_beside(target) as file:
         file.write(_LENGTH.pack(len(header)))
@@ -43,19 +46,24 @@ def write_engine(graph: Graph, path: str | os.PathLike[str], on_bytes: Callable[
         data_start = file.tell()
         for name, constant in graph.constants.items():  # in order of use: what is folded together is made once
             file.seek(data_start + offsets[name])
-            file.write(np.ascontiguousarray(constant.array()).data)
+            numbers = np.ascontiguousarray(constant.array()).data
+            file.write(numbers)
+            checksums[name] = f"{zlib.crc32(numbers):08x}"
             if on_bytes is not None:
                 on_bytes(constant.type.num_bytes)
+        file.seek(_LENGTH.size)
+        file.write(_header(graph, checksums)[0])  # as long as before: a checksum has a fixed width
     return data_start + graph.constant_bytes()
 
 
-def _header(graph: Graph) -> tuple[bytes, dict[str, int]]:
+def _header(graph: Graph, checksums: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
     """The safetensors header, padded so that the numbers begin on an aligned byte, and every tensor's offset after it.
 
     Wide formats come first, so that each tensor is aligned to its element.
     """
+    description = {**graph_to_json(graph), "checksums": dict(checksums)}
     document: dict[str, Any] = {
-        "__metadata__": {METADATA_KEY: json.dumps(graph_to_json(graph), allow_nan=False, separators=(",", ":"))}
+        "__metadata__": {METADATA_KEY: json.dumps(description, allow_nan=False, separators=(",", ":"))}
     }
     end = 0
     offsets: dict[str, int] = {}

@@ -73,8 +73,8 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The engine's own document (docs/engine-format.md), without its programs."""
-        return {key: value for key, value in self._metadata.items() if key != "programs"}
+        """The engine's own document (docs/engine-format.md), without its programs and checksums."""
+        return {key: value for key, value in self._metadata.items() if key not in ("programs", "checksums")}
 
     @property
     def instructions(self) -> tuple[str, ...]:
