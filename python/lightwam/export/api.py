@@ -20,7 +20,7 @@ from lightwam.export.build import BuildOptions, build_graph, with_policy
 from lightwam.export.counts import graph_costs
 from lightwam.export.dtypes import Array, DType
 from lightwam.export.engine import write_engine
-from lightwam.export.graph import Constant, Graph, Precision
+from lightwam.export.graph import Constant, FloatPrecision, Graph
 from lightwam.export.layers import constant
 from lightwam.export.parity import Parity, at_least_float32, measure_parity
 from lightwam.export.policy import Normalization, StartAt
@@ -53,7 +53,7 @@ def export_engine(
     text_encoder: HashedWordsEncoder | None = None,
     instructions: Mapping[str, Array | Tensor] | None = None,
     normalizer: Normalization | Mapping[str, Any] | None = None,
-    precision: Precision = "f32",
+    precision: FloatPrecision = "f32",
     weight_dtype: DType | None = None,
     start_at: StartAt = "images",
     latent_shape: tuple[int, int, int] | None = None,

@@ -17,7 +17,7 @@ from lightwam.export.build_vae import VAEEncoderBuilder
 from lightwam.export.builder import ProgramBuilder
 from lightwam.export.dtypes import DType
 from lightwam.export.fold import blocks_needed
-from lightwam.export.graph import Constant, Graph, Precision, Program, Value
+from lightwam.export.graph import Constant, FloatPrecision, Graph, Program, Value
 from lightwam.export.layers import Emitter, Formats, constant
 from lightwam.export.plan import plan_graph
 from lightwam.export.policy import Normalization, StartAt, policy_section, refuse_unfoldable
@@ -28,7 +28,7 @@ from lightwam.export.weights import Weights
 class BuildOptions:
     """How an engine is built. `latent_shape` and `context_rows` follow the configuration unless given."""
 
-    precision: Precision = "f32"
+    precision: FloatPrecision = "f32"
     weight_dtype: DType | None = None
     start_at: StartAt = "images"
     latent_shape: tuple[int, int, int] | None = None

@@ -41,11 +41,18 @@ class ProgramBuilder:
         return self._add(Value(name, TensorType(dtype, shapes["y"]), storage))
 
     def emit_many(
-        self, op: str, name: str, inputs: Mapping[str, Value], outputs: Mapping[str, TensorType], storage: Storage
+        self,
+        op: str,
+        name: str,
+        inputs: Mapping[str, Value],
+        outputs: Mapping[str, TensorType],
+        storage: Storage,
+        prefix: str = "",
     ) -> dict[str, Value]:
-        """Append an op with several outputs; each is called by its role."""
-        self._append(op, name, inputs, {}, {}, outputs, {role: role for role in outputs})
-        return {role: self._add(Value(role, tensor, storage)) for role, tensor in outputs.items()}
+        """Append an op with several outputs; each is called by its role, behind `prefix`."""
+        names = {role: prefix + role for role in outputs}
+        self._append(op, name, inputs, {}, {}, outputs, names)
+        return {role: self._add(Value(names[role], tensor, storage)) for role, tensor in outputs.items()}
 
     def _append(
         self,

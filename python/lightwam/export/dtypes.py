@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-DType = Literal["f32", "bf16", "i32", "u8"]
+DType = Literal["f32", "bf16", "i32", "i8"]
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-ITEM_SIZE: dict[DType, int] = {"f32": 4, "bf16": 2, "i32": 4, "u8": 1}
+ITEM_SIZE: dict[DType, int] = {"f32": 4, "bf16": 2, "i32": 4, "i8": 1}
 #: How an array of each format is held in NumPy; bfloat16 as its bits.
-NUMPY_DTYPE: dict[DType, Any] = {"f32": np.float32, "bf16": np.uint16, "i32": np.int32, "u8": np.uint8}
-SAFETENSORS_NAME: dict[DType, str] = {"f32": "F32", "bf16": "BF16", "i32": "I32", "u8": "U8"}
+NUMPY_DTYPE: dict[DType, Any] = {"f32": np.float32, "bf16": np.uint16, "i32": np.int32, "i8": np.int8}
+SAFETENSORS_NAME: dict[DType, str] = {"f32": "F32", "bf16": "BF16", "i32": "I32", "i8": "I8"}
 
 
 def num_elements(shape: Shape) -> int:

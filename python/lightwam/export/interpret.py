@@ -2,7 +2,8 @@
 """The graph in plain PyTorch on the CPU: the oracle for every backend.
 
 It computes in float64 (or float32) and rounds a value to bfloat16 where the graph declares it so. Nothing else is
-rounded but `scale_shift_clamp`, to float32. Symbols as in `lightwam.export.ops`.
+rounded but `scale_shift_clamp` and the scales of `quantize_rows`, to float32; integers are exact. Symbols as in
+`lightwam.export.ops`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,41 @@ def _add_residual(c: Call, y: Tensor) -> Tensor:
     return y if residual is None else y + residual
 
 
+def quantize_rows(x: Tensor) -> dict[str, Tensor]:
+    """Rows [R, K] as y int8 [R, K], scale float32 [R], zero int32 [R]: section 4.1 of docs/engine-format.md.
+
+    A row with NaN or infinity has a scale that is not finite.
+    """
+    rows = x.to(torch.float32).flatten(0, -2)
+    zeros = rows.new_zeros(rows.shape[0])
+    low, high = torch.minimum(zeros, rows.amin(-1)), torch.maximum(zeros, rows.amax(-1))
+    scale = (high - low) / 255
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero = _to_int8_range(-128 - low / scale)
+    y = _to_int8_range((rows / scale[:, None]).round().nan_to_num(0.0) + zero[:, None])
+    return {"y": y.to(torch.int8).reshape(x.shape), "scale": scale, "zero": zero.to(torch.int32)}
+
+
+def _to_int8_range(x: Tensor) -> Tensor:
+    return x.nan_to_num(0.0).round().clamp(-128, 127)
+
+
+def quantised_product(x: Tensor, scale: Tensor, zero: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """x_scale[r] weight_scale[n] sum_k (x[r, k] - x_zero[r]) weight[n, k] in float64, where the sums are exact.
+
+    x int8 [R, K], scale [R], zero [R], weight int8 [N, K], weight_scale [N]; returns float64 [R, N].
+    """
+    whole = x.to(torch.float64).flatten(0, -2) - zero.to(torch.float64)[:, None]
+    sums = F.linear(whole, weight.to(torch.float64))
+    return sums * weight_scale.to(torch.float64) * scale.to(torch.float64)[:, None]
+
+
 def _linear(c: Call) -> Tensor:
+    if c["x"].dtype == torch.int8:
+        product = quantised_product(c["x"], c["x_scale"], c["x_zero"], c["weight"], c["weight_scale"])
+        bias = c.get("bias")
+        y = c.activate(product if bias is None else product + bias).reshape(*c["x"].shape[:-1], -1)
+        return _add_residual(c, y)
     return _add_residual(c, c.activate(F.linear(c["x"], c["weight"], c.get("bias"))))
 
 
@@ -212,12 +247,16 @@ def _table(graph: Graph, name: str) -> Array:
 
 @dataclass
 class Interpreter:
-    """Runs a graph's programs. `trace` keeps every value of the last `act` when `keep_trace` is set."""
+    """Runs a graph's programs. `trace` keeps every value of the last `act` when `keep_trace` is set.
+
+    `on_op` hears of each op before it runs: the program's name, the op, and its operands.
+    """
 
     graph: Graph
     dtype: torch.dtype = torch.float64
     keep_trace: bool = False
     keep_constants: bool = True
+    on_op: Callable[[str, Op, Call], None] | None = None
     trace: dict[str, Tensor] = field(default_factory=dict)
     _instruction: dict[str, Tensor] | None = None
     _constants: dict[str, Tensor] = field(default_factory=dict)
@@ -274,23 +313,29 @@ class Interpreter:
         tensors = {role: values[name] for role, name in op.inputs.items()}
         tensors.update({role: self._constant(name) for role, name in op.constants.items()})
         call = Call(tensors, op.attrs, declared)
+        if self.on_op is not None:
+            self.on_op(program_name, op, call)
         if op.op == "preprocess_images":
             if canvas is None:
                 raise ExportError("this graph starts at images: give act the images")
             return {"y": torch.as_tensor(canvas, dtype=self.dtype)}
         if op.op == "text_key_bias":
             return _text_key_bias(call)
+        if op.op == "quantize_rows":
+            return quantize_rows(call["x"])
         return {"y": _REFERENCES[op.op](call)}
 
     def _round(self, y: Tensor, dtype: str) -> Tensor:
-        if dtype == "i32":
+        if dtype in ("i8", "i32"):
             return y
         return y.to(torch.bfloat16).to(self.dtype) if dtype == "bf16" else y.to(self.dtype)
 
     def _constant(self, name: str) -> Tensor:
         if name not in self._constants:
             constant = self.graph.constants[name]
-            tensor = torch.as_tensor(decode(np.array(constant.array()), constant.type.dtype)).to(self.dtype)
+            tensor = torch.as_tensor(decode(np.array(constant.array()), constant.type.dtype))
+            if constant.type.dtype != "i8":
+                tensor = tensor.to(self.dtype)
             if not self.keep_constants:
                 return tensor
             self._constants[name] = tensor

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightwam.export.builder import ProgramBuilder
 from lightwam.export.dtypes import Array, DType, Shape
 from lightwam.export.fold import Affine
-from lightwam.export.graph import Constant, Precision, Storage, TensorType, Value
+from lightwam.export.graph import Constant, FloatPrecision, Storage, TensorType, Value
 from lightwam.export.weights import Weights
 
 
@@ -25,7 +25,7 @@ class Formats:
     weight: DType
 
     @staticmethod
-    def of(precision: Precision, weight_dtype: DType | None) -> Formats:
+    def of(precision: FloatPrecision, weight_dtype: DType | None) -> Formats:
         return Formats(compute=precision, weight=weight_dtype or precision)
 
 
@@ -35,7 +35,8 @@ def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) 
     def load() -> Array:
         if dtype == "bf16":
             return np.asarray(make().to(torch.bfloat16).contiguous().view(torch.int16).numpy()).view(np.uint16)
-        return np.asarray(make().to(torch.float32).contiguous().numpy())
+        whole = torch.int8 if dtype == "i8" else torch.float32
+        return np.asarray(make().to(whole).contiguous().numpy())
 
     return Constant(name, TensorType(dtype, shape), load)
 

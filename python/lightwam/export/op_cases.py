@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from lightwam.export.builder import ProgramBuilder
-from lightwam.export.dtypes import DType, Shape, num_elements
-from lightwam.export.graph import Attr, Constant, Graph, Program, TensorType, Value
+from lightwam.export.dtypes import DType, num_elements
+from lightwam.export.graph import Attr, Constant, Graph, Precision, Program, TensorType, Value
 from lightwam.export.layers import constant
 from lightwam.export.ops import OPS
 from lightwam.export.plan import plan_graph
@@ -39,15 +39,22 @@ class OpCase:
     output: DType = "f32"
     text_rows: int = 1
     context_rows: int = 1
+    on_grid: bool = False  # the row to be quantised lies so that every backend makes the same integers of it
 
     @property
-    def precision(self) -> DType:
+    def precision(self) -> Precision:
         """What its products compute in."""
+        if self.op == "quantize_rows" or "x_scale" in self.inputs:
+            return "int8"
         return "bf16" if any(tensor.dtype == "bf16" for tensor in self.inputs.values()) else "f32"
 
     def tolerance(self) -> float:
         """Of max |error| / max |reference|."""
         rounded = self.precision == "bf16" or self.output == "bf16"
+        if self.output == "f32" and self.on_grid:
+            return OPS["linear"].tolerance["i8"]
+        if self.op == "quantize_rows":
+            return 2 / 255  # a step of at most (high - low) / 255, seen from the larger of the two
         return OPS[self.op].tolerance["bf16" if rounded else "f32"]
 
     def __str__(self) -> str:
@@ -170,8 +177,38 @@ def _elementwise() -> Iterator[OpCase]:
     yield OpCase("reshape", "f32", {"x": _t("f32", 6, 4)}, {}, {})
 
 
+def _eight_bit() -> Iterator[OpCase]:
+    """Ragged sizes; rows of one sign, so that the zero points -128 and 127 occur (see `_grid_rows`)."""
+    outputs: tuple[DType, ...] = ("f32", "bf16")
+    for output in outputs:
+        for rows, in_dim, out_dim, activation in (
+            (1, 8, 5, "none"), (1, 203, 72, "gelu_tanh"), (17, 33, 19, "silu"), (128, 192, 96, "gelu"),
+            (40, 64, 1, "none"), (9, 1, 3, "none"), (31, 2, 33, "none"),
+        ):  # fmt: skip
+            x = {"x": _t("i8", rows, in_dim), "x_scale": _t("f32", rows), "x_zero": _t("i32", rows)}
+            constants = {"weight": _t("i8", out_dim, in_dim), "weight_scale": _t("f32", out_dim)}
+            label = f"{rows}x{in_dim}x{out_dim}-i8/{output}"
+            yield OpCase(
+                "linear", label, x, {**constants, "bias": _t("f32", out_dim)}, {"activation": activation}, output,
+                on_grid=True,
+            )  # fmt: skip
+            if activation == "none":
+                residual = {"residual": _t("f32", rows, out_dim)}
+                yield OpCase(
+                    "linear", f"residual-{label}", {**x, **residual}, constants, {"activation": "none"}, output,
+                    on_grid=True,
+                )  # fmt: skip
+    for dtype in outputs:
+        for rows, columns in ((1, 1), (1, 2), (13, 21), (3, 200), (65, 64)):
+            x = {"x": _t(dtype, rows, columns)}
+            yield OpCase("quantize_rows", f"{rows}x{columns}-{dtype}", x)
+            yield OpCase("quantize_rows", f"grid-{rows}x{columns}-{dtype}", x, on_grid=True)
+    yield OpCase("quantize_rows", "rank3", {"x": _t("f32", 3, 5, 24)})
+
+
 #: The table. Ops that only whole programs can run (`preprocess_images`, `text_key_bias`) have tests of their own.
 OP_CASES: tuple[OpCase, ...] = (*_products(), *_norms(), *_attention(), *_elementwise())
+INT8_CASES: tuple[OpCase, ...] = tuple(_eight_bit())
 
 
 def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
@@ -180,14 +217,23 @@ def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
     constants: dict[str, Constant] = {}
     act = ProgramBuilder(constants, "expert")
     state = act.bind("state", "f32", (1, STATE_WIDTH))
-    inputs = {role: _operand(act, state, role, tensor, rng) for role, tensor in case.inputs.items()}
+    inputs = {
+        role: _operand(act, state, role, tensor, rng, case.on_grid and role == "x")
+        for role, tensor in case.inputs.items()
+        if role not in ("x_scale", "x_zero")
+    }
+    if "x_scale" in case.inputs:
+        inputs |= _quantize(act, inputs["x"])
     set_instruction = Program({}, (), {})
     if case.op == "cross_attention":
         set_instruction, bias = _key_bias(constants, case.context_rows)
         inputs |= {role: act.bind(role, tensor.dtype, tensor.shape, "instruction") for role, tensor in bias.items()}
     made = {role: _random_constant(f"op.{role}", role, tensor, rng) for role, tensor in case.constants.items()}
     shape = (4, 6) if case.op == "reshape" else None
-    y = act.emit(case.op, "y", inputs, made, case.output, shape, "arena", **case.attrs)
+    if case.op == "quantize_rows":
+        y = act.emit("linear", "y", _quantize(act, inputs["x"]), _identity(inputs["x"]), activation="none")
+    else:
+        y = act.emit(case.op, "y", inputs, made, case.output, shape, "arena", **case.attrs)
     actions = y if y.type.dtype == "f32" else act.emit("cast", "y.f32", {"x": y})
     if len(actions.type.shape) != 2:
         actions = act.emit("reshape", "actions", {"x": actions}, {}, "f32", actions.type.matrix)
@@ -196,7 +242,7 @@ def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
     constants["context"] = constant("context", "f32", tuple(rows.shape), lambda: rows)
     policy = one_op_policy(actions.type.matrix, case.context_rows)
     return plan_graph(
-        Graph(str(case), "bf16" if case.precision == "bf16" else "f32", policy,
+        Graph(str(case), case.precision, policy,
               {"set_instruction": set_instruction, "act": program}, constants)
     )  # fmt: skip
 
@@ -212,11 +258,48 @@ def one_op_policy(actions: tuple[int, int], context_rows: int, **changes: Any) -
     }  # fmt: skip
 
 
-def _operand(act: ProgramBuilder, state: Value, role: str, tensor: TensorType, rng: torch.Generator) -> Value:
-    """Random numbers of order one that depend on the state."""
+def _quantize(act: ProgramBuilder, x: Value) -> dict[str, Value]:
+    """x [R, K] in eight bits, in the roles of a linear."""
+    rows = x.type.matrix[0]
+    outputs = {"y": _t("i8", *x.type.shape), "scale": _t("f32", rows), "zero": _t("i32", rows)}
+    made = act.emit_many("quantize_rows", "quantize", {"x": x}, outputs, "arena", "quantized.")
+    return {"x": made["y"], "x_scale": made["scale"], "x_zero": made["zero"]}
+
+
+def _identity(x: Value) -> dict[str, Constant]:
+    """Constants of the eight-bit linear that gives back what was quantised, in float."""
+    width = x.type.matrix[1]
+    return {
+        "weight": constant("identity", "i8", (width, width), lambda: torch.eye(width)),
+        "weight_scale": constant("ones", "f32", (width,), lambda: torch.ones(width)),
+    }
+
+
+def _grid_rows(tensor: TensorType, rng: torch.Generator) -> Tensor:
+    """Rows [R, K] of steps of 1/16, each from its own low end to 255 steps above, that no rounding error moves.
+
+    The low ends make the zero points -128, 0, 127 and -28; every fifth row is zero. In f32 the inner numbers lie up to
+    0.3 of a step off the grid.
+    """
+    rows, columns = tensor.matrix
+    low = torch.tensor([-128, -255, 0, -100, 0])[torch.arange(rows) % 5][:, None]
+    inner = low + torch.randint(1, 255, (rows, columns), generator=rng)
+    x = inner + (0.6 * torch.rand(rows, columns, generator=rng) - 0.3 if tensor.dtype == "f32" else 0.0)
+    x[:, :1] = low
+    x[:, -1:] = low + 255 if columns > 1 else 255.0
+    x[torch.arange(rows) % 5 == 4] = 0.0
+    return x / 16
+
+
+def _operand(
+    act: ProgramBuilder, state: Value, role: str, tensor: TensorType, rng: torch.Generator, on_grid: bool
+) -> Value:
+    """Random numbers of order one that depend on the state, or, on the grid, the same for every state."""
     count = num_elements(tensor.shape)
     weight = torch.randn(count, STATE_WIDTH, generator=rng) / math.sqrt(STATE_WIDTH)
     bias = 0.5 * torch.randn(count, generator=rng)
+    if on_grid:
+        weight, bias = torch.zeros_like(weight), _grid_rows(tensor, rng).flatten()
     numbers = {
         "weight": constant(f"{role}.weight", "f32", (count, STATE_WIDTH), lambda: weight),
         "bias": constant(f"{role}.bias", "f32", (count,), lambda: bias),
@@ -224,7 +307,7 @@ def _operand(act: ProgramBuilder, state: Value, role: str, tensor: TensorType, r
     x = act.emit("linear", f"{role}.flat", {"x": state}, numbers, activation="none")
     if x.type.shape != tensor.shape:
         x = act.emit("reshape", f"{role}.shaped", {"x": x}, {}, "f32", tensor.shape)
-    return x if tensor.dtype == "f32" else act.emit("cast", f"{role}.cast", {"x": x}, {}, tensor.dtype)
+    return x if tensor.dtype in ("f32", "i8") else act.emit("cast", f"{role}.cast", {"x": x}, {}, tensor.dtype)
 
 
 def _key_bias(constants: dict[str, Constant], length: int) -> tuple[Program, dict[str, TensorType]]:
@@ -238,12 +321,19 @@ def _key_bias(constants: dict[str, Constant], length: int) -> tuple[Program, dic
 
 
 def _random_constant(name: str, role: str, tensor: TensorType, rng: torch.Generator) -> Constant:
-    numbers = _constant_numbers(role, tensor.shape, rng)
+    numbers = _constant_numbers(role, tensor, rng)
     return constant(name, tensor.dtype, tensor.shape, lambda: numbers)
 
 
-def _constant_numbers(role: str, shape: Shape, rng: torch.Generator) -> Tensor:
+def _constant_numbers(role: str, tensor: TensorType, rng: torch.Generator) -> Tensor:
+    shape = tensor.shape
+    if tensor.dtype == "i8":
+        whole = torch.randint(-127, 128, shape, generator=rng)
+        whole[0, 0], whole[-1, -1] = -127, 127
+        return whole
     noise = torch.randn(shape, generator=rng)
+    if role == "weight_scale":
+        return 0.01 * (noise.abs() + 0.1)
     if role in ("cos", "sin"):
         angle = 3.0 * torch.randn(shape, generator=torch.Generator().manual_seed(7))
         return angle.cos() if role == "cos" else angle.sin()

@@ -13,10 +13,12 @@ from math import isfinite
 from typing import Literal
 
 from lightwam.errors import ExportError
-from lightwam.export.dtypes import Shape, num_elements
+from lightwam.export.dtypes import DType, Shape, num_elements
 from lightwam.export.graph import Attr, TensorType
 
 ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh")
+#: Widest row of an eight-bit product: 255 * 127 * K fits a signed 32-bit sum.
+MAX_QUANTISED_WIDTH = 66_311
 AttrKind = Literal["count", "positive", "padding", "activation", "bound", "column"]
 
 
@@ -73,6 +75,7 @@ class OpSpec:
     outputs: tuple[str, ...] = ("y",)
     product: bool = False
     free_shape: bool = False  # the graph declares the output shape, the rule checks it
+    integers: Mapping[str, DType] = field(default_factory=dict)  # operands and outputs that may (or must) be whole
     tolerance: Mapping[str, float] = field(default_factory=lambda: {"f32": 1e-5, "bf16": 1e-2})
 
     def in_place_roles(self) -> tuple[str, ...]:
@@ -85,6 +88,7 @@ class OpSpec:
         operands.require(set(operands.attrs) == set(self.attrs), f"exactly the attrs {sorted(self.attrs)}")
         for name, kind in self.attrs.items():
             operands.require(_attr_fits(operands.attrs[name], kind), f"attr {name} of kind {kind}")
+        _check_integers(self, operands)
         if self.product:
             _check_product_formats(operands)
         return self.shape(operands)
@@ -120,11 +124,18 @@ def _attr_fits(attr: Attr, kind: AttrKind) -> bool:
     return isinstance(attr, (int, float)) and isfinite(attr) and attr > 0
 
 
+def _check_integers(spec: OpSpec, operands: Operands) -> None:
+    """Values and constants are f32 or bf16, but where the op says otherwise."""
+    groups = (operands.inputs, operands.constants, operands.declared)
+    for role, tensor in ((role, tensor) for group in groups for role, tensor in group.items()):
+        whole = tensor.dtype in ("i8", "i32")
+        operands.require(not whole or tensor.dtype == spec.integers.get(role), f"no {tensor.dtype} as {role}")
+
+
 def _check_product_formats(operands: Operands) -> None:
     x, weight = operands.inputs["x"].dtype, operands.constants["weight"].dtype
-    operands.require(
-        (x, weight) in (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16")), "x and weight formats that fit"
-    )
+    fitting = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"), ("i8", "i8"))
+    operands.require((x, weight) in fitting, "x and weight formats that fit")
     bias = operands.constants.get("bias")
     operands.require(bias is None or bias.dtype == "f32", "an f32 bias")
 
@@ -177,7 +188,30 @@ def _linear(o: Operands) -> dict[str, Shape]:
     o.require(len(weight) == 2 and x.matrix[1] == weight[1], "x [..., K] and weight [N, K]")
     output = (*x.shape[:-1], weight[0])
     _check_bias_residual(o, weight[0], output)
+    _check_scales(o)
     return {"y": output}
+
+
+def _check_scales(o: Operands) -> None:
+    """The eight-bit form has all three of its scales and zeros, the others have none."""
+    rows, in_dim = o.inputs["x"].matrix
+    quantised = o.inputs["x"].dtype == "i8"
+    given = {**o.inputs, **o.constants}
+    wanted = {
+        "x_scale": TensorType("f32", (rows,)),
+        "x_zero": TensorType("i32", (rows,)),
+        "weight_scale": TensorType("f32", o.constants["weight"].shape[:1]),
+    }
+    for role, tensor in wanted.items():
+        o.require(given.get(role) == (tensor if quantised else None), f"{role} {tensor} if x is i8, else none")
+    o.require(not quantised or in_dim <= MAX_QUANTISED_WIDTH, f"at most {MAX_QUANTISED_WIDTH} columns of i8")
+
+
+def _quantize_rows(o: Operands) -> dict[str, Shape]:
+    rows = (o.inputs["x"].matrix[0],)
+    formats = {role: tensor.dtype for role, tensor in o.declared.items()}
+    o.require(formats in ({}, {"y": "i8", "scale": "f32", "zero": "i32"}), "outputs y i8, scale f32, zero i32")
+    return {"y": o.inputs["x"].shape, "scale": rows, "zero": rows}
 
 
 def _linear_flops(o: Operands) -> int:
@@ -320,8 +354,12 @@ _SPECS = (
     OpSpec("nchw_to_nhwc", _nchw_to_nhwc, (_X,)),
     OpSpec("conv2d", _conv2d, (_X, _RESIDUAL), (_WEIGHT, _BIAS),
            {"stride": "count", "padding": "padding", "activation": "activation"}, _conv2d_flops, product=True),
-    OpSpec("linear", _linear, (_X, _RESIDUAL), (_WEIGHT, _BIAS), {"activation": "activation"}, _linear_flops,
-           product=True),
+    OpSpec("linear", _linear, (_X, _RESIDUAL, Role("x_scale", optional=True), Role("x_zero", optional=True)),
+           (_WEIGHT, _BIAS, Role("weight_scale", optional=True)), {"activation": "activation"}, _linear_flops,
+           product=True, integers={"x": "i8", "x_zero": "i32", "weight": "i8"},
+           tolerance={"f32": 1e-5, "bf16": 1e-2, "i8": 3e-6}),
+    OpSpec("quantize_rows", _quantize_rows, (_X,), outputs=("y", "scale", "zero"),
+           integers={"y": "i8", "zero": "i32"}),
     OpSpec("grouped_linear", _grouped_linear, (_X,), (_WEIGHT, _BIAS), {}, _grouped_linear_flops, product=True),
     OpSpec("layer_norm", _norm, (_X_IN_PLACE,), (Role("weight", optional=True), _BIAS), {"eps": "positive"}),
     OpSpec("rms_norm", _norm, (_X_IN_PLACE,), (_WEIGHT,), {"eps": "positive", "activation": "activation"}),
@@ -331,8 +369,9 @@ _SPECS = (
            {"heads": "count", "scale": "positive"},
            lambda o: 4 * o.inputs["q"].shape[0] * num_elements(o.inputs["q"].shape)),
     OpSpec("cross_attention", _cross_attention, _CROSS_INPUTS, (), {"heads": "count", "scale": "positive"},
-           _cross_attention_flops),
-    OpSpec("text_key_bias", _text_key_bias, (Role("text_rows"),), outputs=("key_bias", "key_count"), free_shape=True),
+           _cross_attention_flops, integers={"key_count": "i32"}),
+    OpSpec("text_key_bias", _text_key_bias, (Role("text_rows"),), outputs=("key_bias", "key_count"), free_shape=True,
+           integers={"text_rows": "i32", "key_count": "i32"}),
     OpSpec("learned_query_pool", _learned_query_pool, (_X,), (Role("scores"), Role("merge")),
            {"heads": "count", "queries": "count", "eps": "positive"}, _learned_query_pool_flops),
     OpSpec("mean_pool", _mean_pool, (_X,)),

@@ -14,7 +14,7 @@ from lightwam.export.engine import write_engine
 from lightwam.export.graph import Constant, Graph, Program, TensorType
 from lightwam.export.interpret import Interpreter
 from lightwam.export.layers import constant
-from lightwam.export.op_cases import INSTRUCTION, OP_CASES, OpCase, case_state, one_op_graph, one_op_policy
+from lightwam.export.op_cases import INSTRUCTION, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph, one_op_policy
 from lightwam.export.ops import OPS
 from lightwam.export.plan import plan_graph
 from lightwam.runtime import Policy
@@ -30,8 +30,9 @@ def _interpreted(graph: Graph, context: np.ndarray, **inputs: object) -> np.ndar
 
 def test_table_covers_every_op() -> None:
     elsewhere = {"preprocess_images", "text_key_bias"}
-    assert {case.op for case in OP_CASES} | elsewhere == set(OPS)
-    assert len({str(case) for case in OP_CASES}) == len(OP_CASES)
+    cases = (*OP_CASES, *INT8_CASES)
+    assert {case.op for case in cases} | elsewhere == set(OPS)
+    assert len({str(case) for case in cases}) == len(cases)
 
 
 @pytest.mark.parametrize("case", OP_CASES, ids=str)
