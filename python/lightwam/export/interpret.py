@@ -74,6 +74,9 @@ def _add_residual(c: Call, y: Tensor) -> Tensor:
     return y if residual is None else y + residual
 
 
+SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
+
+
 def quantize_rows(x: Tensor) -> dict[str, Tensor]:
     """Rows [R, K] as y int8 [R, K], scale float32 [R], zero int32 [R]: section 4.1 of docs/engine-format.md.
 
@@ -83,7 +86,7 @@ def quantize_rows(x: Tensor) -> dict[str, Tensor]:
     zeros = rows.new_zeros(rows.shape[0])
     low, high = torch.minimum(zeros, rows.amin(-1)), torch.maximum(zeros, rows.amax(-1))
     scale = (high - low) / 255
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    scale = torch.where(scale < SMALLEST_SCALE, torch.ones_like(scale), scale)
     zero = _to_int8_range(-128 - low / scale)
     y = _to_int8_range((rows / scale[:, None]).round().nan_to_num(0.0) + zero[:, None])
     return {"y": y.to(torch.int8).reshape(x.shape), "scale": scale, "zero": zero.to(torch.int32)}

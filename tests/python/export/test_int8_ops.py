@@ -28,7 +28,7 @@ def _quantized(row: Array) -> tuple[Array, Array, Array]:
     low = np.minimum(rows.min(1), np.float32(0))
     high = np.maximum(rows.max(1), np.float32(0))
     scale = ((high - low) / np.float32(255)).astype(np.float32)
-    scale[scale == 0] = 1
+    scale[scale < 2.0**-126] = 1
     zero = np.clip(np.rint(-128 - low / scale), -128, 127).astype(np.int64)
     y = np.clip(np.rint(rows / scale[:, None]).astype(np.int64) + zero[:, None], -128, 127)
     return y, scale, zero
@@ -40,7 +40,6 @@ _FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=_FINITE))
 @settings(max_examples=200, deadline=None)
 def test_rows_come_back_within_a_step(rows: Array) -> None:
-    rows = np.where(np.abs(rows) < 1e-30, np.float32(0), rows)  # a subnormal scale would be coarse itself
     made = quantize_rows(torch.as_tensor(rows))
     scale, zero = made["scale"].numpy().astype(float), made["zero"].numpy().astype(float)
     back = (made["y"].numpy().astype(float) - zero[:, None]) * scale[:, None]
