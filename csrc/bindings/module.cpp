@@ -116,10 +116,12 @@ std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std
     return std::make_unique<lightwam::Policy>(path, options);
 }
 
-// Verifies an engine file without loading its weights; returns its JSON document.
+// Verifies an engine file, numbers included, without keeping its weights; returns its JSON document.
 std::string verify(const std::string& path) {
     const py::gil_scoped_release release;
-    return lightwam::engine::EngineFile(path).document();
+    const lightwam::engine::EngineFile file(path);
+    file.check_all_numbers();
+    return file.document();
 }
 
 py::list stage_names() {

@@ -28,8 +28,21 @@ struct WeightSource {
 // Size of the packed form; `data` is not read. A multiple of 64.
 std::size_t packed_bytes(const KernelTable& kernels, const WeightSource& source) noexcept;
 
-// Packs into `destination` (64-byte aligned, packed_bytes long). Valid for these kernels only. `data` may be unmapped
-// after.
+// A weight is packed piece by piece, each from some of its source rows [groups*rows, taps*depth], so that it is never
+// held twice. The pieces cover the rows in order, without a gap.
+struct WeightPiece {
+    std::size_t first_row = 0;
+    std::size_t rows = 0;
+};
+std::size_t piece_count(const KernelTable& kernels, const WeightSource& source) noexcept;
+WeightPiece weight_piece(const KernelTable& kernels, const WeightSource& source, std::size_t index) noexcept;
+
+// Packs one piece, whose source rows stand at `rows`, into its place in `destination` (64-byte aligned, packed_bytes
+// long). Valid for these kernels only. Pieces can be packed in any order and at once; `source.data` is not read.
+void pack_piece(const KernelTable& kernels, const WeightSource& source, std::size_t index, const void* rows,
+                std::byte* destination) noexcept;
+
+// Packs all pieces from `source.data`.
 void pack(const KernelTable& kernels, ThreadPool& pool, const WeightSource& source, std::byte* destination) noexcept;
 
 // y [rows, columns] = act(x [rows, depth] . weight^T + bias) + residual.

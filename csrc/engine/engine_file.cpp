@@ -1,44 +1,70 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine_file.hpp"
 
-#include <cstdio>
+#include <algorithm>
+#include <charconv>
+#include <vector>
 
-#include "engine/checksum.hpp"
 #include "engine/graph_reader.hpp"
 #include "engine/json.hpp"
-#include "engine/refusal.hpp"
 #include "engine/safetensors.hpp"
 
 namespace lightwam::engine {
 namespace {
 
+constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
+
 // The document's "checksums": tensor name -> eight hexadecimal digits. A file without them is taken as it is.
-void check_numbers(const Tensor& tensor, const JsonValue* checksums, const Refusal& refuse) {
-    if (has_non_finite(tensor)) refuse("tensor '" + tensor.name + "' holds NaN or infinity");
+void read_checksums(const JsonValue& document, std::vector<Tensor>& tensors, const Refusal& refuse) {
+    const JsonValue* checksums = document.find("checksums");
     if (checksums == nullptr) return;
-    const JsonValue* entry = checksums->find(tensor.name);
-    if (entry == nullptr || entry->string() == nullptr)
-        refuse("'checksums' has no text for tensor '" + tensor.name + "'; export the policy again");
-    char found[9];
-    std::snprintf(found, sizeof(found), "%08x", static_cast<unsigned>(crc32(tensor.data, tensor.bytes)));
-    if (*entry->string() != found)
-        refuse("tensor '" + tensor.name + "' is damaged: its checksum is " + found + "; expected " + *entry->string() +
-               "; fetch the file again");
+    for (Tensor& tensor : tensors) {
+        const JsonValue* entry = checksums->find(tensor.name);
+        if (entry == nullptr || entry->string() == nullptr)
+            refuse("'checksums' has no text for tensor '" + tensor.name + "'; export the policy again");
+        const std::string& text = *entry->string();
+        std::uint32_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+        if (error != std::errc() || end != text.data() + text.size() || text.size() != 8)
+            refuse("'checksums' has '" + text + "' for tensor '" + tensor.name +
+                   "'; expected eight hexadecimal digits");
+        tensor.checksum = value;
+    }
 }
 
 }  // namespace
 
-EngineFile::EngineFile(const std::string& path) : file_(path) {
-    const Refusal refuse(path);
-    SafeTensors contents = read_safetensors(file_.bytes(), path);
+EngineFile::EngineFile(const std::string& path) : refuse_(path), file_(path) {
+    SafeTensors contents = read_safetensors(file_, path);
     document_ = std::move(contents.lightwam);
     graph_.tensors = std::move(contents.tensors);
-    const JsonValue document = parse_document(document_, "metadata 'lightwam'", refuse);
-    read_graph(document, graph_, refuse);
-    const JsonValue* checksums = document.find("checksums");
+    const JsonValue document = parse_document(document_, "metadata 'lightwam'", refuse_);
+    read_graph(document, graph_, refuse_);
+    read_checksums(document, graph_.tensors, refuse_);
+}
+
+PieceReport EngineFile::read(const Tensor& tensor, std::size_t begin, std::size_t bytes,
+                             std::byte* destination) const noexcept {
+    if (const int error = file_.read(tensor.offset + begin, bytes, destination); error != 0) {
+        PieceReport report;
+        report.read_error = error;
+        return report;
+    }
+    return examine(tensor, destination, bytes);
+}
+
+void EngineFile::check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces) const {
+    engine::check_numbers(tensor, pieces, refuse_);
+}
+
+void EngineFile::check_all_numbers() const {
+    std::vector<std::byte> buffer(kPieceBytes);
+    std::vector<PieceReport> pieces;
     for (const Tensor& tensor : graph_.tensors) {
-        check_numbers(tensor, checksums, refuse);
-        drop(tensor);
+        pieces.clear();
+        for (std::size_t begin = 0; begin < tensor.bytes; begin += kPieceBytes)
+            pieces.push_back(read(tensor, begin, std::min(kPieceBytes, tensor.bytes - begin), buffer.data()));
+        check_numbers(tensor, pieces);
     }
 }
 

@@ -1,28 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// An engine file: mapped, and verified as a whole before the constructor returns.
+// An engine file: its header verified as a whole by the constructor, its numbers as they are read.
 #pragma once
 
 #include <string>
 
 #include "engine/graph.hpp"
-#include "engine/mapped_file.hpp"
+#include "engine/input_file.hpp"
+#include "engine/refusal.hpp"
+#include "engine/tensor_check.hpp"
 
 namespace lightwam::engine {
 
 class EngineFile {
   public:
-    // Throws Error (engine) with one line that names the file, the op or key, the value and what was expected.
+    // Reads and verifies everything but the numbers. Throws Error (engine) with one line that names the file, the op or
+    // key, the value and what was expected.
     explicit EngineFile(const std::string& path);
 
-    // Its tensors point into the mapping: valid as long as this object lives.
     const Graph& graph() const { return graph_; }
     // The JSON document as it stands in the file.
     const std::string& document() const { return document_; }
-    // Forgets the pages of a tensor that has been packed.
-    void drop(const Tensor& tensor) const { file_.drop(tensor.data, tensor.bytes); }
+
+    // Reads bytes [begin, begin + bytes) of a tensor, whole elements, and says what they are like. Several threads may
+    // read at once. A tensor all of whose pieces pass check_numbers is good.
+    PieceReport read(const Tensor& tensor, std::size_t begin, std::size_t bytes, std::byte* destination) const noexcept;
+    void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces) const;
+
+    // Reads all numbers only to check them. Throws Error (engine).
+    void check_all_numbers() const;
 
   private:
-    MappedFile file_;
+    Refusal refuse_;
+    InputFile file_;
     std::string document_;
     Graph graph_;
 };

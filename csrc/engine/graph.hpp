@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -62,13 +63,14 @@ std::string shape_text(const Shape& shape);
 // Product of the dimensions; -1 when the rank, a dimension or the product is out of range.
 std::int64_t element_count(const Shape& shape) noexcept;
 
-// A constant of the file: `data` points into the mapping.
+// A constant of the file.
 struct Tensor {
     std::string name;
     DType dtype = DType::f32;  // f32 or bf16
     Shape shape;
-    const std::byte* data = nullptr;
+    std::uint64_t offset = 0;  // of its first byte in the file
     std::size_t bytes = 0;
+    std::optional<std::uint32_t> checksum;  // CRC-32 of its bytes
 };
 
 struct Value {

@@ -2,7 +2,7 @@
 #include "engine/safetensors.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 
 #include "engine/json.hpp"
 #include "engine/refusal.hpp"
@@ -19,18 +19,26 @@ struct Placed {
     std::uint64_t end = 0;
 };
 
-std::uint64_t read_header_length(std::span<const std::byte> file, const Refusal& refuse) {
+// The JSON text of the header.
+std::string read_header(const InputFile& file, const Refusal& refuse) {
+    const auto read = [&](std::uint64_t offset, std::size_t bytes, void* destination) {
+        if (const int error = file.read(offset, bytes, static_cast<std::byte*>(destination)); error != 0)
+            refuse(read_error_text(error));
+    };
     if (file.size() < kLengthBytes)
         refuse("is " + std::to_string(file.size()) + " bytes long; expected a safetensors file");
     std::uint64_t length = 0;
-    for (std::size_t i = 0; i < kLengthBytes; ++i) length |= static_cast<std::uint64_t>(file[i]) << (8 * i);
+    static_assert(sizeof(length) == kLengthBytes && std::endian::native == std::endian::little);
+    read(0, kLengthBytes, &length);
     if (length > kMaxHeaderBytes)
         refuse("header length " + std::to_string(length) + " is over " + std::to_string(kMaxHeaderBytes) +
                " bytes; this is no engine file or it is corrupted");
     if (length > file.size() - kLengthBytes)
         refuse("is truncated: the header needs " + std::to_string(length) + " bytes, " +
                std::to_string(file.size() - kLengthBytes) + " are left");
-    return length;
+    std::string text(static_cast<std::size_t>(length), '\0');
+    read(kLengthBytes, text.size(), text.data());
+    return text;
 }
 
 DType parse_dtype(const JsonValue* value, const std::string& where, const Refusal& refuse) {
@@ -89,29 +97,12 @@ void refuse_gaps(std::vector<const Placed*> placed, std::uint64_t data_bytes, co
         refuse("has " + std::to_string(data_bytes - end) + " bytes after the last tensor; expected none");
 }
 
-// True when an element is NaN or infinite: all bits of its exponent are set.
-template <typename Word>
-bool has_non_finite(const std::byte* data, std::size_t bytes, Word exponent) {
-    constexpr std::size_t kChunk = 4096;
-    const std::size_t count = bytes / sizeof(Word);
-    Word words[kChunk];
-    for (std::size_t at = 0; at < count; at += kChunk) {
-        const std::size_t length = std::min(kChunk, count - at);
-        std::memcpy(words, data + at * sizeof(Word), length * sizeof(Word));
-        Word found = 0;
-        for (std::size_t i = 0; i < length; ++i) found |= static_cast<Word>((words[i] & exponent) == exponent);
-        if (found != 0) return true;
-    }
-    return false;
-}
-
 }  // namespace
 
-SafeTensors read_safetensors(std::span<const std::byte> file, const std::string& path) {
+SafeTensors read_safetensors(const InputFile& file, const std::string& path) {
     const Refusal refuse(path);
-    const std::uint64_t length = read_header_length(file, refuse);
-    const std::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes, length);
-    const std::uint64_t data_begin = kLengthBytes + length;
+    const std::string text = read_header(file, refuse);
+    const std::uint64_t data_begin = kLengthBytes + text.size();
     const std::uint64_t data_bytes = file.size() - data_begin;
     const JsonValue header = parse_document(text, "the header", refuse);
     if (header.object() == nullptr) refuse(std::string("the header is ") + header.type_name() + "; expected an object");
@@ -130,15 +121,10 @@ SafeTensors read_safetensors(std::span<const std::byte> file, const std::string&
         if ((data_begin + tensor.begin) % dtype_bytes(tensor.tensor.dtype) != 0)
             refuse("tensor '" + tensor.tensor.name + "' begins at byte " + std::to_string(data_begin + tensor.begin) +
                    " of the file; expected a multiple of its element size");
-        tensor.tensor.data = file.data() + data_begin + tensor.begin;
+        tensor.tensor.offset = data_begin + tensor.begin;
         result.tensors.push_back(std::move(tensor.tensor));
     }
     return result;
-}
-
-bool has_non_finite(const Tensor& tensor) {
-    if (tensor.dtype == DType::f32) return has_non_finite<std::uint32_t>(tensor.data, tensor.bytes, 0x7F800000U);
-    return has_non_finite<std::uint16_t>(tensor.data, tensor.bytes, 0x7F80U);
 }
 
 }  // namespace lightwam::engine

@@ -2,12 +2,11 @@
 // Reader of the safetensors container: 8 bytes of header length, a JSON header, then the tensors without a gap.
 #pragma once
 
-#include <cstddef>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/graph.hpp"
+#include "engine/input_file.hpp"
 
 namespace lightwam::engine {
 
@@ -16,11 +15,8 @@ struct SafeTensors {
     std::string lightwam;         // the text of the metadata entry "lightwam"
 };
 
-// Checks lengths, dtypes (F32 and BF16), shapes, offsets, alignment, and that tensors neither overlap nor leave holes.
-// Throws Error (engine); `path` is for its message.
-SafeTensors read_safetensors(std::span<const std::byte> file, const std::string& path);
-
-// True when a value is NaN or infinite. Reads the whole tensor.
-bool has_non_finite(const Tensor& tensor);
+// Reads and checks the header: lengths, dtypes (F32 and BF16), shapes, offsets, alignment, and that tensors neither
+// overlap nor leave holes. Throws Error (engine); `path` is for its message.
+SafeTensors read_safetensors(const InputFile& file, const std::string& path);
 
 }  // namespace lightwam::engine

@@ -160,7 +160,6 @@ void Policy::Implementation::load(const engine::EngineFile& file) {
     scratch_ = Block(scratch, "the scratch memory of engine '" + graph_.name + "'");
     collect_text_constants();
     weights_->load(file, *pool_);
-    for (engine::Tensor& tensor : graph_.tensors) tensor.data = nullptr;  // the mapping ends with the constructor
     act_ = runtime::bind_program(graph_, graph_.act, bases_, *weights_);
     actions_ = reinterpret_cast<const float*>(arena_.data() + graph_.act.values[graph_.act.outputs[0].index].offset);
     needs_instruction_ =

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/weights.hpp"
 
-#include <cstring>
+#include <algorithm>
 
 namespace lightwam::runtime {
 namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{256} << 10;  // of a constant that is not packed
 
 std::size_t aligned(std::size_t bytes) {
     return (bytes + engine::kAlignment - 1) / engine::kAlignment * engine::kAlignment;
@@ -22,7 +24,18 @@ const std::byte* Weights::find(const Key& key, const cpu::WeightSource& shape) {
     return nullptr;
 }
 
-void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
+// Part of a tensor: what a thread reads, checks and packs at a time.
+struct Weights::Piece {
+    const Entry* entry = nullptr;  // null: nobody wants the tensor, it is only checked
+    bool packed = false;
+    std::size_t tensor = 0;
+    std::size_t index = 0;  // of cpu::weight_piece
+    std::size_t begin = 0;  // byte of the tensor
+    std::size_t bytes = 0;
+    engine::PieceReport report;
+};
+
+void Weights::place(const engine::EngineFile& file) {
     const std::vector<engine::Tensor>& tensors = file.graph().tensors;
     std::size_t total = 0;
     for (auto& [key, entry] : entries_) {
@@ -35,19 +48,73 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
                                            std::to_string(total) + " bytes; expected at most " +
                                            std::to_string(engine::kMaxBlockBytes));
     block_ = Block(total, "the packed weights");
-    for (auto& [key, entry] : entries_) {
-        const engine::Tensor& tensor = tensors[std::get<0>(key)];
-        std::byte* destination = block_.data() + entry.offset;
-        if (std::get<1>(key)) {
-            entry.shape.data = tensor.data;
-            cpu::pack(kernels_, pool, entry.shape, destination);
-            entry.shape.data = nullptr;
-        } else {
-            std::memcpy(destination, tensor.data, tensor.bytes);
+}
+
+// All of the file: every entry's tensor, and the tensors that no entry wants.
+std::vector<Weights::Piece> Weights::cut(const engine::EngineFile& file) const {
+    const std::vector<engine::Tensor>& tensors = file.graph().tensors;
+    std::vector<Piece> pieces;
+    const auto cut_bytes = [&](const Entry* entry, std::size_t tensor) {
+        for (std::size_t begin = 0; begin < tensors[tensor].bytes; begin += kPieceBytes)
+            pieces.push_back(
+                {entry, false, tensor, 0, begin, std::min(kPieceBytes, tensors[tensor].bytes - begin), {}});
+    };
+    std::vector<bool> wanted(tensors.size(), false);
+    for (const auto& [key, entry] : entries_) {
+        const std::size_t tensor = std::get<0>(key);
+        wanted[tensor] = true;
+        if (!std::get<1>(key)) {
+            cut_bytes(&entry, tensor);
+            continue;
         }
-        file.drop(tensor);
+        const std::size_t row_bytes = tensors[tensor].bytes / (entry.shape.groups * entry.shape.rows);
+        const std::size_t count = cpu::piece_count(kernels_, entry.shape);
+        for (std::size_t index = 0; index < count; ++index) {
+            const cpu::WeightPiece piece = cpu::weight_piece(kernels_, entry.shape, index);
+            pieces.push_back({&entry, true, tensor, index, piece.first_row * row_bytes, piece.rows * row_bytes, {}});
+        }
     }
+    for (std::size_t tensor = 0; tensor < tensors.size(); ++tensor)
+        if (!wanted[tensor]) cut_bytes(nullptr, tensor);
+    return pieces;
+}
+
+void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
+    const std::vector<engine::Tensor>& tensors = file.graph().tensors;
+    place(file);
+    std::vector<Piece> pieces = cut(file);
+    // In the order of the file, which the system reads ahead. Stable: the pieces of an entry stay in order.
+    std::stable_sort(pieces.begin(), pieces.end(), [&](const Piece& a, const Piece& b) {
+        return tensors[a.tensor].offset < tensors[b.tensor].offset;
+    });
+    std::size_t largest = 0;
+    for (const Piece& piece : pieces) largest = std::max(largest, aligned(piece.bytes));
+    // One buffer a thread; a copied constant is read to where it stays.
+    const Block buffers(largest * static_cast<std::size_t>(pool.threads()), "the buffers to load the weights");
+    pool.parallel_for(pieces.size(), [&](std::size_t i, int thread) {
+        Piece& piece = pieces[i];
+        const bool direct = piece.entry != nullptr && !piece.packed;
+        std::byte* const data = direct ? block_.data() + piece.entry->offset + piece.begin
+                                       : buffers.data() + largest * static_cast<std::size_t>(thread);
+        piece.report = file.read(tensors[piece.tensor], piece.begin, piece.bytes, data);
+        if (piece.packed && piece.report.read_error == 0)
+            cpu::pack_piece(kernels_, piece.entry->shape, piece.index, data, block_.data() + piece.entry->offset);
+    });
+    check(file, pieces);
     loaded_ = true;
+}
+
+// Each run of pieces of one tensor for one entry is that whole tensor.
+void Weights::check(const engine::EngineFile& file, const std::vector<Piece>& pieces) {
+    std::vector<engine::PieceReport> reports;
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+        reports.push_back(pieces[i].report);
+        const bool last = i + 1 == pieces.size() || pieces[i + 1].tensor != pieces[i].tensor ||
+                          pieces[i + 1].entry != pieces[i].entry;
+        if (!last) continue;
+        file.check_numbers(file.graph().tensors[pieces[i].tensor], reports);
+        reports.clear();
+    }
 }
 
 }  // namespace lightwam::runtime

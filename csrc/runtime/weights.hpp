@@ -25,7 +25,8 @@ class Weights {
     // The tensor as it stands in the file, 64-byte aligned.
     const std::byte* raw(std::size_t tensor) { return find({tensor, false, 0, 0, 0, 0}, {}); }
 
-    // Packs and copies everything wanted so far into one block, straight from the mapping.
+    // Reads every constant of the file once, checks its numbers (EngineFile::check_numbers), and packs or copies those
+    // wanted so far into one block. Throws Error (engine).
     void load(const engine::EngineFile& file, cpu::ThreadPool& pool);
 
     std::size_t bytes() const { return block_.bytes(); }
@@ -36,11 +37,15 @@ class Weights {
         cpu::WeightSource shape;
         std::size_t offset = 0;
     };
+    struct Piece;
 
+    void place(const engine::EngineFile& file);
+    std::vector<Piece> cut(const engine::EngineFile& file) const;
+    static void check(const engine::EngineFile& file, const std::vector<Piece>& pieces);
     const std::byte* find(const Key& key, const cpu::WeightSource& shape);
 
     const cpu::KernelTable& kernels_;
-    std::map<Key, Entry> entries_;  // ordered by tensor, so roughly in the order of the file
+    std::map<Key, Entry> entries_;  // ordered by tensor
     Block block_;
     bool loaded_ = false;
 };

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/tensor_check.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "engine/checksum.hpp"
+#include "engine/input_file.hpp"
+
+namespace lightwam::engine {
+namespace {
+
+// True when an element is NaN or infinite: all bits of its exponent are set.
+template <typename Word>
+bool has_non_finite(const std::byte* data, std::size_t bytes, Word exponent) noexcept {
+    constexpr std::size_t kChunk = 4096;
+    const std::size_t count = bytes / sizeof(Word);
+    Word words[kChunk];
+    for (std::size_t at = 0; at < count; at += kChunk) {
+        const std::size_t length = std::min(kChunk, count - at);
+        std::memcpy(words, data + at * sizeof(Word), length * sizeof(Word));
+        Word found = 0;
+        for (std::size_t i = 0; i < length; ++i) found |= static_cast<Word>((words[i] & exponent) == exponent);
+        if (found != 0) return true;
+    }
+    return false;
+}
+
+std::string hexadecimal(std::uint32_t value) {
+    char text[9];
+    std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(value));
+    return text;
+}
+
+}  // namespace
+
+PieceReport examine(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
+    PieceReport report;
+    report.bytes = bytes;
+    report.finite = tensor.dtype == DType::f32 ? !has_non_finite<std::uint32_t>(data, bytes, 0x7F800000U)
+                                               : !has_non_finite<std::uint16_t>(data, bytes, 0x7F80U);
+    if (tensor.checksum) report.crc32 = crc32(data, bytes);
+    return report;
+}
+
+void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces, const Refusal& refuse) {
+    JoinedChecksum found;
+    for (const PieceReport& piece : pieces) {
+        if (piece.read_error != 0) refuse(read_error_text(piece.read_error));
+        if (!piece.finite) refuse("tensor '" + tensor.name + "' holds NaN or infinity");
+        found.add(piece.crc32, piece.bytes);
+    }
+    if (tensor.checksum && *tensor.checksum != found.value())
+        refuse("tensor '" + tensor.name + "' is damaged: its checksum is " + hexadecimal(found.value()) +
+               "; expected " + hexadecimal(*tensor.checksum) + "; fetch the file again");
+}
+
+}  // namespace lightwam::engine
