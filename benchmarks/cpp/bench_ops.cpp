@@ -11,6 +11,7 @@
 #include <ctime>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/cpu.hpp"
@@ -94,34 +95,50 @@ class Bench {
     // `operations` floating-point operations, `bytes` read and written at least once.
     template <class Args>
     void time(const std::string& name, DType dtype, const Args& args, double operations, double bytes) {
+        time_ways<Args>({{name, args}}, dtype, operations, bytes);
+    }
+
+    // Several ways to the same result, sample by sample in turn, so that the machine's moods meet all alike. The
+    // operations are those of the definition, whatever a way saves.
+    template <class Args>
+    void time_ways(const std::vector<std::pair<std::string, Args>>& ways, DType dtype, double operations,
+                   double bytes) {
         std::size_t scratch = 0;
-        if constexpr (requires { scratch_bytes(*kernels_, 1, args); }) {
-            scratch = scratch_bytes(*kernels_, options_.threads, args);
+        for (const auto& [name, args] : ways) {
+            if constexpr (requires { scratch_bytes(*kernels_, 1, args); }) {
+                scratch = std::max(scratch, scratch_bytes(*kernels_, options_.threads, args));
+            }
         }
         Block block(DType::f32, scratch / 4 + 1);
         const cpu::Execution execution{kernels_, &pool_, block.data()};
         const clockid_t clock = options_.threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
-        const auto sample = [&](int runs) {
+        const auto sample = [&](const Args& args, int runs) {
             const double begin = seconds_of(clock);
             for (int i = 0; i < runs; ++i) run(execution, args);
             return (seconds_of(clock) - begin) / runs;
         };
         int runs = 1;
-        while (runs < (1 << 20) && sample(runs) * runs < 1e-3) runs *= 2;
-        std::vector<double> seconds;
+        while (runs < (1 << 20) && sample(ways.front().second, runs) * runs < 1e-3) runs *= 2;
+        std::vector<std::vector<double>> seconds(ways.size());
         const auto start = Clock::now();
-        while (seconds.size() < 5 || Clock::now() - start < std::chrono::milliseconds(400)) {
-            seconds.push_back(sample(runs));
+        const auto wanted = std::chrono::milliseconds(400 * ways.size());
+        while (seconds.front().size() < 5 || Clock::now() - start < wanted) {
+            for (std::size_t i = 0; i < ways.size(); ++i) seconds[i].push_back(sample(ways[i].second, runs));
         }
-        std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
-        const double median = seconds[seconds.size() / 2];
+        for (std::size_t i = 0; i < ways.size(); ++i) {
+            std::nth_element(seconds[i].begin(), seconds[i].begin() + seconds[i].size() / 2, seconds[i].end());
+            print(ways[i].first, dtype, seconds[i][seconds[i].size() / 2], operations, bytes);
+        }
+    }
+
+  private:
+    void print(const std::string& name, DType dtype, double median, double operations, double bytes) const {
         std::printf("%-46s %-5s %10.1f %10.1f %6.1f%% %8.1f %6.1f%%\n", name.c_str(),
                     dtype == DType::f32 ? "f32" : "bf16", median * 1e6, operations / median / 1e9,
                     100 * operations / median / peak_[static_cast<int>(dtype)], bytes / median / 1e9,
                     100 * bytes / median / bandwidth_);
     }
 
-  private:
     Options options_;
     cpu::ThreadPool pool_;
     const cpu::KernelTable* kernels_;
@@ -181,14 +198,24 @@ void conv(Bench& bench, std::size_t height, std::size_t width, std::size_t in, s
     args.padding_bottom = args.padding_right = kernel / 2;
     const std::size_t positions = out_height(args) * out_width(args);
     Block x(dtype, height * width * in), y(dtype, positions * out), bias(DType::f32, out);
-    Block weight = bench.packed({nullptr, dtype, dtype, 1, out, kernel * kernel, in});
     args.x = x.input();
-    args.weight = weight.data();
     args.bias = bias.floats();
     args.y = y.output();
+    const bool has_winograd = kernel == 3 && stride == 1;
+    const cpu::ConvForm chosen = conv_form(args);
+    std::vector<Block> weights;
+    std::vector<std::pair<std::string, cpu::Conv2dArgs>> ways;
+    for (const cpu::ConvForm form : {cpu::ConvForm::direct, cpu::ConvForm::winograd}) {
+        if (form == cpu::ConvForm::winograd && !has_winograd) continue;
+        weights.push_back(bench.packed({nullptr, dtype, dtype, 1, out, kernel * kernel, in, form}));
+        args.form = form;
+        args.weight = weights.back().data();
+        const char* label = form == cpu::ConvForm::direct ? " direct" : " winograd";
+        ways.emplace_back(name + label + (form == chosen ? " *" : ""), args);
+    }
     const double values = static_cast<double>(height * width * in + positions * out + out * kernel * kernel * in);
-    bench.time(name, dtype, args, 2.0 * static_cast<double>(positions * out * kernel * kernel * in),
-               values * static_cast<double>(size_of(dtype)));
+    bench.time_ways(ways, dtype, 2.0 * static_cast<double>(positions * out * kernel * kernel * in),
+                    values * static_cast<double>(size_of(dtype)));
 }
 
 void self_attention(Bench& bench, std::size_t tokens, std::size_t heads, std::size_t width, DType dtype) {

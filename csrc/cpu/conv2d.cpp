@@ -9,6 +9,7 @@
 
 #include "product.hpp"
 #include "thread_pool.hpp"
+#include "winograd.hpp"
 
 namespace lightwam::cpu {
 namespace {
@@ -164,12 +165,19 @@ void run_item(const KernelTable& kernels, const Conv2dArgs& a, const Plan& plan,
 
 }  // namespace
 
+ConvForm conv_form(const Conv2dArgs& a) noexcept {
+    const bool fits = a.kernel_height == 3 && a.kernel_width == 3 && a.stride == 1;
+    return fits && a.in_channels >= 32 && a.out_channels >= 32 ? ConvForm::winograd : ConvForm::direct;
+}
+
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const Conv2dArgs& args) noexcept {
+    if (args.form == ConvForm::winograd) return winograd_scratch_bytes(kernels, threads, args);
     const Plan plan(kernels, threads, args);
     return plan.zero_bytes + plan.thread_bytes * static_cast<std::size_t>(threads);
 }
 
 void run(const Execution& execution, const Conv2dArgs& args) noexcept {
+    if (args.form == ConvForm::winograd) return run_winograd(execution, args);
     const KernelTable& kernels = *execution.kernels;
     const Plan plan(kernels, execution.pool->threads(), args);
     std::byte* zeros = execution.scratch;

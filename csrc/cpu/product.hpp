@@ -10,6 +10,9 @@
 
 namespace lightwam::cpu {
 
+// Of every level.
+constexpr std::size_t kMaxPanelColumns = 64;
+
 constexpr std::size_t ceil_div(std::size_t a, std::size_t b) noexcept { return (a + b - 1) / b; }
 constexpr std::size_t round_up(std::size_t a, std::size_t b) noexcept { return ceil_div(a, b) * b; }
 constexpr std::size_t aligned(std::size_t bytes) noexcept { return round_up(bytes, 64); }

@@ -10,6 +10,9 @@ namespace lightwam::cpu {
 
 enum class DType : std::uint8_t { f32, bf16 };
 
+// How a convolution is computed, conv2d.hpp.
+enum class ConvForm : std::uint8_t { direct, winograd };
+
 enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
 
 // bfloat16 is stored as its 16 bits.

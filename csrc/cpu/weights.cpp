@@ -8,12 +8,12 @@
 namespace lightwam::cpu {
 namespace {
 
-constexpr std::size_t kMaxPanelColumns = 64;
 // Source bytes of a piece, unless one panel needs more: worth handing to a thread, and at home in its cache.
 constexpr std::size_t kPieceBytes = 128 * 1024;
 
-// Taps and depths follow each other: the sum runs over both as one.
+// Taps and depths follow each other: the sum runs over both as one. Winograd form: one plane's.
 Panels panels_of(const KernelTable& kernels, const WeightSource& source) noexcept {
+    if (source.form == ConvForm::winograd) return {kernels, source.compute, source.rows, 1, source.depth};
     return {kernels, source.compute, source.rows, 1, source.taps * source.depth};
 }
 
@@ -52,13 +52,15 @@ void pack_panel(const KernelTable& kernels, const WeightSource& source, const Pa
     pack.vectors = panels.vectors(in_group);
     pack.panel = destination + panel / panels.count * panels.bytes() + in_group * panels.panel_bytes;
     for (std::size_t n = 0; n < pack.count; ++n) rows[n] = data + n * row_bytes(source);
+    if (source.form == ConvForm::winograd) return kernels.pack_winograd(pack, panels.bytes());
     kernels.pack_rows(pack);
 }
 
 }  // namespace
 
 std::size_t packed_bytes(const KernelTable& kernels, const WeightSource& source) noexcept {
-    return source.groups * panels_of(kernels, source).bytes();
+    const std::size_t factors = source.form == ConvForm::winograd ? kWinogradPlanes : source.groups;
+    return factors * panels_of(kernels, source).bytes();
 }
 
 std::size_t piece_count(const KernelTable& kernels, const WeightSource& source) noexcept {

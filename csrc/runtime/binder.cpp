@@ -88,8 +88,9 @@ class Binder {
     }
     const float* optional_constant(const std::string& role) { return has_constant(role) ? constant(role) : nullptr; }
     const std::byte* packed(const std::string& role, cpu::DType compute, std::size_t groups, std::size_t rows,
-                            std::size_t taps, std::size_t depth) {
-        const cpu::WeightSource shape{nullptr, kernel_dtype(tensor(role).dtype), compute, groups, rows, taps, depth};
+                            std::size_t taps, std::size_t depth, cpu::ConvForm form = cpu::ConvForm::direct) {
+        const cpu::WeightSource shape{nullptr, kernel_dtype(tensor(role).dtype), compute, groups, rows, taps, depth,
+                                      form};
         return weights_.packed(engine::find_role(op_->constants, role), shape);
     }
     float eps() const { return static_cast<float>(op_->attributes.eps); }
@@ -214,8 +215,9 @@ cpu::Conv2dArgs Binder::conv2d() {
     args.padding_bottom = size(attributes.padding[2]);
     args.padding_right = size(attributes.padding[3]);
     args.x = input("x");
-    args.weight =
-        packed("weight", args.x.dtype, 1, args.out_channels, args.kernel_height * args.kernel_width, args.in_channels);
+    args.form = cpu::conv_form(args);
+    args.weight = packed("weight", args.x.dtype, 1, args.out_channels, args.kernel_height * args.kernel_width,
+                         args.in_channels, args.form);
     args.bias = optional_constant("bias");
     args.activation = activation();
     args.residual = optional_input("residual");

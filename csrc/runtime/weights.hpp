@@ -20,10 +20,11 @@ class Weights {
     explicit Weights(const cpu::KernelTable& kernels) : kernels_(kernels) {}
 
     const std::byte* packed(std::size_t tensor, const cpu::WeightSource& shape) {
-        return find({tensor, true, static_cast<int>(shape.compute), shape.groups, shape.rows, shape.taps}, shape);
+        return find({tensor, true, static_cast<int>(shape.compute), shape.groups, shape.rows, shape.taps, shape.form},
+                    shape);
     }
     // The tensor as it stands in the file, 64-byte aligned.
-    const std::byte* raw(std::size_t tensor) { return find({tensor, false, 0, 0, 0, 0}, {}); }
+    const std::byte* raw(std::size_t tensor) { return find({tensor, false, 0, 0, 0, 0, cpu::ConvForm::direct}, {}); }
 
     // Reads every constant of the file once, checks its numbers (EngineFile::check_numbers), and packs or copies those
     // wanted so far into one block. Throws Error (engine).
@@ -32,7 +33,7 @@ class Weights {
     std::size_t bytes() const { return block_.bytes(); }
 
   private:
-    using Key = std::tuple<std::size_t, bool, int, std::size_t, std::size_t, std::size_t>;
+    using Key = std::tuple<std::size_t, bool, int, std::size_t, std::size_t, std::size_t, cpu::ConvForm>;
     struct Entry {
         cpu::WeightSource shape;
         std::size_t offset = 0;

@@ -61,6 +61,37 @@ struct Pack {
     void* panel;
 };
 
+// Winograd form F(2x2, 3x3): a tile of 2x2 outputs needs a window of 4x4 pixels. Windows, taps and products are
+// transformed to 16 planes, plane 4*i + j for element [i, j].
+constexpr std::size_t kWinogradPlanes = 16;
+
+// planes[p][tile, channel] = (B^T window B)[p].
+struct WinogradInput {
+    const void* const* rows;  // [tiles, 4] pointers to the rows of the windows, 4 pixels [4, channels] each
+    DType dtype;              // of pixels and planes
+    std::size_t tiles;
+    std::size_t channels;
+    void* planes;
+    std::size_t plane_stride;  // in elements
+};
+
+// y = act(A^T planes[tile] A + bias) + residual for tiles in reading order, 2x2 pixels each, cut off at the map's edge.
+struct WinogradOutput {
+    const float* planes;  // [tiles, tile_stride] each
+    std::size_t plane_stride;
+    std::size_t tile_stride;
+    std::size_t first_tile;
+    std::size_t tiles;
+    std::size_t height;  // of the map of outputs
+    std::size_t width;
+    std::size_t columns;  // channels to write
+    const float* bias;    // [columns] or null
+    Activation activation;
+    Input residual;  // first channel to write of the map's first pixel
+    Output y;
+    std::size_t pixel_stride;  // of y and residual, in elements
+};
+
 struct Softmax {
     float* scores;  // [count], overwritten
     std::size_t count;
@@ -126,6 +157,10 @@ struct KernelTable {
     void (*epilogue)(const Epilogue&) noexcept;
     void (*pack_rows)(const Pack&) noexcept;
     void (*pack_columns)(const Pack&) noexcept;
+    // Rows [9, depth] of taps; writes the panel of plane p at panel + p*plane_bytes.
+    void (*pack_winograd)(const Pack&, std::size_t plane_bytes) noexcept;
+    void (*winograd_input)(const WinogradInput&) noexcept;
+    void (*winograd_output)(const WinogradOutput&) noexcept;
     float (*softmax)(const Softmax&) noexcept;  // returns the sum of the written probabilities
     void (*pool_softmax)(const PoolSoftmax&) noexcept;
     void (*weighted_sum)(const WeightedSum&, std::size_t begin, std::size_t end) noexcept;  // columns

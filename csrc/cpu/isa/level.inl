@@ -22,6 +22,7 @@ namespace {
 #include "math.inl"
 #include "gemm.inl"
 #include "pack.inl"
+#include "winograd.inl"
 #include "norms.inl"
 #include "elementwise.inl"
 #include "attention.inl"
@@ -40,6 +41,9 @@ constexpr KernelTable make_table() {
     table.epilogue = epilogue;
     table.pack_rows = pack_rows;
     table.pack_columns = pack_columns;
+    table.pack_winograd = pack_winograd;
+    table.winograd_input = winograd_input;
+    table.winograd_output = winograd_output;
     table.softmax = softmax;
     table.pool_softmax = pool_softmax;
     table.weighted_sum = weighted_sum;

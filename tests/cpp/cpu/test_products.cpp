@@ -131,11 +131,12 @@ void test_conv(cpu::Conv2dArgs args, const Dtypes& t) {
     Buffer packed;
     const std::string what = "conv2d " + std::to_string(args.height) + "x" + std::to_string(args.width) + " " +
                              std::to_string(args.in_channels) + "->" + std::to_string(args.out_channels) + " " +
-                             check::name(t.x);
+                             check::name(t.x) + (args.form == cpu::ConvForm::winograd ? " winograd" : "");
     check::op(what, args, y, conv_reference(args, x, weight, bias, residual), check::tolerance(t.y, t.x),
               [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::Conv2dArgs& a, Buffer&) {
                   packed = check::packed(kernels, pool,
-                                         {weight.data(), t.weight, t.x, 1, args.out_channels, taps, args.in_channels});
+                                         {weight.data(), t.weight, t.x, 1, args.out_channels, taps, args.in_channels,
+                                          args.form});
                   a.weight = reinterpret_cast<const std::byte*>(packed.data());
               });
 }
@@ -152,6 +153,12 @@ cpu::Conv2dArgs conv(std::size_t height, std::size_t width, std::size_t in, std:
     a.padding_top = a.padding_left = before;
     a.padding_bottom = a.padding_right = after;
     a.activation = Activation::silu;
+    return a;
+}
+
+cpu::Conv2dArgs winograd(std::size_t height, std::size_t width, std::size_t in, std::size_t out) {
+    cpu::Conv2dArgs a = conv(height, width, in, out, 3, 1, 1, 1);
+    a.form = cpu::ConvForm::winograd;
     return a;
 }
 
@@ -246,6 +253,20 @@ int main() {
         test_conv(conv(8, 12, 16, 30, 2, 2, 0, 0), t);
         test_conv(conv(21, 40, 4, 3, 3, 1, 2, 0), t);
         test_conv(conv(3, 5, 400, 20, 3, 1, 1, 1), t);
+    }
+    for (const Dtypes& t : kDtypes) {
+        test_conv(winograd(8, 10, 32, 48), t);
+        test_conv(winograd(9, 11, 33, 49), t);    // an odd map, odd depths, a panel of one column
+        test_conv(winograd(1, 1, 5, 3), t);       // one tile, mostly outside
+        test_conv(winograd(2, 70, 16, 96), t);    // several items
+        test_conv(winograd(31, 44, 40, 100), t);  // several items of several rows
+        cpu::Conv2dArgs lopsided = winograd(12, 7, 24, 20);
+        lopsided.padding_top = 0;
+        lopsided.padding_left = 2;
+        lopsided.padding_bottom = 5;
+        lopsided.padding_right = 1;
+        lopsided.activation = Activation::none;
+        test_conv(lopsided, t);
     }
     for (const DType dtype : check::kTypes) test_nan_stays_in_its_row(dtype);
     return check::finish("products");
