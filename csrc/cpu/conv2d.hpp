@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// 2-D convolution of a channels-last map, as an indirect matrix product or in the Winograd form F(2x2, 3x3), which takes
-// 16 products where the direct form takes 36. Conventions: linear.hpp.
+// 2-D convolution of a channels-last map, as an indirect matrix product or in the Winograd form F(2x2, 3x3), which
+// takes 16 products where the direct form takes 36. Conventions: linear.hpp.
 #pragma once
 
 #include "linear.hpp"
@@ -24,7 +24,7 @@ struct Conv2dArgs {
     std::size_t padding_right = 0;
     Input x;
     ConvForm form = ConvForm::direct;   // winograd: kernel 3x3, stride 1
-    const std::byte* weight = nullptr;  // packed in this form from [Cout, kh, kw, Cin]: rows Cout, taps kh*kw, depth Cin
+    const std::byte* weight = nullptr;  // packed in this form from [Cout, kh, kw, Cin]; taps kh*kw
     const float* bias = nullptr;
     Activation activation = Activation::none;
     Input residual;
@@ -38,7 +38,8 @@ constexpr std::size_t out_width(const Conv2dArgs& a) noexcept {
     return (a.width + a.padding_left + a.padding_right - a.kernel_width) / a.stride + 1;
 }
 
-// The faster form for a shape, by its sizes alone, so that every instruction set and number of threads takes the same.
+// The faster form for a shape, by sizes and dtype of x alone, so that every instruction set and number of threads takes
+// the same.
 ConvForm conv_form(const Conv2dArgs& args) noexcept;
 
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const Conv2dArgs& args) noexcept;

@@ -101,6 +101,8 @@ def _convolutions(formats: tuple[DType, DType, DType], label: str) -> Iterator[O
         ("down", (10, 8, 16, 16), 3, 2, (0, 0, 1, 1), "none"),
         ("patch", (8, 12, 16, 24), 2, 2, (0, 0, 0, 0), "gelu_tanh"),
         ("1x1", (5, 6, 20, 10), 1, 1, (0, 0, 0, 0), "gelu"),
+        ("wide-odd", (9, 13, 48, 52), 3, 1, (1, 1, 1, 1), "silu"),
+        ("wide-lopsided", (8, 6, 51, 48), 3, 1, (0, 2, 1, 0), "none"),
     ):
         height, width, channels, out = size
         yield OpCase(
@@ -108,11 +110,13 @@ def _convolutions(formats: tuple[DType, DType, DType], label: str) -> Iterator[O
             {"weight": _t(formats[1], out, kernel, kernel, channels), "bias": _t("f32", out)},
             {"stride": stride, "padding": padding, "activation": activation}, formats[2],
         )  # fmt: skip
-    yield OpCase(
-        "conv2d", f"residual-{label}", {"x": _t(formats[0], 6, 5, 8), "residual": _t(formats[2], 6, 5, 9)},
-        {"weight": _t(formats[1], 9, 3, 3, 8)}, {"stride": 1, "padding": (1, 1, 1, 1), "activation": "none"},
-        formats[2],
-    )  # fmt: skip
+    for name, channels, out in (("residual", 8, 9), ("wide-residual", 48, 50)):
+        yield OpCase(
+            "conv2d", f"{name}-{label}",
+            {"x": _t(formats[0], 6, 5, channels), "residual": _t(formats[2], 6, 5, out)},
+            {"weight": _t(formats[1], out, 3, 3, channels)},
+            {"stride": 1, "padding": (1, 1, 1, 1), "activation": "none"}, formats[2],
+        )  # fmt: skip
 
 
 def _norms() -> Iterator[OpCase]:

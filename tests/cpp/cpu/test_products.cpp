@@ -116,13 +116,13 @@ std::vector<double> conv_reference(const cpu::Conv2dArgs& a, const Buffer& x, co
     return reference;
 }
 
-void test_conv(cpu::Conv2dArgs args, const Dtypes& t) {
+void test_conv(cpu::Conv2dArgs args, const Dtypes& t, bool in_place = false) {
     const std::size_t taps = args.kernel_height * args.kernel_width;
     const std::size_t count = out_height(args) * out_width(args) * args.out_channels;
     const Buffer x = Buffer::random(t.x, args.height * args.width * args.in_channels, 1);
     const Buffer weight = Buffer::random(t.weight, args.out_channels * taps * args.in_channels, 2);
     Buffer bias = Buffer::random(DType::f32, args.out_channels, 3);
-    const Buffer residual = Buffer::random(DType::bf16, count, 4);
+    const Buffer residual = Buffer::random(in_place ? t.y : DType::bf16, count, 4);
     Buffer y(t.y, count);
     args.x = x.input();
     args.bias = bias.floats();
@@ -133,10 +133,14 @@ void test_conv(cpu::Conv2dArgs args, const Dtypes& t) {
                              std::to_string(args.in_channels) + "->" + std::to_string(args.out_channels) + " " +
                              check::name(t.x) + (args.form == cpu::ConvForm::winograd ? " winograd" : "");
     check::op(what, args, y, conv_reference(args, x, weight, bias, residual), check::tolerance(t.y, t.x),
-              [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::Conv2dArgs& a, Buffer&) {
-                  packed = check::packed(kernels, pool,
-                                         {weight.data(), t.weight, t.x, 1, args.out_channels, taps, args.in_channels,
-                                          args.form});
+              [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::Conv2dArgs& a, Buffer& out) {
+                  if (in_place) {
+                      a.residual = out.input();
+                      std::memcpy(out.data(), residual.data(), count * size_of(t.y));
+                  }
+                  packed = check::packed(
+                      kernels, pool,
+                      {weight.data(), t.weight, t.x, 1, args.out_channels, taps, args.in_channels, args.form});
                   a.weight = reinterpret_cast<const std::byte*>(packed.data());
               });
 }
@@ -160,6 +164,25 @@ cpu::Conv2dArgs winograd(std::size_t height, std::size_t width, std::size_t in, 
     cpu::Conv2dArgs a = conv(height, width, in, out, 3, 1, 1, 1);
     a.form = cpu::ConvForm::winograd;
     return a;
+}
+
+// Form of a convolution of an f32 or bf16 map.
+bool takes_winograd(cpu::Conv2dArgs a, DType dtype) {
+    a.x.dtype = dtype;
+    return conv_form(a) == cpu::ConvForm::winograd;
+}
+
+void test_form() {
+    for (const DType dtype : check::kTypes) {
+        check::that(takes_winograd(conv(224, 448, 96, 96, 3, 1, 1, 1), dtype), "3x3 takes the Winograd form");
+        check::that(takes_winograd(conv(28, 56, 384, 384, 3, 1, 1, 1), dtype), "a small map too");
+        check::that(!takes_winograd(conv(224, 448, 96, 96, 3, 2, 0, 1), dtype), "stride 2 does not");
+        check::that(!takes_winograd(conv(56, 112, 96, 96, 1, 1, 0, 0), dtype), "1x1 does not");
+        check::that(!takes_winograd(conv(224, 448, 3, 96, 3, 1, 1, 1), dtype), "an image does not");
+        check::that(!takes_winograd(conv(128, 256, 96, 16, 3, 1, 1, 1), dtype), "few outputs do not");
+        check::that(!takes_winograd(conv(3, 56, 96, 96, 3, 1, 1, 1), dtype), "three rows do not");
+        check::that(!takes_winograd(conv(28, 28, 1536, 96, 3, 1, 1, 1), dtype), "very wide pixels do not");
+    }
 }
 
 // The activations over their whole range, through a product with one.
@@ -260,6 +283,7 @@ int main() {
         test_conv(winograd(1, 1, 5, 3), t);       // one tile, mostly outside
         test_conv(winograd(2, 70, 16, 96), t);    // several items
         test_conv(winograd(31, 44, 40, 100), t);  // several items of several rows
+        test_conv(winograd(7, 9, 16, 24), t, true);
         cpu::Conv2dArgs lopsided = winograd(12, 7, 24, 20);
         lopsided.padding_top = 0;
         lopsided.padding_left = 2;
@@ -268,6 +292,7 @@ int main() {
         lopsided.activation = Activation::none;
         test_conv(lopsided, t);
     }
+    test_form();
     for (const DType dtype : check::kTypes) test_nan_stays_in_its_row(dtype);
     return check::finish("products");
 }
