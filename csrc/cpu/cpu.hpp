@@ -5,6 +5,7 @@
 
 #include "attention.hpp"    // IWYU pragma: export
 #include "conv2d.hpp"       // IWYU pragma: export
+#include "core_budget.hpp"  // IWYU pragma: export
 #include "elementwise.hpp"  // IWYU pragma: export
 #include "kernels.hpp"      // IWYU pragma: export
 #include "linear.hpp"       // IWYU pragma: export

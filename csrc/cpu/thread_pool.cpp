@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "thread_pool.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -25,6 +26,13 @@ inline void pause() noexcept {
 }
 
 constexpr std::uint32_t kOpen = 1U << 31U;
+constexpr std::uint32_t kPlacesShift = 16;
+constexpr std::uint32_t kInsideMask = (1U << kPlacesShift) - 1;
+constexpr int kMaxThreads = 1 << 15;
+
+bool has_place(std::uint32_t job) noexcept {
+    return (job & kOpen) != 0 && (job & kInsideMask) < (job & ~kOpen) >> kPlacesShift;
+}
 
 // Waits until `value` differs from `old`.
 template <class T>
@@ -41,8 +49,9 @@ void wait_while_equal(const std::atomic<T>& value, T old) noexcept {
 struct ThreadPool::State {
     // 32 bit, so that waiting on them is one futex.
     alignas(64) std::atomic<std::uint32_t> generation{0};
-    // kOpen while a job may be joined, plus the number of workers inside it. A worker that wakes too late to help does
-    // not join, so nobody waits for a thread that the operating system has not scheduled.
+    // kOpen while a job may be joined, then (from bit 16 on) how many workers may be inside it, then how many are. A
+    // worker that wakes too late to help does not join, so nobody waits for a thread that the operating system has not
+    // scheduled.
     alignas(64) std::atomic<std::uint32_t> job{0};
     alignas(64) std::atomic<std::size_t> next{0};
     std::size_t count = 0;
@@ -52,8 +61,9 @@ struct ThreadPool::State {
     std::vector<std::thread> workers;
 };
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), state_(std::make_unique<State>()) {
-    if (threads < 1) throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
+ThreadPool::ThreadPool(int threads) : threads_(threads), limit_(threads), state_(std::make_unique<State>()) {
+    if (threads < 1 || threads > kMaxThreads)
+        throw std::invalid_argument("threads must be 1 to 32768, got " + std::to_string(threads));
     state_->workers.reserve(static_cast<std::size_t>(threads - 1));
     try {
         for (int thread = 1; thread < threads; ++thread) {
@@ -92,18 +102,19 @@ void ThreadPool::work(int thread) noexcept {
         if (state.stop.load(std::memory_order_relaxed)) return;
         std::uint32_t job = state.job.load(std::memory_order_relaxed);
         bool joined = false;
-        while ((job & kOpen) != 0 && !joined) {
+        while (has_place(job) && !joined) {
             joined =
                 state.job.compare_exchange_weak(job, job + 1, std::memory_order_acquire, std::memory_order_relaxed);
         }
         if (!joined) continue;
         drain(thread);
-        if (state.job.fetch_sub(1, std::memory_order_acq_rel) == 1) state.job.notify_one();
+        if (((state.job.fetch_sub(1, std::memory_order_acq_rel) - 1) & kInsideMask) == 0) state.job.notify_one();
     }
 }
 
 void ThreadPool::run(std::size_t count, Function function, void* context) noexcept {
-    if (threads_ == 1 || count <= 1) {
+    const std::size_t places = std::min(static_cast<std::size_t>(limit()), count);
+    if (places <= 1) {
         for (std::size_t index = 0; index < count; ++index) function(context, index, 0);
         return;
     }
@@ -112,11 +123,16 @@ void ThreadPool::run(std::size_t count, Function function, void* context) noexce
     state.function = function;
     state.context = context;
     state.next.store(0, std::memory_order_relaxed);
-    state.job.store(kOpen, std::memory_order_release);
+    const std::uint32_t helpers = static_cast<std::uint32_t>(places - 1);
+    state.job.store(kOpen | helpers << kPlacesShift, std::memory_order_release);
     state.generation.fetch_add(1, std::memory_order_release);
-    state.generation.notify_all();
+    if (static_cast<int>(places) == threads_) {
+        state.generation.notify_all();
+    } else {  // the others sleep on: woken for nothing they would take processor time from those who work
+        for (std::uint32_t helper = 0; helper < helpers; ++helper) state.generation.notify_one();
+    }
     drain(0);
-    state.job.fetch_and(~kOpen, std::memory_order_acq_rel);
+    state.job.fetch_and(kInsideMask, std::memory_order_acq_rel);
     for (std::uint32_t job = state.job.load(std::memory_order_acquire); job != 0;
          job = state.job.load(std::memory_order_acquire)) {
         wait_while_equal(state.job, job);

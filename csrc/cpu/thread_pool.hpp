@@ -23,6 +23,11 @@ class ThreadPool {
 
     int threads() const noexcept { return threads_; }
 
+    // At most this many of the threads, the caller among them, work on each parallel_for that begins from now on;
+    // 1 to threads(). Any thread may set it, also while the pool works.
+    void set_limit(int threads) noexcept { limit_.store(threads, std::memory_order_relaxed); }
+    int limit() const noexcept { return limit_.load(std::memory_order_relaxed); }
+
     // Runs body(index, thread) for every index in [0, count), thread in [0, threads()); returns when all have run.
     // Indices are handed out one by one in rising order, so the caller makes each worth a few microseconds. The body
     // must not throw and must not use this pool. One call at a time.
@@ -44,6 +49,7 @@ class ThreadPool {
 
     struct State;
     int threads_;
+    std::atomic<int> limit_;
     std::unique_ptr<State> state_;
 };
 

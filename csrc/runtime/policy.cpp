@@ -128,6 +128,8 @@ Policy::Implementation::Implementation(const std::string& path, const PolicyOpti
         throw Error(ErrorKind::device, "threads is " + std::to_string(threads) + ", but the system starts no more (" +
                                            error.what() + "); ask for fewer");
     }
+    runtime::process_budget().grow(runtime::available_processors());
+    const cpu::CoreBudget::Lease lease(runtime::process_budget(), *pool_);
     weights_.emplace(*kernels_);
     cameras_.emplace(graph_.policy.cameras, threads);
     cache_.emplace(options.instruction_cache_capacity);
@@ -199,9 +201,15 @@ void Policy::Implementation::describe(const PolicyOptions& options) {
                      std::to_string(info_.threads) + (info_.threads == 1 ? " thread" : " threads") +
                      (options.threads == 0 ? " (one per available processor)" : " (as asked)") + ", " +
                      info_.precision + " products (as exported)";
+    const int cores = runtime::process_budget().cores();
+    if (info_.threads > cores)
+        info_.warning = "threads is " + std::to_string(info_.threads) + ", but this process may use " +
+                        std::to_string(cores) + (cores == 1 ? " processor" : " processors") +
+                        ", so no more run at a time; ask for " + std::to_string(cores);
     if (info_.precision == "bf16" && !cpu::has_native_bf16(*kernels_))
-        info_.warning = info_.instruction_set + " has no bf16 instructions (AVX512_BF16): engine '" + info_.name +
-                        "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
+        info_.warning += (info_.warning.empty() ? "" : "; ") + info_.instruction_set +
+                         " has no bf16 instructions (AVX512_BF16): engine '" + info_.name +
+                         "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
 }
 
 void Policy::Implementation::set_instruction(std::string_view text) {
@@ -214,6 +222,7 @@ void Policy::Implementation::set_instruction(std::string_view text) {
         std::string(text), Block(static_cast<std::size_t>(graph_.instruction_bytes), "an instruction's cache block")};
     runtime::Bases bases = bases_;
     bases.instruction = entry.block.data();
+    const cpu::CoreBudget::Lease lease(runtime::process_budget(), *pool_);
     const cpu::Execution run = execution();
     for (const Step& step : runtime::bind_program(graph_, graph_.set_instruction, bases, *weights_))
         runtime::run_step(run, step);
@@ -260,6 +269,7 @@ void Policy::Implementation::accept(const Observation& observation) {
 }
 
 void Policy::Implementation::run_timed(Timings* timings) {
+    const cpu::CoreBudget::Lease lease(runtime::process_budget(), *pool_);
     const cpu::Execution run = execution();
     for (std::size_t at = 0; at < act_.size();) {
         const Stage stage = act_[at].stage;

@@ -4,14 +4,92 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <string_view>
 #include <thread>
 
 namespace lightwam::runtime {
+namespace {
 
-int available_processors() noexcept {
+constexpr double kUnlimited = std::numeric_limits<double>::infinity();
+
+// Processors a group may use, from "QUOTA PERIOD" in microseconds; a quota of "max" or -1 is none.
+double share(const std::string& quota, double period) {
+    std::istringstream text(quota);
+    double value = 0;
+    return text >> value && value > 0 && period > 0 ? value / period : kUnlimited;
+}
+
+double group_share(const std::string& folder, bool version_2) {
+    std::string quota;
+    double period = 0;
+    if (version_2) {
+        std::ifstream(folder + "/cpu.max") >> quota >> period;
+    } else {
+        std::ifstream(folder + "/cpu.cfs_quota_us") >> quota;
+        std::ifstream(folder + "/cpu.cfs_period_us") >> period;
+    }
+    return share(quota, period);
+}
+
+// The smallest share of a group and of all above it. In a container the groups may be mounted without the path that
+// the kernel tells; the walk then ends at the mount itself, which is the container's own group.
+double smallest_share(const std::string& mount, std::string path, bool version_2) {
+    double smallest = kUnlimited;
+    for (;;) {
+        smallest = std::min(smallest, group_share(mount + path, version_2));
+        const std::size_t slash = path.find_last_of('/');
+        if (slash == std::string::npos) return smallest;
+        path.resize(slash);
+    }
+}
+
+bool names_cpu(std::string_view controllers) {
+    for (std::size_t begin = 0; begin <= controllers.size();) {
+        const std::size_t end = std::min(controllers.find(',', begin), controllers.size());
+        if (controllers.substr(begin, end - begin) == "cpu") return true;
+        begin = end + 1;
+    }
+    return false;
+}
+
+}  // namespace
+
+int quota_processors(const std::string& root) {
+    const std::string mount = root + "/sys/fs/cgroup";
+    double smallest = kUnlimited;
+    std::ifstream groups(root + "/proc/self/cgroup");  // lines "number:controllers:path"
+    for (std::string line; std::getline(groups, line);) {
+        const std::size_t first = line.find(':');
+        const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+        if (second == std::string::npos) continue;
+        const std::string controllers = line.substr(first + 1, second - first - 1);
+        const std::string path = line.substr(second + 1);
+        if (controllers.empty()) {
+            smallest = std::min(smallest, smallest_share(mount, path, true));
+        } else if (names_cpu(controllers)) {
+            smallest = std::min(smallest, smallest_share(mount + "/cpu", path, false));
+            smallest = std::min(smallest, smallest_share(mount + "/" + controllers, path, false));
+        }
+    }
+    if (smallest > std::numeric_limits<int>::max()) return 0;
+    return std::max(1, static_cast<int>(std::ceil(smallest - 1e-6)));
+}
+
+int available_processors() {
     cpu_set_t mask;
-    if (::sched_getaffinity(0, sizeof(mask), &mask) == 0) return std::max(1, CPU_COUNT(&mask));
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    int processors = static_cast<int>(std::thread::hardware_concurrency());
+    if (::sched_getaffinity(0, sizeof(mask), &mask) == 0) processors = CPU_COUNT(&mask);
+    if (const int quota = quota_processors(""); quota > 0) processors = std::min(processors, quota);
+    return std::max(1, processors);
+}
+
+cpu::CoreBudget& process_budget() {
+    static cpu::CoreBudget budget(1);
+    return budget;
 }
 
 }  // namespace lightwam::runtime

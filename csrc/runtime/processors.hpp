@@ -1,9 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
+// How many processors this process may use, and the budget that its policies share.
 #pragma once
+
+#include <string>
+
+#include "cpu/core_budget.hpp"
 
 namespace lightwam::runtime {
 
-// Processors that this process may run on (its affinity mask); at least 1.
-int available_processors() noexcept;
+// The smaller of the calling thread's affinity mask and the processor quota of its control group; at least 1.
+int available_processors();
+
+// The processor quota of this process's control group (version 1 or 2) and of those above it, rounded up to whole
+// processors; 0 when there is none. `root` stands before /proc and /sys.
+int quota_processors(const std::string& root);
+
+// Of the whole process.
+cpu::CoreBudget& process_budget();
 
 }  // namespace lightwam::runtime
