@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/graph_reader.hpp"
@@ -16,13 +18,15 @@ constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 
 // The document's "checksums": tensor name -> eight hexadecimal digits. A file without them is taken as it is.
 void read_checksums(const JsonValue& document, std::vector<Tensor>& tensors, const Refusal& refuse) {
-    const JsonValue* checksums = document.find("checksums");
-    if (checksums == nullptr) return;
+    if (document.find("checksums") == nullptr) return;
+    std::unordered_map<std::string_view, const std::string*> texts;
+    for (const auto& [name, value] : *read_object(document, "the document", "checksums", refuse).object())
+        texts.emplace(name, value.string());
     for (Tensor& tensor : tensors) {
-        const JsonValue* entry = checksums->find(tensor.name);
-        if (entry == nullptr || entry->string() == nullptr)
+        const auto entry = texts.find(tensor.name);
+        if (entry == texts.end() || entry->second == nullptr)
             refuse("'checksums' has no text for tensor '" + tensor.name + "'; export the policy again");
-        const std::string& text = *entry->string();
+        const std::string& text = *entry->second;
         std::uint32_t value = 0;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
         if (error != std::errc() || end != text.data() + text.size() || text.size() != 8)

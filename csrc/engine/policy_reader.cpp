@@ -121,6 +121,7 @@ void read_instructions(const JsonValue& json, const TensorIndex& tensors, Graph&
     std::unordered_set<std::string_view> texts;
     for (const JsonValue& item : read_list(json, kWhere, "instructions", refuse)) {
         const std::string where = "policy: instruction " + std::to_string(graph.policy.instructions.size());
+        if (item.object() == nullptr) refuse(where + " is " + item.type_name() + "; expected an object");
         const std::string& text = read_string(item, where, "text", refuse);
         if (text.empty()) refuse(where + ": 'text' is empty");
         if (!texts.insert(text).second) refuse(where + ": the text '" + text + "' is there twice");
@@ -131,6 +132,17 @@ void read_instructions(const JsonValue& json, const TensorIndex& tensors, Graph&
                    std::to_string(graph.policy.context_rows));
         graph.policy.instructions.push_back({text, context});
     }
+}
+
+// Not used here, but told to those who drive a robot by it.
+void check_control_rate(const JsonValue& json, const Refusal& refuse) {
+    const JsonValue* rate = json.find("control_hz");
+    if (rate == nullptr || rate->is_null()) return;
+    if (rate->number() == nullptr)
+        refuse("policy: 'control_hz' is " + std::string(rate->type_name()) + "; expected a positive number or null");
+    if (!(rate->number()->value > 0))
+        refuse("policy: 'control_hz' is " + std::to_string(rate->number()->value) +
+               "; expected a positive number or null");
 }
 
 }  // namespace
@@ -153,6 +165,7 @@ void read_policy(const JsonValue& document, const TensorIndex& tensors, Graph& g
     if (latent.size() != 3 || element_count(latent) < 0)
         refuse("policy: 'latent_shape' must be [channels, height, width]");
     for (std::size_t i = 0; i < 3; ++i) policy.latent_shape[i] = latent[i];
+    check_control_rate(json, refuse);
     read_start(json, policy, refuse);
     read_text_encoder(json, tensors, graph, refuse);
     read_instructions(json, tensors, graph, refuse);

@@ -12,8 +12,6 @@ constexpr std::size_t kMaxMessage = 600;
 
 void Refusal::operator()(const std::string& why) const {
     std::string message = "engine file '" + path_ + "': " + why;
-    for (char& c : message)
-        if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) == 0x7F) c = '?';
     if (message.size() > kMaxMessage) {
         std::size_t end = kMaxMessage;
         while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;

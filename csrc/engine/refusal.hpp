@@ -12,7 +12,7 @@
 
 namespace lightwam::engine {
 
-// Throws Error (engine) "engine file 'PATH': WHY", cut to a line of printable text.
+// Throws Error (engine) "engine file 'PATH': WHY", cut to a reasonable length.
 class Refusal {
   public:
     explicit Refusal(const std::string& path) : path_(path) {}

@@ -12,6 +12,7 @@
 
 #include "cpu/cpu.hpp"
 #include "engine/engine_file.hpp"
+#include "engine/error.hpp"
 #include "runtime/binder.hpp"
 #include "runtime/block.hpp"
 #include "runtime/cameras.hpp"
@@ -210,6 +211,8 @@ void Policy::Implementation::describe(const PolicyOptions& options) {
         info_.warning += (info_.warning.empty() ? "" : "; ") + info_.instruction_set +
                          " has no bf16 instructions (AVX512_BF16): engine '" + info_.name +
                          "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
+    info_.run_path = engine::one_line(info_.run_path);
+    info_.warning = engine::one_line(info_.warning);
 }
 
 void Policy::Implementation::set_instruction(std::string_view text) {

@@ -24,7 +24,7 @@ float element(const std::byte* data, engine::DType dtype, std::size_t i) {
 
 std::string quoted(std::string_view text) {
     std::string result = "'";
-    for (const char c : text.substr(0, kQuotedBytes)) result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    result += text.substr(0, kQuotedBytes);
     while (text.size() > kQuotedBytes && (static_cast<unsigned char>(result.back()) & 0xC0) == 0x80) result.pop_back();
     return result + (text.size() > kQuotedBytes ? "...'" : "'");
 }

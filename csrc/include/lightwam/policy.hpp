@@ -26,10 +26,11 @@ namespace lightwam {
 // What went wrong. The numbers are those of lightwam_status in policy.h.
 enum class ErrorKind : int { engine = 1, observation = 2, instruction = 3, precision = 4, device = 5, internal = 6 };
 
-// Every error this library raises on purpose: one line that names the thing, the value and the remedy.
+// Every error this library raises on purpose: one line that names the thing, the value and the remedy. Control
+// characters of the message are written out.
 class LIGHTWAM_API Error : public std::runtime_error {
   public:
-    Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+    Error(ErrorKind kind, const std::string& message);
     ErrorKind kind() const noexcept { return kind_; }
 
   private:

@@ -55,12 +55,12 @@ def _check_image(name: object, image: object) -> NDArray[np.uint8]:
         raise ObservationError(f"camera name {name!r} is {_describe(name)}; expected a string")
     expected = "expected a numpy array, uint8 [height, width, 3]"
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
-        raise ObservationError(f"image of camera '{name}' is {_describe(image)}; {expected}")
+        raise ObservationError(f"image of camera {name!r} is {_describe(image)}; {expected}")
     if image.ndim != 3 or image.shape[2] != 3:
         hint = " (rows first, channels last)" if image.ndim == 3 and image.shape[0] == 3 else ""
-        raise ObservationError(f"image of camera '{name}' is {_describe(image)}; {expected}{hint}")
+        raise ObservationError(f"image of camera {name!r} is {_describe(image)}; {expected}{hint}")
     if image.size == 0:
-        raise ObservationError(f"image of camera '{name}' is empty, {_describe(image)}; {expected}")
+        raise ObservationError(f"image of camera {name!r} is empty, {_describe(image)}; {expected}")
     return image
 
 
@@ -70,7 +70,7 @@ def _check_images(images: object, cameras: tuple[str, ...]) -> dict[str, NDArray
         raise ObservationError(f"images is {_describe(images)}; expected a dictionary of cameras {names}")
     for camera in cameras:
         if camera not in images:
-            raise ObservationError(f"camera '{camera}' is missing; expected the cameras {names}")
+            raise ObservationError(f"camera {camera!r} is missing; expected the cameras {names}")
     for name in images:
         if name not in cameras:
             raise ObservationError(f"camera {name!r} is not one of this engine; expected the cameras {names}")

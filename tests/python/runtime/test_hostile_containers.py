@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import struct
@@ -13,10 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_files import assemble, engine_bytes, header_of, small_engine, to_bf16, write_engine
+from engine_files import (
+    TASK,
+    assemble,
+    engine_bytes,
+    header_of,
+    observation,
+    small_engine,
+    to_bf16,
+    write_engine,
+)
 from hostile_files import loads_or_is_refused, refused
 
-from lightwam.errors import EngineError
+from lightwam.errors import EngineError, ObservationError, PrecisionError
 from lightwam.runtime import Policy
 
 
@@ -44,6 +54,30 @@ def test_path_that_is_not_utf8() -> None:
         Policy(b"/nonexistent/\xff.lwam")
     with pytest.raises(EngineError, match="cannot be opened"):
         Policy("/nonexistent/\udcff.lwam")
+
+
+STRANGE = "a\nb\x1b[2J\x85\u2028c"
+WRITTEN_OUT = r"a\nb\x1b[2J\u0085\u2028c"
+
+
+def test_names_do_not_break_a_message_in_two(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = small_engine()
+    engine.document["name"] = STRANGE
+    engine.document["policy"]["cameras"][0]["name"] = STRANGE
+    with pytest.raises(EngineError, match="cannot be opened") as error:
+        Policy(tmp_path / STRANGE)
+    assert WRITTEN_OUT in str(error.value) and len(str(error.value).splitlines()) == 1
+    with caplog.at_level(logging.INFO, "lightwam.runtime"):
+        policy = Policy(write_engine(tmp_path / STRANGE, engine), threads=1)
+    assert WRITTEN_OUT in policy.run_path and len(caplog.records[0].getMessage().splitlines()) == 1
+    policy.set_instruction(TASK)
+    for bad in ({"state": np.zeros(5, np.float32), "images": {}}, observation()):
+        with pytest.raises(ObservationError) as refusal:
+            policy.infer(bad)
+        assert len(str(refusal.value).splitlines()) == 1
+    with pytest.raises(PrecisionError) as precision:
+        Policy(tmp_path / STRANGE, precision=STRANGE)
+    assert WRITTEN_OUT in str(precision.value) and len(str(precision.value).splitlines()) == 1
 
 
 def test_truncation_at_many_lengths(tmp_path: Path) -> None:
