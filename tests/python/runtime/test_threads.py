@@ -85,12 +85,10 @@ def test_the_lock_is_released_while_loading(beats: list[int]) -> None:
 
 
 def test_policies_at_once(tmp_path: Path) -> None:
-    """Each from its own Python thread, sharing the processors: the same bits as one after the other, errors included."""
+    """Each from its own Python thread, sharing the processors: the same bits as in turn, errors included."""
     engines = [small_engine(), small_engine(images=False, text_encoder=False), small_engine()]
     engines[2].tensors["query.weight"] *= np.float32(2.0)
-    policies = [
-        Policy(write_engine(tmp_path / f"{i}.lwam", engine), threads=i + 1) for i, engine in enumerate(engines)
-    ]
+    policies = [Policy(write_engine(tmp_path / f"{i}.lwam", engine), threads=i + 1) for i, engine in enumerate(engines)]
     seen = [observation(), observation(images=False), observation()]
     for policy in policies:
         policy.set_instruction(TASK)
