@@ -33,6 +33,9 @@ VERBS: dict[str, Verb] = {
     "train blind": Verb("train the proprioception-only baseline", "lightwam.train.blind", "BlindTrainArgs"),
     "train replay": Verb("record one demonstration as an open-loop baseline", "lightwam.sim.replay", "ReplayArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.export.command", "ExportArgs"),
+    "quantize": Verb(
+        "compute an engine's large linears in eight bits", "lightwam.export.quantize_command", "QuantizeArgs"
+    ),
 }
 
 

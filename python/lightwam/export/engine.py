@@ -119,6 +119,23 @@ def read_engine(path: str | os.PathLike[str]) -> Graph:
         raise EngineError(f"{file}: {error}") from error
 
 
+def check_checksums(path: str | os.PathLike[str], on_bytes: Callable[[int], None] = lambda _: None) -> None:
+    """Compare every tensor of an engine file with its checksum. Raises `EngineError` naming the first that differs.
+
+    `on_bytes` hears of every tensor's size. A file made by hand may have no checksums: then nothing is compared.
+    """
+    file = Path(path)
+    graph = read_engine(file)
+    with file.open("rb") as stream:
+        (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+        document = json.loads(json.loads(stream.read(length))["__metadata__"][METADATA_KEY])
+    for name, wanted in document.get("checksums", {}).items():
+        found = f"{zlib.crc32(np.ascontiguousarray(graph.constants[name].array()).data):08x}"
+        if found != wanted:
+            raise EngineError(f"{file}: tensor {name} has checksum {found}, expected {wanted}: fetch the file again")
+        on_bytes(graph.constants[name].type.num_bytes)
+
+
 def _stored_constant(file: Path, data_start: int, name: str, entry: dict[str, Any]) -> Constant:
     tensor = TensorType(_DTYPE_OF_NAME[entry["dtype"]], tuple(entry["shape"]))
     begin, end = entry["data_offsets"]

@@ -39,7 +39,7 @@ def compose_canvas(images: Mapping[str, Array], policy: Mapping[str, Any]) -> ND
         if camera["rotate_180"]:
             pixels = pixels[::-1, ::-1]
         top, left, rows, columns = camera["rect"]
-        resized = np.einsum("ai,ijc->ajc", resize_weights(image.shape[0], rows), pixels)
-        resized = np.einsum("bj,ajc->abc", resize_weights(image.shape[1], columns), resized)
+        resized = np.einsum("ai,ijc->ajc", resize_weights(image.shape[0], rows), pixels, optimize=True)
+        resized = np.einsum("bj,ajc->abc", resize_weights(image.shape[1], columns), resized, optimize=True)
         canvas[top : top + rows, left : left + columns] = (resized - 0.5) / 0.5
     return canvas

@@ -248,6 +248,11 @@ def _table(graph: Graph, name: str) -> Array:
     return decode(constant.array(), constant.type.dtype)
 
 
+def is_small(graph: Graph) -> bool:
+    """Whether all weights of the graph may be kept in memory, widened."""
+    return graph.constant_bytes() <= 1 << 28
+
+
 @dataclass
 class Interpreter:
     """Runs a graph's programs. `trace` keeps every value of the last `act` when `keep_trace` is set.
