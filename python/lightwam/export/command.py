@@ -21,6 +21,7 @@ from lightwam.export.build import BuildOptions
 from lightwam.export.counts import graph_costs
 from lightwam.export.engine import write_engine
 from lightwam.export.progress import progress_bar
+from lightwam.export.quantize import find_layers, quantize_graph
 from lightwam.export.weights import RandomWeights
 from lightwam.model import LightWAM
 from lightwam.model.checkpoints import load_exactly
@@ -43,8 +44,8 @@ class ExportArgs:
     """Instead of a checkpoint: random weights of this configuration (for latency, not for robots)."""
     seed: int = 0
     """Seed of the random weights."""
-    precision: Literal["f32", "bf16"] = "f32"
-    """What the matrix products compute in."""
+    precision: Literal["f32", "bf16", "int8"] = "f32"
+    """What the matrix products compute in; int8 with --random only (for a checkpoint: bf16, then lightwam quantize)."""
     weights: Literal["f32", "bf16"] | None = None
     """How weights are stored; bf16 halves an f32 engine's file."""
     name: str | None = None
@@ -79,6 +80,8 @@ def main(arguments: ExportArgs) -> int:
 
 def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
     """Load a checkpoint folder, export it, print size and parity."""
+    if arguments.precision == "int8":
+        raise ExportError("precision is int8: export the checkpoint in bf16, then use lightwam quantize --calibration")
     stored, tensors = load_checkpoint(folder)
     config = _with_replan(stored, arguments.replan)
     model, vae = LightWAM(config), WanVAE(config.vae)
@@ -113,13 +116,16 @@ def export_random(arguments: ExportArgs) -> None:
     config = _with_replan(presets[str(arguments.random)](), arguments.replan)
     hashed = config.text.kind == "hashed_words"
     rows = np.random.default_rng(arguments.seed).standard_normal((20, config.text.width))
+    precision = "bf16" if arguments.precision == "int8" else arguments.precision
     graph = build_policy_graph(
         config,
         RandomWeights(arguments.seed),
-        BuildOptions(arguments.precision, arguments.weights, name=arguments.name or f"random-{config.name}"),
+        BuildOptions(precision, arguments.weights, name=arguments.name or f"random-{config.name}"),
         hashed,
         None if hashed else {RANDOM_INSTRUCTION: rows},
     )
+    if arguments.precision == "int8":
+        graph = quantize_graph(graph, find_layers(graph))
     graph = with_provenance(graph, config, None, {"random_seed": arguments.seed})
     with progress_bar("writing", graph.constant_bytes(), show=True) as advance:
         size = write_engine(graph, arguments.out, advance)

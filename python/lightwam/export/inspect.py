@@ -63,7 +63,7 @@ def summary(graph: Graph, costs: GraphCosts, file_bytes: int) -> str:
     parity = provenance.get("parity")
     facts = {
         "name": graph.name,
-        "precision": graph.precision,
+        "precision": _precision(graph),
         "file": f"{file_bytes / 1e6:.1f} MB, {len(graph.constants)} tensors",
         "starts at": start,
         "cameras": ", ".join(f"{c['name']} {c['rect'][2]}x{c['rect'][3]}" for c in policy["cameras"]) or "none",
@@ -80,6 +80,19 @@ def summary(graph: Graph, costs: GraphCosts, file_bytes: int) -> str:
         "made by": f"lightwam {provenance.get('lightwam', '?')}, torch {provenance.get('torch', '?')}",
     }  # fmt: skip
     return "\n".join(f"{key:14s} {value}" for key, value in facts.items())
+
+
+def _precision(graph: Graph) -> str:
+    """The engine's precision; of an eight-bit one how many linears have it, and how the chunk agreed with the float."""
+    if graph.precision != "int8":
+        return graph.precision
+    linears = [op for op in graph.programs["act"].ops if op.op == "linear"]
+    eight = sum("x_scale" in op.inputs for op in linears)
+    measured = graph.provenance.get("quantization")
+    agreed = "not measured"
+    if measured:
+        agreed = f"{measured['chunk']['cosine_min']:.6f} at least, on {measured['chunk']['observations']} observations"
+    return f"int8 in {eight} of {len(linears)} linears; cosine to the float engine: {agreed}"
 
 
 def stage_table(costs: GraphCosts) -> str:

@@ -43,11 +43,12 @@ class Layer:
         return self.weight.removesuffix(".weight")
 
 
-def find_layers(graph: Graph) -> tuple[Layer, ...]:
+def find_layers(graph: Graph, min_weights: int = MIN_WEIGHTS) -> tuple[Layer, ...]:
     """The layers of `act` that pay, in order of execution. Raises `ExportError` on a graph that is quantised already.
 
-    Never among them: linears that read the state, the one that writes the actions, and small ones. A linear of
-    `set_instruction` comes along only where it shares its weight with one of `act`.
+    Never among them: linears that read the state, the one that writes the actions, and those that have fewer than
+    `min_weights` together with the others that read the same value. A linear of `set_instruction` comes along only
+    where it shares its weight with one of `act`.
     """
     if graph.precision == "int8":
         raise ExportError(f"engine {graph.name} is quantised already: give the f32 or bf16 engine it was made from")
@@ -58,7 +59,7 @@ def find_layers(graph: Graph) -> tuple[Layer, ...]:
     for linears in _linears_by_input(act).values():
         fitting = [op for op in linears if op.constants["weight"] not in edges]
         numbers = sum(_size(graph, op) for op in fitting)
-        for op in fitting if numbers >= MIN_WEIGHTS else ():
+        for op in fitting if numbers >= min_weights else ():
             weight = op.constants["weight"]
             out_dim, in_dim = graph.constants[weight].type.shape
             if in_dim <= MAX_QUANTISED_WIDTH and all(use.op == "linear" for _, use in readers[weight]):

@@ -56,7 +56,12 @@ def main(arguments: QuantizeArgs) -> int:
     _check(arguments)
     observations = _observations(arguments)
     options = QuantizeOptions(
-        arguments.layer_gate, arguments.chunk_gate, arguments.keep_float, arguments.runner, arguments.threads, True
+        arguments.layer_gate,
+        arguments.chunk_gate,
+        arguments.keep_float,
+        runner=arguments.runner,
+        threads=arguments.threads,
+        show_progress=True,
     )
     report = quantize_engine(arguments.engine, arguments.out, observations, options)
     print_report(report, None if arguments.all_layers else SHOWN_LAYERS)
@@ -118,8 +123,10 @@ def print_report(report: QuantizeReport, shown: int | None) -> None:
     )
     for entry in entries:
         errors = ("-", "-", "-") if entry.errors is None else tuple(f"{e:.4f}" for e in vars(entry.errors).values())
-        table.add_row(entry.layer.name, "x".join(map(str, entry.layer.shape)), *errors, entry.verdict)
+        table.add_row(entry.layer.name, "x".join(map(str, entry.layer.shape)), *errors, entry.verdict.partition(":")[0])
     console.print(table)
+    for verdict in dict.fromkeys(entry.verdict for entry in report.fallbacks):
+        print(f"{verdict}: {', '.join(entry.layer.name for entry in report.fallbacks if entry.verdict == verdict)}")
     hidden = len(report.layers) - len(entries)
     print(
         f"{len(report.layers) - len(report.fallbacks)} of {len(report.layers)} layers in int8"

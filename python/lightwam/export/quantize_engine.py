@@ -25,7 +25,7 @@ from lightwam.export.engine import check_checksums, read_engine, write_engine
 from lightwam.export.graph import Graph
 from lightwam.export.layer_errors import LayerError, measure_layers
 from lightwam.export.progress import progress_bar
-from lightwam.export.quantize import Layer, find_layers, quantize_graph, scale_name
+from lightwam.export.quantize import MIN_WEIGHTS, Layer, find_layers, quantize_graph, scale_name
 
 INT8 = "int8"
 
@@ -35,13 +35,14 @@ class QuantizeOptions:
     """The gates and how they are measured.
 
     layer_gate: largest relative RMS error of a layer's output. chunk_gate: least cosine of a normalised chunk over the
-    held-out observations. keep_float: layer names (or patterns with `*`) that are not quantised. runner, threads: what
-    runs the whole chunks. show_progress: draw progress bars.
+    held-out observations. keep_float: layer names (or patterns with `*`) that are not quantised. min_weights: see
+    `find_layers`. runner, threads: what runs the whole chunks. show_progress: draw progress bars.
     """
 
     layer_gate: float = 0.05
     chunk_gate: float = 0.999
     keep_float: tuple[str, ...] = ()
+    min_weights: int = MIN_WEIGHTS
     runner: Runner = "runtime"
     threads: int | None = None
     show_progress: bool = False
@@ -119,7 +120,7 @@ def quantize_engine(
     check_graph(graph)
     with progress_bar("checking", graph.constant_bytes(), options.show_progress) as advance:
         check_checksums(engine, advance)
-    every, asked = _layers(graph, options.keep_float)
+    every, asked = _layers(find_layers(graph, options.min_weights), graph.name, options.keep_float)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         run = _Run(graph, every, observations, options, Path(folder))
@@ -135,17 +136,16 @@ def report_path(out: Path) -> Path:
     return out.with_name(f"{out.name.removesuffix('.lwam')}.report.json")
 
 
-def _layers(graph: Graph, keep_float: Sequence[str]) -> tuple[list[Layer], list[Layer]]:
+def _layers(layers: Sequence[Layer], engine: str, keep_float: Sequence[str]) -> tuple[list[Layer], list[Layer]]:
     """Layers to quantise, and those that shall not be. Raises `ConfigError` on a pattern that names none."""
-    layers = find_layers(graph)
     for pattern in keep_float:
         if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers):
             names = [layer.name for layer in layers[:3]]
-            raise ConfigError(f"keep_float {pattern!r} names no layer of engine {graph.name}: they are {names}, ...")
+            raise ConfigError(f"keep_float {pattern!r} names no layer of engine {engine}: they are {names}, ...")
     asked = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in keep_float)]
     rest = [layer for layer in layers if layer not in asked]
     if not rest:
-        raise ExportError(f"engine {graph.name} has no layer to quantise: use it as it is")
+        raise ExportError(f"engine {engine} has no layer to quantise: use it as it is")
     return rest, asked
 
 
