@@ -10,35 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightwam.errors import CheckpointError
+from lightwam.model.fit import expected_shapes, find_faults, refuse
+from lightwam.model.names import dit_names, vae_names
 
 if TYPE_CHECKING:
     from lightwam.model.vae import WanVAE
     from lightwam.model.world_action_model import LightWAM
 
 GROUPS = ("mot", "state_fusion_action_expert", "proprio_encoder")
-_ADDED_TO_BACKBONE = ("lora_", "wam_adapters")  # parts of our DiT that no Wan2.1 file holds
-
-_DIFFUSERS_NAMES = (
-    ("condition_embedder.text_embedder.linear_1.", "text_embedding.0."),
-    ("condition_embedder.text_embedder.linear_2.", "text_embedding.2."),
-    ("condition_embedder.time_embedder.linear_1.", "time_embedding.0."),
-    ("condition_embedder.time_embedder.linear_2.", "time_embedding.2."),
-    ("condition_embedder.time_proj.", "time_projection.1."),
-    ("proj_out.", "head.head."),
-    (".attn1.", ".self_attn."),
-    (".attn2.", ".cross_attn."),
-    (".to_q.", ".q."),
-    (".to_k.", ".k."),
-    (".to_v.", ".v."),
-    (".to_out.0.", ".o."),
-    (".ffn.net.0.proj.", ".ffn.0."),
-    (".ffn.net.2.", ".ffn.2."),
-    (".norm2.", ".norm3."),
-    (".scale_shift_table", ".modulation"),
-)
+ADDED_TO_BACKBONE = ("lora_", "wam_adapters")  # parts of our DiT that no Wan2.1 file holds
 
 
 def load_published(model: LightWAM, state_dict: Mapping[str, Any]) -> None:
@@ -72,32 +55,26 @@ def load_backbone(model: LightWAM, state_dict: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: as `load_published`.
     """
-    named = {}
-    diffusers = any(key.startswith("condition_embedder.") for key in state_dict)
-    for key, value in state_dict.items():
-        name = key.removeprefix("model.")
-        named[_from_diffusers(name) if diffusers else name] = value
-    load_exactly(model.video_dit, named, "Wan2.1 DiT checkpoint", leave=_ADDED_TO_BACKBONE)
-
-
-def _from_diffusers(key: str) -> str:
-    if key == "scale_shift_table":
-        return "head.modulation"
-    for theirs, ours in _DIFFUSERS_NAMES:
-        key = key.replace(theirs, ours)
-    return key
+    named = {name: state_dict[key] for key, name in dit_names(state_dict).items()}
+    load_exactly(model.video_dit, named, "Wan2.1 DiT checkpoint", leave=ADDED_TO_BACKBONE)
 
 
 def load_vae(vae: WanVAE, state_dict: Mapping[str, Any]) -> None:
-    """Load an official Wan2.1 VAE file: `model_state` is unwrapped, the prefix `model.` added where it is absent.
+    """Load a Wan2.1 VAE, official names (`model_state` is unwrapped, `model.` added where it is absent) or diffusers'.
 
     Raises:
         CheckpointError: as `load_published`.
     """
+    inner = unwrap_vae(state_dict)
+    load_exactly(vae, {name: inner[key] for key, name in vae_names(inner).items()}, "VAE checkpoint")
+
+
+def unwrap_vae(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict inside `model_state`, or the one given where it has none. Raises `CheckpointError`."""
     inner = state_dict.get("model_state", state_dict)
     if not isinstance(inner, Mapping):
         raise CheckpointError(f"VAE checkpoint's model_state is a {type(inner).__name__}: it must be a state dict")
-    load_exactly(vae, {f"model.{key.removeprefix('model.')}": value for key, value in inner.items()}, "VAE checkpoint")
+    return inner
 
 
 def load_exactly(model: nn.Module, state_dict: Mapping[str, Any], what: str, leave: Iterable[str] = ()) -> None:
@@ -110,28 +87,11 @@ def load_exactly(model: nn.Module, state_dict: Mapping[str, Any], what: str, lea
         leave: parts of names; parameters whose names contain one of them are neither expected nor touched.
 
     Raises:
-        CheckpointError: one line with up to four missing, unknown, wrongly shaped and non-tensor keys each.
+        CheckpointError: one line with up to four missing, unknown, wrongly shaped, integer and non-tensor keys each.
     """
-    expected = {k: v for k, v in model.state_dict().items() if not any(part in k for part in leave)}
-    no_tensor = [f"{k} ({type(v).__name__})" for k, v in state_dict.items() if not isinstance(v, Tensor)]
-    wrong = [
-        f"{k} {list(state_dict[k].shape)} instead of {list(v.shape)}"
-        for k, v in expected.items()
-        if isinstance(state_dict.get(k), Tensor) and state_dict[k].shape != v.shape
-    ]
-    faults = {
-        "missing": [k for k in expected if k not in state_dict],
-        "unknown": [k for k in state_dict if k not in expected],
-        "wrong shape": wrong,
-        "not a tensor": no_tensor,
-    }
-    found = [f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys]
-    if found:
-        raise CheckpointError(f"{what} does not fit the configuration; {'; '.join(found)}")
+    parts = tuple(leave)
+    refuse(what, find_faults(expected_shapes(model, parts), state_dict))
     with torch.no_grad():
-        for key, value in expected.items():
-            value.copy_(state_dict[key])
-
-
-def _some(keys: list[str], most: int = 4) -> str:
-    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
+        for key, value in model.state_dict().items():
+            if not any(part in key for part in parts):
+                value.copy_(state_dict[key])

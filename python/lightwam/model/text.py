@@ -18,24 +18,13 @@ from torch import Tensor, nn
 from lightwam.config import TextConfig
 from lightwam.errors import ConfigError, InstructionError
 from lightwam.model.checkpoints import load_exactly
+from lightwam.model.names import UMT5_TIED, umt5_names
 
 Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
 """(prompts, length) -> token ids [B, length] int64 and mask [B, length], 1 on the text."""
 
 _FNV_OFFSET, _FNV_PRIME, _FNV_MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
-
-_UMT5_NAMES = (
-    ("token_embedding.weight", "shared.weight"),
-    ("blocks.", "encoder.block."),
-    (".norm1.", ".layer.0.layer_norm."),
-    (".norm2.", ".layer.1.layer_norm."),
-    (".attn.", ".layer.0.SelfAttention."),
-    (".pos_embedding.embedding.", ".layer.0.SelfAttention.relative_attention_bias."),
-    (".ffn.gate.0.", ".layer.1.DenseReluDense.wi_0."),
-    (".ffn.fc1.", ".layer.1.DenseReluDense.wi_1."),
-    (".ffn.fc2.", ".layer.1.DenseReluDense.wo."),
-)
 
 
 class Context(NamedTuple):
@@ -101,9 +90,13 @@ class UMT5Encoder(nn.Module):
         self.encoder = _umt5_model(config)
 
     def load_published(self, state_dict: Mapping[str, Any]) -> UMT5Encoder:
-        """Load the published file's weights (`blocks.0.attn.q.weight`, ...). Raises `CheckpointError`."""
-        tied = ("encoder.embed_tokens",)
-        load_exactly(self.encoder, {_umt5_name(k): v for k, v in state_dict.items()}, "umT5 checkpoint", leave=tied)
+        """Load the published weights, official names (`blocks.0.attn.q.weight`, ...) or those of transformers.
+
+        Raises:
+            CheckpointError: where keys are missing, unknown, of another shape, or no float tensors; names them.
+        """
+        named = {name: state_dict[key] for key, name in umt5_names(state_dict).items()}
+        load_exactly(self.encoder, named, "umT5 checkpoint", leave=(UMT5_TIED,))
         return self
 
     def encode_tokens(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -157,14 +150,6 @@ def _umt5_model(config: TextConfig) -> nn.Module:
     )
     model: nn.Module = transformers.UMT5EncoderModel(settings).eval()
     return model
-
-
-def _umt5_name(key: str) -> str:
-    if key == "norm.weight":
-        return "encoder.final_layer_norm.weight"
-    for theirs, ours in _UMT5_NAMES:
-        key = key.replace(theirs, ours)
-    return key
 
 
 def _optional(module: str) -> Any:
