@@ -22,10 +22,11 @@ from lightwam.export.dtypes import Array, DType
 from lightwam.export.engine import write_engine
 from lightwam.export.graph import Constant, FloatPrecision, Graph
 from lightwam.export.layers import constant
-from lightwam.export.parity import Parity, at_least_float32, measure_parity
+from lightwam.export.parity import Parity, measure_parity
 from lightwam.export.policy import Normalization, StartAt
 from lightwam.export.progress import progress_bar
 from lightwam.export.weights import TEXT, StateDictWeights, Weights
+from lightwam.export.widen import computing_in_float32
 
 if TYPE_CHECKING:
     from lightwam.model import LightWAM
@@ -107,10 +108,8 @@ def export_engine(
         exact = precision == "f32" and weight_dtype in (None, "f32")
         units = normalization or Normalization.identity(config)
         with progress_bar("measuring parity", len(parity_seeds), show_progress) as advance:
-            wide_model, wide_vae = at_least_float32(model), vae and at_least_float32(vae)
-            parity = measure_parity(
-                graph, wide_model, wide_vae and wide_vae.encode, units, parity_seeds, exact, advance
-            )
+            with computing_in_float32(model, vae):
+                parity = measure_parity(graph, model, vae and vae.encode, units, parity_seeds, exact, advance)
     graph = with_provenance(graph, config, parity, provenance)
     with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
         size = write_engine(graph, path, advance)

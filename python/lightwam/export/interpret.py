@@ -255,7 +255,7 @@ def is_small(graph: Graph) -> bool:
 
 @dataclass
 class Interpreter:
-    """Runs a graph's programs. `trace` keeps every value of the last `act` when `keep_trace` is set.
+    """Runs a graph's programs. `trace` keeps values of the last `act`: all with `keep_trace`, else those of `kept`.
 
     `on_op` hears of each op before it runs: the program's name, the op, and its operands.
     """
@@ -263,6 +263,7 @@ class Interpreter:
     graph: Graph
     dtype: torch.dtype = torch.float64
     keep_trace: bool = False
+    kept: frozenset[str] = frozenset()
     keep_constants: bool = True
     on_op: Callable[[str, Op, Call], None] | None = None
     trace: dict[str, Tensor] = field(default_factory=dict)
@@ -293,7 +294,7 @@ class Interpreter:
             inputs["latents"] = torch.as_tensor(np.asarray(latents), dtype=self.dtype)
         canvas = None if images is None else compose_canvas(images, self.graph.policy)
         values = self._run("act", inputs, canvas)
-        self.trace = values if self.keep_trace else {}
+        self.trace = {name: x for name, x in values.items() if self.keep_trace or name in self.kept}
         actions = values[self.graph.programs["act"].outputs["actions"]]
         return np.asarray(actions)
 
@@ -309,7 +310,8 @@ class Interpreter:
                 values[value.name] = self._round(y, value.type.dtype)
             if not self.keep_trace:
                 for name in op.inputs.values():
-                    if last_reads[name] == index and program.values[name].storage == "arena":
+                    last_read = last_reads[name] == index and program.values[name].storage == "arena"
+                    if last_read and name not in self.kept:
                         values.pop(name, None)
         return values
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightwam.errors import ExportError
 from lightwam.export.dtypes import Shape
+from lightwam.model.fit import FLOAT_DTYPES, is_finite
 
 DIT = "mot.mixtures.video."
 EXPERT = "state_fusion_action_expert."
@@ -48,9 +49,11 @@ class StateDictWeights:
             raise ExportError(f"weight {name} has shape {list(tensor.shape)}, expected {list(shape)}: check the config")
         if tensor.is_meta:
             raise ExportError(f"weight {name} is on the meta device: such a model can be counted, not exported")
+        if tensor.dtype not in FLOAT_DTYPES:
+            raise ExportError(f"weight {name} has type {tensor.dtype}: load a checkpoint with floating-point weights")
         self.used.add(name)
         wide = tensor.detach().to("cpu", torch.float64)
-        if not bool(torch.isfinite(wide).all()):
+        if not is_finite(wide):
             raise ExportError(f"weight {name} holds NaN or infinity: the checkpoint is damaged")
         return wide
 

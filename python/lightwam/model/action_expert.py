@@ -207,7 +207,7 @@ class StateFusionActionExpert(nn.Module):
 
     def step_positions(self, horizon: int) -> Tensor:
         """Sinusoids of the step numbers 0 .. H-1: [H, step_pos_dim], in the weights' type."""
-        weight = self.fused_proj.weight
+        weight = self.output_norm.weight  # of what adds the steps up: large weights may be narrower while not in use
         return sinusoidal_embedding(torch.arange(horizon, device=weight.device), self.config.step_pos_dim).to(
             weight.dtype
         )

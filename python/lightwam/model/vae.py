@@ -243,9 +243,13 @@ class WanVAE(nn.Module):
         super().__init__()
         self.config = config
         self.model = _Networks(config)
-        shape = (1, config.z_dim, 1, 1, 1)
-        self.register_buffer("latent_mean", torch.tensor(config.latent_mean).reshape(shape), persistent=False)
-        self.register_buffer("latent_std", torch.tensor(config.latent_std).reshape(shape), persistent=False)
+        self.set_latent_statistics()
+
+    def set_latent_statistics(self) -> None:
+        """The configuration's latent statistics as buffers: once more for a module that was made on the meta device."""
+        shape = (1, self.config.z_dim, 1, 1, 1)
+        for name in ("latent_mean", "latent_std"):
+            self.register_buffer(name, torch.tensor(getattr(self.config, name)).reshape(shape), persistent=False)
 
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent distribution, not yet normalised (what a VAE is trained on).
