@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "train policy": Verb("train the world action model", "lightwam.train.loop", "PolicyTrainArgs"),
     "train blind": Verb("train the proprioception-only baseline", "lightwam.train.blind", "BlindTrainArgs"),
     "train replay": Verb("record one demonstration as an open-loop baseline", "lightwam.sim.replay", "ReplayArgs"),
+    "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.convert.command", "ConvertArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.export.command", "ExportArgs"),
     "quantize": Verb(
         "compute an engine's large linears in eight bits", "lightwam.export.quantize_command", "QuantizeArgs"
@@ -73,6 +74,20 @@ def run_verb(name: str, options: list[str]) -> int:
     return int(getattr(module, verb.function)(arguments))
 
 
+def print_faults(error: LightWAMError) -> None:
+    """Every weight of a checkpoint that does not fit as one table, before the line that sums them up."""
+    faults = getattr(error, "faults", ())
+    if not faults:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "weight", "", title=f"{len(faults)} faults")
+    for fault in faults:
+        table.add_row(fault.kind, fault.name, fault.detail)
+    Console(stderr=True).print(table)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Exit status: 0 done, 1 the verb's own 'no', 2 wrong use or a lightwam error (one line on stderr)."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -92,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run_verb(*found)
     except LightWAMError as error:
+        print_faults(error)
         print(f"lightwam {found[0]}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

@@ -115,15 +115,20 @@ class DatasetStatistics:
     @staticmethod
     def load(path: Path) -> DatasetStatistics:
         """Read a statistics file. Raises `DataError` when it is missing or damaged."""
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"statistics file {path} is missing: measure it from the data set first") from error
-        except (OSError, ValueError) as error:
-            raise DataError(f"statistics file {path} is unreadable ({error}): measure it again") from error
-        if not isinstance(document, dict):
-            raise DataError(f"statistics file {path} holds a {type(document).__name__}: it must hold a JSON object")
-        return DatasetStatistics.from_dict(document)
+        return DatasetStatistics.from_dict(read_statistics(path))
+
+
+def read_statistics(path: Path) -> dict[str, Any]:
+    """The JSON object of a statistics file, its entries not yet looked at. Raises `DataError`."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"statistics file {path} is missing: measure it from the data set first") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"statistics file {path} is unreadable ({error}): measure it again") from error
+    if not isinstance(document, dict):
+        raise DataError(f"statistics file {path} holds a {type(document).__name__}: it must hold a JSON object")
+    return document
 
 
 @dataclass(frozen=True)
@@ -137,10 +142,39 @@ class Normalizer:
     @staticmethod
     def from_statistics(mode: str, statistics: Statistics, clamp: float = 5.0) -> Normalizer:
         """Build from 'min/max', 'q01/q99', 'z-score' or constants such as '-1/1'. Raises `ConfigError`."""
+        vectors = {name: getattr(statistics, name) for name in STATISTICS}
+        return Normalizer._from_vectors(mode, vectors, statistics.min.shape, clamp)
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any], field: str, mode: str, width: int, clamp: float = 5.0) -> Normalizer:
+        """Build from a statistics file's content, of which only what `mode` needs must be there.
+
+        Args:
+            document: `field` -> `default` -> `global_min`, ...; each a list of `width` numbers.
+            field: 'state' or 'action'.
+            mode: as for `from_statistics`.
+            width: D.
+            clamp: limit of the normalised values.
+
+        Raises:
+            DataError: a needed entry is missing, no list of `width` finite numbers, or a lower limit above its upper.
+            ConfigError: an unknown mode.
+        """
+        names = statistics_of_mode(mode)
+        section = document.get(field)
+        default = section.get("default") if isinstance(section, Mapping) else None
+        if names and not isinstance(default, Mapping):
+            raise DataError(f"statistics lack '{field}.default': measure the statistics again")
+        vectors = {name: _vector(default or {}, field, f"global_{name}", width, mode) for name in names}
+        _check_order(vectors, field)
+        return Normalizer._from_vectors(mode, vectors, (width,), clamp)
+
+    @staticmethod
+    def _from_vectors(mode: str, vectors: Mapping[str, FloatArray], shape: tuple[int, ...], clamp: float) -> Normalizer:
         if mode == "z-score":
-            scale = 1.0 / (statistics.std + np.float32(1e-8))
-            return Normalizer(scale.astype(np.float32), (-statistics.mean * scale).astype(np.float32), clamp)
-        low, high = _range_of_mode(mode, statistics)
+            scale = 1.0 / (vectors["std"] + np.float32(1e-8))
+            return Normalizer(scale.astype(np.float32), (-vectors["mean"] * scale).astype(np.float32), clamp)
+        low, high = _range_of_mode(mode, vectors, shape)
         narrow = high - low < _NARROW_RANGE
         scale = np.where(narrow, np.float32(1), np.float32(2) / np.where(narrow, np.float32(1), high - low))
         offset = np.where(narrow, -low, np.float32(-1) - scale * low)
@@ -157,16 +191,46 @@ class Normalizer:
         return restored
 
 
-def _range_of_mode(mode: str, statistics: Statistics) -> tuple[FloatArray, FloatArray]:
-    if mode == "min/max":
-        return statistics.min, statistics.max
-    if mode == "q01/q99":
-        return statistics.q01, statistics.q99
+def statistics_of_mode(mode: str) -> tuple[str, ...]:
+    """The statistics that a normalisation mode reads; none for constants such as '-1/1'."""
+    return {"min/max": ("min", "max"), "q01/q99": ("q01", "q99"), "z-score": ("mean", "std")}.get(mode, ())
+
+
+def _vector(default: Mapping[str, Any], field: str, name: str, width: int, mode: str) -> FloatArray:
+    """One entry [D] of a statistics file."""
+    if name not in default:
+        raise DataError(f"statistics of {field} lack {name}, which normalisation {mode!r} needs: measure them again")
+    try:
+        values = np.asarray(default[name], np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"statistics of {field}: {name} holds something other than numbers: measure it again"
+        ) from error
+    if values.shape != (width,) or not np.isfinite(values).all():
+        raise DataError(f"statistics of {field}: {name} is {default[name]}: give {width} finite numbers")
+    return values
+
+
+def _check_order(vectors: Mapping[str, FloatArray], field: str) -> None:
+    for low, high in (("min", "max"), ("q01", "q99")):
+        if low in vectors and bool((vectors[low] > vectors[high]).any()):
+            place = int(np.argmax(vectors[low] > vectors[high]))
+            given = f"{vectors[low][place]} above {high} {vectors[high][place]}"
+            raise DataError(f"statistics of {field}: {low}[{place}] is {given}: measure the statistics again")
+    if "std" in vectors and bool((vectors["std"] < 0).any()):
+        raise DataError(f"statistics of {field}: std is {vectors['std'].tolist()}: deviations are at least 0")
+
+
+def _range_of_mode(
+    mode: str, vectors: Mapping[str, FloatArray], shape: tuple[int, ...]
+) -> tuple[FloatArray, FloatArray]:
+    if names := statistics_of_mode(mode):
+        return vectors[names[0]], vectors[names[1]]
     try:
         low, high = (float(part) for part in mode.split("/"))
     except ValueError as error:
         raise ConfigError(
             f"normalisation mode is {mode!r}: use 'min/max', 'q01/q99', 'z-score' or constants such as '-1/1'"
         ) from error
-    full = np.ones_like(statistics.min)
+    full = np.ones(shape, np.float32)
     return full * np.float32(low), full * np.float32(high)

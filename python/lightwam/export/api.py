@@ -107,9 +107,9 @@ def export_engine(
     if parity_seeds:
         exact = precision == "f32" and weight_dtype in (None, "f32")
         units = normalization or Normalization.identity(config)
-        with progress_bar("measuring parity", len(parity_seeds), show_progress) as advance:
-            with computing_in_float32(model, vae):
-                parity = measure_parity(graph, model, vae and vae.encode, units, parity_seeds, exact, advance)
+        bar = progress_bar("measuring parity", len(parity_seeds), show_progress)
+        with bar as advance, computing_in_float32(model, vae):
+            parity = measure_parity(graph, model, vae and vae.encode, units, parity_seeds, exact, advance)
     graph = with_provenance(graph, config, parity, provenance)
     with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
         size = write_engine(graph, path, advance)

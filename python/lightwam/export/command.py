@@ -10,24 +10,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from lightwam.config import LightWAMConfig
-from lightwam.data.normalize import DatasetStatistics
-from lightwam.errors import CheckpointError, ExportError
+from lightwam.errors import ExportError
 from lightwam.export.api import build_policy_graph, export_engine, with_provenance
 from lightwam.export.build import BuildOptions
+from lightwam.export.checkpoint import PolicyCheckpoint, open_checkpoint, read_instructions
 from lightwam.export.counts import graph_costs
 from lightwam.export.engine import write_engine
 from lightwam.export.progress import progress_bar
 from lightwam.export.quantize import find_layers, quantize_graph
 from lightwam.export.weights import RandomWeights
-from lightwam.model import LightWAM
-from lightwam.model.checkpoints import load_exactly
 from lightwam.model.text import HashedWordsEncoder
-from lightwam.model.vae import WanVAE
-from lightwam.train.artifacts import STATISTICS_FILE, WEIGHTS_FILE, load_checkpoint, part
+from lightwam.train.artifacts import WEIGHTS_FILE
 
 RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 
@@ -82,25 +77,18 @@ def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
     """Load a checkpoint folder, export it, print size and parity."""
     if arguments.precision == "int8":
         raise ExportError("precision is int8: export the checkpoint in bf16, then use lightwam quantize --calibration")
-    stored, tensors = load_checkpoint(folder)
-    config = _with_replan(stored, arguments.replan)
-    model, vae = LightWAM(config), WanVAE(config.vae)
-    text = HashedWordsEncoder(config.text) if config.text.kind == "hashed_words" else None
-    load_exactly(vae, part(tensors, "vae."), f"VAE of {folder}")
-    if text is not None:
-        load_exactly(text, part(tensors, "text_encoder."), f"text encoder of {folder}")
-    model.load_published({k: v for k, v in tensors.items() if not k.startswith(("vae.", "text_encoder."))})
+    checkpoint = open_checkpoint(folder, arguments.replan, show_progress=True)
     report = export_engine(
-        model.eval(),
+        checkpoint.model,
         arguments.out,
-        vae=vae.eval(),
-        text_encoder=text,
-        instructions={**read_instructions(arguments.instructions), **encode_known(text, arguments.known)},
-        normalizer=DatasetStatistics.load(folder / STATISTICS_FILE).to_dict(),
+        vae=checkpoint.vae,
+        text_encoder=checkpoint.text_encoder,
+        instructions=_known_instructions(arguments, checkpoint),
+        normalizer=checkpoint.statistics,
         precision=arguments.precision,
         weight_dtype=arguments.weights,
         name=arguments.name,
-        provenance={"checkpoint_sha256": file_sha256(folder / WEIGHTS_FILE)},
+        provenance={"checkpoint_sha256": file_sha256(folder / WEIGHTS_FILE, show_progress=True)},
         parity_seeds=arguments.parity_seeds,
         show_progress=True,
     )
@@ -145,21 +133,26 @@ def encode_known(encoder: HashedWordsEncoder | None, texts: tuple[str, ...]) -> 
     return {} if encoder is None else {text: encoder([text]).rows[0] for text in texts}
 
 
-def read_instructions(path: Path | None) -> dict[str, torch.Tensor]:
-    """Instruction text -> context rows; none without a file. Raises `CheckpointError`."""
-    if path is None:
-        return {}
-    try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable ({error}): give a safetensors file of context rows") from error
-    return tensors
+def _known_instructions(arguments: ExportArgs, checkpoint: PolicyCheckpoint) -> dict[str, torch.Tensor]:
+    """Rows from the checkpoint folder, from --instructions, and of --known. Raises `ExportError` on one given twice."""
+    given = {} if arguments.instructions is None else read_instructions(arguments.instructions)
+    encoded = encode_known(checkpoint.text_encoder, arguments.known)
+    known: dict[str, torch.Tensor] = {}
+    for rows in (checkpoint.instructions, given, encoded):
+        twice = sorted(set(known) & set(rows))
+        if twice:
+            raise ExportError(
+                f"instruction {twice[0]!r} is given twice (checkpoint, --instructions, --known): give once"
+            )
+        known.update(rows)
+    return known
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, show_progress: bool = False) -> str:
     """Hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with path.open("rb") as stream, progress_bar("hashing", path.stat().st_size, show_progress) as advance:
         while block := stream.read(1 << 20):
             digest.update(block)
+            advance(len(block))
     return digest.hexdigest()

@@ -38,11 +38,11 @@ class Normalization:
     @staticmethod
     def from_statistics(config: LightWAMConfig, statistics: Mapping[str, Any]) -> Normalization:
         """By the configuration's modes, from a statistics file's content. Raises `DataError` or `ExportError`."""
-        from lightwam.data.normalize import DatasetStatistics, Normalizer
+        from lightwam.data.normalize import Normalizer
 
-        measured, modes = DatasetStatistics.from_dict(statistics), config.normalization
-        state = Normalizer.from_statistics(modes.state, measured.state, modes.clamp)
-        action = Normalizer.from_statistics(modes.action, measured.action, modes.clamp)
+        modes = config.normalization
+        state = Normalizer.from_document(statistics, "state", modes.state, config.state_dim, modes.clamp)
+        action = Normalizer.from_document(statistics, "action", modes.action, config.action_dim, modes.clamp)
         state_scale, state_offset, action_scale, action_offset = (
             np.asarray(vector, np.float64) for vector in (state.scale, state.offset, action.scale, action.offset)
         )

@@ -93,7 +93,8 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite. Makes no copy as large as the tensor."""
     flat = tensor.detach().reshape(-1)
     # The extremes are NaN where any number is, and infinite where one is.
-    return all(bool(torch.isfinite(torch.stack(torch.aminmax(part))).all()) for part in flat.split(_CHUNK) if len(part))
+    parts: tuple[Tensor, ...] = flat.split(_CHUNK)  # type: ignore[no-untyped-call]
+    return all(bool(torch.isfinite(torch.stack(torch.aminmax(part))).all()) for part in parts if len(part))
 
 
 def refuse(what: str, faults: list[Fault]) -> None:

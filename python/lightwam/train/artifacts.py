@@ -2,8 +2,8 @@
 """What a training run leaves behind: checkpoint folders, resume points, curves, and a loss picture.
 
 A checkpoint folder holds `config.json`, `model.safetensors` (published names; the VAE under `vae.`, the small text
-encoder under `text_encoder.`) and, for a policy, `stats.json`. Everything is written under a temporary name, then
-renamed.
+encoder under `text_encoder.`), for a policy `stats.json`, and where instructions were encoded ahead of time
+`instructions.safetensors`. Everything is written under a temporary name, then renamed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, ConfigError, DataError
 
 CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE = "config.json", "model.safetensors", "stats.json"
+INSTRUCTIONS_FILE = "instructions.safetensors"
 
 
 def check_options(args: Any) -> None:
@@ -48,13 +49,30 @@ def save_checkpoint(
     folder: Path, config: LightWAMConfig, weights: Mapping[str, Tensor], statistics: DatasetStatistics | None = None
 ) -> None:
     """Write a checkpoint folder; an older one of the same name is replaced as a whole."""
+    with replacing(folder) as building:
+        save_config(building, config)
+        kept = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
+        save_file(kept, building / WEIGHTS_FILE)
+        if statistics is not None:
+            statistics.save(building / STATISTICS_FILE)
+
+
+def save_config(folder: Path, config: LightWAMConfig) -> None:
+    """Write a checkpoint folder's configuration."""
+    (folder / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the name of `folder` when the block ends well, and is removed otherwise."""
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    (building / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}, building / WEIGHTS_FILE)
-    if statistics is not None:
-        statistics.save(building / STATISTICS_FILE)
+    try:
+        yield building
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
     old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
     if folder.exists():
         folder.rename(old)
@@ -63,12 +81,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> tuple[LightWAMConfig, dict[str, Tensor]]:
-    """Configuration and weights of a checkpoint folder. Raises `CheckpointError` when it is missing or damaged."""
+    """Configuration and memory-mapped weights of a checkpoint folder. Raises `CheckpointError` when it is damaged."""
     try:
         document = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint folder {folder} lacks {error.filename}: train it first") from error
+        raise CheckpointError(
+            f"checkpoint folder {folder} lacks {error.filename}: train it first, or convert one"
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint folder {folder} is damaged ({error}): train it again") from error
     except Exception as error:  # safetensors raises a class of its own, straight from Exception

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint folder opened for export: every weight checked, none copied (the networks share the mapped file)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lightwam.config import LightWAMConfig
+from lightwam.data.normalize import read_statistics
+from lightwam.errors import CheckpointError
+from lightwam.export.progress import progress_bar
+from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE
+from lightwam.model.fit import adopt, expected_shapes, find_faults, find_not_finite, on_meta, refuse
+from lightwam.train.artifacts import INSTRUCTIONS_FILE, STATISTICS_FILE, load_checkpoint
+
+_PARTS = ("vae.", "text_encoder.")
+
+
+@dataclass(frozen=True)
+class PolicyCheckpoint:
+    """Networks (in the stored types, ready to compute), statistics document, and instructions with ready rows."""
+
+    config: LightWAMConfig
+    model: LightWAM
+    vae: WanVAE
+    text_encoder: HashedWordsEncoder | None
+    statistics: Mapping[str, Any]
+    instructions: Mapping[str, torch.Tensor]
+
+
+def open_checkpoint(folder: Path, replan: int | None = None, show_progress: bool = False) -> PolicyCheckpoint:
+    """Open a policy's checkpoint folder.
+
+    Args:
+        folder: config.json, model.safetensors with a VAE, stats.json; instructions.safetensors where there is one.
+        replan: replaces the configuration's where given.
+        show_progress: draw a progress bar.
+
+    Raises:
+        CheckpointError: damaged files; a key, shape or type that does not fit (`MisfitError` lists all), NaN, infinity.
+        DataError: no statistics.
+        ConfigError: a bad configuration.
+    """
+    config, tensors = load_checkpoint(folder)
+    if replan is not None:
+        config = replace(config, replan=replan)
+    if not any(name.startswith("vae.") for name in tensors):
+        raise CheckpointError(f"checkpoint folder {folder} holds no VAE: convert it again with --vae")
+    model, vae = on_meta(lambda: LightWAM(config)), on_meta(lambda: WanVAE(config.vae))
+    text = on_meta(lambda: HashedWordsEncoder(config.text)) if config.text.kind == "hashed_words" else None
+    parts = [("", model), ("vae.", vae), *([] if text is None else [("text_encoder.", text)])]
+    expected = {prefix + name: shape for prefix, part in parts for name, shape in expected_shapes(part).items()}
+    faults = find_faults(expected, tensors)
+    with progress_bar("checking weights", sum(x.nbytes for x in tensors.values()), show_progress) as advance:
+        faults += find_not_finite(tensors, advance)
+    refuse(f"checkpoint folder {folder}", faults)
+    for prefix, part in parts:
+        own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix or "")}
+        if not prefix:
+            own = {name: x for name, x in own.items() if not name.startswith(_PARTS)}
+        adopt(part.eval(), own, f"checkpoint folder {folder}")
+    vae.set_latent_statistics()
+    statistics = read_statistics(folder / STATISTICS_FILE)
+    rows = folder / INSTRUCTIONS_FILE
+    return PolicyCheckpoint(config, model, vae, text, statistics, read_instructions(rows) if rows.exists() else {})
+
+
+def read_instructions(path: Path) -> dict[str, torch.Tensor]:
+    """Instruction text -> context rows of a safetensors file. Raises `CheckpointError`."""
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: unreadable ({error}): give a safetensors file of context rows") from error
+    return tensors
