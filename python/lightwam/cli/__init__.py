@@ -82,7 +82,9 @@ def print_faults(error: LightWAMError) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "weight", "", title=f"{len(faults)} faults")
+    table = Table(title=f"{len(faults)} faults")
+    for heading in ("fault", "weight", ""):
+        table.add_column(heading, overflow="fold")
     for fault in faults:
         table.add_row(fault.kind, fault.name, fault.detail)
     Console(stderr=True).print(table)

@@ -90,7 +90,11 @@ class ExpertBuilder:
     def _behind_norm(self, source: str, norm: str, in_dim: int, out_dim: int) -> Linear:
         """A linear with the affine of the norm before it folded in."""
         plain = load_linear(self.weights, EXPERT + source, f"expert.{source}", in_dim, out_dim)
-        return plain.folded(lambda linear: absorb_scale_shift(linear, *load_norm(self.weights, EXPERT + norm, in_dim)))
+
+        def fold(linear: Affine) -> Affine:
+            return absorb_scale_shift(linear, *load_norm(self.weights, EXPERT + norm, in_dim), in_place=True)
+
+        return plain.folded(fold)
 
     def _pool(self, index: int, source: FeatureSource, tokens: Value) -> Value:
         if self.config.action_expert.pooling == "mean":

@@ -55,9 +55,13 @@ def time_modulation(time_embedding: tuple[Affine, Affine], time_projection: Affi
     return (time_projection.weight @ F.silu(t) + time_projection.bias).reshape(6, -1)
 
 
-def absorb_scale_shift(linear: Affine, scale: Tensor, shift: Tensor) -> Affine:
-    """Saving 4: W (scale * x + shift) + b = (W diag(scale)) x + (b + W shift): modulation and norm affines alike."""
-    return Affine(linear.weight * scale, linear.bias + linear.weight @ shift)
+def absorb_scale_shift(linear: Affine, scale: Tensor, shift: Tensor, in_place: bool = False) -> Affine:
+    """Saving 4: W (scale * x + shift) + b = (W diag(scale)) x + (b + W shift): modulation and norm affines alike.
+
+    `in_place` overwrites the linear's weight: for the largest, of which two in float64 would be the export's peak.
+    """
+    bias = linear.bias + linear.weight @ shift
+    return Affine(linear.weight.mul_(scale) if in_place else linear.weight * scale, bias)
 
 
 def absorb_gate(linear: Affine, gate: Tensor) -> Affine:

@@ -30,7 +30,10 @@ class Weights(Protocol):
     """Float64 tensors by published name."""
 
     def get(self, name: str, shape: Shape) -> Tensor:
-        """The tensor, checked. Raises `ExportError` if it is missing, has another shape or holds NaN or infinity."""
+        """The tensor, checked; it is the caller's own to change.
+
+        Raises `ExportError` if it is missing, has another shape, is no float or holds NaN or infinity.
+        """
         ...
 
 
@@ -52,7 +55,7 @@ class StateDictWeights:
         if tensor.dtype not in FLOAT_DTYPES:
             raise ExportError(f"weight {name} has type {tensor.dtype}: load a checkpoint with floating-point weights")
         self.used.add(name)
-        wide = tensor.detach().to("cpu", torch.float64)
+        wide = tensor.detach().to("cpu", torch.float64, copy=True)
         if not is_finite(wide):
             raise ExportError(f"weight {name} holds NaN or infinity: the checkpoint is damaged")
         return wide

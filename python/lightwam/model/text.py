@@ -8,6 +8,7 @@ attended to, the zero rows included (Light-WAM's convention).
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -117,7 +118,13 @@ class UMT5Encoder(nn.Module):
 def umt5_tokenizer(folder: str) -> Tokenizer:
     """The tokenizer saved in `folder`, padding and truncating to the wanted length. Raises `ConfigError`."""
     transformers = _optional("transformers")
-    loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not os.path.isdir(folder):
+        raise ConfigError(f"tokenizer {folder} is no folder: give the one that holds umT5's tokenizer")
+    try:
+        loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library raises many classes on a folder that holds no tokenizer
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"tokenizer {folder} cannot be loaded ({reason}): give the folder of umT5's") from error
 
     def tokenize(prompts: list[str], length: int) -> tuple[Tensor, Tensor]:
         out = loaded(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
