@@ -35,6 +35,7 @@ class Block {
             if (dtype == DType::f32) std::memcpy(data() + i * 4, &bits, 4);
             const auto half = static_cast<std::uint16_t>(bits >> 16U);
             if (dtype == DType::bf16) std::memcpy(data() + i * 2, &half, 2);
+            if (dtype == DType::i8) data()[i] = static_cast<std::byte>(static_cast<std::int8_t>(value * 254.0F));
         }
     }
     std::byte* data() {
@@ -50,6 +51,8 @@ class Block {
     std::size_t bytes_;
     std::vector<std::byte> storage_;
 };
+
+const char* name_of(DType dtype) { return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "i8"; }
 
 double seconds_of(clockid_t clock) {
     timespec now{};
@@ -68,12 +71,13 @@ class Bench {
     explicit Bench(const Options& options)
         : options_(options), pool_(options.threads), kernels_(cpu::kernels_of(options.level)) {
         if (kernels_ == nullptr) throw std::invalid_argument("this processor does not run that level");
-        for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
             peak_[static_cast<int>(dtype)] = peak::flops(options.level, dtype) * options.threads;
         }
         bandwidth_ = peak::read_bandwidth(pool_);
-        std::printf("level %s, %d threads; peak f32 %.0f, bf16 %.0f GFLOP/s; memory %.1f GB/s\n\n",
-                    cpu::level_name(options.level), options.threads, peak_[0] / 1e9, peak_[1] / 1e9, bandwidth_ / 1e9);
+        std::printf("level %s, %d threads; peak f32 %.0f, bf16 %.0f, i8 %.0f GFLOP/s; memory %.1f GB/s\n\n",
+                    cpu::level_name(options.level), options.threads, peak_[0] / 1e9, peak_[1] / 1e9, peak_[2] / 1e9,
+                    bandwidth_ / 1e9);
         std::printf("%-46s %-5s %10s %10s %7s %8s %7s\n", "operation", "dtype", "us", "GFLOP/s", "share", "GB/s",
                     "share");
     }
@@ -85,7 +89,7 @@ class Bench {
 
     Block packed(const cpu::WeightSource& source) {
         Block weight(source.dtype, source.groups * source.rows * source.taps * source.depth);
-        Block destination(DType::bf16, packed_bytes(*kernels_, source) / 2);
+        Block destination(DType::i8, packed_bytes(*kernels_, source));
         cpu::WeightSource filled = source;
         filled.data = weight.data();
         pack(*kernels_, pool_, filled, destination.data());
@@ -133,16 +137,15 @@ class Bench {
 
   private:
     void print(const std::string& name, DType dtype, double median, double operations, double bytes) const {
-        std::printf("%-46s %-5s %10.1f %10.1f %6.1f%% %8.1f %6.1f%%\n", name.c_str(),
-                    dtype == DType::f32 ? "f32" : "bf16", median * 1e6, operations / median / 1e9,
-                    100 * operations / median / peak_[static_cast<int>(dtype)], bytes / median / 1e9,
-                    100 * bytes / median / bandwidth_);
+        std::printf("%-46s %-5s %10.1f %10.1f %6.1f%% %8.1f %6.1f%%\n", name.c_str(), name_of(dtype), median * 1e6,
+                    operations / median / 1e9, 100 * operations / median / peak_[static_cast<int>(dtype)],
+                    bytes / median / 1e9, 100 * bytes / median / bandwidth_);
     }
 
     Options options_;
     cpu::ThreadPool pool_;
     const cpu::KernelTable* kernels_;
-    double peak_[2] = {};
+    double peak_[3] = {};
     double bandwidth_ = 0.0;
 };
 
@@ -164,11 +167,42 @@ void linear(Bench& bench, std::size_t rows, std::size_t depth, std::size_t colum
     if (!bench.wanted(name)) return;
     Block x(dtype, rows * depth), bias(DType::f32, columns), residual(dtype, rows * columns), y(dtype, rows * columns);
     Block weight = bench.packed({nullptr, dtype, dtype, 1, columns, 1, depth});
-    const cpu::LinearArgs args{rows,          depth,      columns,          x.input(), weight.data(),
-                               bias.floats(), activation, residual.input(), y.output()};
+    const cpu::LinearArgs args{rows,          depth,      columns,          x.input(),  weight.data(),
+                               bias.floats(), activation, residual.input(), y.output(), {}};
     const double values = static_cast<double>(rows * depth + columns * depth + 2 * rows * columns);
     bench.time(name, dtype, args, 2.0 * static_cast<double>(rows * depth * columns),
                values * static_cast<double>(size_of(dtype)));
+}
+
+// x and weight of 8 bits; residual and y of bf16, as in an int8 engine made from a bf16 one.
+void linear_i8(Bench& bench, std::size_t rows, std::size_t depth, std::size_t columns,
+               cpu::Activation activation = cpu::Activation::none) {
+    const std::string name =
+        join(activation == cpu::Activation::none ? "linear" : "linear gelu_tanh", {rows, depth, columns});
+    if (!bench.wanted(name)) return;
+    Block x(DType::i8, rows * depth), bias(DType::f32, columns), residual(DType::bf16, rows * columns);
+    Block y(DType::bf16, rows * columns), x_scale(DType::f32, rows), weight_scale(DType::f32, columns);
+    Block weight = bench.packed({nullptr, DType::i8, DType::i8, 1, columns, 1, depth});
+    const std::vector<std::int32_t> x_zero(rows, 3);
+    const cpu::LinearArgs args{rows,          depth,
+                               columns,       x.input(),
+                               weight.data(), bias.floats(),
+                               activation,    residual.input(),
+                               y.output(),    {x_scale.floats(), x_zero.data(), weight_scale.floats()}};
+    bench.time(name, DType::i8, args, 2.0 * static_cast<double>(rows * depth * columns),
+               static_cast<double>(rows * depth + columns * depth + 4 * rows * columns));
+}
+
+void quantize(Bench& bench, std::size_t count, std::size_t columns) {
+    const std::string name = join("quantize_rows", {count, columns});
+    if (!bench.wanted(name)) return;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+        Block x(dtype, count * columns), y(DType::i8, count * columns), scale(DType::f32, count);
+        std::vector<std::int32_t> zero(count);
+        const cpu::QuantizeRowsArgs args{
+            count, columns, x.input(), reinterpret_cast<std::int8_t*>(y.data()), scale.floats(), zero.data()};
+        bench.time(name, dtype, args, 0.0, static_cast<double>(count * columns * (size_of(dtype) + 1)));
+    }
 }
 
 void grouped(Bench& bench, std::size_t rows, std::size_t groups, std::size_t depth, std::size_t columns, DType dtype) {
@@ -327,6 +361,20 @@ void nano_shapes(Bench& bench, DType dtype) {
     preprocess(bench, 256, 128, dtype);
 }
 
+void quantised_shapes(Bench& bench) {
+    linear_i8(bench, 392, 1536, 1536);
+    linear_i8(bench, 392, 1536, 8960);
+    linear_i8(bench, 392, 1536, 8960, cpu::Activation::gelu_tanh);
+    linear_i8(bench, 392, 8960, 1536);
+    linear_i8(bench, 1, 13824, 6144);
+    linear_i8(bench, 32, 6144, 6144);
+    linear_i8(bench, 128, 192, 768);
+    linear_i8(bench, 128, 768, 192);
+    quantize(bench, 392, 1536);
+    quantize(bench, 392, 8960);
+    quantize(bench, 1, 13824);
+}
+
 Options parse(int argc, char** argv) {
     Options options;
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -337,9 +385,8 @@ Options parse(int argc, char** argv) {
         } else if (key == "--only") {
             options.only = value;
         } else if (key == "--level") {
-            for (int level = 0; level < 4; ++level) {
-                if (value == cpu::level_name(static_cast<cpu::Level>(level)))
-                    options.level = static_cast<cpu::Level>(level);
+            for (const cpu::Level level : cpu::kLevels) {
+                if (value == cpu::level_name(level)) options.level = level;
             }
         } else {
             throw std::invalid_argument("unknown option " + key + "; known: --threads N, --level NAME, --only TEXT");
@@ -357,6 +404,7 @@ int main(int argc, char** argv) {
             published_shapes(bench, dtype);
             nano_shapes(bench, dtype);
         }
+        quantised_shapes(bench);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "bench_ops: %s\n", error.what());
         return 1;

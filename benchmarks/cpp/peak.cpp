@@ -52,6 +52,32 @@ __attribute__((target("avx512f,avx512bf16,avx512vl"), noinline)) double avx512_b
     return 4.0 * 16 * kChains * kSteps;
 }
 
+__attribute__((target("avx512f,avx512vnni"), noinline)) double avx512_i8() {
+    __m512i acc[kChains];
+    for (int i = 0; i < kChains; ++i) acc[i] = _mm512_set1_epi32(i);
+    const __m512i a = _mm512_set1_epi32(static_cast<int>(sink) + 0x01010101);
+    for (int step = 0; step < kSteps; ++step) {
+#pragma GCC unroll 12
+        for (int i = 0; i < kChains; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], a, a);
+    }
+    for (int i = 1; i < kChains; ++i) acc[0] = _mm512_add_epi32(acc[0], acc[i]);
+    sink = static_cast<float>(_mm512_cvtsi512_si32(acc[0])) * 0.0F;
+    return 8.0 * 16 * kChains * kSteps;
+}
+
+__attribute__((target("avx2,avxvnni"), noinline)) double avx2_i8() {
+    __m256i acc[kChains];
+    for (int i = 0; i < kChains; ++i) acc[i] = _mm256_set1_epi32(i);
+    const __m256i a = _mm256_set1_epi32(static_cast<int>(sink) + 0x01010101);
+    for (int step = 0; step < kSteps; ++step) {
+#pragma GCC unroll 12
+        for (int i = 0; i < kChains; ++i) acc[i] = _mm256_dpbusd_avx_epi32(acc[i], a, a);
+    }
+    for (int i = 1; i < kChains; ++i) acc[0] = _mm256_add_epi32(acc[0], acc[i]);
+    sink = static_cast<float>(_mm256_cvtsi256_si32(acc[0])) * 0.0F;
+    return 8.0 * 8 * kChains * kSteps;
+}
+
 __attribute__((target("avx2,fma"), noinline)) double avx2_f32() {
     __m256 acc[kChains];
     for (int i = 0; i < kChains; ++i) acc[i] = _mm256_set1_ps(static_cast<float>(i));
@@ -83,8 +109,10 @@ __attribute__((noinline)) double portable_f32() {
 double operations(Level level, DType dtype) {
 #if defined(__x86_64__)
     if (level == Level::avx512_bf16 && dtype == DType::bf16) return avx512_bf16();
+    if (level >= Level::avx512_vnni && dtype == DType::i8) return avx512_i8();
+    if (level == Level::avx2_vnni && dtype == DType::i8) return avx2_i8();
     if (level >= Level::avx512) return avx512_f32();
-    if (level == Level::avx2) return avx2_f32();
+    if (level >= Level::avx2) return avx2_f32();
 #endif
     static_cast<void>(level);
     static_cast<void>(dtype);

@@ -7,8 +7,8 @@
 
 namespace peak {
 
-// Floating-point operations per second of one core with the instructions of `level`; bf16 without native products is
-// f32.
+// Multiplications and additions per second of one core with the instructions of `level`; bf16 and i8 without native
+// products count as f32.
 double flops(lightwam::cpu::Level level, lightwam::cpu::DType dtype);
 
 // Bytes per second that all threads of the pool read together from a block much larger than the caches.

@@ -11,5 +11,6 @@
 #include "linear.hpp"       // IWYU pragma: export
 #include "norms.hpp"        // IWYU pragma: export
 #include "preprocess.hpp"   // IWYU pragma: export
+#include "quantize.hpp"     // IWYU pragma: export
 #include "thread_pool.hpp"  // IWYU pragma: export
 #include "types.hpp"        // IWYU pragma: export

@@ -7,12 +7,16 @@
 
 namespace lightwam::cpu {
 
-// In rising order. `portable` is plain vector code that every processor runs (SSE2 on x86-64, NEON on aarch64).
-enum class Level : std::uint8_t { portable, avx2, avx512, avx512_bf16 };
+// In rising order. `portable` is plain vector code that every processor runs (SSE2 on x86-64, NEON on aarch64). The
+// `_vnni` levels multiply 8-bit integers natively, avx512_bf16 those and bf16 (every processor with AVX512_BF16 has
+// AVX512_VNNI).
+enum class Level : std::uint8_t { portable, avx2, avx2_vnni, avx512, avx512_vnni, avx512_bf16 };
+constexpr Level kLevels[] = {Level::portable, Level::avx2,        Level::avx2_vnni,
+                             Level::avx512,   Level::avx512_vnni, Level::avx512_bf16};
 
 struct KernelTable;  // isa/kernel_table.hpp; the runtime only passes it on
 
-// "portable", "avx2", "avx512", "avx512_bf16".
+// "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16".
 const char* level_name(Level level) noexcept;
 
 // Highest level that this build holds and this processor (and its operating system) runs.
@@ -28,5 +32,9 @@ Level level_of(const KernelTable& kernels) noexcept;
 
 // True when bf16 products run on bf16 instructions; false when they are widened to f32 (correct, about twice as slow).
 bool has_native_bf16(const KernelTable& kernels) noexcept;
+
+// True when 8-bit products run on VNNI instructions; false when they are widened to 16 or 32 bits (the same sums,
+// slower than f32 products).
+bool has_native_i8(const KernelTable& kernels) noexcept;
 
 }  // namespace lightwam::cpu

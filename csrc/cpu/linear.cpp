@@ -67,6 +67,11 @@ void run_item(const KernelTable& kernels, const Products& p, const Panels& panel
     block.bias = a.bias == nullptr ? nullptr : a.bias + group * p.columns;
     block.activation = a.activation;
     block.stride = p.groups * p.columns;
+    if (a.x.dtype == DType::i8) {
+        block.quantisation = a.quantisation;
+        block.quantisation.x_scale += first_row;
+        block.quantisation.x_zero += first_row;
+    }
     const std::size_t first = first_row * block.stride + group * p.columns;
     block.residual = at(a.residual, first);
     block.y = at(a.y, first);

@@ -46,7 +46,15 @@ void pack_piece(const KernelTable& kernels, const WeightSource& source, std::siz
 // Packs all pieces from `source.data`.
 void pack(const KernelTable& kernels, ThreadPool& pool, const WeightSource& source, std::byte* destination) noexcept;
 
-// y [rows, columns] = act(x [rows, depth] . weight^T + bias) + residual.
+// What turns the sums of products of 8-bit integers into numbers: the number behind x[r, k] is
+// x_scale[r] * (x[r, k] - x_zero[r]), the one behind weight[n, k] is weight_scale[n] * weight[n, k].
+struct Quantisation {
+    const float* x_scale = nullptr;        // [rows]
+    const std::int32_t* x_zero = nullptr;  // [rows], each in [-128, 127]
+    const float* weight_scale = nullptr;   // [columns]
+};
+
+// y [rows, columns] = act(x [rows, depth] . weight^T + bias) + residual. Sums of i8 products are exact.
 struct LinearArgs {
     std::size_t rows = 0;
     std::size_t depth = 0;
@@ -57,6 +65,7 @@ struct LinearArgs {
     Activation activation = Activation::none;
     Input residual;  // [rows, columns], data null when absent; may be y itself
     Output y;
+    Quantisation quantisation;  // with x of i8 only; depth at most 66,311
 };
 
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const LinearArgs& args) noexcept;

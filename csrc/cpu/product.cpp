@@ -10,6 +10,9 @@ constexpr std::size_t kPanelPartBytes = 320 * 1024;
 // Rows of a block: few enough that their accumulators stay in the second-level cache.
 constexpr std::size_t kMaxBlockRows = 400;
 
+// Parts end where no 32-bit lane of depths is cut, whatever the data type.
+constexpr std::size_t kDepthStep = 4;
+
 // A part of the sum: taps [first_tap, +taps), depths [first_depth, +depth) of each.
 struct Part {
     std::size_t first_tap;
@@ -25,7 +28,7 @@ class Parts {
         const std::size_t limit = std::max<std::size_t>(kPanelPartBytes / depth_bytes, 2);
         if (panels.taps == 1) {
             count = std::max<std::size_t>(ceil_div(panels.depth, limit), 1);
-            step_ = std::max<std::size_t>(round_up(ceil_div(panels.depth, count), 2), 2);
+            step_ = std::max<std::size_t>(round_up(ceil_div(panels.depth, count), kDepthStep), kDepthStep);
             count = std::max<std::size_t>(ceil_div(panels.depth, step_), 1);
         } else {
             const std::size_t taps = std::max<std::size_t>(limit / std::max<std::size_t>(panels.padded_depth, 1), 1);
@@ -57,6 +60,13 @@ void finish_tile(const KernelTable& kernels, const Panels& panels, const Block& 
     epilogue.acc_stride = tile.acc_stride;
     epilogue.rows = rows;
     epilogue.columns = std::min(panels.width, panels.columns - column);
+    if (panels.compute == DType::i8) {
+        const std::byte* sums = block.weight + panel * panels.panel_bytes + panels.sums_offset(panel);
+        epilogue.column_sums = reinterpret_cast<const std::int32_t*>(sums);
+        epilogue.column_scale = block.quantisation.weight_scale + column;
+        epilogue.row_scale = block.quantisation.x_scale + row;
+        epilogue.row_zero = block.quantisation.x_zero + row;
+    }
     epilogue.bias = block.bias == nullptr ? nullptr : block.bias + column;
     epilogue.activation = block.activation;
     epilogue.residual = at(block.residual, offset);
@@ -74,10 +84,14 @@ Panels::Panels(const KernelTable& kernels, DType dtype, std::size_t all_columns,
       columns(all_columns),
       taps(all_taps),
       depth(tap_depth),
-      padded_depth(dtype == DType::bf16 ? round_up(tap_depth, 2) : tap_depth),
+      padded_depth(round_up(tap_depth, 4 / size_of(dtype))),
       width(kernels.lanes * kernels.tile_vectors),
       count(ceil_div(all_columns, width)),
-      panel_bytes(width * taps * padded_depth * size_of(dtype)) {}
+      panel_bytes(width * column_bytes()) {}
+
+std::size_t Panels::column_bytes() const noexcept {
+    return taps * padded_depth * size_of(compute) + (compute == DType::i8 ? sizeof(std::int32_t) : 0);
+}
 
 std::size_t Panels::vectors(std::size_t panel) const noexcept {
     return std::min(width / lanes, ceil_div(columns - panel * width, lanes));
@@ -85,8 +99,11 @@ std::size_t Panels::vectors(std::size_t panel) const noexcept {
 
 std::size_t Panels::bytes() const noexcept {
     if (count == 0) return 0;
-    const std::size_t last = vectors(count - 1) * lanes * taps * padded_depth * size_of(compute);
-    return aligned((count - 1) * panel_bytes + last);
+    return aligned((count - 1) * panel_bytes + vectors(count - 1) * lanes * column_bytes());
+}
+
+std::size_t Panels::sums_offset(std::size_t panel) const noexcept {
+    return vectors(panel) * lanes * taps * padded_depth;
 }
 
 Cut::Cut(const KernelTable& kernels, const Panels& panels, std::size_t rows, int threads) {

@@ -24,16 +24,21 @@ struct Panels {
 
     std::size_t vectors(std::size_t panel) const noexcept;  // vectors of this panel
     std::size_t bytes() const noexcept;                     // of the whole factor, a multiple of 64
+    // i8: where a panel keeps the sum of each of its columns, i32 [vectors*lanes].
+    std::size_t sums_offset(std::size_t panel) const noexcept;
 
     DType compute;
     std::size_t lanes;
     std::size_t columns;
     std::size_t taps;
     std::size_t depth;
-    std::size_t padded_depth;  // bf16: even
+    std::size_t padded_depth;  // a multiple of the depths in 32 bits: bf16 2, i8 4
     std::size_t width;         // columns of a full panel
     std::size_t count;
     std::size_t panel_bytes;  // of a full panel
+
+  private:
+    std::size_t column_bytes() const noexcept;
 };
 
 // How a product [rows, columns] is cut into work items. Every item computes whole sums, so the cut never shows.
@@ -55,13 +60,14 @@ struct Block {
     const std::byte* weight;
     std::size_t first_panel;
     std::size_t last_panel;  // one past
-    float* acc;              // acc_floats(...) of work space
+    float* acc;              // acc_floats(...) of work space; i8 products keep i32 sums in it
     // y[row, column] and residual[row, column] of the block's first row, at row*stride + column.
     const float* bias;
     Activation activation;
     Input residual;
     Output y;
     std::size_t stride;
+    Quantisation quantisation;  // i8: of the block's first row and of column 0
 };
 
 std::size_t acc_floats(const KernelTable& kernels, const Panels& panels, std::size_t rows_per_block) noexcept;

@@ -5,6 +5,7 @@
 
 #include "elementwise.hpp"
 #include "isa/kernel_table.hpp"
+#include "quantize.hpp"
 
 namespace lightwam::cpu {
 
@@ -18,6 +19,10 @@ void run(const Execution& execution, const RmsNormArgs& args) noexcept {
 
 void run(const Execution& execution, const RmsNormRopeArgs& args) noexcept {
     run_pieces(execution, execution.kernels->rms_norm_rope, args, args.tokens, args.heads * args.head_width);
+}
+
+void run(const Execution& execution, const QuantizeRowsArgs& args) noexcept {
+    run_pieces(execution, execution.kernels->quantize_rows, args, args.rows, args.columns);
 }
 
 void run(const Execution& execution, const MeanPoolArgs& args) noexcept {

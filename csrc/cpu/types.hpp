@@ -8,7 +8,7 @@
 
 namespace lightwam::cpu {
 
-enum class DType : std::uint8_t { f32, bf16 };
+enum class DType : std::uint8_t { f32, bf16, i8 };
 
 // How a convolution is computed, conv2d.hpp.
 enum class ConvForm : std::uint8_t { direct, winograd };
@@ -18,9 +18,10 @@ enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
 // bfloat16 is stored as its 16 bits.
 using bf16_bits = std::uint16_t;
 
-constexpr std::size_t size_of(DType dtype) noexcept { return dtype == DType::f32 ? 4 : 2; }
+constexpr std::size_t size_of(DType dtype) noexcept { return dtype == DType::f32 ? 4 : dtype == DType::bf16 ? 2 : 1; }
 
-// A read-only row-major matrix [rows, columns] whose elements are f32 or bf16. Rows follow each other without a gap.
+// A read-only row-major matrix [rows, columns] whose elements are f32 or bf16 (i8 where an operation says so). Rows
+// follow each other without a gap.
 struct Input {
     const void* data = nullptr;
     DType dtype = DType::f32;

@@ -36,6 +36,12 @@ void read_checksums(const JsonValue& document, std::vector<Tensor>& tensors, con
     }
 }
 
+void mark_weight_scales(const Program& program, std::vector<Tensor>& tensors) {
+    for (const Op& op : program.ops)
+        if (const std::size_t index = find_role(op.constants, "weight_scale"); index != npos)
+            tensors[index].positive = true;
+}
+
 }  // namespace
 
 EngineFile::EngineFile(const std::string& path) : refuse_(path), file_(path) {
@@ -45,6 +51,8 @@ EngineFile::EngineFile(const std::string& path) : refuse_(path), file_(path) {
     const JsonValue document = parse_document(document_, "metadata 'lightwam'", refuse_);
     read_graph(document, graph_, refuse_);
     read_checksums(document, graph_.tensors, refuse_);
+    mark_weight_scales(graph_.set_instruction, graph_.tensors);
+    mark_weight_scales(graph_.act, graph_.tensors);
 }
 
 PieceReport EngineFile::read(const Tensor& tensor, std::size_t begin, std::size_t bytes,

@@ -9,7 +9,7 @@ std::size_t dtype_bytes(DType dtype) noexcept {
             return 4;
         case DType::bf16:
             return 2;
-        case DType::u8:
+        case DType::i8:
             return 1;
         case DType::i32:
             return 4;
@@ -18,33 +18,24 @@ std::size_t dtype_bytes(DType dtype) noexcept {
 }
 
 const char* dtype_name(DType dtype) noexcept {
-    static constexpr const char* kNames[] = {"f32", "bf16", "u8", "i32"};
+    static constexpr const char* kNames[] = {"f32", "bf16", "i8", "i32"};
     return kNames[static_cast<int>(dtype)];
 }
 
 const char* op_name(OpKind kind) noexcept {
-    static constexpr const char* kNames[] = {"preprocess_images",
-                                             "nchw_to_nhwc",
-                                             "conv2d",
-                                             "linear",
-                                             "grouped_linear",
-                                             "layer_norm",
-                                             "rms_norm",
-                                             "rms_norm_rope",
-                                             "self_attention",
-                                             "cross_attention",
-                                             "text_key_bias",
-                                             "learned_query_pool",
-                                             "mean_pool",
-                                             "add",
-                                             "subtract",
-                                             "concat",
-                                             "scale_shift_clamp",
-                                             "gripper_rule",
-                                             "cast",
-                                             "reshape"};
+    static constexpr const char* kNames[] = {
+        "preprocess_images",  "nchw_to_nhwc", "conv2d",        "linear",         "quantize_rows",   "grouped_linear",
+        "layer_norm",         "rms_norm",     "rms_norm_rope", "self_attention", "cross_attention", "text_key_bias",
+        "learned_query_pool", "mean_pool",    "add",           "subtract",       "concat",          "scale_shift_clamp",
+        "gripper_rule",       "cast",         "reshape",
+    };
     static_assert(sizeof(kNames) / sizeof(kNames[0]) == kOpKindCount);
     return kNames[static_cast<int>(kind)];
+}
+
+const char* precision_name(Precision precision) noexcept {
+    static constexpr const char* kNames[] = {"f32", "bf16", "int8"};
+    return kNames[static_cast<int>(precision)];
 }
 
 std::string shape_text(const Shape& shape) {

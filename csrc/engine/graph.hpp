@@ -16,9 +16,9 @@
 
 namespace lightwam::engine {
 
-enum class DType : std::uint8_t { f32, bf16, u8, i32 };
+enum class DType : std::uint8_t { f32, bf16, i8, i32 };
 enum class Storage : std::uint8_t { arena, input, instruction };
-enum class Precision : std::uint8_t { f32, bf16 };
+enum class Precision : std::uint8_t { f32, bf16, int8 };
 enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
 
 enum class OpKind : std::uint8_t {
@@ -26,6 +26,7 @@ enum class OpKind : std::uint8_t {
     nchw_to_nhwc,
     conv2d,
     linear,
+    quantize_rows,
     grouped_linear,
     layer_norm,
     rms_norm,
@@ -57,6 +58,8 @@ inline constexpr std::size_t kMaxRank = 6;
 std::size_t dtype_bytes(DType dtype) noexcept;
 const char* dtype_name(DType dtype) noexcept;
 const char* op_name(OpKind kind) noexcept;
+// "f32", "bf16", "int8".
+const char* precision_name(Precision precision) noexcept;
 inline constexpr int kOpKindCount = static_cast<int>(OpKind::reshape) + 1;
 // "[2, 3]".
 std::string shape_text(const Shape& shape);
@@ -66,11 +69,12 @@ std::int64_t element_count(const Shape& shape) noexcept;
 // A constant of the file.
 struct Tensor {
     std::string name;
-    DType dtype = DType::f32;  // f32 or bf16
+    DType dtype = DType::f32;  // f32, bf16 or i8
     Shape shape;
     std::uint64_t offset = 0;  // of its first byte in the file
     std::size_t bytes = 0;
     std::optional<std::uint32_t> checksum;  // CRC-32 of its bytes
+    bool positive = false;                  // the scales of a quantised weight must be
 };
 
 struct Value {

@@ -87,9 +87,9 @@ class ProgramReader {
     }
 
     DType read_dtype(const std::string& name, const std::string& where) const {
-        for (const DType dtype : {DType::f32, DType::bf16, DType::u8, DType::i32})
+        for (const DType dtype : {DType::f32, DType::bf16, DType::i8, DType::i32})
             if (name == dtype_name(dtype)) return dtype;
-        refuse_(where + ": dtype '" + name + "' is unknown; expected f32, bf16, u8 or i32");
+        refuse_(where + ": dtype '" + name + "' is unknown; expected f32, bf16, i8 or i32");
     }
 
     void place(const JsonValue& item, const std::string& where, Value& value) const {
@@ -215,6 +215,13 @@ void check_format(const JsonValue& document, const Refusal& refuse) {
                (version > kFormatVersion ? ": install a newer lightwam" : ": export the policy again"));
 }
 
+Precision read_precision(const JsonValue& document, const std::string& where, const Refusal& refuse) {
+    const std::string& name = read_string(document, where, "precision", refuse);
+    for (const Precision precision : {Precision::f32, Precision::bf16, Precision::int8})
+        if (name == precision_name(precision)) return precision;
+    refuse("'precision' is '" + name + "'; expected f32, bf16 or int8");
+}
+
 void check_programs(const Graph& graph, const Refusal& refuse) {
     const PolicyDescription& policy = graph.policy;
     const std::string set_instruction = "program 'set_instruction'";
@@ -242,9 +249,7 @@ void read_graph(const JsonValue& document, Graph& graph, const Refusal& refuse) 
         refuse("metadata 'lightwam' is " + std::string(document.type_name()) + "; expected an object");
     check_format(document, refuse);
     graph.name = read_string(document, where, "name", refuse);
-    const std::string& precision = read_string(document, where, "precision", refuse);
-    if (precision != "f32" && precision != "bf16") refuse("'precision' is '" + precision + "'; expected f32 or bf16");
-    graph.precision = precision == "f32" ? Precision::f32 : Precision::bf16;
+    graph.precision = read_precision(document, where, refuse);
     read_member(document, where, "provenance", refuse);
     graph.instruction_bytes = static_cast<std::uint64_t>(
         read_integer(document, where, "instruction_bytes", 0, static_cast<std::int64_t>(kMaxBlockBytes), refuse));

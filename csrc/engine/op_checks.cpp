@@ -11,7 +11,15 @@ constexpr std::int64_t kMaxPadding = 1 << 20;
 
 std::string label_of(const char* kind, const std::string& role) { return std::string(kind) + " '" + role + "'"; }
 
-bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::bf16; }
+bool holds(DType dtype, Numbers numbers) {
+    if (numbers == Numbers::real) return dtype == DType::f32 || dtype == DType::bf16;
+    return dtype == (numbers == Numbers::i32 ? DType::i32 : DType::i8);
+}
+
+const char* name_of(Numbers numbers) {
+    static constexpr const char* kNames[] = {"f32 or bf16", "i32", "i8"};
+    return kNames[static_cast<int>(numbers)];
+}
 
 }  // namespace
 
@@ -23,11 +31,11 @@ std::optional<std::size_t> OpChecker::take(const std::vector<Binding>& bindings,
     return index;
 }
 
-Operand OpChecker::value_operand(std::size_t index, const char* kind, const std::string& role, bool integer) const {
+Operand OpChecker::value_operand(std::size_t index, const char* kind, const std::string& role, Numbers numbers) const {
     const Value& value = program_.values[index];
     Operand operand{label_of(kind, role), &value.shape, value.dtype, &value};
-    if (integer ? value.dtype != DType::i32 : !is_float(value.dtype))
-        refuse(operand.label + " is " + dtype_name(value.dtype) + "; expected " + (integer ? "i32" : "f32 or bf16"));
+    if (!holds(value.dtype, numbers))
+        refuse(operand.label + " is " + dtype_name(value.dtype) + "; expected " + name_of(numbers));
     return operand;
 }
 
@@ -40,13 +48,18 @@ Operand OpChecker::input(const std::string& role) {
 std::optional<Operand> OpChecker::optional_input(const std::string& role) {
     const auto index = take(op_.inputs, "input", role);
     if (!index) return std::nullopt;
-    return value_operand(*index, "input", role, false);
+    return value_operand(*index, "input", role, Numbers::real);
 }
 
-Operand OpChecker::integer_input(const std::string& role) {
+Operand OpChecker::integer_input(const std::string& role, Numbers numbers) {
     const auto index = take(op_.inputs, "input", role);
     if (!index) refuse("input '" + role + "' is missing");
-    return value_operand(*index, "input", role, true);
+    return value_operand(*index, "input", role, numbers);
+}
+
+bool OpChecker::is_i8_input(const std::string& role) const {
+    const std::size_t index = find_role(op_.inputs, role);
+    return index != npos && program_.values[index].dtype == DType::i8;
 }
 
 Operand OpChecker::constant(const std::string& role, bool any_float) {
@@ -62,6 +75,17 @@ std::optional<Operand> OpChecker::optional_constant(const std::string& role, boo
     Operand operand{label_of("constant", role), &tensor.shape, tensor.dtype, nullptr};
     if (!any_float && tensor.dtype != DType::f32)
         refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected f32");
+    if (!holds(tensor.dtype, Numbers::real))
+        refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected f32 or bf16");
+    return operand;
+}
+
+Operand OpChecker::i8_constant(const std::string& role) {
+    const auto index = take(op_.constants, "constant", role);
+    if (!index) refuse("constant '" + role + "' is missing");
+    const Tensor& tensor = graph_.tensors[*index];
+    Operand operand{label_of("constant", role), &tensor.shape, tensor.dtype, nullptr};
+    if (tensor.dtype != DType::i8) refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected i8");
     return operand;
 }
 
@@ -76,13 +100,13 @@ Operand OpChecker::input_or_constant(const std::string& role) {
 Operand OpChecker::output(const std::string& role) {
     const auto index = take(op_.outputs, "output", role);
     if (!index) refuse("output '" + role + "' is missing");
-    return value_operand(*index, "output", role, false);
+    return value_operand(*index, "output", role, Numbers::real);
 }
 
-Operand OpChecker::integer_output(const std::string& role) {
+Operand OpChecker::integer_output(const std::string& role, Numbers numbers) {
     const auto index = take(op_.outputs, "output", role);
     if (!index) refuse("output '" + role + "' is missing");
-    return value_operand(*index, "output", role, true);
+    return value_operand(*index, "output", role, numbers);
 }
 
 const JsonValue& OpChecker::attribute(const std::string& key) {
@@ -151,6 +175,10 @@ void OpChecker::expect_rank(const Operand& operand, std::size_t rank) const {
     if (operand.shape->size() != rank)
         refuse(operand.label + " has shape " + shape_text(*operand.shape) + "; expected " + std::to_string(rank) +
                " dimensions");
+}
+
+void OpChecker::expect_f32(const Operand& operand) const {
+    if (operand.dtype != DType::f32) refuse(operand.label + " is " + dtype_name(operand.dtype) + "; expected f32");
 }
 
 void OpChecker::expect_same_dtype(const Operand& a, const Operand& b) const {

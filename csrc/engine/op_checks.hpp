@@ -23,6 +23,9 @@ struct Operand {
     Matrix matrix() const { return matrix_view(*shape); }
 };
 
+// The numbers that a role holds: f32 or bf16, or integers of one width.
+enum class Numbers : std::uint8_t { real, i32, i8 };
+
 class OpChecker {
   public:
     OpChecker(const Graph& graph, const Program& program, Op& op, const JsonValue& attributes, std::string where,
@@ -38,15 +41,17 @@ class OpChecker {
     Op& op() { return op_; }
     bool in_act() const { return &program_ == &graph_.act; }
 
-    // Operands by role. Inputs are f32 or bf16 unless asked for as i32; constants are f32 unless `any_float`.
+    // Operands by role. Inputs are f32 or bf16 unless asked for as integers; constants are f32 unless `any_float`.
     Operand input(const std::string& role);
     std::optional<Operand> optional_input(const std::string& role);
-    Operand integer_input(const std::string& role);
+    Operand integer_input(const std::string& role, Numbers numbers = Numbers::i32);
+    bool is_i8_input(const std::string& role) const;
     Operand constant(const std::string& role, bool any_float = false);
     std::optional<Operand> optional_constant(const std::string& role, bool any_float = false);
+    Operand i8_constant(const std::string& role);
     Operand input_or_constant(const std::string& role);
     Operand output(const std::string& role = "y");
-    Operand integer_output(const std::string& role);
+    Operand integer_output(const std::string& role, Numbers numbers = Numbers::i32);
 
     // Attributes, stored in op().attributes by the caller.
     std::int64_t integer(const std::string& key, std::int64_t minimum, std::int64_t maximum);
@@ -58,6 +63,7 @@ class OpChecker {
     void expect_shape(const Operand& operand, const Shape& shape) const;
     void expect_matrix(const Operand& operand, const Matrix& matrix) const;
     void expect_rank(const Operand& operand, std::size_t rank) const;
+    void expect_f32(const Operand& operand) const;
     void expect_same_dtype(const Operand& a, const Operand& b) const;
     // bf16 x with an f32 weight is refused.
     void expect_product(const Operand& x, const Operand& weight) const;
@@ -68,7 +74,7 @@ class OpChecker {
 
   private:
     std::optional<std::size_t> take(const std::vector<Binding>& bindings, const char* kind, const std::string& role);
-    Operand value_operand(std::size_t index, const char* kind, const std::string& role, bool integer) const;
+    Operand value_operand(std::size_t index, const char* kind, const std::string& role, Numbers numbers) const;
     const JsonValue& attribute(const std::string& key);
     void finish(const std::vector<Binding>& bindings, const char* kind) const;
 

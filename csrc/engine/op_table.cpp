@@ -7,6 +7,9 @@ namespace {
 
 constexpr std::int64_t kMaxHeads = 1 << 16;
 constexpr std::int64_t kMaxStride = 1 << 16;
+// 255 * 127 * depth, the largest sum of products of a quantised linear, fits into 32 bits.
+constexpr std::int64_t kMaxQuantisedDepth = 66311;
+static_assert(kMaxQuantisedDepth == INT32_MAX / (255 * 127));
 
 std::int64_t take_heads(OpChecker& check, const Operand& x) {
     const std::int64_t heads = check.integer("heads", 1, kMaxHeads);
@@ -63,11 +66,33 @@ void check_conv2d(OpChecker& check) {
     check.expect_shape(check.output(), out);
 }
 
-void check_linear(OpChecker& check) {
+// x and weight of a quantised linear, and the scales that turn its integer sums into numbers.
+std::pair<Operand, Operand> take_quantised_factors(OpChecker& check) {
+    const Operand x = check.integer_input("x", Numbers::i8);
+    const Operand weight = check.i8_constant("weight");
+    check.expect_rank(weight, 2);
+    const Operand x_scale = check.input("x_scale");
+    const Operand x_zero = check.integer_input("x_zero");
+    check.expect_shape(x_scale, {x.matrix().rows});
+    check.expect_f32(x_scale);
+    check.expect_shape(x_zero, {x.matrix().rows});
+    check.expect_shape(check.constant("weight_scale"), {(*weight.shape)[0]});
+    if (x.matrix().columns > kMaxQuantisedDepth)
+        check.refuse("sums " + std::to_string(x.matrix().columns) + " products of 8 bits; expected at most " +
+                     std::to_string(kMaxQuantisedDepth) + ", which fit into 32 bits");
+    return {x, weight};
+}
+
+std::pair<Operand, Operand> take_factors(OpChecker& check) {
     const Operand x = check.input("x");
     const Operand weight = check.constant("weight", true);
     check.expect_rank(weight, 2);
     check.expect_product(x, weight);
+    return {x, weight};
+}
+
+void check_linear(OpChecker& check) {
+    const auto [x, weight] = check.is_i8_input("x") ? take_quantised_factors(check) : take_factors(check);
     const std::int64_t columns = (*weight.shape)[0];
     check.expect_shape(weight, {columns, x.matrix().columns});
     check.op().attributes.activation = check.activation();
@@ -75,6 +100,15 @@ void check_linear(OpChecker& check) {
     if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {columns});
     if (const auto residual = check.optional_input("residual")) check.expect_matrix(*residual, out);
     check.expect_matrix(check.output(), out);
+}
+
+void check_quantize_rows(OpChecker& check) {
+    const Operand x = check.input("x");
+    check.expect_matrix(check.integer_output("y", Numbers::i8), x.matrix());
+    const Operand scale = check.output("scale");
+    check.expect_shape(scale, {x.matrix().rows});
+    check.expect_f32(scale);
+    check.expect_shape(check.integer_output("zero"), {x.matrix().rows});
 }
 
 void check_grouped_linear(OpChecker& check) {
@@ -249,6 +283,7 @@ constexpr Check kChecks[] = {check_preprocess_images,
                              check_nchw_to_nhwc,
                              check_conv2d,
                              check_linear,
+                             check_quantize_rows,
                              check_grouped_linear,
                              check_layer_norm,
                              check_rms_norm,

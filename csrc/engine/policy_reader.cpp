@@ -96,6 +96,8 @@ const Shape& expect_width(const Graph& graph, std::size_t tensor, const std::str
     if (shape.size() != 2 || shape[1] != graph.policy.text_width)
         refuse(where + ": tensor '" + graph.tensors[tensor].name + "' has shape " + shape_text(shape) +
                "; expected [rows, " + std::to_string(graph.policy.text_width) + "]");
+    if (graph.tensors[tensor].dtype == DType::i8)
+        refuse(where + ": tensor '" + graph.tensors[tensor].name + "' is i8; expected f32 or bf16");
     return shape;
 }
 

@@ -28,6 +28,22 @@ bool has_non_finite(const std::byte* data, std::size_t bytes, Word exponent) noe
     return false;
 }
 
+bool all_finite(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
+    if (tensor.dtype == DType::f32) return !has_non_finite<std::uint32_t>(data, bytes, 0x7F800000U);
+    return tensor.dtype != DType::bf16 || !has_non_finite<std::uint16_t>(data, bytes, 0x7F80U);
+}
+
+bool all_in_range(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
+    if (tensor.dtype == DType::i8) return std::memchr(data, 0x80, bytes) == nullptr;
+    if (!tensor.positive || tensor.dtype != DType::f32) return true;
+    for (std::size_t at = 0; at + sizeof(float) <= bytes; at += sizeof(float)) {
+        float value;
+        std::memcpy(&value, data + at, sizeof value);
+        if (!(value > 0.0F)) return false;
+    }
+    return true;
+}
+
 std::string hexadecimal(std::uint32_t value) {
     char text[9];
     std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(value));
@@ -39,8 +55,8 @@ std::string hexadecimal(std::uint32_t value) {
 PieceReport examine(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
     PieceReport report;
     report.bytes = bytes;
-    report.finite = tensor.dtype == DType::f32 ? !has_non_finite<std::uint32_t>(data, bytes, 0x7F800000U)
-                                               : !has_non_finite<std::uint16_t>(data, bytes, 0x7F80U);
+    report.finite = all_finite(tensor, data, bytes);
+    report.in_range = all_in_range(tensor, data, bytes);
     if (tensor.checksum) report.crc32 = crc32(data, bytes);
     return report;
 }
@@ -50,6 +66,10 @@ void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces, co
     for (const PieceReport& piece : pieces) {
         if (piece.read_error != 0) refuse(read_error_text(piece.read_error));
         if (!piece.finite) refuse("tensor '" + tensor.name + "' holds NaN or infinity");
+        if (!piece.in_range)
+            refuse("tensor '" + tensor.name +
+                   (tensor.dtype == DType::i8 ? "' holds -128; expected -127 to 127"
+                                              : "' holds a scale that is not positive"));
         found.add(piece.crc32, piece.bytes);
     }
     if (tensor.checksum && *tensor.checksum != found.value())

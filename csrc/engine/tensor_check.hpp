@@ -17,13 +17,14 @@ struct PieceReport {
     int read_error = 0;       // InputFile::read
     std::uint32_t crc32 = 0;  // of the piece
     bool finite = true;
+    bool in_range = true;  // i8: no -128; scales of quantised weights: positive
 };
 
 // Looks at the bytes of a piece, whole elements. Never throws, so that pieces can be read in parallel.
 PieceReport examine(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept;
 
-// Refuses a tensor that could not be read, holds NaN or infinity, or does not fit its checksum. `pieces` are all of it,
-// in order.
+// Refuses a tensor that could not be read, holds NaN, infinity or a number that its role excludes, or does not fit its
+// checksum. `pieces` are all of it, in order.
 void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces, const Refusal& refuse);
 
 }  // namespace lightwam::engine

@@ -16,6 +16,7 @@ using engine::Tensor;
 using engine::Value;
 
 cpu::DType kernel_dtype(engine::DType dtype) {
+    if (dtype == engine::DType::i8) return cpu::DType::i8;
     return dtype == engine::DType::bf16 ? cpu::DType::bf16 : cpu::DType::f32;
 }
 
@@ -102,6 +103,7 @@ class Binder {
     cpu::NchwToNhwcArgs nchw_to_nhwc() const;
     cpu::Conv2dArgs conv2d();
     cpu::LinearArgs linear();
+    cpu::QuantizeRowsArgs quantize_rows() const;
     cpu::GroupedLinearArgs grouped_linear();
     cpu::LayerNormArgs layer_norm();
     cpu::RmsNormArgs rms_norm();
@@ -137,6 +139,9 @@ void Binder::bind(Step& step) {
             break;
         case OpKind::linear:
             step.args = linear();
+            break;
+        case OpKind::quantize_rows:
+            step.args = quantize_rows();
             break;
         case OpKind::grouped_linear:
             step.args = grouped_linear();
@@ -237,7 +242,20 @@ cpu::LinearArgs Binder::linear() {
     args.activation = activation();
     args.residual = optional_input("residual");
     args.y = output();
+    if (args.x.dtype == cpu::DType::i8)
+        args.quantisation = {static_cast<const float*>(address(value("x_scale"))),
+                             static_cast<const std::int32_t*>(address(value("x_zero"))), constant("weight_scale")};
     return args;
+}
+
+cpu::QuantizeRowsArgs Binder::quantize_rows() const {
+    const Matrix x = matrix("x");
+    return {size(x.rows),
+            size(x.columns),
+            input("x"),
+            static_cast<std::int8_t*>(address(result())),
+            static_cast<float*>(address(result("scale"))),
+            static_cast<std::int32_t*>(address(result("zero")))};
 }
 
 cpu::GroupedLinearArgs Binder::grouped_linear() {

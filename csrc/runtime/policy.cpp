@@ -48,26 +48,29 @@ void check_device(const std::string& device) {
 }
 
 void check_precision(const std::string& asked, const engine::Graph& graph) {
-    const std::string own = graph.precision == engine::Precision::bf16 ? "bf16" : "f32";
+    const std::string own = engine::precision_name(graph.precision);
     if (asked == "auto" || asked == own) return;
-    if (asked != "f32" && asked != "bf16")
-        throw Error(ErrorKind::precision, "precision '" + asked + "' is unknown; expected 'auto', 'f32' or 'bf16'");
-    throw Error(ErrorKind::precision, "precision '" + asked + "' was asked for, but engine '" + graph.name +
-                                          "' computes in " + own + "; export it again with --precision " + asked +
-                                          ", or pass precision='auto'");
+    if (asked != "f32" && asked != "bf16" && asked != "int8")
+        throw Error(ErrorKind::precision,
+                    "precision '" + asked + "' is unknown; expected 'auto', 'f32', 'bf16' or 'int8'");
+    throw Error(
+        ErrorKind::precision,
+        "precision '" + asked + "' was asked for, but engine '" + graph.name + "' computes in " + own +
+            (asked == "int8" ? "; make one with 'lightwam quantize'" : "; export it again with --precision " + asked) +
+            ", or pass precision='auto'");
 }
 
 const cpu::KernelTable* choose_kernels(const std::string& asked) {
     if (asked == "auto") return cpu::best_kernels();
-    for (const cpu::Level level :
-         {cpu::Level::portable, cpu::Level::avx2, cpu::Level::avx512, cpu::Level::avx512_bf16}) {
+    std::string known = "auto";
+    for (const cpu::Level level : cpu::kLevels) {
+        known += std::string(", ") + cpu::level_name(level);
         if (asked != cpu::level_name(level)) continue;
         if (const cpu::KernelTable* kernels = cpu::kernels_of(level)) return kernels;
         throw Error(ErrorKind::device, "instruction set '" + asked + "' does not run here; the best that does is '" +
                                            cpu::level_name(cpu::best_level()) + "'");
     }
-    throw Error(ErrorKind::device,
-                "instruction set '" + asked + "' is unknown; expected auto, portable, avx2, avx512 or avx512_bf16");
+    throw Error(ErrorKind::device, "instruction set '" + asked + "' is unknown; expected one of " + known);
 }
 
 // First element that is NaN or infinite; `count` when all are finite.
@@ -180,7 +183,7 @@ void Policy::Implementation::collect_text_constants() {
 void Policy::Implementation::describe(const PolicyOptions& options) {
     const engine::PolicyDescription& policy = graph_.policy;
     info_.name = graph_.name;
-    info_.precision = graph_.precision == engine::Precision::bf16 ? "bf16" : "f32";
+    info_.precision = engine::precision_name(graph_.precision);
     info_.starts_at_images = policy.starts_at_images;
     info_.cameras = policy.cameras;
     std::copy(std::begin(policy.latent_shape), std::end(policy.latent_shape), std::begin(info_.latent_shape));

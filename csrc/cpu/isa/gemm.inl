@@ -3,7 +3,7 @@
 // Tile kernels of the matrix product, packing of panels, and the epilogue.
 //
 // A panel holds vectors*kLanes columns of the right factor, depth after depth. In bf16 two neighbouring depths stand
-// side by side (one 32-bit lane), the layout of vdpbf16ps; an odd depth is padded with zero.
+// side by side (one 32-bit lane), the layout of vdpbf16ps; an odd depth is padded with zero. i8: gemm_i8.inl.
 
 #if LIGHTWAM_VECTOR_BYTES == 64
 constexpr int kTileRows = 8;  // 24 accumulators, 3 panel vectors, 1 broadcast of 32 registers
@@ -80,15 +80,26 @@ LIGHTWAM_INLINE void tile_depths(const bf16_bits* const* a, std::size_t depth, c
     }
 }
 
+// The vectors that sums of products of T are kept in.
+template <class T>
+struct SumsOf {
+    typedef vf type;
+};
+template <>
+struct SumsOf<std::int8_t> {
+    typedef vi type;
+};
+
 template <class T, int kRows, int kVectors>
 void tile(const Tile& t) noexcept {
-    vf acc[kRows][kVectors];
+    typedef typename SumsOf<T>::type Sums;
+    Sums acc[kRows][kVectors];
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 3
         for (int j = 0; j < kVectors; ++j) {
             const std::size_t at = static_cast<std::size_t>(i) * t.acc_stride + static_cast<std::size_t>(j) * kLanes;
-            acc[i][j] = t.accumulate ? load(t.acc + at) : vf{};
+            acc[i][j] = t.accumulate ? load_as<Sums>(t.acc + at) : Sums{};
         }
     }
     const T* panel = static_cast<const T*>(t.panel);
@@ -106,7 +117,7 @@ void tile(const Tile& t) noexcept {
 #pragma GCC unroll 3
         for (int j = 0; j < kVectors; ++j) {
             const std::size_t at = static_cast<std::size_t>(i) * t.acc_stride + static_cast<std::size_t>(j) * kLanes;
-            store(t.acc + at, acc[i][j]);
+            store_as(t.acc + at, acc[i][j]);
         }
     }
 }
@@ -122,12 +133,21 @@ constexpr void add_tiles(KernelTable& table, DType dtype) {
     }
 }
 
-template <class Residual, class Y>
+// The sum of an i8 product as a number before row_scale: exact up to the conversion, then one factor. The unsigned
+// arithmetic wraps; the difference fits into 32 bits. acc and column_sums are readable to the end of the vector.
+template <class L>
+LIGHTWAM_INLINE vf dequantised(const Epilogue& e, const float* acc, std::uint32_t offset, std::size_t c, L lanes) {
+    const vu sum = load_as<vu>(acc + c) - load_as<vu>(e.column_sums + c) * offset;
+    return __builtin_convertvector(reinterpret_cast<vi>(sum), vf) * load(e.column_scale + c, lanes);
+}
+
+template <bool kQuantised, class Residual, class Y>
 LIGHTWAM_INLINE void epilogue_row(const Epilogue& e, std::size_t r, const Residual* residual, Y* y) {
     const float* acc = e.acc + r * e.acc_stride;
     const float row_scale = e.row_scale != nullptr ? e.row_scale[r] : 1.0F;
+    const std::uint32_t offset = kQuantised ? 128U + static_cast<std::uint32_t>(e.row_zero[r]) : 0U;
     for_vectors(e.columns, [&](std::size_t c, auto lanes) {
-        vf v = load(acc + c, lanes);
+        vf v = kQuantised ? dequantised(e, acc, offset, c, lanes) : load(acc + c, lanes);
         if (e.row_scale != nullptr) v = v * row_scale;
         if (e.bias != nullptr) v = v + load(e.bias + c, lanes);
         v = activate(v, e.activation);
@@ -138,6 +158,12 @@ LIGHTWAM_INLINE void epilogue_row(const Epilogue& e, std::size_t r, const Residu
 
 void epilogue(const Epilogue& e) noexcept {
     with_types(e.residual, e.y, [&](const auto* residual, auto* y) {
-        for (std::size_t r = 0; r < e.rows; ++r) epilogue_row(e, r, residual, y);
+        for (std::size_t r = 0; r < e.rows; ++r) {
+            if (e.column_sums != nullptr) {
+                epilogue_row<true>(e, r, residual, y);
+            } else {
+                epilogue_row<false>(e, r, residual, y);
+            }
+        }
     });
 }

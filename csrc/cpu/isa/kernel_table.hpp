@@ -11,6 +11,7 @@
 #include "../kernels.hpp"
 #include "../linear.hpp"
 #include "../norms.hpp"
+#include "../quantize.hpp"
 #include "../types.hpp"
 
 namespace lightwam::cpu {
@@ -26,21 +27,25 @@ struct Tile {
     std::size_t offset_bytes;
     std::size_t taps;
     std::size_t depth;
-    const void* panel;  // [taps, padded depth, vectors*lanes]; bf16: pairs of depth side by side
-    float* acc;
+    const void* panel;  // [taps, padded depth, vectors*lanes]; bf16: pairs, i8: fours of depths side by side
+    float* acc;         // i8: i32 sums of (row element + 128) * panel element, in the same bytes
     std::size_t acc_stride;
     bool accumulate;
 };
 using TileFunction = void (*)(const Tile&) noexcept;
 
-// y [rows, columns] = act(acc * row_scale + bias) + residual for one tile.
+// y [rows, columns] = act(acc * row_scale + bias) + residual for one tile. With column_sums, acc holds the integers of
+// an i8 tile, and acc * row_scale becomes (acc - (128 + row_zero) * column_sums) * column_scale * row_scale.
 struct Epilogue {
     const float* acc;
     std::size_t acc_stride;
     std::size_t rows;
     std::size_t columns;
-    const float* row_scale;  // [rows] or null
-    const float* bias;       // [columns] or null
+    const float* row_scale;           // [rows] or null
+    const std::int32_t* row_zero;     // [rows]
+    const std::int32_t* column_sums;  // [columns, rounded up to whole vectors] or null
+    const float* column_scale;        // [columns]
+    const float* bias;                // [columns] or null
     Activation activation;
     Input residual;  // element [0, 0] of the tile
     Output y;
@@ -150,10 +155,11 @@ struct ResizeColumns {
 struct KernelTable {
     Level level;
     bool native_bf16;
+    bool native_i8;
     std::size_t lanes;
     std::size_t tile_rows;
     std::size_t tile_vectors;
-    TileFunction tiles[2][kMaxTileRows][kMaxTileVectors];  // [dtype][rows - 1][vectors - 1]
+    TileFunction tiles[3][kMaxTileRows][kMaxTileVectors];  // [dtype][rows - 1][vectors - 1]
     void (*epilogue)(const Epilogue&) noexcept;
     void (*pack_rows)(const Pack&) noexcept;
     void (*pack_columns)(const Pack&) noexcept;
@@ -168,6 +174,7 @@ struct KernelTable {
     void (*layer_norm)(const LayerNormArgs&, std::size_t begin, std::size_t end) noexcept;
     void (*rms_norm)(const RmsNormArgs&, std::size_t begin, std::size_t end) noexcept;
     void (*rms_norm_rope)(const RmsNormRopeArgs&, std::size_t begin, std::size_t end) noexcept;
+    void (*quantize_rows)(const QuantizeRowsArgs&, std::size_t begin, std::size_t end) noexcept;
     void (*mean_pool)(const MeanPoolArgs&, std::size_t begin, std::size_t end) noexcept;  // columns
     void (*add)(const AddArgs&, std::size_t begin, std::size_t end) noexcept;
     void (*concat)(const ConcatArgs&, std::size_t begin, std::size_t end) noexcept;
@@ -182,7 +189,9 @@ struct KernelTable {
 extern const KernelTable kPortableTable;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx2VnniTable;
 extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512VnniTable;
 extern const KernelTable kAvx512Bf16Table;
 #endif
 

@@ -5,11 +5,12 @@
 //   LIGHTWAM_TABLE          the table's name
 //   LIGHTWAM_VECTOR_BYTES   16, 32 or 64
 //   LIGHTWAM_NATIVE_BF16    1 with vdpbf16ps
+//   LIGHTWAM_NATIVE_I8      1 with vpdpbusd
 // and is compiled with the flags of that level. Everything has internal linkage, see kernel_table.hpp.
 
 #include "kernel_table.hpp"
 
-#if LIGHTWAM_VECTOR_BYTES >= 32
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -20,10 +21,12 @@ namespace {
 // clang-format off
 #include "vec.inl"
 #include "math.inl"
+#include "gemm_i8.inl"
 #include "gemm.inl"
 #include "pack.inl"
 #include "winograd.inl"
 #include "norms.inl"
+#include "quantize.inl"
 #include "elementwise.inl"
 #include "attention.inl"
 #include "resize.inl"
@@ -33,11 +36,13 @@ constexpr KernelTable make_table() {
     KernelTable table{};
     table.level = Level::LIGHTWAM_LEVEL;
     table.native_bf16 = LIGHTWAM_NATIVE_BF16 != 0;
+    table.native_i8 = LIGHTWAM_NATIVE_I8 != 0;
     table.lanes = kLanes;
     table.tile_rows = kTileRows;
     table.tile_vectors = kTileVectors;
     add_tiles<float, kTileRows>(table, DType::f32);
     add_tiles<bf16_bits, kTileRows>(table, DType::bf16);
+    add_tiles<std::int8_t, kTileRows>(table, DType::i8);
     table.epilogue = epilogue;
     table.pack_rows = pack_rows;
     table.pack_columns = pack_columns;
@@ -50,6 +55,7 @@ constexpr KernelTable make_table() {
     table.layer_norm = layer_norm;
     table.rms_norm = rms_norm;
     table.rms_norm_rope = rms_norm_rope;
+    table.quantize_rows = quantize_rows;
     table.mean_pool = mean_pool;
     table.add = add;
     table.concat = concat;

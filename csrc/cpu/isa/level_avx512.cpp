@@ -3,4 +3,5 @@
 #define LIGHTWAM_TABLE kAvx512Table
 #define LIGHTWAM_VECTOR_BYTES 64
 #define LIGHTWAM_NATIVE_BF16 0
+#define LIGHTWAM_NATIVE_I8 0
 #include "level.inl"

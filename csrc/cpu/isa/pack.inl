@@ -9,8 +9,12 @@ LIGHTWAM_INLINE std::size_t panel_at(const float*, std::size_t k, std::size_t n,
 LIGHTWAM_INLINE std::size_t panel_at(const bf16_bits*, std::size_t k, std::size_t n, std::size_t width) {
     return (k / 2 * width + n) * 2 + k % 2;
 }
+LIGHTWAM_INLINE std::size_t panel_at(const std::int8_t*, std::size_t k, std::size_t n, std::size_t width) {
+    return (k / 4 * width + n) * 4 + k % 4;
+}
 LIGHTWAM_INLINE std::size_t padded_depth(const float*, std::size_t depth) { return depth; }
 LIGHTWAM_INLINE std::size_t padded_depth(const bf16_bits*, std::size_t depth) { return (depth + 1) / 2 * 2; }
+LIGHTWAM_INLINE std::size_t padded_depth(const std::int8_t*, std::size_t depth) { return (depth + 3) / 4 * 4; }
 
 #if LIGHTWAM_VECTOR_BYTES == 64
 // m[i] lane j <-> m[j] lane i.
@@ -41,8 +45,10 @@ LIGHTWAM_INLINE void transpose(__m512i (&m)[16]) {
 LIGHTWAM_INLINE __m512i load_lanes(const float* p, const float*) { return reinterpret_cast<__m512i>(load(p)); }
 LIGHTWAM_INLINE __m512i load_lanes(const bf16_bits* p, const float*) { return reinterpret_cast<__m512i>(load(p)); }
 LIGHTWAM_INLINE __m512i load_lanes(const bf16_bits* p, const bf16_bits*) { return _mm512_loadu_si512(p); }
+LIGHTWAM_INLINE __m512i load_lanes(const std::int8_t* p, const std::int8_t*) { return _mm512_loadu_si512(p); }
 
-// Blocks of 16 columns by one vector of depths (a lane is one f32 depth or one bf16 pair). Returns the depths done.
+// Blocks of 16 columns by one vector of depths (a lane is one f32 depth, two of bf16, four of i8). Returns the depths
+// done.
 template <class Source, class T>
 LIGHTWAM_INLINE std::size_t pack_blocks(const Pack& p, T* panel) {
     constexpr std::size_t kDepths = 64 / sizeof(T);
@@ -89,8 +95,24 @@ LIGHTWAM_INLINE void pack_rows_as(const Pack& p) {
     }
 }
 
+// Behind an i8 panel: the sum of every column, 0 for those past the last row.
+LIGHTWAM_INLINE void pack_column_sums(const Pack& p) {
+    const std::size_t width = p.vectors * kLanes;
+    const std::size_t panel_bytes = width * padded_depth(static_cast<const std::int8_t*>(nullptr), p.depth);
+    auto* sums = reinterpret_cast<std::int32_t*>(static_cast<std::int8_t*>(p.panel) + panel_bytes);
+    for (std::size_t n = 0; n < width; ++n) {
+        const std::int8_t* row = n < p.count ? static_cast<const std::int8_t*>(p.rows[n]) : nullptr;
+        std::int32_t sum = 0;
+        for (std::size_t k = 0; row != nullptr && k < p.depth; ++k) sum += row[k];
+        sums[n] = sum;
+    }
+}
+
 void pack_rows(const Pack& p) noexcept {
-    if (p.compute == DType::bf16) {
+    if (p.compute == DType::i8) {
+        pack_rows_as<std::int8_t, std::int8_t>(p);
+        pack_column_sums(p);
+    } else if (p.compute == DType::bf16) {
         pack_rows_as<bf16_bits, bf16_bits>(p);
     } else if (p.source == DType::bf16) {
         pack_rows_as<bf16_bits, float>(p);

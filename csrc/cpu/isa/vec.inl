@@ -69,12 +69,19 @@ LIGHTWAM_INLINE void convert(float x, bf16_bits& y) { y = narrow(x); }
 LIGHTWAM_INLINE void convert(bf16_bits x, float& y) { y = widen(x); }
 LIGHTWAM_INLINE void convert(bf16_bits x, bf16_bits& y) { y = x; }
 
+LIGHTWAM_INLINE void convert(std::int8_t x, std::int8_t& y) { y = x; }
+
 LIGHTWAM_INLINE vf load(const float* p) { return load_as<vf>(p); }
 LIGHTWAM_INLINE vf load(const bf16_bits* p) {
     return bits_to_float(__builtin_convertvector(load_as<vh>(p), vu) << 16U);
 }
 LIGHTWAM_INLINE void store(float* p, vf v) { store_as(p, v); }
 LIGHTWAM_INLINE void store(bf16_bits* p, vf v) { store_as(p, narrow(v)); }
+// Whole numbers from -128 to 127.
+LIGHTWAM_INLINE void store(std::int8_t* p, vf v) {
+    typedef std::int8_t vc __attribute__((vector_size(LIGHTWAM_VECTOR_BYTES / 4)));
+    store_as(p, __builtin_convertvector(__builtin_convertvector(v, vi), vc));
+}
 
 // The first n < kLanes elements; the others read as zero and are not touched.
 #if LIGHTWAM_VECTOR_BYTES == 64
@@ -87,6 +94,9 @@ LIGHTWAM_INLINE vf load(const bf16_bits* p, std::size_t n) {
 LIGHTWAM_INLINE void store(float* p, vf v, std::size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
 LIGHTWAM_INLINE void store(bf16_bits* p, vf v, std::size_t n) {
     _mm256_mask_storeu_epi16(p, first_lanes(n), reinterpret_cast<__m256i>(narrow(v)));
+}
+LIGHTWAM_INLINE void store(std::int8_t* p, vf v, std::size_t n) {
+    _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(n), _mm512_cvttps_epi32(v));
 }
 #else
 LIGHTWAM_INLINE vf load(const float* p, std::size_t n) {

@@ -58,7 +58,7 @@ typedef struct lightwam_sizes {
     int64_t camera_count;
 } lightwam_sizes;
 
-/* Opens an engine file. threads 0: one per processor. precision: "auto", "f32" or "bf16"; null is "auto". */
+/* Opens an engine file. threads 0: one per processor. precision: "auto", "f32", "bf16" or "int8"; null is "auto". */
 LIGHTWAM_C_API lightwam_status lightwam_policy_open(const char* path, int threads, const char* precision,
                                                     lightwam_policy** policy);
 LIGHTWAM_C_API void lightwam_policy_close(lightwam_policy* policy);

@@ -40,8 +40,8 @@ class LIGHTWAM_API Error : public std::runtime_error {
 struct PolicyOptions {
     std::string device = "cpu";                   // "cpu" or "auto"
     int threads = 0;                              // 0: one per processor this process may use
-    std::string precision = "auto";               // "auto" (the engine's), "f32" or "bf16"
-    std::string instruction_set = "auto";         // "auto" (the best), "portable", "avx2", "avx512" or "avx512_bf16"
+    std::string precision = "auto";               // "auto" (the engine's), "f32", "bf16" or "int8"
+    std::string instruction_set = "auto";         // "auto" (the best) or one of PolicyInfo::instruction_set
     std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
 };
 
@@ -85,7 +85,7 @@ struct CameraInfo {
 
 struct PolicyInfo {
     std::string name;
-    std::string precision;          // "f32" or "bf16"
+    std::string precision;          // "f32", "bf16" or "int8"
     bool starts_at_images = false;  // false: at latents
     std::vector<CameraInfo> cameras;
     std::int64_t latent_shape[3] = {};  // channels, height, width
@@ -97,7 +97,7 @@ struct PolicyInfo {
     std::vector<std::string> instructions;  // those the engine knows
     std::string metadata_json;              // the engine's whole JSON document
     int threads = 0;
-    std::string instruction_set;  // "portable", "avx2", "avx512" or "avx512_bf16"
+    std::string instruction_set;  // "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni" or "avx512_bf16"
     std::string run_path;         // one line: device, instruction set, threads, precision, and why
     std::string warning;          // one line when something runs slower than it might; else empty
     std::size_t arena_bytes = 0;

@@ -38,7 +38,7 @@ class Policy:
     path: the engine file (`*.lwam`).
     device: "cpu", or "auto" for the best that this build has (the log says which, and why).
     threads: processor threads; None takes one per processor that this process may use. The actions do not depend on it.
-    precision: "auto" takes the engine's own; "f32" or "bf16" insist on it.
+    precision: "auto" takes the engine's own; "f32", "bf16" or "int8" insist on it.
 
     Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError. Logs one line to the
     logger "lightwam.runtime" that says what runs and why. Calls from several threads are served one after the other.
@@ -54,7 +54,7 @@ class Policy:
         if not isinstance(device, str):
             raise DeviceError(f"device is {device!r}; expected 'cpu' or 'auto'")
         if not isinstance(precision, str):
-            raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32' or 'bf16'")
+            raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16' or 'int8'")
         self._engine = _engine.Policy(engine_file_name(path), device, _thread_count(threads), precision)
         self._metadata: dict[str, Any] = json.loads(self._engine.document)
         policy = self._metadata["policy"]

@@ -160,7 +160,7 @@ inline double relative_error(const Buffer& got, const std::vector<double>& refer
 
 inline std::vector<Level> levels() {
     std::vector<Level> all;
-    for (const Level level : {Level::portable, Level::avx2, Level::avx512, Level::avx512_bf16}) {
+    for (const Level level : lightwam::cpu::kLevels) {
         if (lightwam::cpu::kernels_of(level) != nullptr) all.push_back(level);
     }
     return all;

@@ -95,8 +95,7 @@ void flip_byte(std::uint64_t offset) {
 int main(int argc, char** argv) {
     if (argc != 2) return 2;
     const std::string engine = argv[1];
-    for (const cpu::Level level :
-         {cpu::Level::portable, cpu::Level::avx2, cpu::Level::avx512, cpu::Level::avx512_bf16}) {
+    for (const cpu::Level level : cpu::kLevels) {
         if (const cpu::KernelTable* kernels = cpu::kernels_of(level)) test_load(engine, *kernels, 2);
     }
     test_load(engine, *cpu::best_kernels(), 1);
