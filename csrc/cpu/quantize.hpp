@@ -8,8 +8,8 @@
 
 namespace lightwam::cpu {
 
-// x[r, k] ~ scale[r] * (y[r, k] - zero[r]), off by at most half a scale. The scale of a row that holds NaN or infinity,
-// or whose range overflows f32, is not finite.
+// x[r, k] ~ scale[r] * (y[r, k] - zero[r]), off by at most half a scale (one where y is -128 or 127). The scale of a
+// row that holds NaN or infinity, or whose range overflows f32, is not finite.
 struct QuantizeRowsArgs {
     std::size_t rows = 0;
     std::size_t columns = 0;

@@ -73,6 +73,30 @@ const cpu::KernelTable* choose_kernels(const std::string& asked) {
     throw Error(ErrorKind::device, "instruction set '" + asked + "' is unknown; expected one of " + known);
 }
 
+// True when a product of `act` multiplies numbers of this type.
+bool multiplies(const engine::Graph& graph, engine::DType dtype) {
+    return std::any_of(graph.act.ops.begin(), graph.act.ops.end(), [&](const engine::Op& op) {
+        const std::size_t x = engine::find_role(op.inputs, "x");
+        std::size_t weight = engine::find_role(op.constants, "weight");
+        if (weight == engine::npos) weight = engine::find_role(op.constants, "scores");
+        return x != engine::npos && weight != engine::npos && graph.act.values[x].dtype == dtype &&
+               graph.tensors[weight].dtype == dtype;
+    });
+}
+
+// What the engine's products lack on these kernels; empty when nothing.
+std::string slow_products(const engine::Graph& graph, const cpu::KernelTable& kernels) {
+    const std::string begin = std::string(cpu::level_name(cpu::level_of(kernels))) + " has no ";
+    std::string text;
+    if (multiplies(graph, engine::DType::i8) && !cpu::has_native_i8(kernels))
+        text = begin + "8-bit dot products (AVX512_VNNI or AVX_VNNI): engine '" + graph.name +
+               "' widens its int8 products to 16 or 32 bits; the actions are right, but it is no faster than in f32";
+    if (multiplies(graph, engine::DType::bf16) && !cpu::has_native_bf16(kernels))
+        text += (text.empty() ? "" : "; ") + begin + "bf16 instructions (AVX512_BF16): engine '" + graph.name +
+                "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
+    return text;
+}
+
 // First element that is NaN or infinite; `count` when all are finite.
 std::size_t first_non_finite(const float* values, std::size_t count) {
     return static_cast<std::size_t>(
@@ -210,10 +234,8 @@ void Policy::Implementation::describe(const PolicyOptions& options) {
         info_.warning = "threads is " + std::to_string(info_.threads) + ", but this process may use " +
                         std::to_string(cores) + (cores == 1 ? " processor" : " processors") +
                         ", so no more run at a time; ask for " + std::to_string(cores);
-    if (info_.precision == "bf16" && !cpu::has_native_bf16(*kernels_))
-        info_.warning += (info_.warning.empty() ? "" : "; ") + info_.instruction_set +
-                         " has no bf16 instructions (AVX512_BF16): engine '" + info_.name +
-                         "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
+    if (const std::string slow = slow_products(graph_, *kernels_); !slow.empty())
+        info_.warning += (info_.warning.empty() ? "" : "; ") + slow;
     info_.run_path = engine::one_line(info_.run_path);
     info_.warning = engine::one_line(info_.warning);
 }

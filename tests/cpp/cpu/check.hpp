@@ -98,6 +98,10 @@ class Buffer {
     Output output() { return {data(), dtype_}; }
 
     void set(std::size_t i, double value) {
+        if (dtype_ == DType::i8) {
+            data()[i] = std::isnan(value) ? 0x55 : static_cast<std::uint8_t>(static_cast<std::int8_t>(value));
+            return;
+        }
         const auto f = static_cast<float>(value);
         if (dtype_ == DType::f32) {
             std::memcpy(data() + i * 4, &f, 4);
@@ -107,6 +111,7 @@ class Buffer {
         }
     }
     double operator[](std::size_t i) const {
+        if (dtype_ == DType::i8) return static_cast<std::int8_t>(data()[i]);
         if (dtype_ == DType::f32) {
             float f;
             std::memcpy(&f, data() + i * 4, 4);
@@ -166,7 +171,7 @@ inline std::vector<Level> levels() {
     return all;
 }
 
-inline const char* name(DType dtype) { return dtype == DType::f32 ? "f32" : "bf16"; }
+inline const char* name(DType dtype) { return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "i8"; }
 
 constexpr DType kTypes[] = {DType::f32, DType::bf16};
 
