@@ -121,6 +121,7 @@ int main(int argc, char** argv) {
     for (const int threads : {1, 2}) {
         test_infer(folder + "/small_images.lwam", true, threads);
         test_infer(folder + "/small_latents.lwam", false, threads);
+        test_infer(folder + "/small_int8.lwam", false, threads);
     }
     test_c_api(folder + "/small_latents.lwam");
     return finish();

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Tensor = NDArray[np.float32] | NDArray[np.uint16]  # uint16 holds the bits of bf16
+Tensor = NDArray[np.float32] | NDArray[np.uint16] | NDArray[np.int8]  # uint16 holds the bits of bf16
+SAFETENSORS_NAMES = {"float32": "F32", "uint16": "BF16", "int8": "I8"}
 
 TASK = "pick up the soup"
 CONTEXT_ROWS, TEXT_WIDTH, STATE_WIDTH, ACTION_WIDTH, HORIZON, WIDTH = 6, 8, 5, 3, 4, 8
@@ -59,12 +60,12 @@ class Engine:
 
 
 def header_of(engine: Engine) -> tuple[dict[str, Any], list[Tensor]]:
-    """The safetensors header and the tensors in file order: f32 first, so that every tensor is aligned."""
+    """The safetensors header and the tensors in file order: f32 first, i8 last, so that every tensor is aligned."""
     header: dict[str, Any] = {"__metadata__": {"lightwam": json.dumps(engine.document)}}
     offset = 0
     ordered = sorted(engine.tensors.items(), key=lambda item: -item[1].itemsize)
     for name, tensor in ordered:
-        dtype = "BF16" if tensor.dtype == np.uint16 else "F32"
+        dtype = SAFETENSORS_NAMES[tensor.dtype.name]
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.nbytes]}
         offset += tensor.nbytes
     return header, [tensor for _, tensor in ordered]
@@ -266,6 +267,36 @@ def small_engine(images: bool = True, text_encoder: bool = True, bf16_weights: b
     return Engine(document, random_tensors(bf16_weights))
 
 
+def quantise_linear(engine: Engine, name: str) -> None:
+    """The linear `name` of act in 8 bits: quantize_rows in front of it, a scale for each row of its weight."""
+    linear = engine.op(name)
+    x, weight = linear["inputs"]["x"], linear["constants"]["weight"]
+    values = as_float(engine.tensors[weight])
+    scale = (np.abs(values).max(axis=1) / 127.0).astype(np.float32)
+    engine.tensors[weight] = np.rint(values / scale[:, None]).astype(np.int8)
+    engine.tensors[f"{weight}.scale"] = scale
+    shape = engine.value(x)["shape"]
+    parts = {"y": ("x", "i8", shape), "scale": ("x_scale", "f32", shape[:-1]), "zero": ("x_zero", "i32", shape[:-1])}
+    for output, (role, dtype, part_shape) in parts.items():
+        offset = engine.act["arena_bytes"]
+        entry = {"name": f"{x}.{output}", "dtype": dtype, "shape": part_shape, "storage": "arena", "offset": offset}
+        engine.act["values"].append(entry)
+        engine.act["arena_bytes"] += (int(np.prod(part_shape)) * 4 + 63) // 64 * 64
+        linear["inputs"][role] = entry["name"]
+    linear["constants"]["weight_scale"] = f"{weight}.scale"
+    op = {"op": "quantize_rows", "name": f"{x} in 8 bits", "stage": linear["stage"], "inputs": {"x": x}}
+    outputs = {output: f"{x}.{output}" for output in parts}
+    engine.act["ops"].insert(engine.act["ops"].index(linear), op | {"constants": {}, "outputs": outputs, "attrs": {}})
+
+
+def quantised(engine: Engine) -> Engine:
+    """The engine with its linears `query` (gelu) and `state` (residual in place) in 8 bits."""
+    for name in ("query", "state"):
+        quantise_linear(engine, name)
+    engine.document["precision"] = "int8"
+    return engine
+
+
 def observation(images: bool = True, seed: int = 3, size: tuple[int, int] = (12, 10)) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     result: dict[str, Any] = {"state": rng.normal(size=STATE_WIDTH).astype(np.float32)}
@@ -282,3 +313,4 @@ if __name__ == "__main__":  # writes the files that the C++ tests read
     folder = Path(sys.argv[1])
     write_engine(folder / "small_images.lwam", small_engine())
     write_engine(folder / "small_latents.lwam", small_engine(images=False, text_encoder=False))
+    write_engine(folder / "small_int8.lwam", quantised(small_engine(images=False, text_encoder=False)))

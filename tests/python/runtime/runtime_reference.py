@@ -81,6 +81,26 @@ def attention(query: Array, key: Array, value: Array, bias: Array) -> Array:
     return out
 
 
+def quantised_rows(x: Array) -> tuple[Array, Array]:
+    """What 8 bits keep of every row (docs/engine-format.md, section 4.1): whole numbers, and their scales [R, 1]."""
+    low = np.minimum(x.min(axis=1, keepdims=True), 0.0)
+    high = np.maximum(x.max(axis=1, keepdims=True), 0.0)
+    scale = (high - low) / 255.0
+    scale[scale < 2.0**-126] = 1.0
+    zero = np.clip(np.rint(-128.0 - low / scale), -128, 127)
+    return np.clip(np.rint(x / scale) + zero, -128, 127) - zero, scale
+
+
+def linear(engine: Engine, name: str, x: Array) -> Array:
+    """x W^T of the op `name`, without bias."""
+    constants = engine.op(name)["constants"]
+    weight = engine.tensors[constants["weight"]]
+    if weight.dtype != np.int8:
+        return x @ as_float(weight).T
+    whole, scale = quantised_rows(x)
+    return whole @ weight.astype(np.float64).T * scale * as_float(engine.tensors[constants["weight_scale"]])
+
+
 def actions(engine: Engine, observation: dict[str, Any], text: str) -> Array:
     """[H, A] as the runtime must compute them."""
     tensors = {name: as_float(tensor) for name, tensor in engine.tensors.items()}
@@ -96,10 +116,10 @@ def actions(engine: Engine, observation: dict[str, Any], text: str) -> Array:
         x = observation["latents"].astype(np.float64).transpose(1, 2, 0)
     tokens = convolve(x, tensors["conv.weight"], tensors["conv.bias"]).reshape(32, WIDTH)
     normed = tokens / np.sqrt((tokens**2).mean(axis=1, keepdims=True) + 1e-6) * tensors["norm.weight"]
-    query = gelu_tanh(normed @ tensors["query.weight"].T)
+    query = gelu_tanh(linear(engine, "query", normed))
     attended = attention(query, context @ tensors["key.weight"].T, context @ tensors["value.weight"].T, bias)
     state = observation["state"].astype(np.float64)
-    fused = attended.mean(axis=0) + state @ tensors["state.weight"].T + tensors["state.bias"]
+    fused = attended.mean(axis=0) + linear(engine, "state", state[None])[0] + tensors["state.bias"]
     chunk = (fused @ tensors["action.weight"].T + tensors["action.bias"]).reshape(HORIZON, ACTION_WIDTH)
     result: Array = np.minimum(chunk * tensors["action.scale"] + tensors["action.shift"], 2.5)
     result[:, 2] = np.sign(-(2.0 * result[:, 2] - 1.0))
