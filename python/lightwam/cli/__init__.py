@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "quantize": Verb(
         "compute an engine's large linears in eight bits", "lightwam.export.quantize_command", "QuantizeArgs"
     ),
+    "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.export.onnx", "OnnxArgs"),
 }
 
 
