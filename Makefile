@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find python csrc cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.so' -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help demo test test-cpp test-python lint bench bench-full clean
+.PHONY: help demo test test-cpp test-python lint bench bench-full bench-peers clean
 
 help:
 	@echo "make demo        build, install and run the bundled policy in LIBERO (outputs/demo/)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint        formatters, linters and the type checker"
 	@echo "make bench       latency figures (pytest-benchmark)"
 	@echo "make bench-full  with the full-size model as well (minutes, 16 GB of memory)"
+	@echo "make bench-peers the full-size model beside PyTorch, ONNX Runtime and OpenVINO (an hour, 24 GB, 30 GB of disk)"
 	@echo "make clean       remove everything the other targets made"
 
 demo: $(VENV)/.demo-installed
@@ -41,6 +42,12 @@ bench: $(VENV)/.test-installed
 bench-full: $(VENV)/.test-installed
 	$(BIN)/python -m pytest benchmarks --full-size --benchmark-columns=min,median,stddev,rounds
 
+bench-peers: $(VENV)/.peers-installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset cpu -G Ninja --log-level=WARNING
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset cpu -j 2 --target bench_ops
+	$(BIN)/python benchmarks/report.py --size nano --picture docs/images/peers-nano.png
+	$(BIN)/python benchmarks/report.py --size libero --picture docs/images/peers-libero.png
+
 clean:
 	rm -rf $(VENV) build outputs
 
@@ -57,4 +64,8 @@ $(VENV)/.demo-installed: $(VENV)/.system-packages $(SOURCES)
 $(VENV)/.test-installed: $(VENV)/.system-packages $(SOURCES)
 	@echo "installing lightwam with its development tools into $(VENV) (a few minutes the first time)"
 	$(PIP) ".[train,libero,dev]"
+	touch $@
+
+$(VENV)/.peers-installed: $(VENV)/.test-installed
+	$(PIP) ".[peers]"
 	touch $@

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of the benchmarks: `pytest benchmarks --full-size` adds the 2.2-billion-parameter model (minutes, 16 GB)."""
 
+from __future__ import annotations
+
+import os
+from typing import Any
+
 import pytest
+
+from lightwam.cli.figures import SCHEMA, VERSION, Record, Seconds, machine, record_to_json
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,3 +18,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine", default=None, help="engine file of the full-size model; made from random weights if absent"
     )
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """Files of --benchmark-json hold our records as well (lightwam.cli.figures)."""
+    records = [
+        Record(
+            suite="chunk",
+            name=str(measured.group),
+            contender=measured.name,
+            precision="bf16" if "bf16" in f"{measured.name} {measured.group}" else "f32",
+            threads=len(os.sched_getaffinity(0)),
+            seconds=Seconds.of(measured.stats.data),
+            stages=measured.extra_info.get("stages_s"),
+        )
+        for measured in benchmarks
+    ]
+    figures = {"schema": SCHEMA, "version": VERSION, "machine": machine()}
+    output_json.update(figures, records=[record_to_json(record) for record in records])

@@ -3,21 +3,23 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import platform
-from dataclasses import dataclass
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightwam.errors import ConfigError
+from lightwam.cli.figures import Record, Seconds, peak_memory_bytes, write_figures
+from lightwam.errors import ConfigError, EngineError
 from lightwam.runtime import Policy
 
 MAX_IMAGE_SIZE = 8192
-PERCENTILES = (50, 95, 99)
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class BenchArgs:
     """Chunks that count, after the warm-up."""
     warmup: int = 10
     """Chunks that do not count."""
-    threads: int | None = None
-    """Threads of the runtime; all cores when absent."""
+    threads: tuple[int, ...] = ()
+    """Numbers of threads, each measured in a process of its own; all cores when absent."""
     image_size: int = 256
     """Side of the square camera images, pixels."""
     instruction: str = "pick up the object"
@@ -65,85 +67,119 @@ def measure(policy: Policy, arguments: BenchArgs) -> dict[str, NDArray[np.float6
     return {stage: np.array([timings[stage] for timings in chunks]) for stage in chunks[0]}
 
 
-def summarise(seconds: dict[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
-    """Milliseconds at the percentiles, by stage."""
-    return {
-        stage: {f"p{p}_ms": float(np.percentile(values, p) * 1e3) for p in PERCENTILES}
-        for stage, values in seconds.items()
-    }
+def measure_engine(engine: Path, threads: int | None, arguments: BenchArgs) -> tuple[Record, dict[str, Seconds]]:
+    """Load, warm up and measure in this process: the record, and every stage's times. Raises `EngineError`."""
+    begin = time.perf_counter()
+    policy = Policy(engine, threads=threads)
+    loaded = time.perf_counter()
+    policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
+    policy.infer(random_observation(policy.metadata, arguments.image_size, np.random.default_rng(0)))
+    first = time.perf_counter()
+    samples = {stage: Seconds.of(values.tolist()) for stage, values in measure(policy, arguments).items()}
+    record = Record(
+        suite="chunk",
+        name=policy.metadata["name"],
+        contender=f"lightwam-{policy.metadata['precision']}",
+        precision=policy.metadata["precision"],
+        threads=_threads_of(threads),
+        seconds=samples["total"],
+        stages={stage: seconds.p50 for stage, seconds in samples.items() if stage != "total"},
+        flops=_flops(policy.metadata),
+        load_seconds=loaded - begin,
+        first_chunk_seconds=first - begin,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    return record, samples
 
 
-def print_table(summary: dict[str, dict[str, float]], title: str) -> None:
-    """The summary as a table on the terminal."""
+def _threads_of(threads: int | None) -> int:
+    return threads or len(os.sched_getaffinity(0))
+
+
+def _flops(metadata: dict[str, Any]) -> float | None:
+    """Products of a chunk, as the export counted them."""
+    gflop = metadata.get("provenance", {}).get("gflop")
+    return None if gflop is None else float(gflop) * 1e9
+
+
+def print_table(record: Record, samples: dict[str, Seconds], title: str) -> None:
+    """Percentiles of every stage, start-up and memory on the terminal."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", *(f"p{p} ms" for p in PERCENTILES), title=title)
-    for stage, row in summary.items():
-        table.add_row(stage, *(f"{row[f'p{p}_ms']:.2f}" for p in PERCENTILES))
-    Console().print(table)
+    table = Table("stage", "p50 ms", "p95 ms", "p99 ms", title=title)
+    for stage, seconds in samples.items():
+        table.add_row(stage, *(f"{value * 1e3:.2f}" for value in (seconds.p50, seconds.p95, seconds.p99)))
+    console = Console()
+    console.print(table)
+    memory = "unknown" if record.peak_memory_bytes is None else f"{record.peak_memory_bytes / 1e6:.0f} MB"
+    console.print(
+        f"ready after {record.load_seconds:.2f} s, first chunk after {record.first_chunk_seconds:.2f} s, "
+        f"peak memory {memory}",
+        highlight=False,
+    )
 
 
-def draw(summary: dict[str, dict[str, float]], title: str, path: Path) -> None:
-    """The median of every stage as one stacked bar."""
+def draw(records: list[Record], title: str, path: Path) -> None:
+    """The median of every stage as one stacked bar a record."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 2.2), layout="constrained")
-    left = 0.0
-    for stage, row in summary.items():
-        if stage != "total":
-            axes.barh([0], [row["p50_ms"]], left=left, label=f"{stage} {row['p50_ms']:.1f} ms")
-            left += row["p50_ms"]
-    axes.set_yticks([])
+    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.8 * len(records)), layout="constrained")
+    for row, record in enumerate(records):
+        left = 0.0
+        axes.set_prop_cycle(None)  # the same colours in every bar
+        for stage, seconds in (record.stages or {}).items():
+            label = f"{stage} {seconds * 1e3:.1f} ms" if row == 0 else None
+            axes.barh([row], [seconds * 1e3], left=left, label=label)
+            left += seconds * 1e3
+    axes.set_yticks(range(len(records)), [f"{record.threads} thread(s)" for record in records])
+    axes.invert_yaxis()
     axes.set_xlabel("median of one chunk, ms")
     axes.set_title(title)
-    axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)
+    figure.legend(ncols=5, loc="outside lower center", frameon=False)
     temporary = path.with_name(path.stem + ".tmp.png")
     figure.savefig(temporary, dpi=150)
     pyplot.close(figure)
     os.replace(temporary, path)
 
 
-def write_report(
-    summary: dict[str, dict[str, float]], policy: Policy, engine: Path, arguments: BenchArgs, folder: Path
-) -> None:
-    """bench.json and bench.png in `folder`, each written under a temporary name and renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    report = {
-        "engine": engine.name,
-        "precision": policy.metadata["precision"],
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": arguments.threads,
-        "runs": arguments.runs,
-        "stages": summary,
-    }
-    temporary = folder / "bench.json.tmp"
-    temporary.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(temporary, folder / "bench.json")
-    draw(summary, engine.name, folder / "bench.png")
-
-
 def main(arguments: BenchArgs) -> int:
     """Run the measurement; returns the exit status. Errors: ConfigError for a count or size out of range."""
-    if arguments.runs < 1 or arguments.warmup < 1 or arguments.image_size < 1:
-        raise ConfigError(
-            f"--runs {arguments.runs}, --warmup {arguments.warmup}, --image-size {arguments.image_size}: "
-            "each must be at least 1"
-        )
-    if arguments.image_size > MAX_IMAGE_SIZE:
-        raise ConfigError(f"--image-size is {arguments.image_size}: use at most {MAX_IMAGE_SIZE}")
+    _check(arguments)
     from lightwam.assets import bundled_engine
 
     engine = arguments.engine or bundled_engine()
-    policy = Policy(engine, threads=arguments.threads)
-    policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
-    summary = summarise(measure(policy, arguments))
-    print_table(summary, f"{engine.name}, {policy.metadata['precision']}, {arguments.runs} chunks")
+    records: list[Record] = []
+    for threads in arguments.threads or (None,):
+        record, samples = _in_own_process(engine, threads, arguments)
+        title = f"{engine.name}, {record.precision}, {record.threads} thread(s), {arguments.runs} chunks"
+        print_table(record, samples, title)
+        records.append(record)
     if arguments.out is not None:
-        write_report(summary, policy, engine, arguments, arguments.out)
+        write_figures(records, arguments.out / "bench.json", engine=engine.name)
+        draw(records, engine.name, arguments.out / "bench.png")
         print(f"wrote {arguments.out / 'bench.json'} and {arguments.out / 'bench.png'}")
     return 0
+
+
+def _in_own_process(engine: Path, threads: int | None, arguments: BenchArgs) -> tuple[Record, dict[str, Seconds]]:
+    """`measure_engine` in a fresh process, so that memory and start-up time are the engine's own."""
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(measure_engine, engine, threads, replace(arguments, threads=())).result()
+    except BrokenProcessPool:
+        raise EngineError(f"{engine}: the measuring process was ended, mostly for lack of memory: free some") from None
+
+
+def _check(arguments: BenchArgs) -> None:
+    if min((arguments.runs, arguments.warmup, arguments.image_size, *arguments.threads)) < 1:
+        raise ConfigError(
+            f"--runs {arguments.runs}, --warmup {arguments.warmup}, --image-size {arguments.image_size}, "
+            f"--threads {arguments.threads}: each must be at least 1"
+        )
+    if arguments.image_size > MAX_IMAGE_SIZE:
+        raise ConfigError(f"--image-size is {arguments.image_size}: use at most {MAX_IMAGE_SIZE}")
