@@ -143,7 +143,7 @@ double read_bandwidth(lightwam::cpu::ThreadPool& pool) {
     std::vector<std::uint64_t> block(pieces * piece, 1);
     std::atomic<std::uint64_t> total{0};
     double best = 0.0;
-    for (int i = 0; i < 5; ++i) {
+    for (int i = 0; i < 15; ++i) {
         const auto begin = Clock::now();
         pool.parallel_for(pieces, [&](std::size_t index, int) {
             std::uint64_t sum = 0;

@@ -75,6 +75,22 @@ void finish_tile(const KernelTable& kernels, const Panels& panels, const Block& 
     kernels.epilogue(epilogue);
 }
 
+// While the first tiles of a part are computed, the part that follows it in memory is fetched, one line each step of
+// the sum: else the first tile of every part would wait for memory. A single tile of rows reads as fast as memory
+// gives.
+void look_ahead(const KernelTable& kernels, const Panels& panels, const Block& block, const Part& part,
+                std::size_t vectors, std::size_t row, Tile& tile) noexcept {
+    constexpr std::size_t kLine = 64;
+    const std::size_t steps = part.taps * ceil_div(part.depth, 4 / size_of(panels.compute));
+    const std::size_t bytes = steps * vectors * panels.lanes * 4;
+    const std::size_t offset = row / kernels.tile_rows * steps * kLine;
+    tile.ahead = tile.panel;
+    tile.ahead_step = 0;
+    if (block.row_count <= kernels.tile_rows || offset >= bytes) return;
+    tile.ahead = static_cast<const std::byte*>(tile.panel) + bytes + offset;
+    tile.ahead_step = kLine;
+}
+
 }  // namespace
 
 Panels::Panels(const KernelTable& kernels, DType dtype, std::size_t all_columns, std::size_t all_taps,
@@ -145,6 +161,7 @@ void multiply(const KernelTable& kernels, const Panels& panels, const Block& blo
                 const std::size_t rows = std::min(kernels.tile_rows, block.row_count - row);
                 tile.rows = block.rows + part.first_tap * block.row_stride + row;
                 tile.acc = block.acc + (parts.count == 1 ? 0 : row * panels.width);
+                look_ahead(kernels, panels, block, part, vectors, row, tile);
                 tiles[rows - 1][vectors - 1](tile);
                 if (index + 1 == parts.count) finish_tile(kernels, panels, block, tile, panel, row, rows);
             }

@@ -32,9 +32,9 @@ LIGHTWAM_INLINE vf multiply_pair(vf acc, std::uint32_t a, vu b) {
 }
 
 template <int kRows, int kVectors>
-LIGHTWAM_INLINE void tile_depths(const float* const* a, std::size_t depth, const float*& panel,
+LIGHTWAM_INLINE void tile_depths(const float* const* a, std::size_t depth, const float*& panel, Ahead& ahead,
                                  vf (&acc)[kRows][kVectors]) {
-    for (std::size_t k = 0; k < depth; ++k) {
+    for (std::size_t k = 0; k < depth; ++k, ahead.fetch()) {
         vf b[kVectors];
 #pragma GCC unroll 3
         for (int j = 0; j < kVectors; ++j) b[j] = load(panel + static_cast<std::size_t>(j) * kLanes);
@@ -62,11 +62,11 @@ LIGHTWAM_INLINE void tile_pair(const std::uint32_t (&pairs)[kRows], const bf16_b
 }
 
 template <int kRows, int kVectors>
-LIGHTWAM_INLINE void tile_depths(const bf16_bits* const* a, std::size_t depth, const bf16_bits*& panel,
+LIGHTWAM_INLINE void tile_depths(const bf16_bits* const* a, std::size_t depth, const bf16_bits*& panel, Ahead& ahead,
                                  vf (&acc)[kRows][kVectors]) {
     std::uint32_t pairs[kRows];
     std::size_t k = 0;
-    for (; k + 2 <= depth; k += 2) {
+    for (; k + 2 <= depth; k += 2, ahead.fetch()) {
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) pairs[i] = load_pair(a[i] + k);
         tile_pair(pairs, panel, acc);
@@ -103,6 +103,7 @@ void tile(const Tile& t) noexcept {
         }
     }
     const T* panel = static_cast<const T*>(t.panel);
+    Ahead ahead{static_cast<const char*>(t.ahead), t.ahead_step};
     for (std::size_t tap = 0; tap < t.taps; ++tap) {
         const T* a[kRows];
 #pragma GCC unroll 8
@@ -110,7 +111,7 @@ void tile(const Tile& t) noexcept {
             const void* row = t.rows[tap * t.row_stride + static_cast<std::size_t>(i)];
             a[i] = reinterpret_cast<const T*>(static_cast<const char*>(row) + t.offset_bytes);
         }
-        tile_depths(a, t.depth, panel, acc);
+        tile_depths(a, t.depth, panel, ahead, acc);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {

@@ -108,9 +108,12 @@ LIGHTWAM_INLINE void tile_quad(const std::int8_t* const* a, std::size_t k, std::
 
 template <int kRows, int kVectors>
 LIGHTWAM_INLINE void tile_depths(const std::int8_t* const* a, std::size_t depth, const std::int8_t*& panel,
-                                 vi (&acc)[kRows][kVectors]) {
+                                 Ahead& ahead, vi (&acc)[kRows][kVectors]) {
     std::size_t k = 0;
-    for (; k + 4 <= depth; k += 4, panel += 4 * kVectors * kLanes) tile_quad(a, k, 4, panel, acc);
+    for (; k + 4 <= depth; k += 4, panel += 4 * kVectors * kLanes) {
+        tile_quad(a, k, 4, panel, acc);
+        ahead.fetch();
+    }
     if (k < depth) {
         tile_quad(a, k, depth - k, panel, acc);
         panel += 4 * kVectors * kLanes;

@@ -25,6 +25,16 @@ LIGHTWAM_INLINE void store_as(P* p, V v) {
     *reinterpret_cast<unaligned*>(p) = v;
 }
 
+// Asks for memory that is read soon, line by line, into the second-level cache.
+struct Ahead {
+    const char* at;
+    std::size_t step;
+    LIGHTWAM_INLINE void fetch() {
+        __builtin_prefetch(at, 0, 2);
+        at += step;
+    }
+};
+
 // Subtracting zero is no operation, adding zero is one: -0 + 0 is 0.
 LIGHTWAM_INLINE vf splat(float x) { return x - vf{}; }
 LIGHTWAM_INLINE vf bits_to_float(vu u) { return reinterpret_cast<vf>(u); }
