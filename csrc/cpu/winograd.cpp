@@ -104,19 +104,26 @@ void copy_row(const Conv2dArgs& a, std::size_t y, std::size_t x, std::byte* row)
 // Pointers to the window rows of the tiles [first, last).
 void point_to_windows(const Conv2dArgs& a, std::size_t first, std::size_t last, const std::byte* zeros,
                       const ThreadScratch& mine) noexcept {
+    const std::size_t columns = tile_columns(a);
+    std::size_t row = first / columns;
+    std::size_t column = first % columns;
     std::byte* copy = mine.windows;
-    const void** rows = mine.window_rows;
+    const void** pointers = mine.window_rows;
     for (std::size_t tile = first; tile < last; ++tile) {
-        const std::size_t x = 2 * (tile % tile_columns(a)) - a.padding_left;
-        const bool copies = sticks_out(a, tile % tile_columns(a));
-        for (std::size_t i = 0; i < 4; ++i, ++rows) {
-            const std::size_t y = 2 * (tile / tile_columns(a)) + i - a.padding_top;
-            *rows = zeros;
+        const std::size_t x = 2 * column - a.padding_left;
+        const bool copies = sticks_out(a, column);
+        for (std::size_t i = 0; i < 4; ++i, ++pointers) {
+            const std::size_t y = 2 * row + i - a.padding_top;
+            *pointers = zeros;
             if (y >= a.height) continue;
-            *rows = copies ? copy : element(a.x, (y * a.width + x) * a.in_channels);
+            *pointers = copies ? copy : element(a.x, (y * a.width + x) * a.in_channels);
             if (!copies) continue;
             copy_row(a, y, x, copy);
             copy += mine.window_stride;
+        }
+        if (++column == columns) {
+            column = 0;
+            ++row;
         }
     }
 }

@@ -144,9 +144,9 @@ LIGHTWAM_INLINE void write_tile(const WinogradOutput& a, const float* m, std::si
 void winograd_output(const WinogradOutput& a) noexcept {
     const std::size_t tile_columns = (a.width + 1) / 2;
     with_types(a.residual, a.y, [&](const auto* residual, auto* y) {
+        std::size_t row = a.first_tile / tile_columns * 2;
+        std::size_t column = a.first_tile % tile_columns * 2;
         for (std::size_t tile = 0; tile < a.tiles; ++tile) {
-            const std::size_t row = (a.first_tile + tile) / tile_columns * 2;
-            const std::size_t column = (a.first_tile + tile) % tile_columns * 2;
             const std::size_t at = (row * a.width + column) * a.pixel_stride;
             const float* m = a.planes + tile * a.tile_stride;
             const bool two_rows = row + 1 < a.height;
@@ -159,6 +159,11 @@ void winograd_output(const WinogradOutput& a) noexcept {
                 write_tile<1, 2>(a, m, at, residual, y);
             } else {
                 write_tile<1, 1>(a, m, at, residual, y);
+            }
+            column += 2;
+            if (column >= a.width) {
+                column = 0;
+                row += 2;
             }
         }
     });
