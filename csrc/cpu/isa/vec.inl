@@ -83,9 +83,7 @@ LIGHTWAM_INLINE vh narrow(vf x) {
 
 // What storing v to this destination and loading it again gives.
 LIGHTWAM_INLINE vf rounded(vf v, const float*) { return v; }
-LIGHTWAM_INLINE vf rounded(vf v, const bf16_bits*) {
-    return bits_to_float(zero_extended(narrow(v)) << 16U);
-}
+LIGHTWAM_INLINE vf rounded(vf v, const bf16_bits*) { return bits_to_float(zero_extended(narrow(v)) << 16U); }
 
 LIGHTWAM_INLINE void convert(float x, float& y) { y = x; }
 LIGHTWAM_INLINE void convert(float x, bf16_bits& y) { y = narrow(x); }
@@ -95,9 +93,7 @@ LIGHTWAM_INLINE void convert(bf16_bits x, bf16_bits& y) { y = x; }
 LIGHTWAM_INLINE void convert(std::int8_t x, std::int8_t& y) { y = x; }
 
 LIGHTWAM_INLINE vf load(const float* p) { return load_as<vf>(p); }
-LIGHTWAM_INLINE vf load(const bf16_bits* p) {
-    return bits_to_float(zero_extended(load_as<vh>(p)) << 16U);
-}
+LIGHTWAM_INLINE vf load(const bf16_bits* p) { return bits_to_float(zero_extended(load_as<vh>(p)) << 16U); }
 LIGHTWAM_INLINE void store(float* p, vf v) { store_as(p, v); }
 LIGHTWAM_INLINE void store(bf16_bits* p, vf v) { store_as(p, narrow(v)); }
 // Whole numbers from -128 to 127.
