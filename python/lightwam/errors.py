@@ -2,8 +2,16 @@
 """Every error lightwam raises on purpose. Each message is one line that names the thing, the value and the remedy."""
 
 
+def escaped(text: str) -> str:
+    """The text with line breaks and control characters as escapes: names from damaged files may hold them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class LightWAMError(Exception):
     """Base class of all lightwam errors."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class ConfigError(LightWAMError):

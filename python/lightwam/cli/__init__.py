@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from lightwam.errors import LightWAMError
+from lightwam.errors import LightWAMError, escaped
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,13 @@ def print_faults(error: LightWAMError) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"{len(faults)} faults")
     for heading in ("fault", "weight", ""):
         table.add_column(heading, overflow="fold")
     for fault in faults:
-        table.add_row(fault.kind, fault.name, fault.detail)
+        table.add_row(fault.kind, Text(escaped(fault.name)), Text(escaped(fault.detail)))  # names are no markup
     Console(stderr=True).print(table)
 
 

@@ -83,9 +83,10 @@ def main(arguments: ConvertArgs) -> int:
     check_instructions(arguments.instructions, config.text)
     statistics = None if arguments.stats is None else _read_statistics(arguments.stats, config)
     gathered = _gather(arguments, config)
+    # Before the policy's numbers are read: the two largest inputs are then not in memory together.
+    rows = {} if gathered.misfits() else _instruction_rows(arguments, config)
     with progress_bar("checking weights", gathered.num_bytes(), show=True) as advance:
         weights = gathered.checked(_sources(arguments), advance)
-    rows = _instruction_rows(arguments, config)
     dtype = {"keep": None, "f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
     size = write_checkpoint(arguments.out, config, weights, statistics, rows, dtype)
     _print_report(arguments, weights, size, gathered.has_vae)

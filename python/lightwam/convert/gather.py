@@ -71,9 +71,13 @@ class Gathered:
             shapes.update({TEXT + name: shape for name, shape in text.items()})
         return shapes
 
+    def misfits(self) -> list[Fault]:
+        """All that is missing, unknown, given twice, of the wrong shape or type; reads no number."""
+        return [*self.twice, *find_faults(self.expected(), self.weights)]
+
     def faults(self, on_bytes: Callable[[int], None] | None = None) -> list[Fault]:
-        """All that is missing, unknown, given twice, of the wrong shape or type, or not finite; reads every number."""
-        return [*self.twice, *find_faults(self.expected(), self.weights), *find_not_finite(self.weights, on_bytes)]
+        """`misfits`, and what is not finite; reads every number."""
+        return [*self.misfits(), *find_not_finite(self.weights, on_bytes)]
 
     def num_bytes(self) -> int:
         """Bytes of all tensors as they are stored."""

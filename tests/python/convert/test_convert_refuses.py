@@ -109,6 +109,18 @@ def test_every_fault_is_in_one_table(
     assert line.startswith("lightwam convert: MisfitError")
 
 
+def test_names_that_hold_anything(tmp_path: Path, arguments: ConvertArgs, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("proprio_encoder.a\nb", "proprio_encoder.[/red]", "proprio_encoder.\x1b[2J")
+    weights = {**policy_weights(small_config()), **{name: torch.zeros(1) for name in names}}
+    torch.save(published(weights), tmp_path / "policy.pt")
+    error = refused(arguments, "3 unknown")
+    assert r"a\nb" in str(error) and r"\x1b[2J" in str(error)
+    words = [f"--{name}={getattr(arguments, name)}" for name in ("out", "config", "policy")]
+    assert cli.main(["convert", *words]) == 2
+    shown = capsys.readouterr().err
+    assert "[/red]" in shown.split("lightwam convert")[0] and "\x1b" not in shown
+
+
 def test_a_key_in_two_inputs(tmp_path: Path, arguments: ConvertArgs) -> None:
     weights = policy_weights(small_config())
     torch.save({**weights, "vae.model.conv1.bias": torch.zeros(32)}, tmp_path / "policy.pt")
