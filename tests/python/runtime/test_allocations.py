@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from engine_files import observation
+
 import lightwam
+from lightwam.runtime import Policy
 
 SCRIPT = """
 import ctypes, sys
@@ -50,3 +54,20 @@ def test_infer_allocates_nothing_after_the_first_call(tmp_path: Path, engine_pat
     for threads in (1, 2):
         done = run_probe(tmp_path, engine_path, threads)
         assert done.returncode == 0, done.stderr
+
+
+def test_infer_leaves_no_garbage(policy: Policy) -> None:
+    """Nothing for the cyclic collector, whose pauses would show in the latency, and nothing that grows."""
+    seen = observation()
+    gc.collect()
+    gc.disable()
+    try:
+        blocks = []
+        for _ in range(3):
+            for _ in range(100):
+                policy.infer(seen)
+            blocks.append(sys.getallocatedblocks())
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    assert blocks[2] - blocks[1] < 50  # 100 calls; a few blocks move with the interpreter's own free lists
