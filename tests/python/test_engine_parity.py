@@ -44,8 +44,9 @@ def _assert_close(made: Any, wanted: Any, exact: bool) -> None:
 
 
 @pytest.mark.parametrize(("precision", "weight_dtype"), FORMATS)
+@pytest.mark.parametrize("cross_output", ["folded", "projected"])
 @pytest.mark.parametrize("name", ["golden_set1", "golden_set3"])
-def test_golden_policies(name: str, precision: Any, weight_dtype: Any, tmp_path: Path) -> None:
+def test_golden_policies(name: str, cross_output: Any, precision: Any, weight_dtype: Any, tmp_path: Path) -> None:
     """From latents; the published actions are normalised ones, so the gripper rule is left out."""
     mapping = json.loads((GOLDEN / f"{name}.json").read_text())
     tensors = load_file(GOLDEN / f"{name}.safetensors")
@@ -59,6 +60,7 @@ def test_golden_policies(name: str, precision: Any, weight_dtype: Any, tmp_path:
     export_engine(
         model, engine, start_at="latents", latent_shape=(channels, height, width), context_rows=context.shape[1],
         instructions={str(i): rows for i, rows in enumerate(context)}, precision=precision, weight_dtype=weight_dtype,
+        cross_output=cross_output,
     )  # fmt: skip
     policy = Policy(engine)
     interpreter = Interpreter(read_engine(engine))

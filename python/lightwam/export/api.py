@@ -17,13 +17,13 @@ from torch import Tensor
 from lightwam.config import LightWAMConfig
 from lightwam.errors import ExportError
 from lightwam.export.build import BuildOptions, build_graph, with_policy
-from lightwam.export.counts import graph_costs
+from lightwam.export.counts import counted_text_rows, graph_costs
 from lightwam.export.dtypes import Array, DType
 from lightwam.export.engine import write_engine
 from lightwam.export.graph import Constant, FloatPrecision, Graph
 from lightwam.export.layers import constant
 from lightwam.export.parity import Parity, measure_parity
-from lightwam.export.policy import Normalization, StartAt
+from lightwam.export.policy import CrossOutput, Normalization, StartAt
 from lightwam.export.progress import progress_bar
 from lightwam.export.weights import TEXT, StateDictWeights, Weights
 from lightwam.export.widen import computing_in_float32
@@ -38,7 +38,9 @@ PARITY_SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written: the file, its size, the products of one chunk, and the measured parity (None if not asked)."""
+    """What was written: the file, its size, the products of one chunk (for the longest known instruction, 32 text rows
+    where none is known), and the measured parity (None if not asked).
+    """
 
     path: str
     num_bytes: int
@@ -62,6 +64,7 @@ def export_engine(
     context_mask: Iterable[bool] | None = None,
     control_hz: float = 20.0,
     name: str | None = None,
+    cross_output: CrossOutput = "auto",
     provenance: Mapping[str, Any] | None = None,
     parity_seeds: Sequence[int] = PARITY_SEEDS,
     show_progress: bool = False,
@@ -84,6 +87,8 @@ def export_engine(
         context_mask: [L] or [B, L]; refused unless all True: an engine attends to all context rows.
         control_hz: control steps a second, told to users of the engine.
         name: the policy's name; default the configuration's.
+        cross_output: 'folded' makes value and output projection of every cross-attention key one vector (saving 13),
+            'projected' keeps the projection, 'auto' takes what costs less for the longest known instruction.
         provenance: further JSON entries to store.
         parity_seeds: seeds of the random inputs on which folded graph and model are compared; empty: not measured.
         show_progress: draw progress bars.
@@ -97,7 +102,7 @@ def export_engine(
     config = model.config
     normalization = _normalization(config, normalizer)
     options = BuildOptions(
-        precision, weight_dtype, start_at, latent_shape, context_rows, normalization, control_hz, name
+        precision, weight_dtype, start_at, latent_shape, context_rows, normalization, control_hz, name, cross_output
     )
     weights = StateDictWeights(_state_dict(model, vae, text_encoder))
     graph = build_policy_graph(
@@ -113,7 +118,7 @@ def export_engine(
     graph = with_provenance(graph, config, parity, provenance)
     with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
         size = write_engine(graph, path, advance)
-    return ExportReport(os.fspath(path), size, graph_costs(graph).flops / 1e9, parity)
+    return ExportReport(os.fspath(path), size, graph.provenance["gflop"], parity)
 
 
 def _normalization(
@@ -149,17 +154,23 @@ def build_policy_graph(
         raise ExportError("instructions is empty and there is no text encoder: give at least one known instruction")
     if vae_config is not None:
         config = replace(config, vae=vae_config)
-    graph = build_graph(config, weights, options, context_mask)
-    constants: dict[str, Constant] = {}
-    policy: dict[str, Any] = {}
+    length = options.resolved_context_rows(config)
     texts = [text.strip() if isinstance(text, str) else text for text in instructions or {}]
     if len(set(texts)) < len(texts):
         raise ExportError(f"instructions are {texts}: one is given twice; give each once")
+    tables = {
+        text: _instruction_table(index, text, rows, length, config)
+        for index, (text, rows) in enumerate((instructions or {}).items())
+    }
+    if tables and options.text_rows is None:
+        options = replace(options, text_rows=max(len(table) for table in tables.values()))
+    graph = build_graph(config, weights, options, context_mask)
+    constants: dict[str, Constant] = {}
+    policy: dict[str, Any] = {}
     if has_text_encoder:
         policy["text_encoder"] = _text_encoder(config, weights, int(graph.policy["context_rows"]), constants)
     policy["instructions"] = [
-        _instruction(graph, text, rows, index, constants)
-        for index, (text, rows) in enumerate((instructions or {}).items())
+        _instruction(text, table, index, constants) for index, (text, table) in enumerate(tables.items())
     ]
     return with_policy(graph, constants, **policy)
 
@@ -188,12 +199,9 @@ def _loader(weights: Weights, name: str, shape: tuple[int, ...]) -> Callable[[],
     return lambda: weights.get(name, shape)
 
 
-def _instruction(
-    graph: Graph, text: str, rows: Array | Tensor, index: int, constants: dict[str, Constant]
-) -> dict[str, str]:
-    """A known instruction: its context rows up to the last one that is not zero, as float32."""
-    table = torch.as_tensor(rows).detach().to("cpu", torch.float64)
-    width, length = graph.policy["text_width"], graph.policy["context_rows"]
+def _instruction_table(index: int, text: str, rows: Array | Tensor, length: int, config: LightWAMConfig) -> Tensor:
+    """Context rows [n, text width] of a known instruction up to the last one that is not zero, n in 1..length."""
+    table, width = torch.as_tensor(rows).detach().to("cpu", torch.float64), config.text.width
     if not isinstance(text, str) or not text.strip():
         raise ExportError(f"instruction {index} is {text!r}: give its text")
     if table.ndim != 2 or table.shape[1] != width or not bool(torch.isfinite(table).all()):
@@ -202,8 +210,13 @@ def _instruction(
     count = int(filled[-1]) + 1 if len(filled) else 0
     if not 0 < count <= length:
         raise ExportError(f"context of {text!r} has {count} rows that are not zero: give 1..{length}")
+    return table[:count]
+
+
+def _instruction(text: str, table: Tensor, index: int, constants: dict[str, Constant]) -> dict[str, str]:
+    """A known instruction's entry; its rows are stored as float32."""
     name = f"instructions.{index}.context"
-    constants[name] = constant(name, "f32", (count, width), lambda: table[:count])
+    constants[name] = constant(name, "f32", tuple(table.shape), lambda: table)
     return {"text": text, "context": name}
 
 
@@ -215,12 +228,14 @@ def with_provenance(
         json.dumps(dict(extra or {}), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ExportError(f"provenance cannot be stored ({error}): give strings and finite numbers") from None
-    costs = graph_costs(graph)
+    text_rows = counted_text_rows(graph)
+    costs = graph_costs(graph, text_rows)
     provenance = {
         "lightwam": _version(),
         "torch": torch.__version__,
         "config": config.to_dict(),
         "gflop": costs.flops / 1e9,
+        "gflop_text_rows": text_rows,
         "weight_bytes": costs.constant_bytes,
         "parity": None if parity is None else parity.to_json(),
         **(extra or {}),

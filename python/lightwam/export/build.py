@@ -9,24 +9,35 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import LightWAMConfig, VideoDiTConfig
 from lightwam.errors import ExportError
 from lightwam.export.build_dit import BackboneBuilder, BackboneFold
 from lightwam.export.build_expert import ExpertBuilder
 from lightwam.export.build_vae import VAEEncoderBuilder
 from lightwam.export.builder import ProgramBuilder
+from lightwam.export.counts import assumed_text_rows, keys_in_use
 from lightwam.export.dtypes import DType
-from lightwam.export.fold import blocks_needed
+from lightwam.export.fold import blocks_needed, cross_output_flops
 from lightwam.export.graph import Constant, FloatPrecision, Graph, Program, Value
 from lightwam.export.layers import Emitter, Formats, constant
 from lightwam.export.plan import plan_graph
-from lightwam.export.policy import Normalization, StartAt, policy_section, refuse_unfoldable
+from lightwam.export.policy import (
+    CrossOutput,
+    Normalization,
+    StartAt,
+    policy_section,
+    refuse_unfoldable,
+)
 from lightwam.export.weights import Weights
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built. `latent_shape` and `context_rows` follow the configuration unless given."""
+    """How an engine is built. `latent_shape` and `context_rows` follow the configuration unless given.
+
+    `cross_output`: saving 13 always ('folded'), never ('projected'), or where it takes fewer FLOPs ('auto') at
+    `text_rows`, the rows of the longest known instruction (32 where none is known).
+    """
 
     precision: FloatPrecision = "f32"
     weight_dtype: DType | None = None
@@ -36,9 +47,17 @@ class BuildOptions:
     normalization: Normalization | None = None
     control_hz: float = 20.0
     name: str | None = None
+    cross_output: CrossOutput = "auto"
+    text_rows: int | None = None
 
     def resolved_latent_shape(self, config: LightWAMConfig) -> tuple[int, int, int]:
         return self.latent_shape or (config.vae.z_dim, *config.latent_size)
+
+    def resolved_context_rows(self, config: LightWAMConfig) -> int:
+        rows = config.text.length if self.context_rows is None else self.context_rows
+        if rows < 1:
+            raise ExportError(f"context_rows is {rows}: give at least 1, or None for {config.text.length}")
+        return rows
 
 
 def build_graph(
@@ -47,9 +66,7 @@ def build_graph(
     """The planned graph of a policy. Raises `ExportError` on an option that is not folded."""
     latent_shape = options.resolved_latent_shape(config)
     _check_formats(options)
-    rows = config.text.length if options.context_rows is None else options.context_rows
-    if rows < 1:
-        raise ExportError(f"context_rows is {rows}: give at least 1, or None for {config.text.length}")
+    rows = options.resolved_context_rows(config)
     refuse_unfoldable(config, options.start_at, latent_shape, context_mask)
     normalization = options.normalization or Normalization.identity(config)
     normalization.check(config)
@@ -65,9 +82,18 @@ def build_graph(
     return plan_graph(graph)
 
 
+def folds_output(wish: CrossOutput, dit: VideoDiTConfig, tokens: int, keys: int) -> bool:
+    """Whether saving 13 is applied, by `wish` or because it costs less for so many keys."""
+    if wish != "auto":
+        return wish == "folded"
+    return cross_output_flops(dit, tokens, keys, folded=True) < cross_output_flops(dit, tokens, keys, folded=False)
+
+
 def _check_formats(options: BuildOptions) -> None:
     if options.precision not in ("f32", "bf16"):
         raise ExportError(f"precision is {options.precision!r}: use 'f32' or 'bf16'")
+    if options.cross_output not in ("auto", "folded", "projected"):
+        raise ExportError(f"cross_output is {options.cross_output!r}: use 'auto', 'folded' or 'projected'")
     allowed = (None, "bf16") if options.precision == "bf16" else (None, "f32", "bf16")
     if options.weight_dtype not in allowed:
         raise ExportError(
@@ -88,19 +114,19 @@ class _GraphBuilder:
         """Both programs without dead ops, and the constants that they use."""
         constants: dict[str, Constant] = {}
         formats = Formats.of(self.options.precision, self.options.weight_dtype)
-        fold = BackboneFold(self.weights, self.config)
+        fold, fold_output = BackboneFold(self.weights, self.config), self._fold_output()
 
         text = ProgramBuilder(constants, "text")
         context = text.bind("context", "f32", (self.context_rows, self.config.text.width))
         text_rows = text.bind("text_rows", "i32", (1,))
-        cache = BackboneBuilder(Emitter(text, formats), fold).emit_instruction(
+        cache = BackboneBuilder(Emitter(text, formats), fold, fold_output).emit_instruction(
             context, text_rows, blocks_needed(self.config.video_dit)
         )
 
         act = ProgramBuilder(constants, "preprocess")
         state = act.bind("state", "f32", (1, self.config.state_dim))
         emitter = Emitter(act, formats)
-        backbone = BackboneBuilder(emitter, fold)
+        backbone = BackboneBuilder(emitter, fold, fold_output)
         own_cache = backbone.bind_instruction(cache)
         proprio_state = self._normalize_state(act, state)
         latents = self._latents(emitter)
@@ -115,6 +141,13 @@ class _GraphBuilder:
         programs = {"set_instruction": text.finish({}, also_needed=read), "act": act_program}
         used = {name for program in programs.values() for op in program.ops for name in op.constants.values()}
         return programs, {name: made for name, made in constants.items() if name in used}
+
+    def _fold_output(self) -> bool:
+        """Whether saving 13 is applied."""
+        known = () if self.options.text_rows is None else (self.options.text_rows,)
+        keys = keys_in_use(assumed_text_rows(known, self.context_rows), self.context_rows)
+        rows, columns = self._grid()
+        return folds_output(self.options.cross_output, self.config.video_dit, rows * columns, keys)
 
     def _grid(self) -> tuple[int, int]:
         video = self.config.video

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backbone's action pass: latents [h, w, Z] -> tokens [S, D] at the adapter layers. Savings 1, 3, 4, 5, 6, 7, 10.
+"""The backbone's action pass: latents [h, w, Z] -> tokens [S, D] at the adapter layers. Savings 1, 3-7, 10, 13.
 
 The token stream stays float32 in every engine; norms hand it to the products in the compute format.
 """
@@ -23,7 +23,7 @@ from lightwam.export.fold import (
     rope_tables,
     time_modulation,
 )
-from lightwam.export.graph import Constant, TensorType, Value
+from lightwam.export.graph import Constant, Storage, TensorType, Value
 from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm
 from lightwam.export.weights import DIT, PROPRIO, Weights
 
@@ -34,10 +34,12 @@ _LORA_NAMES = {"ffn.0": "ffn_lora_in", "ffn.2": "ffn_lora_out"}
 
 @dataclass(frozen=True)
 class InstructionCache:
-    """What `set_instruction` keeps for every block: keys and values of the text rows, and their logit biases."""
+    """What `set_instruction` keeps for every block: keys of the text rows, what they carry (values [L, heads*d], or
+    with saving 13 outputs [L, heads*D]), and their logit biases.
+    """
 
     keys: tuple[Value, ...]
-    values: tuple[Value, ...]
+    carried: tuple[Value, ...]
     key_bias: Value
     key_count: Value
 
@@ -165,15 +167,16 @@ class BackboneFold:
 
 
 class BackboneBuilder:
-    """Emits the backbone's ops of both programs."""
+    """Emits the backbone's ops of both programs. `fold_output`: with saving 13."""
 
-    def __init__(self, emitter: Emitter, fold: BackboneFold) -> None:
+    def __init__(self, emitter: Emitter, fold: BackboneFold, fold_output: bool) -> None:
         self._emit = emitter
         self._fold = fold
         self._dit = fold.config.video_dit
+        self._fold_output = fold_output
 
     def emit_instruction(self, context: Value, text_rows: Value, blocks: int) -> InstructionCache:
-        """Embed the text rows [L, E] and keep keys and values of every block."""
+        """Embed the text rows [L, E] and keep keys and values, or outputs, of every block."""
         rows = context.type.shape[0]
         first, second = self._fold.text_embedding()
         hidden = self._emit.linear(
@@ -184,12 +187,12 @@ class BackboneBuilder:
         )
         embedded = self._emit.linear(second, hidden, dtype=self._emit.formats.compute)
         keys = tuple(self._key(layer, embedded, "text", cached=True) for layer in range(blocks))
-        values = tuple(self._value(layer, embedded, "text", cached=True) for layer in range(blocks))
+        carried = tuple(self._carried(layer, embedded, "text", cached=True) for layer in range(blocks))
         bias = self._emit.program.emit_many(
             "text_key_bias", "text_key_bias", {"text_rows": text_rows},
             {"key_bias": TensorType("f32", (rows,)), "key_count": TensorType("i32", (1,))}, "instruction",
         )  # fmt: skip
-        return InstructionCache(keys, values, bias["key_bias"], bias["key_count"])
+        return InstructionCache(keys, carried, bias["key_bias"], bias["key_count"])
 
     def bind_instruction(self, cache: InstructionCache) -> InstructionCache:
         """The cache as values that this program reads."""
@@ -197,8 +200,8 @@ class BackboneBuilder:
         def bind(value: Value) -> Value:
             return self._emit.program.bind(value.name, value.type.dtype, value.type.shape, "instruction")
 
-        keys, values = (tuple(bind(value) for value in group) for group in (cache.keys, cache.values))
-        return InstructionCache(keys, values, bind(cache.key_bias), bind(cache.key_count))
+        keys, carried = (tuple(bind(value) for value in group) for group in (cache.keys, cache.carried))
+        return InstructionCache(keys, carried, bind(cache.key_bias), bind(cache.key_count))
 
     def _key(self, layer: int, row: Value, kind: str, cached: bool = False) -> Value:
         name = f"blocks.{layer}.cross_attn.key_{kind}"
@@ -209,11 +212,18 @@ class BackboneBuilder:
             eps=self._dit.eps, activation="none",
         )  # fmt: skip
 
-    def _value(self, layer: int, row: Value, kind: str, cached: bool = False) -> Value:
-        return self._emit.linear(
-            self._fold.cross(layer, "v"), row, f"blocks.{layer}.cross_attn.value_{kind}",
-            dtype=self._emit.formats.compute, storage="instruction" if cached else "arena",
+    def _carried(self, layer: int, row: Value, kind: str, cached: bool = False) -> Value:
+        """What a key gives to the tokens that attend to it: its value, or that through the output projection."""
+        name, compute = f"blocks.{layer}.cross_attn", self._emit.formats.compute
+        storage: Storage = "instruction" if cached else "arena"
+        value = self._emit.linear(
+            self._fold.cross(layer, "v"), row, f"{name}.value_{kind}",
+            dtype=compute, storage="arena" if self._fold_output else storage,
         )  # fmt: skip
+        if not self._fold_output:
+            return value
+        output = self._fold.cross(layer, "o")
+        return self._emit.by_head(output, value, self._dit.num_heads, f"{name}.output_{kind}", compute, storage)
 
     def emit_proprio(self, state: Value) -> Value:
         """Normalised state [1, P] -> its embedded context row [1, D]. The first, tiny linear computes in float32."""
@@ -282,20 +292,26 @@ class BackboneBuilder:
             "rms_norm", f"{name}.q_norm", {"x": raw}, {"weight": self._fold.head_norm(layer, "cross_attn", "q")},
             compute, eps=dit.eps, activation="none",
         )  # fmt: skip
+        carried = "output" if self._fold_output else "value"
         inputs = {
             "q": query,
             "key_text": cache.keys[layer],
-            "value_text": cache.values[layer],
+            f"{carried}_text": cache.carried[layer],
             "key_bias": cache.key_bias,
             "key_count": cache.key_count,
             "key_proprio": self._key(layer, proprio, "proprio"),
-            "value_proprio": self._value(layer, proprio, "proprio"),
+            f"{carried}_proprio": self._carried(layer, proprio, "proprio"),
         }
+        output, scale = self._fold.cross(layer, "o"), 1.0 / math.sqrt(dit.head_dim)
+        if self._fold_output:
+            return self._emit.program.emit(
+                "cross_attention_folded", f"{name}.o", {**inputs, "residual": tokens}, {"bias": output.bias()}, "f32",
+                heads=dit.num_heads, scale=scale,
+            )  # fmt: skip
         attended = self._emit.program.emit(
-            "cross_attention", f"{name}.attention", inputs, {}, compute,
-            heads=dit.num_heads, scale=1.0 / math.sqrt(dit.head_dim),
-        )  # fmt: skip
-        return self._emit.linear(self._fold.cross(layer, "o"), attended, residual=tokens)
+            "cross_attention", f"{name}.attention", inputs, {}, compute, heads=dit.num_heads, scale=scale
+        )
+        return self._emit.linear(output, attended, residual=tokens)
 
     def _feed_forward(self, layer: int, tokens: Value) -> Value:
         normed = self._emit.layer_norm(f"blocks.{layer}.norm2", tokens, self._dit.eps)

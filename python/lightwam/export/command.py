@@ -16,7 +16,6 @@ from lightwam.errors import ExportError
 from lightwam.export.api import build_policy_graph, export_engine, with_provenance
 from lightwam.export.build import BuildOptions
 from lightwam.export.checkpoint import PolicyCheckpoint, open_checkpoint, read_instructions
-from lightwam.export.counts import graph_costs
 from lightwam.export.engine import write_engine
 from lightwam.export.progress import progress_bar
 from lightwam.export.quantize import find_layers, quantize_graph
@@ -49,6 +48,8 @@ class ExportArgs:
     """safetensors file: instruction text -> context rows [n, text width], for policies without a small text encoder."""
     known: tuple[str, ...] = ()
     """Instructions to carry ready-made, their rows from the checkpoint's own text encoder."""
+    cross_output: Literal["auto", "folded", "projected"] = "auto"
+    """Value and output projection of each cross-attention key as one vector, or not; auto: what costs fewer FLOPs."""
     replan: int | None = None
     """Actions to execute before the next chunk; the configuration's when absent."""
     parity_seeds: tuple[int, ...] = (0, 1, 2)
@@ -88,6 +89,7 @@ def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
         precision=arguments.precision,
         weight_dtype=arguments.weights,
         name=arguments.name,
+        cross_output=arguments.cross_output,
         provenance={"checkpoint_sha256": file_sha256(folder / WEIGHTS_FILE, show_progress=True)},
         parity_seeds=arguments.parity_seeds,
         show_progress=True,
@@ -108,7 +110,12 @@ def export_random(arguments: ExportArgs) -> None:
     graph = build_policy_graph(
         config,
         RandomWeights(arguments.seed),
-        BuildOptions(precision, arguments.weights, name=arguments.name or f"random-{config.name}"),
+        BuildOptions(
+            precision,
+            arguments.weights,
+            name=arguments.name or f"random-{config.name}",
+            cross_output=arguments.cross_output,
+        ),
         hashed,
         None if hashed else {RANDOM_INSTRUCTION: rows},
     )
@@ -117,7 +124,7 @@ def export_random(arguments: ExportArgs) -> None:
     graph = with_provenance(graph, config, None, {"random_seed": arguments.seed})
     with progress_bar("writing", graph.constant_bytes(), show=True) as advance:
         size = write_engine(graph, arguments.out, advance)
-    gflop = graph_costs(graph).flops / 1e9
+    gflop = graph.provenance["gflop"]
     print(f"{arguments.out}: {size / 1e6:.1f} MB, {gflop:.3f} GFLOP a chunk, random weights of seed {arguments.seed}")
 
 

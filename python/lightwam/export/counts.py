@@ -3,11 +3,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from lightwam.export.check import op_operands
 from lightwam.export.graph import Graph, Op, Program, Stage, TensorType
 from lightwam.export.ops import OPS, Operands, operands_bytes
+
+#: Rows of an instruction where an engine knows none: a sentence or two.
+UNKNOWN_TEXT_ROWS = 32
+
+
+def assumed_text_rows(known: Iterable[int], context_rows: int) -> int:
+    """The instruction length that costs are counted for: the longest of the known ones, 32 rows where none is."""
+    return max(known, default=min(UNKNOWN_TEXT_ROWS, context_rows))
+
+
+def keys_in_use(text_rows: int, context_rows: int) -> int:
+    """Keys of a cross-attention: the text rows, one padded row for the rest (saving 7), the proprio row."""
+    return min(text_rows + 1, context_rows) + 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,17 @@ class GraphCosts:
         return totals
 
 
+def counted_text_rows(graph: Graph) -> int:
+    """The instruction length that a policy's costs are told for: its longest known one, 32 rows where none is known."""
+    known = (graph.constants[entry["context"]].type.shape[0] for entry in graph.policy["instructions"])
+    return assumed_text_rows(known, graph.policy["context_rows"])
+
+
+def output_is_folded(graph: Graph) -> bool:
+    """Whether cross-attention's output projection is folded into the keys (saving 13)."""
+    return any(op.op == "cross_attention_folded" for op in graph.programs["act"].ops)
+
+
 def graph_costs(graph: Graph, text_rows: int | None = None) -> GraphCosts:
     """Count `act`. `text_rows`: length of the instruction; None counts all context rows."""
     program = graph.programs["act"]
@@ -61,13 +86,16 @@ def _size(tensor: TensorType) -> int:
 
 def _op_cost(graph: Graph, program: Program, op: Op, text_rows: int | None) -> OpCost:
     operands = op_operands(op, program, graph.constants)
-    if op.op == "cross_attention" and text_rows is not None:
+    if text_rows is not None and op.op in ("cross_attention", "cross_attention_folded"):
         operands = _shorter_text(operands, text_rows)
     return OpCost(op.name, op.op, op.stage, OPS[op.op].flops(operands), operands_bytes(operands))
 
 
 def _shorter_text(operands: Operands, text_rows: int) -> Operands:
     """Cross-attention over the keys that an instruction of `text_rows` rows leaves: one zero row for the rest."""
-    length, width = operands.inputs["key_text"].shape
-    short = TensorType(operands.inputs["key_text"].dtype, (min(text_rows + 1, length), width))
-    return replace(operands, inputs={**operands.inputs, "key_text": short, "value_text": short})
+    shorter = {
+        role: TensorType(tensor.dtype, (min(text_rows + 1, tensor.shape[0]), *tensor.shape[1:]))
+        for role, tensor in operands.inputs.items()
+        if role in ("key_text", "value_text", "output_text", "key_bias")
+    }
+    return replace(operands, inputs={**operands.inputs, **shorter})

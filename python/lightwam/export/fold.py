@@ -167,6 +167,21 @@ def pooled_patch_kernel(weight: Tensor, factor: int) -> Tensor:
     return spread.permute(0, 2, 3, 1).contiguous()
 
 
+def split_heads(weight: Tensor, heads: int) -> Tensor:
+    """Saving 13: an output projection [N, heads*d] as [heads, N, d]. Its product with a key's value, head by head, is
+    what the key adds to every token that attends to it, so sum_k p_k V_k, then O, becomes sum_k p_k (O V_k).
+    """
+    return weight.reshape(weight.shape[0], heads, -1).transpose(0, 1).contiguous()
+
+
+def cross_output_flops(dit: VideoDiTConfig, tokens: int, keys: int, folded: bool) -> int:
+    """FLOPs of a block and chunk from cross-attention's logits to its output, for one proprio key among `keys`."""
+    inner, hidden = dit.attention_dim, dit.hidden_dim
+    if folded:
+        return 2 * tokens * keys * (inner + dit.num_heads * hidden) + 2 * inner * hidden
+    return 4 * tokens * keys * inner + 2 * tokens * inner * hidden
+
+
 def unused_weights(config: LightWAMConfig, names: Iterable[str]) -> set[str]:
     """Saving 12: the names that an engine never loads: VAE decoder, umT5, video head, blocks past the last adapter."""
     dropped = tuple(

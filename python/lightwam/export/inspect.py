@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from lightwam.config import LightWAMConfig
 from lightwam.errors import ConfigError, EngineError
 from lightwam.export.check import check_graph
-from lightwam.export.counts import GraphCosts, graph_costs
+from lightwam.export.counts import GraphCosts, counted_text_rows, graph_costs, output_is_folded
 from lightwam.export.engine import read_engine
 from lightwam.export.graph import Graph
 from lightwam.export.savings import Cost, savings
@@ -31,7 +31,7 @@ class InspectArgs:
     savings: bool = False
     """What each exact saving is worth for this policy."""
     text_rows: int | None = None
-    """Rows of the instruction for the counts; as many as the context has when absent."""
+    """Rows of the instruction for the counts; those of the longest known one when absent, 32 where none is known."""
     json: bool = False
     """Print the stored graph document instead."""
 
@@ -54,7 +54,7 @@ def _is_number(cell: str, column: int, lines: Sequence[Sequence[str]]) -> bool:
     return all(line[column].replace(".", "").replace("-", "").isdigit() for line in lines[1:] if line[column])
 
 
-def summary(graph: Graph, costs: GraphCosts, file_bytes: int) -> str:
+def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) -> str:
     """Name, inputs, outputs, sizes, parity and provenance."""
     policy, provenance = graph.policy, graph.provenance
     known = [entry["text"] for entry in policy["instructions"]]
@@ -73,8 +73,8 @@ def summary(graph: Graph, costs: GraphCosts, file_bytes: int) -> str:
         + (f": {'; '.join(known[:3])}" if known else ""),
         "memory": f"arena {graph.programs['act'].arena_bytes / 1e6:.1f} MB, "
         f"instruction cache {graph.instruction_bytes / 1e6:.2f} MB",
-        "one chunk": f"{costs.flops / 1e9:.3f} GFLOP, {costs.constant_bytes / 1e6:.1f} MB of weights, "
-        f"{len(costs.ops)} ops",
+        "one chunk": f"{costs.flops / 1e9:.3f} GFLOP ({text_rows} text rows), "
+        f"{costs.constant_bytes / 1e6:.1f} MB of weights, {len(costs.ops)} ops",
         "parity": "not measured" if not parity else f"relative error {parity['relative_error']:.2g}, "
         f"cosine {parity['cosine']:.7f} (limit: {parity['limit']})",
         "made by": f"lightwam {provenance.get('lightwam', '?')}, torch {provenance.get('torch', '?')}",
@@ -110,9 +110,9 @@ def op_table(costs: GraphCosts) -> str:
     return table(("name", "op", "stage", "MFLOP", "MB"), rows)
 
 
-def savings_table(config: LightWAMConfig, text_rows: int | None) -> str:
+def savings_table(config: LightWAMConfig, text_rows: int, fold_output: bool) -> str:
     """GFLOP and megabytes before and after each saving, in order."""
-    lines = savings(config, text_rows)
+    lines = savings(config, text_rows, fold_output)
 
     def cells(cost: Cost) -> tuple[str, str]:
         return f"{cost.flops / 1e9:.3f}", f"{cost.num_bytes / 1e6:.1f}"
@@ -142,13 +142,15 @@ def main(arguments: InspectArgs) -> int:
         print(json.dumps(graph_to_json(graph), indent=1))
         return 0
     check_graph(graph)
-    costs = graph_costs(graph, arguments.text_rows)
-    print(summary(graph, costs, arguments.file.stat().st_size))
+    text_rows = counted_text_rows(graph) if arguments.text_rows is None else arguments.text_rows
+    costs = graph_costs(graph, text_rows)
+    print(summary(graph, costs, text_rows, arguments.file.stat().st_size))
     print(f"\n{stage_table(costs)}")
     if arguments.ops:
         print(f"\n{op_table(costs)}")
     if arguments.savings:
-        print(f"\n{savings_table(_config(graph.provenance, arguments.file), arguments.text_rows)}")
+        config = _config(graph.provenance, arguments.file)
+        print(f"\n{savings_table(config, text_rows, output_is_folded(graph))}")
     return 0
 
 

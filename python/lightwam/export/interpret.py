@@ -141,27 +141,42 @@ def _rms_norm_rope(c: Call) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, key_bias: Tensor | None = None) -> Tensor:
-    split = [x.reshape(x.shape[0], heads, -1).transpose(0, 1) for x in (q, k, v)]  # [heads, rows, d]
-    logits = split[0] @ split[1].transpose(-1, -2) * scale
-    if key_bias is not None:
-        logits = logits + key_bias
-    attended: Tensor = (logits.softmax(-1) @ split[2]).transpose(0, 1).flatten(1)
-    return attended
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """[rows, heads*d] -> [heads, rows, d]."""
+    return x.reshape(x.shape[0], heads, -1).transpose(0, 1)
+
+
+def _shares(q: Tensor, k: Tensor, heads: int, scale: float, key_bias: Tensor | None = None) -> Tensor:
+    """Softmax over the keys: p[h, s, k]."""
+    logits = _by_head(q, heads) @ _by_head(k, heads).transpose(-1, -2) * scale
+    return (logits if key_bias is None else logits + key_bias).softmax(-1)
 
 
 def _self_attention(c: Call) -> Tensor:
-    return _attend(c["q"], c["k"], c["v"], c.int("heads"), c.float("scale"))
+    shares = _shares(c["q"], c["k"], c.int("heads"), c.float("scale"))
+    return (shares @ _by_head(c["v"], c.int("heads"))).transpose(0, 1).flatten(1)
+
+
+def _cross_shares(c: Call, role: str) -> tuple[Tensor, Tensor]:
+    """Shares p[h, s, k] of the text keys in use and the proprio keys, and what the keys carry, [heads, k, n]."""
+    count, heads = int(c["key_count"].item()), c.int("heads")
+    keys, carried, bias = c["key_text"][:count], c[f"{role}_text"][:count], c["key_bias"][:count]
+    if c.get("key_proprio") is not None:
+        keys = torch.cat([keys, c["key_proprio"]])
+        carried = torch.cat([carried, c[f"{role}_proprio"]])
+        bias = F.pad(bias, (0, c["key_proprio"].shape[0]))
+    return _shares(c["q"], keys, heads, c.float("scale"), bias), _by_head(carried, heads)
 
 
 def _cross_attention(c: Call) -> Tensor:
-    count = int(c["key_count"].item())
-    keys, values, bias = c["key_text"][:count], c["value_text"][:count], c["key_bias"][:count]
-    if c.get("key_proprio") is not None:
-        keys = torch.cat([keys, c["key_proprio"]])
-        values = torch.cat([values, c["value_proprio"]])
-        bias = F.pad(bias, (0, c["key_proprio"].shape[0]))
-    return _attend(c["q"], keys, values, c.int("heads"), c.float("scale"), bias)
+    shares, values = _cross_shares(c, "value")
+    return (shares @ values).transpose(0, 1).flatten(1)
+
+
+def _cross_attention_folded(c: Call) -> Tensor:
+    shares, outputs = _cross_shares(c, "output")
+    y, bias = torch.einsum("hsk,hkn->sn", shares, outputs), c.get("bias")
+    return _add_residual(c, y if bias is None else y + bias)
 
 
 def _text_key_bias(c: Call) -> dict[str, Tensor]:
@@ -210,6 +225,7 @@ _REFERENCES: dict[str, Callable[[Call], Tensor]] = {
     "rms_norm_rope": _rms_norm_rope,
     "self_attention": _self_attention,
     "cross_attention": _cross_attention,
+    "cross_attention_folded": _cross_attention_folded,
     "learned_query_pool": _learned_query_pool,
     "mean_pool": lambda c: c["x"].flatten(0, -2).mean(0, keepdim=True),
     "add": lambda c: c["a"] + c["b"],

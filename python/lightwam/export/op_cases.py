@@ -152,12 +152,28 @@ def _attention() -> Iterator[OpCase]:
                 "cross_attention", f"{rows}of{length}+{proprio}-{dtype}", inputs, {}, {"heads": 3, "scale": 0.25},
                 dtype, rows, length,
             )  # fmt: skip
+        yield from _folded_cross_attention(dtype)
     for dtype in formats:
         for tokens, heads, queries, slots in ((24, 4, 4, 1), (130, 6, 16, 3)):
             constants = {"scores": _t("f32", heads * queries, 72), "merge": _t("f32", slots, queries)}
             attrs = {"heads": heads, "queries": queries, "eps": 1e-5}
             label = f"{tokens}x{heads}x{queries}x{slots}-{dtype}"
             yield OpCase("learned_query_pool", label, {"x": _t("f32", tokens, 72)}, constants, attrs, dtype)
+
+
+def _folded_cross_attention(dtype: DType) -> Iterator[OpCase]:
+    """Ragged counts, one key, none but text keys; N narrower and wider than D; with and without bias and residual."""
+    for rows, length, proprio, width in ((3, 10, 1, 48), (10, 10, 1, 20), (1, 1, 0, 48), (7, 8, 2, 70), (4, 9, 0, 5)):
+        q, text = _t(dtype, 30, 48), _t(dtype, length, 48)
+        inputs = {"q": q, "key_text": text, "output_text": _t(dtype, length, 3 * width)}
+        if proprio:
+            inputs |= {"key_proprio": _t(dtype, proprio, 48), "output_proprio": _t(dtype, proprio, 3 * width)}
+        for output in ("f32", dtype)[: 1 if dtype == "f32" else 2]:
+            residual = {"residual": _t("f32", 30, width)} if output == "f32" else {}
+            yield OpCase(
+                "cross_attention_folded", f"{rows}of{length}+{proprio}x{width}-{dtype}/{output}", inputs | residual,
+                {} if rows == 4 else {"bias": _t("f32", width)}, {"heads": 3, "scale": 0.25}, output, rows, length,
+            )  # fmt: skip
 
 
 def _elementwise() -> Iterator[OpCase]:
@@ -229,7 +245,7 @@ def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
     if "x_scale" in case.inputs:
         inputs |= _quantize(act, inputs["x"])
     set_instruction = Program({}, (), {})
-    if case.op == "cross_attention":
+    if case.op in ("cross_attention", "cross_attention_folded"):
         set_instruction, bias = _key_bias(constants, case.context_rows)
         inputs |= {role: act.bind(role, tensor.dtype, tensor.shape, "instruction") for role, tensor in bias.items()}
     made = {role: _random_constant(f"op.{role}", role, tensor, rng) for role, tensor in case.constants.items()}

@@ -15,6 +15,7 @@ from lightwam.export.dtypes import Array
 from lightwam.export.fold import action_pass_masks_are_true
 
 StartAt = Literal["images", "latents"]
+CrossOutput = Literal["auto", "folded", "projected"]
 
 
 @dataclass(frozen=True)

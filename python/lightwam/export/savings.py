@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lightwam.config import LightWAMConfig, VAEConfig
+from lightwam.export.counts import keys_in_use
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class _Sizes:
     @property
     def context(self) -> int:
         return self.config.text.length
+
+    @property
+    def keys(self) -> int:
+        """Keys of a cross-attention behind saving 7."""
+        return keys_in_use(self.text_rows, self.context)
 
     @property
     def needed(self) -> int:
@@ -275,9 +281,21 @@ def _text_once(ledger: Ledger, sizes: _Sizes) -> Ledger:
 
 
 def _one_zero_row(ledger: Ledger, sizes: _Sizes) -> Ledger:
-    keys = min(sizes.text_rows + 1, sizes.context) + 1
-    flops = 4 * sizes.tokens * keys * sizes.config.video_dit.attention_dim
+    flops = 4 * sizes.tokens * sizes.keys * sizes.config.video_dit.attention_dim
     return {**ledger, "blocks.cross_attention": Cost(flops * sizes.needed)}
+
+
+def _fold_output(ledger: Ledger, sizes: _Sizes) -> Ledger:
+    """The output projection leaves the tokens; every key carries heads * D numbers, the proprio key's made per step."""
+    dit = sizes.config.video_dit
+    hidden, inner = dit.hidden_dim, dit.attention_dim
+    outputs = dit.num_heads * hidden
+    block = {
+        "blocks.cross_q_o": product(sizes.tokens, hidden, inner),
+        "blocks.cross_output_proprio": product(1, inner, hidden),
+        "blocks.cross_attention": Cost(2 * sizes.tokens * sizes.keys * (inner + outputs), 0, 2 * sizes.keys * outputs),
+    }
+    return {**ledger, **{name: cost.times(sizes.needed) for name, cost in block.items()}}
 
 
 def _fold_poolers(ledger: Ledger, sizes: _Sizes) -> Ledger:
@@ -309,12 +327,13 @@ _STEPS: tuple[tuple[int, str, Callable[[Ledger, _Sizes], Ledger]], ...] = (
 )
 
 
-def savings(config: LightWAMConfig, text_rows: int | None = None) -> list[Saving]:
-    """The twelve savings in order, each applied to what the ones before it left.
+def savings(config: LightWAMConfig, text_rows: int | None = None, fold_output: bool = True) -> list[Saving]:
+    """The thirteen savings in order, each applied to what the ones before it left.
 
     Args:
         config: a policy that starts at images. Its adapters are assumed to be read (any source but 'backbone' alone).
         text_rows: rows of the instruction; None: as many as the context has, so that saving 7 is worth nothing.
+        fold_output: whether the engine has saving 13; without it the line stays, worth nothing.
     """
     sizes = _Sizes(config, config.text.length if text_rows is None else text_rows)
     ledger = published_ledger(config, sizes.text_rows)
@@ -323,4 +342,8 @@ def savings(config: LightWAMConfig, text_rows: int | None = None) -> list[Saving
         before = total(ledger)
         ledger = apply(ledger, sizes)
         table.append(Saving(number, what, before, total(ledger)))
-    return table
+    before, keys = total(ledger), f"{sizes.keys} keys"
+    if fold_output:
+        what = f"cross-attention: value and output of each of {keys} as one vector"
+        return [*table, Saving(13, what, before, total(_fold_output(ledger, sizes)))]
+    return [*table, Saving(13, f"value and output of each key as one vector: not used ({keys})", before, before)]

@@ -207,5 +207,17 @@ def test_saving_12_an_engine_never_reads_what_it_does_not_need() -> None:
     assert weights.used == set(names) - unused
 
 
+@pytest.mark.parametrize(("heads", "width"), [(3, 20), (4, 48)])
+def test_saving_13_output_projection_of_every_key(heads: int, width: int) -> None:
+    """O (sum_k p_k V_k) by head is sum_k p_k (O_h V_hk): one vector a key and head, as `grouped_linear` makes it."""
+    tokens, keys, inner = 7, 5, heads * 8
+    shares, values = _randn(heads, tokens, keys).softmax(-1), _randn(keys, inner)
+    output = _randn(width, inner)
+    by_head = values.reshape(keys, heads, -1).transpose(0, 1)
+    wanted = (shares @ by_head).transpose(0, 1).flatten(1) @ output.T
+    folded = torch.einsum("khd,hnd->khn", values.reshape(keys, heads, -1), fold.split_heads(output, heads))
+    torch.testing.assert_close(torch.einsum("hsk,khn->sn", shares, folded), wanted, **TIGHT)
+
+
 def test_bias_of_one_text_row_among_128() -> None:
     assert fold.padded_key_bias(1, 128).tolist() == [0.0, math.log(127)]

@@ -20,6 +20,8 @@ from lightwam.export.weights import StateDictWeights
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.model.vae import WanVAE
 
+FORMS = pytest.mark.parametrize("cross_output", ["folded", "projected"])  # with and without saving 13
+
 # Values of the graph and the golden stages they must equal; tokens behind an adapter are `adapted`.
 _STAGES = {
     "golden_set1": {
@@ -37,17 +39,19 @@ _STAGES = {
 }  # fmt: skip
 
 
-def _options(golden: GoldenPolicy, precision: str) -> BuildOptions:
+def _options(golden: GoldenPolicy, precision: str, cross_output: str) -> BuildOptions:
     return BuildOptions(
         precision=precision,  # type: ignore[arg-type]
+        cross_output=cross_output,  # type: ignore[arg-type]
         start_at="latents",
         latent_shape=golden.latent_shape,
         context_rows=golden.context_rows,
     )
 
 
-def _trace(golden: GoldenPolicy, precision: str, index: int) -> dict[str, torch.Tensor]:
-    graph = build_graph(golden.model.config, StateDictWeights(golden.model.state_dict()), _options(golden, precision))
+def _trace(golden: GoldenPolicy, precision: str, index: int, cross_output: str) -> dict[str, torch.Tensor]:
+    options = _options(golden, precision, cross_output)
+    graph = build_graph(golden.model.config, StateDictWeights(golden.model.state_dict()), options)
     interpreter = Interpreter(graph, keep_trace=True)
     interpreter.set_instruction(golden.tensors["in.context"][index].numpy())
     interpreter.act(golden.tensors["in.proprio"][index].numpy(), golden.tensors["in.latents"][index, :, 0].numpy())
@@ -58,9 +62,10 @@ def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double().flatten() - b.double().flatten()).abs().max() / b.abs().max())
 
 
-def test_every_stage_equals_the_published_numbers(golden: GoldenPolicy) -> None:
+@FORMS
+def test_every_stage_equals_the_published_numbers(golden: GoldenPolicy, cross_output: str) -> None:
     for index in range(golden.tensors["in.latents"].shape[0]):
-        trace = _trace(golden, "f32", index)
+        trace = _trace(golden, "f32", index, cross_output)
         errors = {
             value: _relative(trace[value], golden.tensors[stage][index])
             for value, stage in _STAGES[golden.name].items()
@@ -68,8 +73,9 @@ def test_every_stage_equals_the_published_numbers(golden: GoldenPolicy) -> None:
         assert max(errors.values()) < 1e-5, errors
 
 
-def test_bf16_graph_stays_within_its_cosine(golden: GoldenPolicy) -> None:
-    made = _trace(golden, "bf16", 0)[CHUNK].flatten()
+@FORMS
+def test_bf16_graph_stays_within_its_cosine(golden: GoldenPolicy, cross_output: str) -> None:
+    made = _trace(golden, "bf16", 0, cross_output)[CHUNK].flatten()
     wanted = golden.tensors["out.action"][0].double().flatten()
     assert torch.cosine_similarity(made, wanted, 0) > 0.9995
 
