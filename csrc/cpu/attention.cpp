@@ -72,37 +72,6 @@ struct Plan {
     std::size_t thread_bytes;
 };
 
-void pack_keys(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::byte* packed) noexcept {
-    Pack pack{};
-    pack.source = panels.compute;
-    pack.compute = panels.compute;
-    pack.depth = panels.depth;
-    for (std::size_t panel = 0; panel < panels.count; ++panel) {
-        pack.rows = rows + panel * panels.width;
-        pack.count = std::min(panels.width, panels.columns - panel * panels.width);
-        pack.vectors = panels.vectors(panel);
-        pack.panel = packed + panel * panels.panel_bytes;
-        kernels.pack_rows(pack);
-    }
-}
-
-void pack_values(const KernelTable& kernels, const Panels& panels, const void* const* rows,
-                 std::byte* packed) noexcept {
-    Pack pack{};
-    pack.rows = rows;
-    pack.count = panels.depth;
-    pack.source = panels.compute;
-    pack.compute = panels.compute;
-    pack.depth = panels.depth;
-    for (std::size_t panel = 0; panel < panels.count; ++panel) {
-        pack.first_column = panel * panels.width;
-        pack.columns = std::min(panels.width, panels.columns - pack.first_column);
-        pack.vectors = panels.vectors(panel);
-        pack.panel = packed + panel * panels.panel_bytes;
-        kernels.pack_columns(pack);
-    }
-}
-
 void pack_head(const KernelTable& kernels, const Attention& a, const Keys& keys, const Plan& plan, std::size_t head,
                const void** pointers, std::byte* packed) noexcept {
     const auto point = [&](const Input(&segments)[2]) {
@@ -113,9 +82,9 @@ void pack_head(const KernelTable& kernels, const Attention& a, const Keys& keys,
         }
     };
     point(a.keys);
-    pack_keys(kernels, plan.keys, pointers, packed);
+    pack_as_columns(kernels, plan.keys, pointers, packed);
     point(a.values);
-    pack_values(kernels, plan.values, pointers, packed + plan.keys.bytes());
+    pack_as_depths(kernels, plan.values, pointers, 0, plan.values.count, packed + plan.keys.bytes());
 }
 
 // Logits of `rows` query rows against all keys, then their softmax numerators and 1 / sums.
@@ -136,7 +105,7 @@ void tile_probabilities(const KernelTable& kernels, const Attention& a, const Pl
         float* logits = mine.logits + row * mine.stride;
         void* probabilities = logits;
         if (a.q.dtype == DType::bf16) probabilities = mine.probabilities + row * mine.stride;
-        const Softmax softmax{logits, plan.keys.columns, a.scale, a.bias, {probabilities, a.q.dtype}};
+        const Softmax softmax{logits, plan.keys.columns, a.scale, a.bias, {probabilities, a.q.dtype}, false};
         mine.inverse_sums[row] = 1.0F / kernels.softmax(softmax);
         mine.probability_rows[row] = probabilities;
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Self-attention, cross-attention over instruction and proprio keys, learned-query pooling. Conventions: linear.hpp.
+// Self-attention, cross-attention over instruction and proprio keys (plain, and with the output projection folded into
+// the keys), learned-query pooling. Conventions: linear.hpp.
 #pragma once
 
 #include "types.hpp"
@@ -43,6 +44,32 @@ struct CrossAttentionArgs {
 
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const CrossAttentionArgs& args) noexcept;
 void run(const Execution& execution, const CrossAttentionArgs& args) noexcept;
+
+// y [tokens, columns] = sum over heads h and keys k of p[h, s, k] output[k, h*columns ...] + bias + residual, with the
+// probabilities p of CrossAttentionArgs: an output row holds a key's value behind the output projection, head by head.
+// Outputs have q's dtype.
+struct CrossAttentionFoldedArgs {
+    std::size_t tokens = 0;
+    std::size_t heads = 0;
+    std::size_t head_width = 0;
+    std::size_t columns = 0;       // N
+    std::size_t text_rows = 0;     // L
+    std::size_t proprio_rows = 0;  // E, 0 when absent
+    float scale = 1.0F;
+    Input q;
+    Input key_text;
+    Input output_text;                        // [L, heads*columns]
+    const float* key_bias = nullptr;          // [L]
+    const std::int32_t* key_count = nullptr;  // [1]
+    Input key_proprio;
+    Input output_proprio;         // [E, heads*columns]
+    const float* bias = nullptr;  // [columns] or null
+    Input residual;               // [tokens, columns], data null when absent; may be y itself
+    Output y;
+};
+
+std::size_t scratch_bytes(const KernelTable& kernels, int threads, const CrossAttentionFoldedArgs& args) noexcept;
+void run(const Execution& execution, const CrossAttentionFoldedArgs& args) noexcept;
 
 // key_bias [L] = 0, but log(L - n) at row n when n < L; *key_count = min(n + 1, L); n = *text_rows clamped to [0, L].
 struct TextKeyBiasArgs {

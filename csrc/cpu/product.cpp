@@ -122,6 +122,38 @@ std::size_t Panels::sums_offset(std::size_t panel) const noexcept {
     return vectors(panel) * lanes * taps * padded_depth;
 }
 
+void pack_as_columns(const KernelTable& kernels, const Panels& panels, const void* const* rows,
+                     std::byte* packed) noexcept {
+    Pack pack{};
+    pack.source = panels.compute;
+    pack.compute = panels.compute;
+    pack.depth = panels.depth;
+    for (std::size_t panel = 0; panel < panels.count; ++panel) {
+        pack.rows = rows + panel * panels.width;
+        pack.count = std::min(panels.width, panels.columns - panel * panels.width);
+        pack.vectors = panels.vectors(panel);
+        pack.panel = packed + panel * panels.panel_bytes;
+        kernels.pack_rows(pack);
+    }
+}
+
+void pack_as_depths(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::size_t first,
+                    std::size_t last, std::byte* packed) noexcept {
+    Pack pack{};
+    pack.rows = rows;
+    pack.count = panels.depth;
+    pack.source = panels.compute;
+    pack.compute = panels.compute;
+    pack.depth = panels.depth;
+    for (std::size_t panel = first; panel < last; ++panel) {
+        pack.first_column = panel * panels.width;
+        pack.columns = std::min(panels.width, panels.columns - pack.first_column);
+        pack.vectors = panels.vectors(panel);
+        pack.panel = packed + panel * panels.panel_bytes;
+        kernels.pack_columns(pack);
+    }
+}
+
 Cut::Cut(const KernelTable& kernels, const Panels& panels, std::size_t rows, int threads) {
     const std::size_t wanted = threads == 1 ? 1 : static_cast<std::size_t>(threads) * 4;
     const auto cut_rows = [&](std::size_t blocks) {

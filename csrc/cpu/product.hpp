@@ -41,6 +41,13 @@ struct Panels {
     std::size_t column_bytes() const noexcept;
 };
 
+// Pack a right factor that is made at run time, in its compute dtype already, for one tap. as_columns: rows[n] [depth]
+// is column n. as_depths: rows[k] [columns] is depth k; panels [first, last).
+void pack_as_columns(const KernelTable& kernels, const Panels& panels, const void* const* rows,
+                     std::byte* packed) noexcept;
+void pack_as_depths(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::size_t first,
+                    std::size_t last, std::byte* packed) noexcept;
+
 // How a product [rows, columns] is cut into work items. Every item computes whole sums, so the cut never shows.
 struct Cut {
     Cut(const KernelTable& kernels, const Panels& panels, std::size_t rows, int threads);

@@ -24,10 +24,28 @@ const char* dtype_name(DType dtype) noexcept {
 
 const char* op_name(OpKind kind) noexcept {
     static constexpr const char* kNames[] = {
-        "preprocess_images",  "nchw_to_nhwc", "conv2d",        "linear",         "quantize_rows",   "grouped_linear",
-        "layer_norm",         "rms_norm",     "rms_norm_rope", "self_attention", "cross_attention", "text_key_bias",
-        "learned_query_pool", "mean_pool",    "add",           "subtract",       "concat",          "scale_shift_clamp",
-        "gripper_rule",       "cast",         "reshape",
+        "preprocess_images",
+        "nchw_to_nhwc",
+        "conv2d",
+        "linear",
+        "quantize_rows",
+        "grouped_linear",
+        "layer_norm",
+        "rms_norm",
+        "rms_norm_rope",
+        "self_attention",
+        "cross_attention",
+        "cross_attention_folded",
+        "text_key_bias",
+        "learned_query_pool",
+        "mean_pool",
+        "add",
+        "subtract",
+        "concat",
+        "scale_shift_clamp",
+        "gripper_rule",
+        "cast",
+        "reshape",
     };
     static_assert(sizeof(kNames) / sizeof(kNames[0]) == kOpKindCount);
     return kNames[static_cast<int>(kind)];

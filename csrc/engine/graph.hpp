@@ -33,6 +33,7 @@ enum class OpKind : std::uint8_t {
     rms_norm_rope,
     self_attention,
     cross_attention,
+    cross_attention_folded,
     text_key_bias,
     learned_query_pool,
     mean_pool,

@@ -167,32 +167,62 @@ void check_self_attention(OpChecker& check) {
     check.expect_matrix(check.output(), q.matrix());
 }
 
-void check_cross_attention(OpChecker& check) {
-    const Operand q = check.input("q");
-    take_heads(check, q);
+// Queries, keys and what the keys carry (`carried`_text, `carried`_proprio) of both kinds of cross-attention.
+// Returns the width of what they carry.
+std::int64_t take_keys(OpChecker& check, const Operand& q, const std::string& carried) {
     const Operand key = check.input("key_text");
-    const Operand value = check.input("value_text");
+    const Operand text = check.input(carried + "_text");
     const std::int64_t rows = key.matrix().rows;
+    const std::int64_t width = text.matrix().columns;
     check.expect_matrix(key, {rows, q.matrix().columns});
-    check.expect_matrix(value, key.matrix());
+    check.expect_matrix(text, {rows, width});
     check.expect_same_dtype(q, key);
-    check.expect_same_dtype(q, value);
+    check.expect_same_dtype(q, text);
     const Operand bias = check.input("key_bias");
     check.expect_shape(bias, {rows});
     if (bias.dtype != DType::f32) check.refuse("input 'key_bias' is bf16; expected f32");
     check.expect_shape(check.integer_input("key_count"), {1});
     const auto key_proprio = check.optional_input("key_proprio");
-    const auto value_proprio = check.optional_input("value_proprio");
-    if (key_proprio.has_value() != value_proprio.has_value())
-        check.refuse("inputs 'key_proprio' and 'value_proprio' come together; one is missing");
+    const auto proprio = check.optional_input(carried + "_proprio");
+    if (key_proprio.has_value() != proprio.has_value())
+        check.refuse("inputs 'key_proprio' and '" + carried + "_proprio' come together; one is missing");
     if (key_proprio) {
         check.expect_matrix(*key_proprio, {key_proprio->matrix().rows, q.matrix().columns});
-        check.expect_matrix(*value_proprio, key_proprio->matrix());
+        check.expect_matrix(*proprio, {key_proprio->matrix().rows, width});
         check.expect_same_dtype(q, *key_proprio);
-        check.expect_same_dtype(q, *value_proprio);
+        check.expect_same_dtype(q, *proprio);
     }
     check.op().attributes.scale = check.positive("scale");
+    return width;
+}
+
+void check_cross_attention(OpChecker& check) {
+    const Operand q = check.input("q");
+    take_heads(check, q);
+    if (const std::int64_t width = take_keys(check, q, "value"); width != q.matrix().columns)
+        check.refuse("input 'value_text' has the width " + std::to_string(width) + "; expected that of " + q.label +
+                     ", " + std::to_string(q.matrix().columns));
     check.expect_matrix(check.output(), q.matrix());
+}
+
+void check_cross_attention_folded(OpChecker& check) {
+    const Operand q = check.input("q");
+    const std::int64_t heads = take_heads(check, q);
+    const std::int64_t width = take_keys(check, q, "output");
+    if (width % heads != 0)
+        check.refuse("input 'output_text' has the width " + std::to_string(width) + "; expected a multiple of heads, " +
+                     std::to_string(heads));
+    // The runtime holds the probabilities of all tokens, heads and keys at once.
+    const std::int64_t keys = check.input("key_text").matrix().rows +
+                              (check.optional_input("key_proprio") ? check.input("key_proprio").matrix().rows : 0);
+    if (keys > static_cast<std::int64_t>(kMaxBlockBytes / 4) / (q.matrix().rows * heads))
+        check.refuse("needs the probabilities of " + std::to_string(q.matrix().rows) + " tokens, " +
+                     std::to_string(heads) + " heads and " + std::to_string(keys) + " keys; expected at most " +
+                     std::to_string(kMaxBlockBytes / 4) + " together");
+    const Matrix out{q.matrix().rows, width / heads};
+    if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {out.columns});
+    if (const auto residual = check.optional_input("residual")) check.expect_matrix(*residual, out);
+    check.expect_matrix(check.output(), out);
 }
 
 void check_text_key_bias(OpChecker& check) {
@@ -290,6 +320,7 @@ constexpr Check kChecks[] = {check_preprocess_images,
                              check_rms_norm_rope,
                              check_self_attention,
                              check_cross_attention,
+                             check_cross_attention_folded,
                              check_text_key_bias,
                              check_learned_query_pool,
                              check_mean_pool,
@@ -313,6 +344,7 @@ bool allows_in_place(OpKind kind, std::string_view role) noexcept {
     switch (kind) {
         case OpKind::conv2d:
         case OpKind::linear:
+        case OpKind::cross_attention_folded:
             return role == "residual";
         case OpKind::layer_norm:
         case OpKind::rms_norm:

@@ -110,6 +110,7 @@ class Binder {
     cpu::RmsNormRopeArgs rms_norm_rope();
     cpu::SelfAttentionArgs self_attention() const;
     cpu::CrossAttentionArgs cross_attention() const;
+    cpu::CrossAttentionFoldedArgs cross_attention_folded();
     cpu::TextKeyBiasArgs text_key_bias() const;
     cpu::LearnedQueryPoolArgs learned_query_pool();
     cpu::MeanPoolArgs mean_pool() const;
@@ -160,6 +161,9 @@ void Binder::bind(Step& step) {
             break;
         case OpKind::cross_attention:
             step.args = cross_attention();
+            break;
+        case OpKind::cross_attention_folded:
+            step.args = cross_attention_folded();
             break;
         case OpKind::text_key_bias:
             step.args = text_key_bias();
@@ -310,6 +314,29 @@ cpu::CrossAttentionArgs Binder::cross_attention() const {
     args.key_count = static_cast<const std::int32_t*>(address(value("key_count")));
     args.key_proprio = optional_input("key_proprio");
     args.value_proprio = optional_input("value_proprio");
+    args.y = output();
+    return args;
+}
+
+cpu::CrossAttentionFoldedArgs Binder::cross_attention_folded() {
+    const Matrix q = matrix("q");
+    cpu::CrossAttentionFoldedArgs args;
+    args.tokens = size(q.rows);
+    args.heads = heads();
+    args.head_width = size(q.columns) / heads();
+    args.columns = size(matrix("output_text").columns) / heads();
+    args.text_rows = size(matrix("key_text").rows);
+    args.proprio_rows = has_input("key_proprio") ? size(matrix("key_proprio").rows) : 0;
+    args.scale = scale();
+    args.q = input("q");
+    args.key_text = input("key_text");
+    args.output_text = input("output_text");
+    args.key_bias = static_cast<const float*>(address(value("key_bias")));
+    args.key_count = static_cast<const std::int32_t*>(address(value("key_count")));
+    args.key_proprio = optional_input("key_proprio");
+    args.output_proprio = optional_input("output_proprio");
+    args.bias = optional_constant("bias");
+    args.residual = optional_input("residual");
     args.y = output();
     return args;
 }

@@ -33,7 +33,19 @@ LIGHTWAM_INLINE float softmax_row(const Softmax& s, P* probabilities) {
     return exponentials(s, 1.0F, maximum_of_lanes(best), probabilities);
 }
 
+float normalized_softmax(const Softmax& s) {
+    const float sum = softmax_row(s, s.scores);
+    const float inverse = 1.0F / sum;
+    with_types(Input{s.scores, DType::f32}, s.probabilities, [&](const auto* scores, auto* probabilities) {
+        for_vectors(s.count, [&](std::size_t i, auto lanes) {
+            store(probabilities + i, load(scores + i, lanes) * inverse, lanes);
+        });
+    });
+    return sum;
+}
+
 float softmax(const Softmax& s) noexcept {
+    if (s.normalized) return normalized_softmax(s);
     if (s.probabilities.dtype == DType::f32) return softmax_row(s, static_cast<float*>(s.probabilities.data));
     return softmax_row(s, static_cast<bf16_bits*>(s.probabilities.data));
 }

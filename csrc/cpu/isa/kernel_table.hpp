@@ -106,6 +106,7 @@ struct Softmax {
     float scale;           // positive
     const float* bias;     // [count] or null
     Output probabilities;  // [count] numerators: exp(logit - max). May be `scores` when f32
+    bool normalized;       // divided by their sum
 };
 
 struct PoolSoftmax {
@@ -170,7 +171,7 @@ struct KernelTable {
     void (*pack_winograd)(const Pack&, std::size_t plane_bytes) noexcept;
     void (*winograd_input)(const WinogradInput&) noexcept;
     void (*winograd_output)(const WinogradOutput&) noexcept;
-    float (*softmax)(const Softmax&) noexcept;  // returns the sum of the written probabilities
+    float (*softmax)(const Softmax&) noexcept;  // returns the sum of the numerators
     void (*pool_softmax)(const PoolSoftmax&) noexcept;
     void (*weighted_sum)(const WeightedSum&, std::size_t begin, std::size_t end) noexcept;  // columns
     // Rows [begin, end) unless said otherwise.

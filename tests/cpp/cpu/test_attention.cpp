@@ -113,6 +113,75 @@ void test_cross(std::size_t tokens, std::size_t heads, std::size_t width, std::s
               args, y, reference, check::tolerance(dtype));
 }
 
+void test_cross_folded(std::size_t tokens, std::size_t heads, std::size_t width, std::size_t columns, std::size_t text,
+                       std::int32_t count, std::size_t proprio, DType dtype, DType out, bool plain) {
+    const std::size_t d = heads * width, wide = heads * columns;
+    const Buffer q = Buffer::random(dtype, tokens * d, 1, 3.0);
+    Buffer key_text = Buffer::random(dtype, text * d, 2, 3.0);
+    Buffer output_text = Buffer::random(dtype, text * wide, 3);
+    const Buffer key_proprio = Buffer::random(dtype, proprio * d, 4, 3.0);
+    const Buffer output_proprio = Buffer::random(dtype, proprio * wide, 5);
+    Buffer key_bias = Buffer::random(DType::f32, text, 6, 2.0);
+    Buffer bias = Buffer::random(DType::f32, columns, 7);
+    const Buffer residual = Buffer::random(out, tokens * columns, 8);
+    const auto used = static_cast<std::size_t>(count);
+    std::vector<double> reference(tokens * columns);
+    for (std::size_t s = 0; s < tokens; ++s) {
+        for (std::size_t h = 0; h < heads; ++h) {
+            std::vector<double> p(used + proprio);
+            double sum = 0.0;
+            for (std::size_t j = 0; j < p.size(); ++j) {
+                const Buffer& key = j < used ? key_text : key_proprio;
+                const std::size_t row = j < used ? j : j - used;
+                double dot = 0.0;
+                for (std::size_t i = 0; i < width; ++i)
+                    dot += q[(s * heads + h) * width + i] * key[(row * heads + h) * width + i];
+                p[j] = std::exp(dot * static_cast<double>(0.3F) + (j < used ? key_bias[j] : 0.0));
+                sum += p[j];
+            }
+            for (std::size_t j = 0; j < p.size(); ++j) {
+                const Buffer& output = j < used ? output_text : output_proprio;
+                const std::size_t row = j < used ? j : j - used;
+                for (std::size_t n = 0; n < columns; ++n)
+                    reference[s * columns + n] += p[j] / sum * output[(row * heads + h) * columns + n];
+            }
+        }
+        for (std::size_t n = 0; n < columns && !plain; ++n)
+            reference[s * columns + n] += bias[n] + residual[s * columns + n];
+    }
+    // Rows past the count must not be looked at.
+    for (std::size_t i = used * d; i < text * d; ++i) key_text.set(i, std::numeric_limits<double>::quiet_NaN());
+    for (std::size_t i = used * wide; i < text * wide; ++i)
+        output_text.set(i, std::numeric_limits<double>::quiet_NaN());
+    cpu::CrossAttentionFoldedArgs args;
+    args.tokens = tokens;
+    args.heads = heads;
+    args.head_width = width;
+    args.columns = columns;
+    args.text_rows = text;
+    args.proprio_rows = proprio;
+    args.scale = 0.3F;
+    args.q = q.input();
+    args.key_text = key_text.input();
+    args.output_text = output_text.input();
+    args.key_bias = key_bias.floats();
+    args.key_count = &count;
+    args.key_proprio = key_proprio.input();
+    args.output_proprio = output_proprio.input();
+    if (!plain) args.bias = bias.floats();
+    Buffer y(out, tokens * columns);
+    args.y = y.output();
+    const std::string what = "cross_attention_folded " + std::to_string(count) + "+" + std::to_string(proprio) + " " +
+                             check::name(dtype) + "->" + check::name(out);
+    // The residual is added in place.
+    check::op(what, args, y, reference, check::tolerance(dtype, out),
+              [&](const cpu::KernelTable&, cpu::ThreadPool&, cpu::CrossAttentionFoldedArgs& a, Buffer& into) {
+                  if (plain) return;
+                  for (std::size_t i = 0; i < residual.count(); ++i) into.set(i, residual[i]);
+                  a.residual = into.input();
+              });
+}
+
 void test_nan_query(DType dtype) {
     const std::size_t tokens = 13, heads = 2, width = 16, d = heads * width;
     Buffer q = Buffer::random(dtype, tokens * d, 1);
@@ -227,6 +296,13 @@ int main() {
         test_cross(8, 2, 16, 128, 128, 0, dtype);
         test_cross(5, 2, 128, 7, 1, 3, dtype);
         test_cross(5, 1, 10, 7, 0, 2, dtype);
+        for (const DType out : check::kTypes) {
+            test_cross_folded(21, 3, 32, 96, 24, 9, 1, dtype, out, false);
+            test_cross_folded(8, 2, 16, 70, 128, 128, 0, dtype, out, true);
+            test_cross_folded(67, 12, 8, 50, 40, 22, 2, dtype, out, false);
+            test_cross_folded(5, 2, 128, 7, 7, 1, 0, dtype, out, false);
+            test_cross_folded(5, 1, 10, 130, 7, 0, 2, dtype, out, false);
+        }
         test_nan_query(dtype);
         test_pool(40, 48, 8, 16, 1, dtype, DType::f32);
         test_pool(33, 50, 3, 5, 4, dtype, DType::bf16);
