@@ -84,7 +84,7 @@ void pack_head(const KernelTable& kernels, const Attention& a, const Keys& keys,
     point(a.keys);
     pack_as_columns(kernels, plan.keys, pointers, packed);
     point(a.values);
-    pack_as_depths(kernels, plan.values, pointers, 0, plan.values.count, packed + plan.keys.bytes());
+    pack_as_depths(kernels, plan.values, pointers, 0, keys.total(), packed + plan.keys.bytes());
 }
 
 // Logits of `rows` query rows against all keys, then their softmax numerators and 1 / sums.

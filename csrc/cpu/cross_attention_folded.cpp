@@ -15,6 +15,8 @@ namespace {
 
 using Args = CrossAttentionFoldedArgs;
 
+constexpr std::size_t kPackedDepths = 16;  // output rows of a work item, read from end to end
+
 // Sizes and scratch memory for `text` + proprio keys.
 struct Plan {
     Plan(const KernelTable& kernels, int threads, const Args& a, std::size_t text, std::byte* base)
@@ -80,13 +82,15 @@ void point_to_rows(const Args& a, const Plan& plan) noexcept {
 
 void pack_keys_and_outputs(const Execution& execution, const Args& a, const Plan& plan) noexcept {
     const KernelTable& kernels = *execution.kernels;
-    execution.pool->parallel_for(a.heads + plan.outputs.count, [&](std::size_t item, int) {
+    const std::size_t depth = plan.outputs.depth;
+    execution.pool->parallel_for(a.heads + ceil_div(depth, kPackedDepths), [&](std::size_t item, int) {
         if (item < a.heads) {
             pack_as_columns(kernels, plan.keys, plan.key_rows + item * plan.all_keys,
                             plan.packed_keys + item * plan.keys.bytes());
         } else {
-            const std::size_t panel = item - a.heads;
-            pack_as_depths(kernels, plan.outputs, plan.output_rows, panel, panel + 1, plan.packed_outputs);
+            const std::size_t first = (item - a.heads) * kPackedDepths;
+            pack_as_depths(kernels, plan.outputs, plan.output_rows, first, std::min(first + kPackedDepths, depth),
+                           plan.packed_outputs);
         }
     });
 }

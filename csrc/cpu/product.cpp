@@ -140,16 +140,16 @@ void pack_as_columns(const KernelTable& kernels, const Panels& panels, const voi
 void pack_as_depths(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::size_t first,
                     std::size_t last, std::byte* packed) noexcept {
     Pack pack{};
-    pack.rows = rows;
-    pack.count = panels.depth;
+    pack.rows = rows + first;
+    pack.count = last - first;
     pack.source = panels.compute;
     pack.compute = panels.compute;
-    pack.depth = panels.depth;
-    for (std::size_t panel = first; panel < last; ++panel) {
+    pack.depth = pack.count;
+    for (std::size_t panel = 0; panel < panels.count; ++panel) {
         pack.first_column = panel * panels.width;
         pack.columns = std::min(panels.width, panels.columns - pack.first_column);
         pack.vectors = panels.vectors(panel);
-        pack.panel = packed + panel * panels.panel_bytes;
+        pack.panel = packed + panel * panels.panel_bytes + first * pack.vectors * panels.lanes * size_of(panels.compute);
         kernels.pack_columns(pack);
     }
 }

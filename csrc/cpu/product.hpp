@@ -42,7 +42,7 @@ struct Panels {
 };
 
 // Pack a right factor that is made at run time, in its compute dtype already, for one tap. as_columns: rows[n] [depth]
-// is column n. as_depths: rows[k] [columns] is depth k; panels [first, last).
+// is column n. as_depths: rows[k] [columns] is depth k, for k in [first, last), first even.
 void pack_as_columns(const KernelTable& kernels, const Panels& panels, const void* const* rows,
                      std::byte* packed) noexcept;
 void pack_as_depths(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::size_t first,
