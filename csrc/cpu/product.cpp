@@ -149,7 +149,8 @@ void pack_as_depths(const KernelTable& kernels, const Panels& panels, const void
         pack.first_column = panel * panels.width;
         pack.columns = std::min(panels.width, panels.columns - pack.first_column);
         pack.vectors = panels.vectors(panel);
-        pack.panel = packed + panel * panels.panel_bytes + first * pack.vectors * panels.lanes * size_of(panels.compute);
+        pack.panel =
+            packed + panel * panels.panel_bytes + first * pack.vectors * panels.lanes * size_of(panels.compute);
         kernels.pack_columns(pack);
     }
 }

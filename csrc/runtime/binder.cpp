@@ -38,15 +38,18 @@ std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 class Binder {
   public:
-    Binder(const engine::Graph& graph, const engine::Program& program, const Bases& bases, Weights& weights)
-        : graph_(graph), program_(program), bases_(bases), weights_(weights) {}
+    Binder(const engine::Graph& graph, const engine::Program& program, const Bases& bases, Weights& weights,
+           const RowsInUse& rows)
+        : graph_(graph), program_(program), bases_(bases), weights_(weights), rows_(rows) {}
 
     std::vector<Step> run() {
         std::vector<Step> steps;
         steps.reserve(program_.ops.size());
-        for (const Op& op : program_.ops) {
+        for (std::size_t i = 0; i < program_.ops.size(); ++i) {
+            const Op& op = program_.ops[i];
             if (op.kind == OpKind::reshape) continue;
             op_ = &op;
+            some_rows_ = rows_.ops != nullptr && (*rows_.ops)[i];
             Step& step = steps.emplace_back();
             step.stage = op.stage;
             bind(step);
@@ -67,6 +70,8 @@ class Binder {
     }
     bool has_constant(const std::string& role) const { return engine::find_role(op_->constants, role) != engine::npos; }
     Matrix matrix(const std::string& role) const { return engine::matrix_view(value(role).shape); }
+    // Rows of the output that are computed, of `all`. A leading row may be several rows of the matrix view.
+    std::size_t rows_in_use(std::int64_t all) const { return size(some_rows_ ? all / rows_.all * rows_.used : all); }
 
     // As integers: a base is null while weights are collected.
     static void* at(std::byte* base, std::uint64_t offset) {
@@ -124,7 +129,9 @@ class Binder {
     const engine::Program& program_;
     const Bases& bases_;
     Weights& weights_;
+    const RowsInUse& rows_;
     const Op* op_ = nullptr;
+    bool some_rows_ = false;
 };
 
 void Binder::bind(Step& step) {
@@ -237,7 +244,7 @@ cpu::Conv2dArgs Binder::conv2d() {
 cpu::LinearArgs Binder::linear() {
     const Matrix x = matrix("x");
     cpu::LinearArgs args;
-    args.rows = size(x.rows);
+    args.rows = rows_in_use(x.rows);
     args.depth = size(x.columns);
     args.columns = size(tensor("weight").shape[0]);
     args.x = input("x");
@@ -265,7 +272,7 @@ cpu::QuantizeRowsArgs Binder::quantize_rows() const {
 cpu::GroupedLinearArgs Binder::grouped_linear() {
     const Shape& in = value("x").shape;
     cpu::GroupedLinearArgs args;
-    args.rows = size(in[0]);
+    args.rows = rows_in_use(in[0]);
     args.groups = size(in[1]);
     args.depth = size(in[2]);
     args.columns = size(tensor("weight").shape[1]);
@@ -278,13 +285,13 @@ cpu::GroupedLinearArgs Binder::grouped_linear() {
 
 cpu::LayerNormArgs Binder::layer_norm() {
     const Matrix x = matrix("x");
-    return {size(x.rows), size(x.columns), eps(), input("x"), optional_constant("weight"), optional_constant("bias"),
-            output()};
+    return {rows_in_use(x.rows),         size(x.columns),           eps(),   input("x"),
+            optional_constant("weight"), optional_constant("bias"), output()};
 }
 
 cpu::RmsNormArgs Binder::rms_norm() {
     const Matrix x = matrix("x");
-    return {size(x.rows), size(x.columns), eps(), input("x"), constant("weight"), activation(), output()};
+    return {rows_in_use(x.rows), size(x.columns), eps(), input("x"), constant("weight"), activation(), output()};
 }
 
 cpu::RmsNormRopeArgs Binder::rms_norm_rope() {
@@ -414,14 +421,14 @@ cpu::GripperRuleArgs Binder::gripper_rule() const {
 
 cpu::CastArgs Binder::cast() const {
     const Matrix x = matrix("x");
-    return {size(x.rows) * size(x.columns), input("x"), output()};
+    return {rows_in_use(x.rows) * size(x.columns), input("x"), output()};
 }
 
 }  // namespace
 
 std::vector<Step> bind_program(const engine::Graph& graph, const engine::Program& program, const Bases& bases,
-                               Weights& weights) {
-    return Binder(graph, program, bases, weights).run();
+                               Weights& weights, const RowsInUse& rows) {
+    return Binder(graph, program, bases, weights, rows).run();
 }
 
 std::size_t scratch_bytes(const std::vector<Step>& steps, const cpu::KernelTable& kernels, int threads) {

@@ -8,6 +8,7 @@
 
 #include "cpu/cpu.hpp"
 #include "engine/graph.hpp"
+#include "runtime/instruction_rows.hpp"
 #include "runtime/weights.hpp"
 
 namespace lightwam::runtime {
@@ -42,7 +43,7 @@ struct Step {
 
 // The steps of a verified program. With weights not yet loaded it collects what the program needs of them.
 std::vector<Step> bind_program(const engine::Graph& graph, const engine::Program& program, const Bases& bases,
-                               Weights& weights);
+                               Weights& weights, const RowsInUse& rows = {});
 
 // The largest scratch that a step needs.
 std::size_t scratch_bytes(const std::vector<Step>& steps, const cpu::KernelTable& kernels, int threads);

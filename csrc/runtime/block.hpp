@@ -10,9 +10,12 @@ namespace lightwam::runtime {
 
 class Block {
   public:
+    // small: no huge pages, for blocks of which only parts are touched.
+    enum class Pages { any, small };
+
     Block() = default;
     // Throws Error (engine) when the system has not that much memory; `what` names the block in the message.
-    Block(std::size_t bytes, const std::string& what);
+    Block(std::size_t bytes, const std::string& what, Pages pages = Pages::any);
     ~Block();
     Block(Block&& other) noexcept
         : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}

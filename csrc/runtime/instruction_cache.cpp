@@ -15,7 +15,12 @@ InstructionCache::Entry* InstructionCache::find(std::string_view text) {
 
 InstructionCache::Entry& InstructionCache::insert(Entry entry) {
     entries_.push_front(std::move(entry));
-    while (entries_.size() > std::max<std::size_t>(capacity_, 1)) entries_.pop_back();
+    std::size_t bytes = 0;
+    for (const Entry& each : entries_) bytes += each.bytes;
+    while (entries_.size() > 1 && (entries_.size() > capacity_ || bytes > kMaxBytes)) {
+        bytes -= entries_.back().bytes;
+        entries_.pop_back();
+    }
     return entries_.front();
 }
 

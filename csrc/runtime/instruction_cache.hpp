@@ -16,13 +16,17 @@ class InstructionCache {
     struct Entry {
         std::string text;
         Block block;
+        std::size_t bytes = 0;  // of the block that are in use
     };
+
+    // All entries together hold at most this much memory, or there is one.
+    static constexpr std::size_t kMaxBytes = std::size_t{512} << 20;
 
     explicit InstructionCache(std::size_t capacity) : capacity_(capacity) {}
 
     // The entry of `text`, moved to the front; null when it is not there.
     Entry* find(std::string_view text);
-    // Puts an entry to the front; entries beyond the capacity leave at the back.
+    // Puts an entry to the front; entries beyond the capacity, in number or memory, leave at the back.
     Entry& insert(Entry entry);
     std::size_t size() const { return entries_.size(); }
 

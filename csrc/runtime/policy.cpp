@@ -17,6 +17,7 @@
 #include "runtime/block.hpp"
 #include "runtime/cameras.hpp"
 #include "runtime/instruction_cache.hpp"
+#include "runtime/instruction_rows.hpp"
 #include "runtime/processors.hpp"
 #include "runtime/text.hpp"
 #include "runtime/weights.hpp"
@@ -138,6 +139,7 @@ struct Policy::Implementation {
     bool needs_instruction_ = false;
     runtime::Bases bases_;
     std::vector<Step> act_;
+    std::optional<runtime::InstructionRows> instruction_rows_;
     std::optional<runtime::InstructionCache> cache_;
     std::string instruction_;
     std::uint64_t instruction_computations_ = 0;
@@ -192,6 +194,7 @@ void Policy::Implementation::load(const engine::EngineFile& file) {
     weights_->load(file, *pool_);
     act_ = runtime::bind_program(graph_, graph_.act, bases_, *weights_);
     actions_ = reinterpret_cast<const float*>(arena_.data() + graph_.act.values[graph_.act.outputs[0].index].offset);
+    instruction_rows_.emplace(graph_);
     needs_instruction_ =
         std::any_of(graph_.act.values.begin(), graph_.act.values.end(),
                     [](const engine::Value& value) { return value.storage == engine::Storage::instruction; });
@@ -246,14 +249,22 @@ void Policy::Implementation::set_instruction(std::string_view text) {
         return;
     }
     *text_rows_ = runtime::encode_instruction(graph_, *weights_, text, context_);
+    const std::int64_t all = graph_.policy.context_rows;
+    const std::int64_t used = std::min<std::int64_t>(*text_rows_ + 1, all);
     runtime::InstructionCache::Entry entry{
-        std::string(text), Block(static_cast<std::size_t>(graph_.instruction_bytes), "an instruction's cache block")};
+        std::string(text),
+        Block(static_cast<std::size_t>(graph_.instruction_bytes), "an instruction's cache block", Block::Pages::small),
+        instruction_rows_->bytes(graph_, used)};
     runtime::Bases bases = bases_;
     bases.instruction = entry.block.data();
+    const std::vector<Step> steps =
+        runtime::bind_program(graph_, graph_.set_instruction, bases, *weights_, {&instruction_rows_->ops, used, all});
+    // Fewer rows may be cut into larger blocks.
+    if (const std::size_t bytes = runtime::scratch_bytes(steps, *kernels_, pool_->threads()); bytes > scratch_.bytes())
+        scratch_ = Block(bytes, "the scratch memory of engine '" + graph_.name + "'");
     const cpu::CoreBudget::Lease lease(runtime::process_budget(), *pool_);
     const cpu::Execution run = execution();
-    for (const Step& step : runtime::bind_program(graph_, graph_.set_instruction, bases, *weights_))
-        runtime::run_step(run, step);
+    for (const Step& step : steps) runtime::run_step(run, step);
     ++instruction_computations_;
     use(cache_->insert(std::move(entry)));
 }

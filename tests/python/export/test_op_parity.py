@@ -79,6 +79,49 @@ def test_text_key_bias(rows: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(made[0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("reader", ["attention", "mean_pool"])
+def test_rows_past_the_instruction_count_only_where_they_are_read(reader: str, tmp_path: Path) -> None:
+    """Six context rows, two in use: attention sees three keys; an op that reads all rows gets all, bias and all."""
+    rng = torch.Generator().manual_seed(0)
+    constants: dict[str, Constant] = {}
+
+    def random(name: str, *shape: int) -> Constant:
+        numbers = torch.randn(shape, generator=rng)
+        return constant(name, "f32", shape, lambda: numbers)
+
+    text = ProgramBuilder(constants, "text")
+    context = text.bind("context", "f32", (6, 4))
+    hidden = text.emit("linear", "hidden", {"x": context}, {"weight": random("w", 8, 4), "bias": random("b", 8)},
+                       activation="silu")  # fmt: skip
+    heads = text.emit("reshape", "heads", {"x": hidden}, shape=(6, 2, 4))
+    outputs = text.emit("grouped_linear", "outputs", {"x": heads}, {"weight": random("o", 2, 5, 4)},
+                        storage="instruction")  # fmt: skip
+    keys = text.emit("rms_norm", "keys", {"x": hidden}, {"weight": random("n", 8)}, storage="instruction", eps=1e-6,
+                     activation="none")  # fmt: skip
+    types = {"key_bias": TensorType("f32", (6,)), "key_count": TensorType("i32", (1,))}
+    counted = text.emit_many("text_key_bias", "bias", {"text_rows": text.bind("text_rows", "i32", (1,))}, types,
+                             "instruction")  # fmt: skip
+    cached = {"key_text": keys, "output_text": outputs, **counted}
+    act = ProgramBuilder(constants, "expert")
+    state = act.bind("state", "f32", (1, 8))
+    bound = {role: act.bind(v.name, v.type.dtype, v.type.shape, "instruction") for role, v in cached.items()}
+    if reader == "attention":
+        actions = act.emit("cross_attention_folded", "actions", {"q": state, **bound}, heads=2, scale=0.5)
+    else:
+        actions = act.emit("mean_pool", "actions", {"x": bound["output_text"]})
+    rows = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    constants["context"] = Constant("context", TensorType("f32", (2, 4)), lambda: rows)
+    program = act.finish({"actions": actions})
+    kept = {name for op in program.ops for name in op.inputs.values()}
+    programs = {"set_instruction": text.finish({}, also_needed=kept), "act": program}
+    graph = plan_graph(Graph("rows", "f32", one_op_policy(actions.type.matrix, 6), programs, constants))
+    write_engine(graph, tmp_path / "op.lwam")
+    policy = Policy(tmp_path / "op.lwam")
+    policy.set_instruction(INSTRUCTION)
+    made = policy.infer({"latents": LATENTS, "state": case_state()}).actions
+    np.testing.assert_allclose(made, _interpreted(graph, rows, state=case_state()), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(256, 256), (100, 37), (16, 20), (9, 11)])
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_preprocess_images(size: tuple[int, int], dtype: str, tmp_path: Path) -> None:

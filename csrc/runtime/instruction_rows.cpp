@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/instruction_rows.hpp"
+
+#include <algorithm>
+#include <string>
+
+namespace lightwam::runtime {
+namespace {
+
+using engine::Binding;
+using engine::Graph;
+using engine::Op;
+using engine::OpKind;
+using engine::Program;
+using engine::Storage;
+using engine::Value;
+
+// Ops that make row r of their output from row r of their inputs, and whose row count the binder can lower.
+bool is_row_wise(OpKind kind) {
+    switch (kind) {
+        case OpKind::linear:
+        case OpKind::grouped_linear:
+        case OpKind::layer_norm:
+        case OpKind::rms_norm:
+        case OpKind::cast:
+        case OpKind::reshape:
+            return true;
+        default:
+            return false;
+    }
+}
+
+bool written_by_text_key_bias(const Program& set_instruction, const std::string& name) {
+    return std::any_of(set_instruction.ops.begin(), set_instruction.ops.end(), [&](const Op& op) {
+        if (op.kind != OpKind::text_key_bias) return false;
+        return set_instruction.values[engine::find_role(op.outputs, "key_count")].name == name;
+    });
+}
+
+// An op of act that reads the input below key_count only, a count that text_key_bias wrote.
+bool reads_used_keys(const Graph& graph, const Op& op, const Binding& input) {
+    if (op.kind != OpKind::cross_attention && op.kind != OpKind::cross_attention_folded) return false;
+    if (input.role != "key_text" && input.role != "value_text" && input.role != "output_text") return false;
+    const Value& count = graph.act.values[engine::find_role(op.inputs, "key_count")];
+    return count.storage == Storage::instruction && written_by_text_key_bias(graph.set_instruction, count.name);
+}
+
+}  // namespace
+
+InstructionRows::InstructionRows(const Graph& graph) {
+    const Program& program = graph.set_instruction;
+    const auto context_rows = [&](std::size_t value) {
+        return program.values[value].shape[0] == graph.policy.context_rows;
+    };
+    for (std::size_t i = 0; i < program.values.size(); ++i) values.push_back(context_rows(i));
+    for (const Op& op : graph.act.ops) {
+        for (const Binding& input : op.inputs) {
+            const Value& read = graph.act.values[input.index];
+            if (read.storage != Storage::instruction || reads_used_keys(graph, op, input)) continue;
+            for (std::size_t i = 0; i < program.values.size(); ++i)
+                if (program.values[i].name == read.name) values[i] = false;
+        }
+    }
+    // From the last op to the first: an op that computes all rows reads all rows.
+    ops.assign(program.ops.size(), false);
+    for (std::size_t i = program.ops.size(); i-- > 0;) {
+        const Op& op = program.ops[i];
+        ops[i] = is_row_wise(op.kind) && std::all_of(op.outputs.begin(), op.outputs.end(),
+                                                     [&](const Binding& output) { return values[output.index]; });
+        if (ops[i]) continue;
+        for (const Binding& output : op.outputs) values[output.index] = false;
+        for (const Binding& input : op.inputs) values[input.index] = false;
+    }
+}
+
+std::size_t InstructionRows::bytes(const Graph& graph, std::int64_t rows) const {
+    std::size_t total = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        const Value& value = graph.set_instruction.values[i];
+        if (value.storage != Storage::instruction) continue;
+        const auto all = static_cast<std::size_t>(graph.policy.context_rows);
+        total += values[i] ? value.bytes / all * static_cast<std::size_t>(rows) : value.bytes;
+    }
+    return total;
+}
+
+}  // namespace lightwam::runtime
