@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bench_cross_output [BLOCKS]: cross-attention up to the residual stream at the published policy's size, as attention
+// bench_cross_output: cross-attention up to the residual stream, at the sizes of the policies, as attention
 // and output projection, and folded (with the projection of the proprio key, which each step needs). Every sample runs
-// all blocks (25 by default), each with weights and keys of its own, so that they come from memory as in a policy; the
+// all blocks, each with weights and keys of its own, so that they come from memory as in a policy; the
 // two forms take turns, so that they meet the same machine. Processor time of one thread, medians.
 #include <algorithm>
 #include <chrono>
@@ -19,8 +19,16 @@ using cpu::DType;
 
 namespace {
 
-constexpr std::size_t kTokens = 392, kHeads = 12, kHeadWidth = 128, kWidth = kHeads * kHeadWidth;
-constexpr std::size_t kMaxText = 128;
+struct Sizes {
+    const char* name;
+    std::size_t blocks;
+    std::size_t tokens;
+    std::size_t heads;
+    std::size_t head_width;
+    std::size_t max_text;
+    std::vector<std::size_t> text;  // rows in use, to compare
+    std::size_t width() const { return heads * head_width; }
+};
 
 // 64-byte aligned numbers in [-0.5, 0.5).
 class Numbers {
@@ -47,12 +55,12 @@ class Numbers {
 
 // The weights and the instruction's keys of one block.
 struct BlockNumbers {
-    explicit BlockNumbers(DType dtype)
-        : projection(dtype, kWidth * kWidth),
-          projection_by_head(dtype, kWidth * kWidth),
-          keys(dtype, (kMaxText + 1) * kWidth),
-          values(dtype, (kMaxText + 1) * kWidth),
-          outputs(dtype, kMaxText * kHeads * kWidth) {}
+    BlockNumbers(DType dtype, const Sizes& s)
+        : projection(dtype, s.width() * (s.width() + 64)),
+          projection_by_head(dtype, s.width() * (s.width() + 64)),
+          keys(dtype, (s.max_text + 1) * s.width()),
+          values(dtype, (s.max_text + 1) * s.width()),
+          outputs(dtype, s.max_text * s.heads * s.width()) {}
     Numbers projection;  // packed; any numbers do
     Numbers projection_by_head;
     Numbers keys;
@@ -62,14 +70,15 @@ struct BlockNumbers {
 
 class Bench {
   public:
-    Bench(DType dtype, std::size_t blocks)
+    Bench(DType dtype, const Sizes& sizes)
         : dtype_(dtype),
-          blocks_(blocks, BlockNumbers(dtype)),
-          q_(dtype, kTokens * kWidth),
-          attended_(dtype, kTokens * kWidth),
-          proprio_output_(dtype, kHeads * kWidth),
-          stream_(DType::f32, kTokens * kWidth),
-          bias_(DType::f32, kWidth),
+          sizes_(sizes),
+          blocks_(sizes.blocks, BlockNumbers(dtype, sizes)),
+          q_(dtype, sizes.tokens * sizes.width()),
+          attended_(dtype, sizes.tokens * sizes.width()),
+          proprio_output_(dtype, sizes.heads * sizes.width()),
+          stream_(DType::f32, sizes.tokens * sizes.width()),
+          bias_(DType::f32, sizes.width()),
           scratch_(DType::f32, std::size_t{8} << 20) {}
 
     void compare(std::size_t text) {
@@ -80,25 +89,29 @@ class Bench {
             folded.push_back(seconds([&](BlockNumbers& block) { run_folded(block); }));
         }
         const double a = median(plain) * 1e3, b = median(folded) * 1e3;
-        std::printf("%-5s %6zu %14.2f %14.2f %8.2f\n", dtype_ == DType::f32 ? "f32" : "bf16", text + 1, a, b, a / b);
+        std::printf("%-5s %6zu %14.3f %14.3f %8.2f\n", dtype_ == DType::f32 ? "f32" : "bf16", text + 1, a, b, a / b);
     }
 
   private:
     void run_plain(BlockNumbers& block) {
         const cpu::Input proprio_key{block.keys.data(), dtype_}, proprio_value{block.values.data(), dtype_};
-        run(execution(), cpu::CrossAttentionArgs{kTokens, kHeads, kHeadWidth, kMaxText, 1, 0.1F, q_.input(),
-                                                 block.keys.input(), block.values.input(), bias_.floats(), &count_,
-                                                 proprio_key, proprio_value, attended_.output()});
-        run(execution(), cpu::LinearArgs{kTokens, kWidth, kWidth, attended_.input(), block.projection.data(),
-                                         bias_.floats(), cpu::Activation::none, stream_.input(), stream_.output()});
+        run(execution(),
+            cpu::CrossAttentionArgs{sizes_.tokens, sizes_.heads, sizes_.head_width, sizes_.max_text, 1, 0.1F,
+                                    q_.input(), block.keys.input(), block.values.input(), bias_.floats(), &count_,
+                                    proprio_key, proprio_value, attended_.output()});
+        run(execution(),
+            cpu::LinearArgs{sizes_.tokens, sizes_.width(), sizes_.width(), attended_.input(), block.projection.data(),
+                            bias_.floats(), cpu::Activation::none, stream_.input(), stream_.output()});
     }
     void run_folded(BlockNumbers& block) {
-        run(execution(), cpu::GroupedLinearArgs{1, kHeads, kHeadWidth, kWidth, block.values.input(),
-                                                block.projection_by_head.data(), nullptr, proprio_output_.output()});
-        run(execution(), cpu::CrossAttentionFoldedArgs{
-                             kTokens, kHeads, kHeadWidth, kWidth, kMaxText, 1, 0.1F, q_.input(), block.keys.input(),
-                             block.outputs.input(), bias_.floats(), &count_, block.keys.input(),
-                             proprio_output_.input(), bias_.floats(), stream_.input(), stream_.output()});
+        run(execution(),
+            cpu::GroupedLinearArgs{1, sizes_.heads, sizes_.head_width, sizes_.width(), block.values.input(),
+                                   block.projection_by_head.data(), nullptr, proprio_output_.output()});
+        run(execution(),
+            cpu::CrossAttentionFoldedArgs{sizes_.tokens, sizes_.heads, sizes_.head_width, sizes_.width(),
+                                          sizes_.max_text, 1, 0.1F, q_.input(), block.keys.input(),
+                                          block.outputs.input(), bias_.floats(), &count_, block.keys.input(),
+                                          proprio_output_.input(), bias_.floats(), stream_.input(), stream_.output()});
     }
     template <class Body>
     double seconds(Body&& body) {
@@ -118,6 +131,7 @@ class Bench {
     cpu::Execution execution() { return {cpu::best_kernels(), &pool_, scratch_.data()}; }
 
     DType dtype_;
+    Sizes sizes_;
     std::vector<BlockNumbers> blocks_;
     Numbers q_, attended_, proprio_output_, stream_, bias_, scratch_;
     cpu::ThreadPool pool_{1};
@@ -126,14 +140,18 @@ class Bench {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-    const std::size_t blocks = argc > 1 ? static_cast<std::size_t>(std::max(std::atoi(argv[1]), 1)) : 25;
-    std::printf("%zu blocks, %zu tokens, %zu heads of %zu; ms of processor time, one thread, %s\n", blocks, kTokens,
-                kHeads, kHeadWidth, cpu::level_name(cpu::best_level()));
-    std::printf("%-5s %6s %14s %14s %8s\n", "dtype", "keys", "attention + o", "folded", "ratio");
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-        Bench bench(dtype, blocks);
-        for (const std::size_t text : {21, 32, 39, 64, 128}) bench.compare(text);
+int main() {
+    const Sizes all[] = {{"full size", 25, 392, 12, 128, 128, {21, 32, 39, 64, 128}},
+                         {"nano", 5, 128, 6, 32, 24, {5, 15, 24}}};
+    std::printf("ms of processor time for all blocks, one thread, %s\n", cpu::level_name(cpu::best_level()));
+    for (const Sizes& sizes : all) {
+        std::printf("\n%s: %zu blocks, %zu tokens, %zu heads of %zu\n%-5s %6s %14s %14s %8s\n", sizes.name,
+                    sizes.blocks, sizes.tokens, sizes.heads, sizes.head_width, "dtype", "keys", "attention + o",
+                    "folded", "ratio");
+        for (const DType dtype : {DType::f32, DType::bf16}) {
+            Bench bench(dtype, sizes);
+            for (const std::size_t text : sizes.text) bench.compare(text);
+        }
     }
     return 0;
 }

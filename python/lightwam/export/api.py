@@ -88,7 +88,7 @@ def export_engine(
         control_hz: control steps a second, told to users of the engine.
         name: the policy's name; default the configuration's.
         cross_output: 'folded' makes value and output projection of every cross-attention key one vector (saving 13),
-            'projected' keeps the projection, 'auto' takes what costs less for the longest known instruction.
+            'projected' keeps the projection, 'auto' takes what is faster for the longest known instruction.
         provenance: further JSON entries to store.
         parity_seeds: seeds of the random inputs on which folded graph and model are compared; empty: not measured.
         show_progress: draw progress bars.

@@ -49,7 +49,7 @@ class ExportArgs:
     known: tuple[str, ...] = ()
     """Instructions to carry ready-made, their rows from the checkpoint's own text encoder."""
     cross_output: Literal["auto", "folded", "projected"] = "auto"
-    """Value and output projection of each cross-attention key as one vector, or not; auto: what costs fewer FLOPs."""
+    """Value and output projection of each cross-attention key as one vector, or not; auto: what is faster."""
     replan: int | None = None
     """Actions to execute before the next chunk; the configuration's when absent."""
     parity_seeds: tuple[int, ...] = (0, 1, 2)
