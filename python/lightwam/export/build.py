@@ -30,7 +30,6 @@ from lightwam.export.policy import (
 )
 from lightwam.export.weights import Weights
 
-
 # Saving 13 sums over few keys, and moves as many results for it: it must need so many times fewer FLOPs to be faster.
 # Measured (docs/performance.md): equal times near 115 keys at full size, where FLOPs alone say 139.
 _FOLDED_OUTPUT_MARGIN = 1.25
@@ -40,8 +39,8 @@ _FOLDED_OUTPUT_MARGIN = 1.25
 class BuildOptions:
     """How an engine is built. `latent_shape` and `context_rows` follow the configuration unless given.
 
-    `cross_output`: saving 13 always ('folded'), never ('projected'), or where it takes 1.25 times fewer FLOPs ('auto') at
-    `text_rows`, the rows of the longest known instruction (32 where none is known).
+    `cross_output`: saving 13 always ('folded'), never ('projected'), or where it needs 1.25 times fewer FLOPs ('auto')
+    at `text_rows`, the rows of the longest known instruction (32 where none is known).
     """
 
     precision: FloatPrecision = "f32"

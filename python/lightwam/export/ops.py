@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Literal
 
 from lightwam.errors import ExportError
+from lightwam.export import attention_shapes as attention
 from lightwam.export.dtypes import DType, Shape, num_elements
 from lightwam.export.graph import Attr, TensorType
 
@@ -248,61 +249,6 @@ def _rms_norm_rope(o: Operands) -> dict[str, Shape]:
     return _same_as_x(o)
 
 
-def _self_attention(o: Operands) -> dict[str, Shape]:
-    q = o.inputs["q"]
-    o.require(q == o.inputs["k"] == o.inputs["v"] and len(q.shape) == 2, "q, k, v of one format and shape [S, D]")
-    o.require(q.shape[1] % o.count("heads") == 0, "heads that divide D")
-    return {"y": q.shape}
-
-
-def _check_keys(o: Operands) -> None:
-    """Queries and keys of both kinds of cross-attention."""
-    q, key, bias = o.inputs["q"], o.inputs["key_text"], o.inputs["key_bias"]
-    o.require(len(q.shape) == 2 == len(key.shape), "q [S, D] and key_text [L, D]")
-    o.require(
-        key.shape[1] == q.shape[1] and q.shape[1] % o.count("heads") == 0, "keys of q's width, heads that divide it"
-    )
-    o.require(bias == TensorType("f32", (key.shape[0],)), "key_bias f32[L]")
-    o.require(o.inputs["key_count"] == TensorType("i32", (1,)), "key_count i32[1]")
-    proprio = o.inputs.get("key_proprio")
-    o.require(proprio is None or proprio.matrix[1] == q.shape[1], "key_proprio [E, D]")
-
-
-def _cross_attention(o: Operands) -> dict[str, Shape]:
-    _check_keys(o)
-    o.require(o.inputs["key_text"] == o.inputs["value_text"], "key_text and value_text alike")
-    o.require(o.inputs.get("key_proprio") == o.inputs.get("value_proprio"), "key_, value_proprio alike, or neither")
-    return {"y": o.inputs["q"].shape}
-
-
-def _cross_attention_folded(o: Operands) -> dict[str, Shape]:
-    _check_keys(o)
-    q, text, heads = o.inputs["q"], o.inputs["output_text"], o.count("heads")
-    o.require(text.shape == (o.inputs["key_text"].shape[0], text.matrix[1]), "output_text [L, heads*N]")
-    o.require(text.matrix[1] % heads == 0, "output_text of a whole width N a head")
-    key, proprio = o.inputs.get("key_proprio"), o.inputs.get("output_proprio")
-    o.require((key is None) == (proprio is None), "key_proprio and output_proprio, or neither")
-    if key is not None and proprio is not None:
-        o.require(proprio.matrix == (key.matrix[0], text.shape[1]), "output_proprio [E, heads*N]")
-    operands = (o.inputs["key_text"], text, key, proprio)
-    o.require(all(x is None or x.dtype == q.dtype for x in operands), "keys and outputs in the format of q")
-    bias = o.constants.get("bias")
-    o.require(bias is None or bias.dtype == "f32", "an f32 bias")
-    output = (q.shape[0], text.shape[1] // heads)
-    _check_bias_residual(o, output[1], output)
-    return {"y": output}
-
-
-def _num_keys(o: Operands) -> int:
-    """All L text keys, and the proprio keys; `key_count` may make it fewer at run time."""
-    return o.inputs["key_text"].shape[0] + (o.inputs["key_proprio"].matrix[0] if "key_proprio" in o.inputs else 0)
-
-
-def _cross_attention_folded_flops(o: Operands) -> int:
-    tokens, width = o.inputs["q"].shape
-    return 2 * tokens * _num_keys(o) * (width + o.inputs["output_text"].shape[1])
-
-
 def _text_key_bias(o: Operands) -> dict[str, Shape]:
     rows = o.declared["key_bias"].shape
     o.require(o.inputs["text_rows"] == TensorType("i32", (1,)), "text_rows i32[1]")
@@ -397,13 +343,13 @@ _SPECS = (
     OpSpec("rms_norm", _norm, (_X_IN_PLACE,), (_WEIGHT,), {"eps": "positive", "activation": "activation"}),
     OpSpec("rms_norm_rope", _rms_norm_rope, (_X_IN_PLACE,), (_WEIGHT, Role("cos"), Role("sin")),
            {"eps": "positive", "heads": "count"}),
-    OpSpec("self_attention", _self_attention, (Role("q"), Role("k"), Role("v")), (),
-           {"heads": "count", "scale": "positive"},
-           lambda o: 4 * o.inputs["q"].shape[0] * num_elements(o.inputs["q"].shape)),
-    OpSpec("cross_attention", _cross_attention, _CROSS_INPUTS, (), {"heads": "count", "scale": "positive"},
-           lambda o: 4 * num_elements(o.inputs["q"].shape) * _num_keys(o), integers={"key_count": "i32"}),
-    OpSpec("cross_attention_folded", _cross_attention_folded, _CROSS_FOLDED_INPUTS, (_BIAS,),
-           {"heads": "count", "scale": "positive"}, _cross_attention_folded_flops, integers={"key_count": "i32"}),
+    OpSpec("self_attention", attention.self_attention, (Role("q"), Role("k"), Role("v")), (),
+           {"heads": "count", "scale": "positive"}, attention.self_attention_flops),
+    OpSpec("cross_attention", attention.cross_attention, _CROSS_INPUTS, (), {"heads": "count", "scale": "positive"},
+           attention.cross_attention_flops, integers={"key_count": "i32"}),
+    OpSpec("cross_attention_folded", attention.cross_attention_folded, _CROSS_FOLDED_INPUTS, (_BIAS,),
+           {"heads": "count", "scale": "positive"}, attention.cross_attention_folded_flops,
+           integers={"key_count": "i32"}),
     OpSpec("text_key_bias", _text_key_bias, (Role("text_rows"),), outputs=("key_bias", "key_count"), free_shape=True,
            integers={"text_rows": "i32", "key_count": "i32"}),
     OpSpec("learned_query_pool", _learned_query_pool, (_X,), (Role("scores"), Role("merge")),
