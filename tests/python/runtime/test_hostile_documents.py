@@ -27,6 +27,11 @@ from hostile_files import (
 from lightwam.runtime import Policy
 
 ACT = "programs.act"
+#: The attention of the good engine in the folded form: values [6, 8] are outputs of 2 heads and 4 columns.
+FOLDED = both(
+    op("attention", op="cross_attention_folded"),
+    role("attention", "inputs", value_text=..., output_text="value"),
+)
 DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("foreign format", document("format", "onnx"), "'format' is 'onnx'"),
     ("no format", document("format", ...), "'format' is missing"),
@@ -143,6 +148,13 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("gripper column", attrs("gripper", column=3), "'column' is 3; expected 0 to 2"),
     ("bounds", attrs("denormalise", minimum=3.0), "minimum is greater"),
     ("bound no number", attrs("denormalise", minimum="-1"), "expected a number or null"),
+    ("folded: output shape", FOLDED, r"'y' has shape \[32, 8\]; expected \[32, 4\]"),
+    ("folded: values for outputs", op("attention", op="cross_attention_folded"), "input 'output_text' is missing"),
+    ("folded: outputs of one row", both(FOLDED, role("attention", "inputs", output_text="key_bias")), r"\[6, 6\] as a"),
+    ("folded: heads", both(FOLDED, attrs("attention", heads=3)), "heads 3 does not divide"),
+    ("folded: key alone", both(FOLDED, role("attention", "inputs", key_proprio="query")), "come together; one is miss"),
+    ("folded: bias", both(FOLDED, role("attention", "constants", bias="state.bias")), r"\[8\]; expected \[4\]"),
+    ("folded: residual", both(FOLDED, role("attention", "inputs", residual="query")), r"expected \[32, 4\]"),
     ("output shape", value("query", shape=[31, 8]), r"'y' has shape \[31, 8\]; expected \[32, 8\]"),
     ("attention value shape", both_values("value", shape=[5, 8]), r"expected \[6, 8\]"),
     ("key count a float", both_values("key_count", dtype="f32"), "is f32; expected i32"),
