@@ -99,9 +99,16 @@ class Bench {
             cpu::CrossAttentionArgs{sizes_.tokens, sizes_.heads, sizes_.head_width, sizes_.max_text, 1, 0.1F,
                                     q_.input(), block.keys.input(), block.values.input(), bias_.floats(), &count_,
                                     proprio_key, proprio_value, attended_.output()});
-        run(execution(),
-            cpu::LinearArgs{sizes_.tokens, sizes_.width(), sizes_.width(), attended_.input(), block.projection.data(),
-                            bias_.floats(), cpu::Activation::none, stream_.input(), stream_.output()});
+        run(execution(), cpu::LinearArgs{sizes_.tokens,
+                                         sizes_.width(),
+                                         sizes_.width(),
+                                         attended_.input(),
+                                         block.projection.data(),
+                                         bias_.floats(),
+                                         cpu::Activation::none,
+                                         stream_.input(),
+                                         stream_.output(),
+                                         {}});
     }
     void run_folded(BlockNumbers& block) {
         run(execution(),

@@ -261,7 +261,7 @@ cpu::LinearArgs Binder::linear() {
 
 cpu::QuantizeRowsArgs Binder::quantize_rows() const {
     const Matrix x = matrix("x");
-    return {size(x.rows),
+    return {rows_in_use(x.rows),
             size(x.columns),
             input("x"),
             static_cast<std::int8_t*>(address(result())),

@@ -19,6 +19,7 @@ using engine::Value;
 bool is_row_wise(OpKind kind) {
     switch (kind) {
         case OpKind::linear:
+        case OpKind::quantize_rows:
         case OpKind::grouped_linear:
         case OpKind::layer_norm:
         case OpKind::rms_norm:
