@@ -186,7 +186,7 @@ def _cast(t: Lowering, op: Op) -> None:
 def _reshape(t: Lowering, op: Op) -> None:
     before, after = t.type(op.inputs["x"]).matrix, t.type(op.outputs["y"]).matrix
     x = t.rows(op.inputs["x"])
-    t.put(op.outputs["y"], "rows", x if before == after else t.model.reshape(x, after, f"{op.name}:reshaped"))
+    t.put(op.outputs["y"], "rows", x if before == after else t.model.reshape(x, (-1, after[1]), f"{op.name}:reshaped"))
 
 
 _LOWERINGS: dict[str, Callable[[Lowering, Op], None]] = {
