@@ -43,6 +43,8 @@ class QuantizeArgs:
     """Least cosine of the normalised action chunk; below it further layers stay float, the worst first."""
     keep_float: tuple[str, ...] = ()
     """Layers to leave in float, by name or pattern ('expert.*')."""
+    reference: Path | None = None
+    """Float engine of the same weights to compare chunks with (say, in f32); the engine itself when absent."""
     runner: Literal["runtime", "interpreter"] = "runtime"
     """What runs the chunks: the runtime that robots use, or the slow reference in float32."""
     threads: int | None = None
@@ -59,6 +61,7 @@ def main(arguments: QuantizeArgs) -> int:
         arguments.layer_gate,
         arguments.chunk_gate,
         arguments.keep_float,
+        reference=arguments.reference,
         runner=arguments.runner,
         threads=arguments.threads,
         show_progress=True,
@@ -146,7 +149,7 @@ def print_chunk(report: QuantizeReport) -> None:
     if chunk is None:
         return
     print(
-        f"chunk on {chunk.observations} held-out observations ({report.options.runner}, beside {report.precision}): "
+        f"chunk on {chunk.observations} held-out observations ({report.options.runner}, beside {report.reference}): "
         f"cosine of normalised actions min {chunk.cosine_min:.6f}, mean {chunk.cosine_mean:.6f}; "
         f"relative error {chunk.relative_error:.4f}"
     )

@@ -36,13 +36,15 @@ class QuantizeOptions:
 
     layer_gate: largest relative RMS error of a layer's output. chunk_gate: least cosine of a normalised chunk over the
     held-out observations. keep_float: layer names (or patterns with `*`) that are not quantised. min_weights: see
-    `find_layers`. runner, threads: what runs the whole chunks. show_progress: draw progress bars.
+    `find_layers`. reference: a float engine of the same weights that chunks are compared with (say, the f32 one of a
+    bf16 engine) instead of the engine itself. runner, threads: what runs the whole chunks. show_progress: draw bars.
     """
 
     layer_gate: float = 0.05
     chunk_gate: float = 0.999
     keep_float: tuple[str, ...] = ()
     min_weights: int = MIN_WEIGHTS
+    reference: Path | None = None
     runner: Runner = "runtime"
     threads: int | None = None
     show_progress: bool = False
@@ -71,6 +73,7 @@ class QuantizeReport:
 
     engine: str
     precision: str
+    reference: str
     source: str
     options: QuantizeOptions
     calibration: int
@@ -97,6 +100,7 @@ class QuantizeReport:
         """Observations, gates, counts, fall-backs by name, and how well the chunk agrees."""
         return {
             "float_precision": self.precision,
+            "chunk_reference": self.reference,
             "observations": {"source": self.source, "calibration": self.calibration,
                              "held_out": 0 if self.chunk is None else self.chunk.observations},
             "gates": {"layer_output_error": self.options.layer_gate, "chunk_cosine_min": self.options.chunk_gate},
@@ -120,15 +124,32 @@ def quantize_engine(
     check_graph(graph)
     with progress_bar("checking", graph.constant_bytes(), options.show_progress) as advance:
         check_checksums(engine, advance)
+    reference = graph if options.reference is None else _reference(options.reference, graph)
     every, asked = _layers(find_layers(graph, options.min_weights), graph.name, options.keep_float)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        run = _Run(graph, every, observations, options, Path(folder))
+        run = _Run(graph, reference, every, observations, options, Path(folder))
         report = run.report(engine.name, asked)
         if report.passed:
             chosen = [entry.layer for entry in report.layers if entry.verdict == INT8]
             run.write(chosen, out, report)
     return report
+
+
+def _reference(path: Path, graph: Graph) -> Graph:
+    """A float engine to compare with. Raises `ConfigError` unless it takes and gives what `graph` does."""
+    reference = read_engine(path)
+    check_graph(reference)
+    keys = ("starts_at", "cameras", "latent_shape", "state_width", "action_width", "horizon", "normalizer", "gripper")
+    for key in keys:
+        if reference.policy[key] != graph.policy[key]:
+            raise ConfigError(
+                f"reference {path} has {key} {reference.policy[key]}, engine {graph.name} has {graph.policy[key]}: "
+                "give a float engine of the same policy"
+            )
+    if reference.precision == "int8":
+        raise ConfigError(f"reference {path} is an int8 engine: give a float engine of the same policy")
+    return reference
 
 
 def report_path(out: Path) -> Path:
@@ -173,6 +194,7 @@ class _Run:
     """One quantisation at work in a folder of its own."""
 
     graph: Graph
+    reference: Graph
     layers: list[Layer]
     observations: Observations
     options: QuantizeOptions
@@ -197,7 +219,8 @@ class _Run:
         position = {weight: index for index, weight in enumerate(self.graph.constants)}
         every = sorted((*self.layers, *asked), key=lambda layer: position[layer.weight])
         return QuantizeReport(
-            engine, self.graph.precision, self.observations.source, options, len(self.observations.calibration),
+            engine, self.graph.precision, self.reference.precision, self.observations.source, options,
+            len(self.observations.calibration),
             tuple(LayerVerdict(layer, errors.get(layer.weight), kept.get(layer.weight, INT8)) for layer in every),
             tuple((kept_float, found.cosine_min) for kept_float, found in tried.items()),
             None if count is None else tried[count], count is not None,
@@ -226,8 +249,9 @@ class _Run:
 
     def _float_chunks(self) -> Array:
         path = self.folder / "float.lwam"
-        with progress_bar("writing float probe", self.graph.constant_bytes(), self.options.show_progress) as advance:
-            write_engine(probe_graph(self.graph), path, advance)
+        probe = probe_graph(self.reference)
+        with progress_bar("writing float probe", probe.constant_bytes(), self.options.show_progress) as advance:
+            write_engine(probe, path, advance)
         chunks = self._run(path, "float chunks")
         path.unlink()
         return chunks

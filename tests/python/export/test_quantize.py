@@ -212,6 +212,28 @@ def test_layers_named_by_hand_stay_float(engine: Path, tmp_path: Path) -> None:
         quantize_engine(engine, tmp_path / "r.lwam", _observations(engine), replace(SMALL, keep_float=("*",)))
 
 
+def test_reference_of_another_precision(tmp_path: Path) -> None:
+    """A bf16 engine gated against the f32 one: further away than from itself, and the report says which it was."""
+    for precision in ("f32", "bf16"):
+        _export("golden_set1", precision, tmp_path).rename(tmp_path / f"{precision}.lwam")
+    engine, found = tmp_path / "bf16.lwam", []
+    for reference in (None, tmp_path / "f32.lwam"):
+        options = replace(SMALL, reference=reference)
+        found.append(quantize_engine(engine, tmp_path / "q.lwam", _observations(engine), options))
+    assert [report.reference for report in found] == ["bf16", "f32"]
+    assert found[0].chunk is not None and found[1].chunk is not None
+    assert found[0].chunk.relative_error != found[1].chunk.relative_error
+    with pytest.raises(ConfigError, match="is an int8 engine"):
+        quantize_engine(
+            engine, tmp_path / "r.lwam", _observations(engine), replace(SMALL, reference=tmp_path / "q.lwam")
+        )
+    other = _export("golden_set3", "f32", tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"reference .*golden_set3\.lwam has .*, engine .* has .*: give a float engine"
+    ):
+        quantize_engine(engine, tmp_path / "r.lwam", _observations(engine), replace(SMALL, reference=other))
+
+
 def test_unfit_engines_are_refused(engine: Path, tmp_path: Path) -> None:
     out = tmp_path / "q.lwam"
     quantize_engine(engine, out, _observations(engine, 1), SMALL)
