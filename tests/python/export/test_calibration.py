@@ -113,13 +113,13 @@ def test_command_from_recordings(
 ) -> None:
     out = tmp_path / "q.lwam"
     words = [str(engine), "--calibration", str(recordings), "--out", str(out), "--held-out", "3"]
-    more = ["--layer-observations", "2", "--runner", "interpreter", "--keep-float", "expert.trunk.*"]
+    more = ["--layer-observations", "2", "--threads", "1", "--keep-float", "expert.trunk.*"]
     assert main(["quantize", *words, *more]) == 0
     shown = capsys.readouterr().out
     for part in (
         "57 of 59 layers in int8",
         "float: asked for: expert.trunk.0.fc1, expert.trunk.0.fc2",
-        "3 held-out",
+        "3 held-out observations (runtime, beside f32)",
         "q.report.json",
     ):
         assert part in shown

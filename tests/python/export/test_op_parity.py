@@ -35,7 +35,7 @@ def test_table_covers_every_op() -> None:
     assert len({str(case) for case in cases}) == len(cases)
 
 
-@pytest.mark.parametrize("case", OP_CASES, ids=str)
+@pytest.mark.parametrize("case", (*OP_CASES, *INT8_CASES), ids=str)
 def test_runtime_equals_interpreter(case: OpCase, tmp_path: Path) -> None:
     graph = one_op_graph(case)
     write_engine(graph, tmp_path / "op.lwam")
