@@ -84,7 +84,7 @@ void look_ahead(const KernelTable& kernels, const Panels& panels, const Block& b
     const std::size_t steps = part.taps * ceil_div(part.depth, 4 / size_of(panels.compute));
     const std::size_t bytes = steps * vectors * panels.lanes * 4;
     const std::size_t offset = row / kernels.tile_rows * steps * kLine;
-    tile.ahead = tile.panel;
+    tile.ahead = nullptr;
     tile.ahead_step = 0;
     if (block.row_count <= kernels.tile_rows || offset >= bytes) return;
     tile.ahead = static_cast<const std::byte*>(tile.panel) + bytes + offset;

@@ -103,7 +103,7 @@ void tile(const Tile& t) noexcept {
         }
     }
     const T* panel = static_cast<const T*>(t.panel);
-    Ahead ahead{static_cast<const char*>(t.ahead), t.ahead_step};
+    Ahead ahead{static_cast<const char*>(t.ahead != nullptr ? t.ahead : t.panel), t.ahead_step};
     for (std::size_t tap = 0; tap < t.taps; ++tap) {
         const T* a[kRows];
 #pragma GCC unroll 8

@@ -31,7 +31,8 @@ struct Tile {
     float* acc;         // i8: i32 sums of (row element + 128) * panel element, in the same bytes
     std::size_t acc_stride;
     bool accumulate;
-    // What is read after this: every step of the sum asks for one line of it and moves on by `ahead_step` bytes.
+    // What is read after this, or null: every step of the sum asks for one line of it and moves on by `ahead_step`
+    // bytes.
     const void* ahead;
     std::size_t ahead_step;
 };
