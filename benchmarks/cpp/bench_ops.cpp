@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bench_ops [--threads N] [--level NAME] [--only TEXT]: speed of the operations on the shapes of the published policy
-// and of the small bundled one. The median of many samples of at least a millisecond counts. One thread is timed by its
-// processor time, not by the wall clock: the machine may be busy with something else.
+// bench_ops [--threads N] [--level NAME] [--only TEXT] [--json FILE]: speed of the operations on the shapes of the
+// published policy and of the small bundled one. The median of many samples of at least a millisecond counts. One
+// thread is timed by its processor time, not by the wall clock: the machine may be busy with something else.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cpu/cpu.hpp"
+#include "figures.hpp"
 #include "peak.hpp"
 
 namespace cpu = lightwam::cpu;
@@ -64,6 +65,7 @@ struct Options {
     int threads = 1;
     cpu::Level level = cpu::best_level();
     std::string only;
+    std::string json;  // file to write, none if empty
 };
 
 class Bench {
@@ -130,9 +132,18 @@ class Bench {
             for (std::size_t i = 0; i < ways.size(); ++i) seconds[i].push_back(sample(ways[i].second, runs));
         }
         for (std::size_t i = 0; i < ways.size(); ++i) {
-            std::nth_element(seconds[i].begin(), seconds[i].begin() + seconds[i].size() / 2, seconds[i].end());
+            std::sort(seconds[i].begin(), seconds[i].end());
             print(ways[i].first, dtype, seconds[i][seconds[i].size() / 2], operations, bytes);
+            const double peak = peak_[static_cast<int>(dtype)];
+            figures_.push_back({ways[i].first, name_of(dtype), std::move(seconds[i]), operations, peak});
         }
+    }
+
+    // Everything measured so far, to the file that was asked for.
+    void write_json() const {
+        if (options_.json.empty()) return;
+        figures::write(options_.json, std::string("lightwam-") + cpu::level_name(options_.level), options_.threads,
+                       figures_);
     }
 
   private:
@@ -147,6 +158,7 @@ class Bench {
     const cpu::KernelTable* kernels_;
     double peak_[3] = {};
     double bandwidth_ = 0.0;
+    std::vector<figures::Figure> figures_;
 };
 
 std::string join(const std::string& name, std::initializer_list<std::size_t> sizes) {
@@ -384,12 +396,15 @@ Options parse(int argc, char** argv) {
             options.threads = std::atoi(value.c_str());
         } else if (key == "--only") {
             options.only = value;
+        } else if (key == "--json") {
+            options.json = value;
         } else if (key == "--level") {
             for (const cpu::Level level : cpu::kLevels) {
                 if (value == cpu::level_name(level)) options.level = level;
             }
         } else {
-            throw std::invalid_argument("unknown option " + key + "; known: --threads N, --level NAME, --only TEXT");
+            throw std::invalid_argument("unknown option " + key +
+                                        "; known: --threads N, --level NAME, --only TEXT, --json FILE");
         }
     }
     return options;
@@ -405,6 +420,7 @@ int main(int argc, char** argv) {
             nano_shapes(bench, dtype);
         }
         quantised_shapes(bench);
+        bench.write_json();
     } catch (const std::exception& error) {
         std::fprintf(stderr, "bench_ops: %s\n", error.what());
         return 1;
