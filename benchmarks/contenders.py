@@ -113,7 +113,8 @@ class PyTorchContender(Contender):
         with np.load(setting.inputs) as inputs:
             self._policy = EagerPolicy(setting.config, dtype, inputs["context"])
         if compiled:
-            self._policy.compile()
+            # Packed float32 weights of the full-size model would be a second 8 GB.
+            self._policy.compile(freeze=setting.size == "nano" or precision == "bf16")
         else:
             self._policy.time_expert()
 

@@ -50,8 +50,11 @@ class EagerPolicy:
         self.seconds: dict[str, float] = {}
         self._expert_began = 0.0
 
-    def compile(self) -> None:
-        """Let torch.compile have the VAE and the rest; the next call is slow."""
+    def compile(self, freeze: bool) -> None:
+        """Let torch.compile have the VAE and the rest; the next call is slow. `freeze`: pack a copy of the weights."""
+        import torch._inductor.config as inductor
+
+        inductor.freezing = freeze
         self.encode, self.predict = torch.compile(self.encode), torch.compile(self.predict)
 
     def time_expert(self) -> None:

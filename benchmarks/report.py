@@ -119,6 +119,8 @@ def _measure(group: list[str], setting: Setting, rounds: int, again: bool, left_
             console.print(f"left out: {error}", markup=False)
             left_out[group[0]] = str(error)
             return
+    for older in setting.folder.glob(f"{setting.size}-result-{group[0]}*.json"):  # with other opponents
+        older.unlink()
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps({"threads": setting.threads, "group": group, "results": results}))
     temporary.replace(file)

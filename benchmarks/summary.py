@@ -16,7 +16,7 @@ from contenders import ENTRIES, Setting
 from lightwam.cli.figures import Record, Seconds, processor_name
 
 STAGES = ("preprocess", "vae", "backbone", "expert", "postprocess")
-REFERENCE = "lightwam-f32"  # whose actions everyone else's are compared with
+REFERENCES = ("lightwam-f32", "lightwam-bf16")  # whose actions everyone else's are compared with: the first measured
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _answers(rounds: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
 
 def _agreement(answers: Mapping[str, Mapping[int, Any]], name: str) -> tuple[float | None, float | None]:
     """Worst cosine and relative error over the observations, against the reference's actions."""
-    wanted = answers.get(REFERENCE)
+    wanted = next((answers[reference] for reference in REFERENCES if reference in answers), None)
     if wanted is None:
         return None, None
     pairs = [(answers[name][index], wanted[index]) for index in wanted if index in answers[name]]
@@ -136,6 +136,8 @@ def table(comparison: Comparison) -> str:
         "|---" * 12 + "|",
     ]
     lines += [_row(record) for record in comparison.records.values()]
+    reference = next((name for name in REFERENCES if name in comparison.records), "nobody")
+    lines += ["", f"Cosine and relative error: the worst of the observations, against {reference}."]
     lines += ["", "| peer / ours | median of the rounds' ratios | quartiles |", "|---|---|---|"]
     for peer, ours in comparison.ratios.items():
         lines += [f"| {peer} / {own} | {r[0]:.2f} | {r[1]:.2f} to {r[2]:.2f} |" for own, r in ours.items()]

@@ -86,7 +86,7 @@ class Turns:
 def _environment(threads: int) -> dict[str, str]:
     """As many threads as everyone else, whichever library makes them."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return {**os.environ, **counts, "TORCHINDUCTOR_FREEZING": "1"}
+    return {**os.environ, **counts}
 
 
 @contextmanager
