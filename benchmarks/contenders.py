@@ -50,6 +50,10 @@ class Setting:
     def inputs(self) -> Path:
         return self.folder / f"{self.size}-inputs.npz"
 
+    @property
+    def instruction(self) -> Path:
+        return self.folder / f"{self.size}-instruction.npz"
+
 
 def observation(setting: Setting, index: int) -> dict[str, Any]:
     """Random camera images [256, 256, 3] and a random state, the same for every contender."""
@@ -133,8 +137,8 @@ class FoldedGraphContender(Contender):
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        with np.load(setting.inputs) as inputs:
-            self._instruction = {name: inputs[name] for name in inputs.files if name.startswith(("blocks.", "key_"))}
+        with np.load(setting.instruction) as values:
+            self._instruction = dict(values)
         self._canvases: dict[int, Array] = {}
 
     def prepare(self, index: int) -> Any:

@@ -45,6 +45,7 @@ def steps_for(setting: Setting, contenders: tuple[str, ...]) -> list[Step]:
     steps = [_engine_step(setting, precision) for precision in engines]
     if folded:
         steps.append(_own_step(setting, "onnx", setting.onnx))
+        steps.append(_own_step(setting, "instruction", setting.instruction))
     if folded or unfolded:
         steps.append(_own_step(setting, "inputs", setting.inputs))
     if "openvino-int8" in contenders:
@@ -93,13 +94,20 @@ def make_onnx(setting: Setting) -> None:
 
 
 def make_inputs(setting: Setting) -> None:
-    """Context rows, FLOPs of a chunk, and what the instruction's ONNX model makes of the rows, where there is one."""
+    """Context rows of the instruction, FLOPs of a chunk."""
     context = np.asarray(_context(setting), np.float32)
     costs = graph_costs(read_engine(setting.engine("f32")), len(context))
-    cache = _instruction_values(setting, context) if setting.onnx.exists() else {}
     temporary = setting.inputs.with_suffix(".tmp.npz")
-    np.savez(temporary, context=context, flops=float(costs.flops), **cache)
+    np.savez(temporary, context=context, flops=float(costs.flops))
     temporary.replace(setting.inputs)
+
+
+def make_instruction(setting: Setting) -> None:
+    """What the instruction's ONNX model makes of the context rows."""
+    values = _instruction_values(setting, np.asarray(_context(setting), np.float32))
+    temporary = setting.instruction.with_suffix(".tmp.npz")
+    np.savez(temporary, **values)
+    temporary.replace(setting.instruction)
 
 
 def _instruction_values(setting: Setting, context: Any) -> dict[str, Any]:
@@ -123,8 +131,8 @@ def make_int8(setting: Setting) -> None:
     import openvino
 
     policy = read_engine(setting.engine("f32")).policy
-    with np.load(setting.inputs) as inputs:
-        cache = {name: inputs[name] for name in inputs.files if name.startswith(("blocks.", "key_"))}
+    with np.load(setting.instruction) as values:
+        cache = dict(values)
     samples = []
     for index in CALIBRATION:
         seen = observation(setting, index)
@@ -145,5 +153,5 @@ def make_int8(setting: Setting) -> None:
 
 if __name__ == "__main__":
     step, size, folder, threads = sys.argv[1:5]
-    makers = {"onnx": make_onnx, "inputs": make_inputs, "int8": make_int8}
+    makers = {"onnx": make_onnx, "instruction": make_instruction, "inputs": make_inputs, "int8": make_int8}
     makers[step](Setting(size, Path(folder), int(threads)))

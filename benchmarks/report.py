@@ -88,7 +88,7 @@ def _needs(contender: str, step: str) -> bool:
     family, precision = contender.split("-")
     if step.startswith("engine"):
         return step == "engine f32" or (family == "lightwam" and step == f"engine {precision}")
-    if step == "onnx":
+    if step in ("onnx", "instruction"):
         return family in ("openvino", "onnxruntime")
     return contender == "openvino-int8" if step == "int8" else family != "lightwam"
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from contenders import Contender, Setting, build
 
 from lightwam.cli.figures import peak_memory_bytes
@@ -47,6 +48,8 @@ def _timed(contender: Contender, prepared: Any) -> dict[str, Any]:
     began, cpu = time.perf_counter(), time.process_time()
     actions = contender.infer(prepared)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+    if not np.isfinite(actions).all():
+        raise ValueError("its actions are not finite")
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,

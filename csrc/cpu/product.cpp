@@ -75,11 +75,17 @@ void finish_tile(const KernelTable& kernels, const Panels& panels, const Block& 
     kernels.epilogue(epilogue);
 }
 
-// While the first tiles of a part are computed, the part that follows it in memory is fetched, one line each step of
-// the sum: else the first tile of every part would wait for memory. A single tile of rows reads as fast as memory
-// gives.
+// Whole panels that stay in the second-level cache together. Rows of tiles pass over all of them, so that a row of y is
+// written in runs of several lines and x is read once for all of them.
+std::size_t panels_side_by_side(const Panels& panels, std::size_t parts) noexcept {
+    if (parts != 1) return 1;
+    return std::max<std::size_t>(kPanelPartBytes / std::max<std::size_t>(panels.panel_bytes, 1), 1);
+}
+
+// While the first tiles of a part are computed, the part that is read after it is fetched, one line each step of the
+// sum: else the first tile of every part would wait for memory. A single tile of rows reads as fast as memory gives.
 void look_ahead(const KernelTable& kernels, const Panels& panels, const Block& block, const Part& part,
-                std::size_t vectors, std::size_t row, Tile& tile) noexcept {
+                std::size_t vectors, std::size_t group, std::size_t row, Tile& tile) noexcept {
     constexpr std::size_t kLine = 64;
     const std::size_t steps = part.taps * ceil_div(part.depth, 4 / size_of(panels.compute));
     const std::size_t bytes = steps * vectors * panels.lanes * 4;
@@ -87,7 +93,8 @@ void look_ahead(const KernelTable& kernels, const Panels& panels, const Block& b
     tile.ahead = nullptr;
     tile.ahead_step = 0;
     if (block.row_count <= kernels.tile_rows || offset >= bytes) return;
-    tile.ahead = static_cast<const std::byte*>(tile.panel) + bytes + offset;
+    const std::size_t next = group == 1 ? bytes : group * panels.panel_bytes;
+    tile.ahead = static_cast<const std::byte*>(tile.panel) + next + offset;
     tile.ahead_step = kLine;
 }
 
@@ -177,8 +184,9 @@ void multiply(const KernelTable& kernels, const Panels& panels, const Block& blo
     const Parts parts(panels);
     const auto& tiles = kernels.tiles[static_cast<std::size_t>(panels.compute)];
     const std::size_t element_bytes = size_of(panels.compute);
-    for (std::size_t panel = block.first_panel; panel < block.last_panel; ++panel) {
-        const std::size_t vectors = panels.vectors(panel);
+    const std::size_t group = panels_side_by_side(panels, parts.count);
+    for (std::size_t first = block.first_panel; first < block.last_panel; first += group) {
+        const std::size_t last = std::min(first + group, block.last_panel);
         for (std::size_t index = 0; index < parts.count; ++index) {
             const Part part = parts[index];
             const std::size_t depths = part.first_tap * panels.padded_depth + part.first_depth;
@@ -187,16 +195,20 @@ void multiply(const KernelTable& kernels, const Panels& panels, const Block& blo
             tile.offset_bytes = part.first_depth * element_bytes;
             tile.taps = part.taps;
             tile.depth = part.depth;
-            tile.panel = block.weight + panel * panels.panel_bytes + depths * vectors * panels.lanes * element_bytes;
             tile.acc_stride = panels.width;
             tile.accumulate = index != 0;
             for (std::size_t row = 0; row < block.row_count; row += kernels.tile_rows) {
                 const std::size_t rows = std::min(kernels.tile_rows, block.row_count - row);
                 tile.rows = block.rows + part.first_tap * block.row_stride + row;
                 tile.acc = block.acc + (parts.count == 1 ? 0 : row * panels.width);
-                look_ahead(kernels, panels, block, part, vectors, row, tile);
-                tiles[rows - 1][vectors - 1](tile);
-                if (index + 1 == parts.count) finish_tile(kernels, panels, block, tile, panel, row, rows);
+                for (std::size_t panel = first; panel < last; ++panel) {
+                    const std::size_t vectors = panels.vectors(panel);
+                    tile.panel =
+                        block.weight + panel * panels.panel_bytes + depths * vectors * panels.lanes * element_bytes;
+                    look_ahead(kernels, panels, block, part, vectors, group, row, tile);
+                    tiles[rows - 1][vectors - 1](tile);
+                    if (index + 1 == parts.count) finish_tile(kernels, panels, block, tile, panel, row, rows);
+                }
             }
         }
     }
