@@ -7,6 +7,9 @@ namespace {
 // A panel's part that stays in the second-level cache while all tiles of a block pass over it.
 constexpr std::size_t kPanelPartBytes = 320 * 1024;
 
+// Panels that rows of tiles pass over together.
+constexpr std::size_t kSideBySideBytes = 640 * 1024;
+
 // Rows of a block: few enough that their accumulators stay in the second-level cache.
 constexpr std::size_t kMaxBlockRows = 400;
 
@@ -79,7 +82,7 @@ void finish_tile(const KernelTable& kernels, const Panels& panels, const Block& 
 // written in runs of several lines and x is read once for all of them.
 std::size_t panels_side_by_side(const Panels& panels, std::size_t parts) noexcept {
     if (parts != 1) return 1;
-    return std::max<std::size_t>(kPanelPartBytes / std::max<std::size_t>(panels.panel_bytes, 1), 1);
+    return std::max<std::size_t>(kSideBySideBytes / std::max<std::size_t>(panels.panel_bytes, 1), 1);
 }
 
 // While the first tiles of a part are computed, the part that is read after it is fetched, one line each step of the
