@@ -6,6 +6,7 @@
 
 #include "engine/lifetimes.hpp"
 #include "engine/op_checks.hpp"
+#include "engine/sources.hpp"
 
 namespace lightwam::engine {
 namespace {
@@ -239,6 +240,7 @@ void check_programs(const Graph& graph, const Refusal& refuse) {
     check_instruction_values(graph, refuse);
     check_lifetimes(graph.set_instruction, true, set_instruction, refuse);
     check_lifetimes(graph.act, false, "program 'act'", refuse);
+    check_sources(graph, refuse);
 }
 
 }  // namespace

@@ -113,7 +113,7 @@ struct Policy::Implementation {
     void describe(const PolicyOptions& options);
     void collect_text_constants();
     void set_instruction(std::string_view text);
-    void use(runtime::InstructionCache::Entry& entry);
+    std::vector<Step> bind_act(const runtime::InstructionCache::Entry& entry);
     void infer(const Observation& observation, float* actions, std::size_t count, Timings* timings);
     void accept(const Observation& observation);
     void run_timed(Timings* timings);
@@ -245,7 +245,9 @@ void Policy::Implementation::describe(const PolicyOptions& options) {
 
 void Policy::Implementation::set_instruction(std::string_view text) {
     if (runtime::InstructionCache::Entry* entry = cache_->find(text)) {
-        use(*entry);
+        std::vector<Step> act = bind_act(*entry);
+        instruction_ = entry->text;
+        act_.swap(act);
         return;
     }
     *text_rows_ = runtime::encode_instruction(graph_, *weights_, text, context_);
@@ -266,16 +268,18 @@ void Policy::Implementation::set_instruction(std::string_view text) {
     const cpu::Execution run = execution();
     for (const Step& step : steps) runtime::run_step(run, step);
     ++instruction_computations_;
-    use(cache_->insert(std::move(entry)));
-}
-
-void Policy::Implementation::use(runtime::InstructionCache::Entry& entry) {
-    runtime::Bases bases = bases_;
-    bases.instruction = entry.block.data();
-    std::vector<Step> act = runtime::bind_program(graph_, graph_.act, bases, *weights_);
+    // The block that act_ reads may leave the cache, so all that can fail comes before.
+    std::vector<Step> act = bind_act(entry);
     std::string instruction = entry.text;
+    cache_->insert(std::move(entry));
     act_.swap(act);
     instruction_.swap(instruction);
+}
+
+std::vector<Step> Policy::Implementation::bind_act(const runtime::InstructionCache::Entry& entry) {
+    runtime::Bases bases = bases_;
+    bases.instruction = entry.block.data();
+    return runtime::bind_program(graph_, graph_.act, bases, *weights_);
 }
 
 // Checks everything before anything of the last call is overwritten.

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Not a byte of heap in infer after the first call: malloc, operator new and their relatives are counted.
+// Not a byte of heap in infer after the first call: malloc, operator new and their relatives are counted. And what is
+// left of a policy when one of them fails.
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <new>
 #include <string>
@@ -16,9 +19,12 @@ namespace {
 
 std::atomic<bool> counting{false};
 std::atomic<long> allocations{0};
+std::atomic<long> failing{-1};  // the one that fails; -1: none
 
-void count() {
-    if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+// Counts an allocation; false when it is to fail.
+bool count() {
+    if (!counting.load(std::memory_order_relaxed)) return true;
+    return allocations.fetch_add(1, std::memory_order_relaxed) != failing.load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -30,29 +36,15 @@ void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
 
-void* malloc(std::size_t size) {
-    count();
-    return __libc_malloc(size);
-}
-void* calloc(std::size_t number, std::size_t size) {
-    count();
-    return __libc_calloc(number, size);
-}
-void* realloc(void* old, std::size_t size) {
-    count();
-    return __libc_realloc(old, size);
-}
-void* memalign(std::size_t alignment, std::size_t size) {
-    count();
-    return __libc_memalign(alignment, size);
-}
+void* malloc(std::size_t size) { return count() ? __libc_malloc(size) : nullptr; }
+void* calloc(std::size_t number, std::size_t size) { return count() ? __libc_calloc(number, size) : nullptr; }
+void* realloc(void* old, std::size_t size) { return count() ? __libc_realloc(old, size) : nullptr; }
+void* memalign(std::size_t alignment, std::size_t size) { return count() ? __libc_memalign(alignment, size) : nullptr; }
 void* aligned_alloc(std::size_t alignment, std::size_t size) {
-    count();
-    return __libc_memalign(alignment, size);
+    return count() ? __libc_memalign(alignment, size) : nullptr;
 }
 int posix_memalign(void** out, std::size_t alignment, std::size_t size) {
-    count();
-    *out = __libc_memalign(alignment, size);
+    *out = count() ? __libc_memalign(alignment, size) : nullptr;
     return *out == nullptr ? ENOMEM : 0;
 }
 }
@@ -93,6 +85,47 @@ void test_infer(const std::string& path, bool images, int threads) {
     EXPECT(allocations_of([&] { infer(images ? larger : seen); }) == 0);
 }
 
+// True when set_instruction runs out of memory at its allocation number `at`.
+bool fails_at(Policy& policy, const char* text, long at) {
+    bool failed = false;
+    failing = at;
+    allocations_of([&] {
+        try {
+            policy.set_instruction(text);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+    });
+    failing = -1;
+    return failed;
+}
+
+// Whichever allocation fails, the instruction before stays set and cached, though the cache holds just one.
+void test_failing_set_instruction(const std::string& path) {
+    PolicyOptions options;
+    options.threads = 1;
+    options.instruction_cache_capacity = 1;
+    Policy policy(path, options);
+    policy.set_instruction(kTask);
+    const SmallObservation seen;
+    float expected[12];
+    float actions[12];
+    policy.infer(seen.view(), expected, 12, nullptr);
+    long at = 0;
+    for (; fails_at(policy, "lengthy instruction outside every small string", at); ++at) {
+        EXPECT(policy.instruction() == kTask);
+        policy.infer(seen.view(), actions, 12, nullptr);
+        EXPECT(std::equal(actions, actions + 12, expected));
+        const std::uint64_t computations = policy.instruction_computations();
+        policy.set_instruction(kTask);
+        EXPECT(policy.instruction_computations() == computations);
+    }
+    EXPECT(at > 3 && policy.instruction() != kTask);
+    policy.infer(seen.view(), actions, 12, nullptr);
+    EXPECT(!std::equal(actions, actions + 12, expected));
+    for (at = 0; fails_at(policy, kTask, at); ++at) EXPECT(policy.instruction() != kTask);
+}
+
 void test_c_api(const std::string& path) {
     lightwam_policy* policy = nullptr;
     EXPECT(lightwam_policy_open(path.c_str(), 1, nullptr, &policy) == LIGHTWAM_OK);
@@ -123,6 +156,7 @@ int main(int argc, char** argv) {
         test_infer(folder + "/small_latents.lwam", false, threads);
         test_infer(folder + "/small_int8.lwam", false, threads);
     }
+    test_failing_set_instruction(folder + "/small_images.lwam");
     test_c_api(folder + "/small_latents.lwam");
     return finish();
 }

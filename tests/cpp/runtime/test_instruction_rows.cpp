@@ -44,6 +44,21 @@ void test_other_readers(const engine::Graph& good) {
     EXPECT((InstructionRows(changed).ops == std::vector<bool>{false, false, false}));
 }
 
+// A vector of L numbers is one row, which is computed whole; scales and zero points are one number a row.
+void test_vectors(const engine::Graph& good) {
+    engine::Graph changed = good;
+    engine::Program& program = changed.set_instruction;
+    program.values[program.ops[0].outputs[0].index].shape = {6};
+    EXPECT((InstructionRows(changed).ops == std::vector<bool>{false, true, false}));
+    changed = good;
+    program.ops[0].kind = engine::OpKind::quantize_rows;
+    for (const char* role : {"scale", "zero"}) {
+        program.ops[0].outputs.push_back({role, program.values.size()});
+        program.values.push_back({role, engine::DType::f32, {6}});
+    }
+    EXPECT((InstructionRows(changed).ops == std::vector<bool>{true, true, false}));
+}
+
 void test_cache_bounds() {
     runtime::InstructionCache cache(3);
     const auto insert = [&](const char* text, std::size_t megabytes) { cache.insert({text, {}, megabytes << 20}); };
@@ -66,6 +81,7 @@ int main(int, char** arguments) {
     const engine::EngineFile file(std::string(arguments[1]) + "/small_images.lwam");
     test_rows(file.graph());
     test_other_readers(file.graph());
+    test_vectors(file.graph());
     test_cache_bounds();
     return test::finish();
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_files import TASK, Engine, observation
+from engine_files import CONTEXT_ROWS, STATE_WIDTH, TASK, TEXT_WIDTH, Engine, observation
 
 from lightwam.errors import EngineError, LightWAMError
 from lightwam.runtime import Policy
@@ -106,6 +106,40 @@ def add_values(*names: str, shape: list[int]) -> Spoil:
             engine.act["arena_bytes"] += (int(np.prod(shape)) * 4 + 63) // 64 * 64
 
     return spoil
+
+
+def counts_of_rows(engine: Engine) -> None:
+    """Zero points i32 [1] of a single row, of `mean` in set_instruction (kept) and of `state` in act: `NAME.zero`."""
+    text, act = engine.set_instruction, engine.act
+    programs = ((text, "mean", TEXT_WIDTH, "instruction"), (act, "state", STATE_WIDTH, "arena"))
+    for program, x, width, storage in programs:
+        parts = {"y": ("i8", [1, width], "arena"), "scale": ("f32", [1], "arena"), "zero": ("i32", [1], storage)}
+        for part, (dtype, shape, place) in parts.items():
+            _append(engine, program, {"name": f"{x}.{part}", "dtype": dtype, "shape": shape, "storage": place})
+        outputs = {part: f"{x}.{part}" for part in parts}
+        _insert(program, "quantize_rows", f"{x} in 8 bits", {"x": x}, outputs)
+    _append(engine, text, {"name": "mean", "dtype": "f32", "shape": [1, TEXT_WIDTH], "storage": "arena"})
+    _insert(text, "mean_pool", "mean", {"x": "context"}, {"y": "mean"})
+    act["values"].append(engine.value("mean.zero", "set_instruction"))
+
+
+def bias_of_another_op(engine: Engine) -> None:
+    """A value `bias` [L] of act that is no output of text_key_bias, read as the bias of the keys."""
+    _append(engine, engine.act, {"name": "bias", "dtype": "f32", "shape": [CONTEXT_ROWS], "storage": "arena"})
+    _insert(engine.act, "add", "twice", {"a": "key_bias", "b": "key_bias"}, {"y": "bias"})
+    engine.op("attention")["inputs"]["key_bias"] = "bias"
+
+
+def _append(engine: Engine, program: dict[str, Any], value: dict[str, Any]) -> None:
+    owner, size = (program, "arena_bytes") if value["storage"] == "arena" else (engine.document, "instruction_bytes")
+    program["values"].append(value | {"offset": owner[size]})
+    owner[size] += (int(np.prod(value["shape"])) * 4 + 63) // 64 * 64
+
+
+def _insert(program: dict[str, Any], kind: str, name: str, inputs: dict[str, str], outputs: dict[str, str]) -> None:
+    """As the first op of the program."""
+    op = {"op": kind, "name": name, "stage": "text", "inputs": inputs, "constants": {}, "outputs": outputs, "attrs": {}}
+    program["ops"].insert(0, op)
 
 
 def both(*spoils: Spoil) -> Spoil:

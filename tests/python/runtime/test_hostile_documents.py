@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_files import TASK, observation, small_engine, write_engine
+from engine_files import TASK, Engine, observation, small_engine, write_engine
 from hostile_files import (
     Spoil,
     add_values,
     attrs,
+    bias_of_another_op,
     both,
     both_values,
     camera,
+    counts_of_rows,
     document,
     move_op,
     op,
@@ -32,6 +34,18 @@ FOLDED = both(
     op("attention", op="cross_attention_folded"),
     role("attention", "inputs", value_text=..., output_text="value"),
 )
+
+
+def folded_shapes(engine: Engine) -> None:
+    """What the folded attention writes, [32, 4], brought to the width of its reader."""
+    add_values("folded", shape=[32, 4])(engine)
+    engine.op("attention")["outputs"]["y"] = "folded"
+    inputs, outputs = {"x.0": "folded", "x.1": "folded"}, {"y": "attended"}
+    joined = {"op": "concat", "name": "joined", "stage": "backbone", "inputs": inputs, "outputs": outputs}
+    ops = engine.act["ops"]
+    ops.insert(ops.index(engine.op("attention")) + 1, joined | {"constants": {}, "attrs": {}})
+
+
 DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("foreign format", document("format", "onnx"), "'format' is 'onnx'"),
     ("no format", document("format", ...), "'format' is missing"),
@@ -189,6 +203,28 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
         both(value("query", offset=1536), role("query", "inputs", residual="normed")),
         "'query' over 'normed', which is still in use",
     ),
+    # who wrote it
+    (
+        "text rows of another op",
+        both(counts_of_rows, role("bias", "inputs", text_rows="mean.zero")),
+        r"'text_rows' is 'mean.zero', 'zero' of op 'mean in 8 bits' \(quantize_rows\); expected the input",
+    ),
+    (
+        "key count of another op",
+        both(counts_of_rows, role("attention", "inputs", key_count="state.zero")),
+        "'key_count' is 'state.zero'.*; expected 'key_count' of an op text_key_bias",
+    ),
+    (
+        "key count of another op of set_instruction",
+        both(counts_of_rows, role("attention", "inputs", key_count="mean.zero")),
+        "'key_count' is 'mean.zero'.*; expected 'key_count' of an op text_key_bias",
+    ),
+    (
+        "key count of another op, folded",
+        both(FOLDED, folded_shapes, counts_of_rows, role("attention", "inputs", key_count="state.zero")),
+        "'key_count' is 'state.zero'.*; expected 'key_count' of an op text_key_bias",
+    ),
+    ("key bias of another op", bias_of_another_op, "'key_bias' is 'bias', 'y' of op 'twice'"),
     ("output over an input", value("attended", offset=2560), "over 'query', which is still in use"),
 ]
 
@@ -203,6 +239,13 @@ def test_documents(tmp_path: Path, spoil: Spoil, message: str) -> None:
 def test_the_good_engine_loads(tmp_path: Path) -> None:
     for images in (True, False):
         Policy(write_engine(tmp_path / "good.lwam", small_engine(images=images)), threads=1)
+
+
+@pytest.mark.parametrize("change", [counts_of_rows, both(FOLDED, folded_shapes)], ids=["counts", "folded"])
+def test_the_ground_of_other_spoils_loads(tmp_path: Path, change: Spoil) -> None:
+    engine = small_engine()
+    change(engine)
+    Policy(write_engine(tmp_path / "good.lwam", engine), threads=1)
 
 
 def test_memory_reuse_that_is_allowed(tmp_path: Path) -> None:

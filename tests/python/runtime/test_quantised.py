@@ -115,6 +115,19 @@ def long_rows(engine: Engine) -> None:
     engine.op("query")["inputs"]["x"] = "long"
 
 
+def twice_quantised(engine: Engine, name: str) -> None:
+    """The rows of `query` quantised by a second op, `other`, of which the linear reads one output."""
+    first = engine.op("normed in 8 bits")
+    parts = {"x": "y", "x_scale": "scale", "x_zero": "zero"}
+    for part in parts.values():
+        entry = engine.value(f"normed.{part}") | {"name": f"other.{part}", "offset": engine.act["arena_bytes"]}
+        engine.act["values"].append(entry)
+        engine.act["arena_bytes"] += (int(np.prod(entry["shape"])) * 4 + 63) // 64 * 64
+    other = first | {"name": "other", "outputs": {part: f"other.{part}" for part in parts.values()}}
+    engine.act["ops"].insert(engine.act["ops"].index(first), other)
+    engine.op("query")["inputs"][name] = f"other.{parts[name]}"
+
+
 DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("-128", tensor("query.weight", with_entry((7, 7), -128)), "'query.weight' holds -128"),
     ("scale zero", tensor("query.weight.scale", with_entry((3,), 0.0)), "holds a scale that is not positive"),
@@ -136,6 +149,17 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("x_scale of other rows", role("query", "inputs", x_scale="state.scale"), r"\[1\]; expected \[32\]"),
     ("x_zero of other rows", role("query", "inputs", x_zero="state.zero"), r"\[1\]; expected \[32\]"),
     ("scales of a float linear", role("action", "inputs", x_scale="state.scale"), "'x_scale' is not one of this op"),
+    (
+        "x_scale of another op",
+        lambda engine: twice_quantised(engine, "x_scale"),
+        "'x_scale' is 'other.scale', 'scale' of",
+    ),
+    (
+        "x_zero of another op",
+        lambda engine: twice_quantised(engine, "x_zero"),
+        "'x_zero' is 'other.zero', 'zero' of op",
+    ),
+    ("x of another op", lambda engine: twice_quantised(engine, "x"), "of op 'other', which writes 'x'"),
     ("y not i8", value("normed.y", dtype="f32"), "output 'y' is f32; expected i8"),
     ("y i8 elsewhere", value("query", dtype="i8"), "output 'y' is i8; expected f32 or bf16"),
     ("y shape", value("normed.y", shape=[32, 7]), r"\[32, 7\]; expected \[32, 8\]"),
