@@ -18,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine", default=None, help="engine file of the full-size model; made from random weights if absent"
     )
+    parser.addoption(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="threads of the runtime and of PyTorch alike; as many as processors if absent",
+    )
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
@@ -28,7 +34,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
             name=str(measured.group),
             contender=measured.name,
             precision="bf16" if "bf16" in f"{measured.name} {measured.group}" else "f32",
-            threads=len(os.sched_getaffinity(0)),
+            threads=measured.extra_info["threads"],
             seconds=Seconds.of(measured.stats.data),
             stages=measured.extra_info.get("stages_s"),
         )

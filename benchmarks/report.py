@@ -5,7 +5,8 @@
     python benchmarks/report.py --size libero          the full-size model: an hour, 24 GB of memory, 25 GB of disk
 
 Prepares the files, lets every peer take turns with ours, and writes FOLDER/SIZE-table.md, FOLDER/SIZE-figures.json (the
-schema of lightwam.cli.figures) and a stacked-bar picture. A pair that was measured is not measured again.
+schema of lightwam.cli.figures) and a stacked-bar picture. A pair that was measured with as many threads and at least as
+many rounds is not measured again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Arguments:
     size: Literal["nano", "libero"] = "nano"
     """Which configuration's random weights."""
     folder: Path = Path("outputs/peers")
-    """Where files and results are kept. Engines that are there already (SIZE-PRECISION.lwam) are used."""
+    """Where files and results are kept. Engines (SIZE-PRECISION.lwam) and models that are there already are used as
+    they are, whatever made them: after a change of the exporter, delete them and measure --again."""
     picture: Path | None = None
     """The picture to write; FOLDER/SIZE-stages.png when absent."""
     rounds: int | None = None
@@ -106,9 +108,18 @@ def _result_file(setting: Setting, group: list[str]) -> Path:
     return setting.folder / f"{setting.size}-result-{'+'.join(group)}.json"
 
 
+def is_reusable(file: Path, threads: int, rounds: int) -> bool:
+    """Whether a stored result is of this number of threads and of at least this many rounds."""
+    if not file.exists():
+        return False
+    stored = json.loads(file.read_text())
+    fewest = min((len(measured["rounds"]) for measured in stored["results"].values()), default=0)
+    return bool(stored["threads"] == threads and fewest >= rounds)
+
+
 def _measure(group: list[str], setting: Setting, rounds: int, again: bool, left_out: dict[str, str]) -> None:
     file = _result_file(setting, group)
-    if file.exists() and not again:
+    if not again and is_reusable(file, setting.threads, rounds):
         console.print(f"{' and '.join(group)}: measured before")
         return
     with Progress(console=console, transient=True) as progress:
@@ -128,7 +139,9 @@ def _measure(group: list[str], setting: Setting, rounds: int, again: bool, left_
 
 def _comparison(setting: Setting, left_out: dict[str, str]) -> Comparison:
     files = sorted(setting.folder.glob(f"{setting.size}-result-*.json"))
-    return summarise(setting, [json.loads(file.read_text()) for file in files], measured_peaks(setting), left_out)
+    of_these_threads = [file for file in files if is_reusable(file, setting.threads, rounds=1)]
+    results = [json.loads(file.read_text()) for file in of_these_threads]
+    return summarise(setting, results, measured_peaks(setting), left_out)
 
 
 def measured_peaks(setting: Setting) -> dict[str, float]:

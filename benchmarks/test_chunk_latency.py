@@ -9,6 +9,7 @@ Figures, not verdicts: nothing here asserts a time. Quote ratios of medians on a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,21 @@ def observation(config: LightWAMConfig, size: int = 256) -> dict[str, Any]:
     return {"images": images, "state": rng.standard_normal(config.state_dim)}
 
 
-def runtime_policy(engine: Path) -> Policy:
-    policy = Policy(engine)
+@pytest.fixture
+def threads(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[int]:
+    """--threads, for whoever is measured; recorded with the figures."""
+    count: int = request.config.getoption("--threads")
+    if count < 1:
+        pytest.exit(f"--threads is {count}: use at least 1", returncode=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    benchmark.extra_info["threads"] = count
+    yield count
+    torch.set_num_threads(before)
+
+
+def runtime_policy(engine: Path, threads: int) -> Policy:
+    policy = Policy(engine, threads=threads)
     policy.set_instruction(policy.instructions[0] if policy.instructions else "pick up the can")
     return policy
 
@@ -52,10 +66,10 @@ def full_size_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.benchmark(group="nano, one chunk")
-def test_nano_runtime(benchmark: Any, tmp_path: Path, precision: Any) -> None:
+def test_nano_runtime(benchmark: Any, threads: int, tmp_path: Path, precision: Any) -> None:
     engine = tmp_path / "nano.lwam"
     main(ExportArgs(out=engine, random="nano", precision=precision, seed=SEED))
-    policy = runtime_policy(engine)
+    policy = runtime_policy(engine, threads)
     seen = observation(LightWAMConfig.nano())
     chunk = benchmark.pedantic(policy.infer, args=(seen,), rounds=50, warmup_rounds=5)
     assert np.isfinite(chunk.actions).all()
@@ -63,6 +77,7 @@ def test_nano_runtime(benchmark: Any, tmp_path: Path, precision: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.benchmark(group="nano, one chunk")
+@pytest.mark.usefixtures("threads")
 def test_nano_eager_pytorch(benchmark: Any, dtype: torch.dtype) -> None:
     policy = EagerPolicy(LightWAMConfig.nano(), dtype)
     seen = observation(LightWAMConfig.nano())
@@ -71,8 +86,8 @@ def test_nano_eager_pytorch(benchmark: Any, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.benchmark(group="full size, one chunk, bf16")
-def test_full_size_runtime(benchmark: Any, full_size_engine: Path) -> None:
-    policy = runtime_policy(full_size_engine)
+def test_full_size_runtime(benchmark: Any, threads: int, full_size_engine: Path) -> None:
+    policy = runtime_policy(full_size_engine, threads)
     seen = observation(LightWAMConfig.libero())
     chunk = benchmark.pedantic(policy.infer, args=(seen,), rounds=5, warmup_rounds=1)
     benchmark.extra_info["stages_s"] = {stage: round(seconds, 4) for stage, seconds in chunk.timings.items()}
@@ -80,6 +95,7 @@ def test_full_size_runtime(benchmark: Any, full_size_engine: Path) -> None:
 
 
 @pytest.mark.benchmark(group="full size, one chunk, bf16")
+@pytest.mark.usefixtures("threads")
 def test_full_size_eager_pytorch(benchmark: Any, full_size_engine: Path) -> None:
     policy = EagerPolicy(LightWAMConfig.libero(), torch.bfloat16)
     seen = observation(LightWAMConfig.libero())

@@ -7,6 +7,7 @@ Everything is opened and checked before anything is written, and the folder appe
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from lightwam.convert.instructions import (
 from lightwam.convert.sources import open_weights
 from lightwam.convert.write import write_safetensors
 from lightwam.data.normalize import Normalizer, read_statistics
-from lightwam.errors import CheckpointError, ConfigError
+from lightwam.errors import CheckpointError, ConfigError, DataError
 from lightwam.export.progress import progress_bar
 from lightwam.model import umt5_tokenizer
 from lightwam.model.fit import refuse
@@ -132,9 +133,24 @@ def read_config(name: str) -> LightWAMConfig:
 def _read_statistics(path: Path, config: LightWAMConfig) -> dict[str, Any]:
     """The statistics file's content, everything that the configuration's normalisation needs checked."""
     document, modes = read_statistics(path), config.normalization
+    place = _place_not_finite(document)
+    if place is not None:
+        raise DataError(f"statistics file {path}: {place} is NaN or infinite: measure the statistics again")
     Normalizer.from_document(document, "state", modes.state, config.state_dim)
     Normalizer.from_document(document, "action", modes.action, config.action_dim)
     return document
+
+
+def _place_not_finite(document: Mapping[str, Any]) -> str | None:
+    """Where a JSON document holds NaN or infinity ('state.default.global_std.2'); None where it holds neither."""
+    remaining: list[tuple[str, Any]] = [("", document)]
+    while remaining:
+        place, value = remaining.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return place.lstrip(".")
+        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        remaining += [(f"{place}.{key}", entry) for key, entry in entries]
+    return None
 
 
 def _gather(arguments: ConvertArgs, config: LightWAMConfig) -> Gathered:

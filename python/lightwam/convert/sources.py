@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from lightwam.errors import CheckpointError
 
@@ -30,7 +31,8 @@ _REASON = re.compile(r"(?:Unsupported|GLOBAL)[^.\n]*(?:\.[^\s.]+)*")
 class WeightsSource:
     """What a file or folder holds: names -> tensors (or, in a `torch.save` file, whatever else), and its settings.
 
-    `settings` is the content of the folder's `config.json`, empty where there is none.
+    `settings` is the content of the `config.json` in the folder of the safetensors files, empty where there is none and
+    for a `torch.save` file.
     """
 
     path: Path
@@ -43,7 +45,7 @@ def open_weights(path: Path) -> WeightsSource:
 
     Raises:
         CheckpointError: missing, truncated, damaged or foreign files; shards that are missing or do not fit their
-            index; a `torch.save` file that holds more than plain data.
+            index; a `torch.save` file that holds more than plain data, or meta, sparse or nested tensors.
     """
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: give a file or folder of weights")
@@ -52,8 +54,8 @@ def open_weights(path: Path) -> WeightsSource:
     if path.name.endswith(".index.json"):
         return WeightsSource(path, _open_index(path), _settings(path.parent))
     if path.suffix == ".safetensors":
-        return WeightsSource(path, _open_shards(_all_shards(path)), {})
-    if path.suffix in _PICKLES:
+        return WeightsSource(path, _open_shards(_all_shards(path)), _settings(path.parent))
+    if path.suffix in _PICKLES:  # official releases keep the .pth of VAE and umT5 beside the config.json of the DiT
         return WeightsSource(path, _open_pickle(path), {})
     raise CheckpointError(f"{path} is of an unknown kind: give .safetensors, .index.json, {', '.join(_PICKLES)}")
 
@@ -144,7 +146,27 @@ def _open_pickle(file: Path) -> Mapping[str, Any]:
         ) from error
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise CheckpointError(f"{file} holds a {type(content).__name__}: it must be a dict of named tensors")
+    _refuse_other_layouts(file, content)
     return content
+
+
+def _refuse_other_layouts(file: Path, content: Mapping[str, Any]) -> None:
+    """Raise on a tensor without one number after the other, at the top or in a part: its size cannot even be asked."""
+    parts = [(f"{name}.", part) for name, part in content.items() if isinstance(part, Mapping)]
+    for prefix, part in (("", content), *parts):
+        for name, value in part.items():
+            kind = _other_layout(value) if isinstance(value, Tensor) else None
+            if kind is not None:
+                raise CheckpointError(f"{file}: {prefix}{name} is a {kind} tensor: save it as a dense one on the CPU")
+
+
+def _other_layout(tensor: Tensor) -> str | None:
+    """'meta', 'nested' or 'sparse' (any other layout); None for a dense tensor in memory."""
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_nested:
+        return "nested"
+    return None if tensor.layout == torch.strided else "sparse"
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

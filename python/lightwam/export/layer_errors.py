@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What eight bits cost each layer: the float graph runs on calibration observations, every linear is computed twice.
 
-All errors are relative RMS: |made - wanted| / |wanted| over all numbers of all observations. The output is that of the
-linear with bias and activation, without the residual, which would hide the error behind the token stream.
+All errors are relative RMS: |made - wanted| / |wanted|, of inputs and outputs over at most `MAX_ROWS` (64) rows of each
+observation, spread evenly; of weights over all numbers. The output is that of the linear with bias and activation,
+without the residual, which would hide the error behind the token stream.
 """
 
 from __future__ import annotations

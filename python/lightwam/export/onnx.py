@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightwam.errors import ExportError
-from lightwam.export.engine import read_engine
+from lightwam.export.check import check_graph
+from lightwam.export.engine import check_checksums, read_engine
 from lightwam.export.graph import Graph
 from lightwam.export.onnx_lowering import Lowering
 from lightwam.export.onnx_model import ModelBuilder, WeightFile, require_onnx
@@ -43,9 +44,12 @@ class OnnxFiles:
 
 
 def main(arguments: OnnxArgs) -> int:
-    """Write the models and print one line. Raises `EngineError`, `ExportError`."""
+    """Check the engine, write the models and print one line. Raises `EngineError`, `ExportError`."""
     graph = read_engine(arguments.engine)
+    check_graph(graph)
     total = graph.constant_bytes()
+    with progress_bar("checking", total, show=True) as advance:
+        check_checksums(arguments.engine, advance)
     with progress_bar("writing", total, show=True) as advance:
         files = write_onnx(graph, arguments.out, arguments.text_rows, advance)
     print(f"{files.act}, {files.instruction.name}, {files.weights.name}: {files.num_bytes / 1e6:.1f} MB of weights")
@@ -90,11 +94,12 @@ def write_onnx(
         act_path: _act_model(graph, weights, text_rows).serialize(metadata),
     }
     act_path.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed_when_whole(data_path) as part, part.open("wb") as file:
-        weights.write(file, on_bytes)
-    for target, serialized in models.items():
-        with _renamed_when_whole(target) as part:
-            part.write_bytes(serialized)
+    with contextlib.ExitStack() as stack:  # the last one entered is renamed first: weights before what refers to them
+        parts = {p: stack.enter_context(_renamed_when_whole(p)) for p in (act_path, instruction_path, data_path)}
+        with parts[data_path].open("wb") as file:
+            weights.write(file, on_bytes)
+        for target, serialized in models.items():
+            parts[target].write_bytes(serialized)
     return OnnxFiles(act_path, instruction_path, data_path, weights.num_bytes)
 
 

@@ -98,6 +98,8 @@ def _check(arguments: QuantizeArgs) -> None:
         raise ConfigError(f"--chunk-gate is {arguments.chunk_gate}: use a cosine in 0..1")
     if arguments.engine.resolve() == arguments.out.resolve():
         raise ConfigError(f"--out is {arguments.out}, the engine itself: give another name")
+    if arguments.reference is not None and arguments.reference.resolve() == arguments.out.resolve():
+        raise ConfigError(f"--out is {arguments.out}, the --reference itself: give another name")
 
 
 def _observations(arguments: QuantizeArgs) -> Observations:

@@ -124,7 +124,7 @@ def quantize_engine(
     check_graph(graph)
     with progress_bar("checking", graph.constant_bytes(), options.show_progress) as advance:
         check_checksums(engine, advance)
-    reference = graph if options.reference is None else _reference(options.reference, graph)
+    reference = graph if options.reference is None else _reference(options.reference, graph, options.show_progress)
     every, asked = _layers(find_layers(graph, options.min_weights), graph.name, options.keep_float)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
@@ -136,8 +136,9 @@ def quantize_engine(
     return report
 
 
-def _reference(path: Path, graph: Graph) -> Graph:
-    """A float engine to compare with. Raises `ConfigError` unless it takes and gives what `graph` does."""
+def _reference(path: Path, graph: Graph, show_progress: bool) -> Graph:
+    """A float engine to compare with. Raises `ConfigError` unless it takes and gives what `graph` does, `EngineError`
+    if it is damaged."""
     reference = read_engine(path)
     check_graph(reference)
     keys = ("starts_at", "cameras", "latent_shape", "state_width", "action_width", "horizon", "normalizer", "gripper")
@@ -149,6 +150,8 @@ def _reference(path: Path, graph: Graph) -> Graph:
             )
     if reference.precision == "int8":
         raise ConfigError(f"reference {path} is an int8 engine: give a float engine of the same policy")
+    with progress_bar("checking reference", reference.constant_bytes(), show_progress) as advance:
+        check_checksums(path, advance)
     return reference
 
 

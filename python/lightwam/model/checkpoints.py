@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightwam.model.world_action_model import LightWAM
 
 GROUPS = ("mot", "state_fusion_action_expert", "proprio_encoder")
+NOT_WEIGHTS = ("step", "torch_dtype")  # what a released file notes beside them
 ADDED_TO_BACKBONE = ("lora_", "wam_adapters")  # parts of our DiT that no Wan2.1 file holds
 
 
@@ -40,13 +41,19 @@ def load_published(model: LightWAM, state_dict: Mapping[str, Any]) -> None:
 
 
 def flatten_published(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict of a released file as flat names; a flat one passes unchanged."""
+    """The nested dict of a released file as flat names; a flat one passes unchanged.
+
+    Whatever it holds beside its parts, `step` and `torch_dtype` stays under its own name, unknown to every network.
+    """
     if not any(isinstance(state_dict.get(group), Mapping) for group in GROUPS):
         return dict(state_dict)
     absent = [group for group in GROUPS if not isinstance(state_dict.get(group), Mapping)]
     if absent:
         raise CheckpointError(f"checkpoint lacks the parts {absent}: a released file holds {list(GROUPS)}")
-    return {f"{group}.{key}": value for group in GROUPS for key, value in state_dict[group].items()}
+    more = {name: value for name, value in state_dict.items() if name not in (*GROUPS, *NOT_WEIGHTS)}
+    parts = {name: value for name, value in more.items() if isinstance(value, Mapping)}
+    flat = {f"{part}.{key}": value for part in (*GROUPS, *parts) for key, value in state_dict[part].items()}
+    return {**flat, **{name: value for name, value in more.items() if name not in parts}}
 
 
 def load_backbone(model: LightWAM, state_dict: Mapping[str, Any]) -> None:

@@ -146,6 +146,7 @@ def test_umt5_under_official_names(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("given", ["folder", "file"])
 @pytest.mark.parametrize(
     ("part", "change", "named"),
     [
@@ -158,7 +159,7 @@ def test_umt5_under_official_names(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_shapes_do_not_tell(
-    tmp_path: Path, arguments: ConvertArgs, part: str, change: dict[str, Any], named: str
+    tmp_path: Path, arguments: ConvertArgs, given: str, part: str, change: dict[str, Any], named: str
 ) -> None:
     oracle = transformer() if part == "dit" else diffusers.AutoencoderKLWan(
         base_dim=8, latents_mean=[0.0] * 16, latents_std=[1.0] * 16
@@ -166,7 +167,8 @@ def test_settings_that_shapes_do_not_tell(
     oracle.save_pretrained(tmp_path / part)
     file = tmp_path / part / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    options = {"policy": None, "dit": tmp_path / part, "fresh": 0} if part == "dit" else {"vae": tmp_path / part}
+    weights = tmp_path / part if given == "folder" else next((tmp_path / part).glob("*.safetensors"))
+    options = {"policy": None, "dit": weights, "fresh": 0} if part == "dit" else {"vae": weights}
     with pytest.raises(CheckpointError, match=named):
         command.main(replace(arguments, **options))
     assert not arguments.out.exists()

@@ -20,7 +20,7 @@ from lightwam.convert import command
 from lightwam.convert.command import ConvertArgs
 from lightwam.convert.instructions import cache_name
 from lightwam.convert.sources import open_weights
-from lightwam.errors import CheckpointError, LightWAMError
+from lightwam.errors import CheckpointError, DataError, LightWAMError
 from lightwam.model.fit import MisfitError, is_finite
 
 FUSED = "state_fusion_action_expert.fused_proj.weight"
@@ -225,6 +225,46 @@ def test_folders_of_others_are_not_replaced(tmp_path: Path, arguments: ConvertAr
 )
 def test_options_that_contradict_each_other(arguments: ConvertArgs, change: dict[str, Any], named: str) -> None:
     refused(replace(arguments, **change), named)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_statistics_that_are_not_finite(arguments: ConvertArgs, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anywhere, also where the configuration's normalisation does not look; no weight has been opened by then."""
+    monkeypatch.setattr(command, "open_weights", lambda _: pytest.fail("weights were opened"))
+    assert arguments.stats is not None
+    document = json.loads(arguments.stats.read_text())
+    document["action"]["default"]["stepwise_std"][3] = "here"
+    arguments.stats.write_text(json.dumps(document).replace('"here"', number))
+    error = refused(arguments, r"stats\.json: action\.default\.stepwise_std\.3 is NaN or infinite")
+    assert isinstance(error, DataError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "zipped"), [("meta", True), ("meta", False), ("sparse", True), ("sparse", False), ("nested", True)]
+)
+def test_tensors_that_hold_no_plain_numbers(tmp_path: Path, arguments: ConvertArgs, kind: str, zipped: bool) -> None:
+    """PyTorch itself cannot read back a nested tensor that it saved in the format before 1.6."""
+    weights = policy_weights(small_config())
+    dense = weights[FUSED]
+    weights[FUSED] = {
+        "meta": dense.to("meta"), "sparse": dense.to_sparse(), "nested": torch.nested.nested_tensor([dense]),
+    }[kind]  # fmt: skip
+    for content in (published(weights), weights):
+        torch.save(content, tmp_path / "policy.pt", _use_new_zipfile_serialization=zipped)
+        error = refused(arguments, rf"policy\.pt: {FUSED} is a {kind} tensor")
+        assert isinstance(error, CheckpointError)
+
+
+def test_parts_that_no_released_file_holds(tmp_path: Path, arguments: ConvertArgs) -> None:
+    more = {"optimizer": {"state": torch.zeros(1)}, "ema": torch.zeros(1)}
+    torch.save({**published(policy_weights(small_config())), **more}, tmp_path / "policy.pt")
+    refused(arguments, "2 unknown: optimizer.state, ema")
+
+
+def test_settings_beside_a_torch_file_are_not_its_own(tmp_path: Path, arguments: ConvertArgs) -> None:
+    """Official releases keep the VAE's and umT5's .pth beside the config.json of the DiT."""
+    assert (tmp_path / "config.json").exists()
+    assert open_weights(tmp_path / "vae.pth").settings == {}
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_bad_options_are_one_line(engine: Path, tmp_path: Path) -> None:
         ({"layer_gate": 0.0}, "--layer-gate is 0"),
         ({"chunk_gate": float("nan")}, "--chunk-gate is nan"),
         ({"out": engine}, "the engine itself"),
+        ({"reference": tmp_path / "q.lwam"}, "the --reference itself"),
     ):
         with pytest.raises(ConfigError, match=match):
             quantize(replace(good, **change))

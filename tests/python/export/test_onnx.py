@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from conftest import golden_policy
 
+from lightwam.assets import bundled_engine
 from lightwam.config import LightWAMConfig
-from lightwam.errors import ExportError
+from lightwam.errors import EngineError, ExportError
 from lightwam.export.api import build_policy_graph
 from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.dtypes import f32_to_bf16_bits
@@ -24,10 +24,14 @@ from lightwam.export.graph import Graph
 from lightwam.export.images import compose_canvas
 from lightwam.export.interpret import Interpreter
 from lightwam.export.layers import constant
-from lightwam.export.onnx import write_onnx
+from lightwam.export.onnx import OnnxArgs, main, write_onnx
 from lightwam.export.onnx_rope import half_split_order, half_split_values
 from lightwam.export.op_cases import INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
 from lightwam.export.weights import RandomWeights, StateDictWeights
+
+onnxruntime = pytest.importorskip(
+    "onnxruntime", reason="ONNX Runtime is not installed: its pinned release needs Python 3.11 or newer"
+)
 
 # Both compute in float32, in another order of sums; measured: below 1e-6. The project's limit for float32 is 1e-4.
 FLOAT32 = 1e-5
@@ -222,6 +226,28 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk"):
         write_onnx(replace(graph, constants=broken), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_after_the_weights_keeps_the_older_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_onnx(nano_graph(), tmp_path / "model.onnx")
+    older = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: Any) -> Any:
+        raise OSError("disk")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)  # the models, written after the weights
+    with pytest.raises(OSError, match="disk"):
+        write_onnx(nano_graph(precision="bf16"), tmp_path / "model.onnx")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == older
+
+
+def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
+    whole = bundled_engine().read_bytes()
+    engine = tmp_path / "damaged.lwam"
+    engine.write_bytes(whole[:-10] + bytes([whole[-10] ^ 1]) + whole[-9:])
+    with pytest.raises(EngineError, match=r"has checksum .* expected"):
+        main(OnnxArgs(engine, tmp_path / "model.onnx"))
+    assert list(tmp_path.iterdir()) == [engine]
 
 
 def test_bf16_bits_survive_the_reordering() -> None:

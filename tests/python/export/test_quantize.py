@@ -233,6 +233,14 @@ def test_reference_of_another_precision(tmp_path: Path) -> None:
         ConfigError, match=r"reference .*golden_set3\.lwam has .*, engine .* has .*: give a float engine"
     ):
         quantize_engine(engine, tmp_path / "r.lwam", _observations(engine), replace(SMALL, reference=other))
+    damaged = bytearray((tmp_path / "f32.lwam").read_bytes())
+    damaged[-10] ^= 1
+    (tmp_path / "damaged.lwam").write_bytes(damaged)
+    with pytest.raises(EngineError, match=r"damaged\.lwam: .* has checksum"):
+        quantize_engine(
+            engine, tmp_path / "r.lwam", _observations(engine), replace(SMALL, reference=tmp_path / "damaged.lwam")
+        )
+    assert not (tmp_path / "r.lwam").exists()
 
 
 def test_unfit_engines_are_refused(engine: Path, tmp_path: Path) -> None:

@@ -373,6 +373,8 @@ def test_loads_flat_and_nested_checkpoints_and_refuses_others() -> None:
         ({**flat, key: flat[key][:5]}, r"1 wrong shape: proprio_encoder.bias \[5\] instead of \[32\]"),
         ({**flat, key: 3}, r"not a tensor: proprio_encoder.bias \(int\)"),
         ({**nested, "mot": None}, r"lacks the parts \['mot'\]"),
+        ({**nested, "extra": {"weight": flat[key]}}, "1 unknown: extra.weight"),
+        ({**nested, "extra": flat[key]}, "1 unknown: extra"),
     ):
         with pytest.raises(CheckpointError, match=named):
             a.load_published(broken)
