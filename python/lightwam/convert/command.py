@@ -142,14 +142,14 @@ def _read_statistics(path: Path, config: LightWAMConfig) -> dict[str, Any]:
 
 
 def _place_not_finite(document: Mapping[str, Any]) -> str | None:
-    """Where a JSON document holds NaN or infinity ('state.default.global_std.2'); None where it holds neither."""
+    """Where first a JSON document holds NaN or infinity ('state.default.global_std.2'); None where it holds neither."""
     remaining: list[tuple[str, Any]] = [("", document)]
     while remaining:
         place, value = remaining.pop()
         if isinstance(value, float) and not math.isfinite(value):
             return place.lstrip(".")
         entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        remaining += [(f"{place}.{key}", entry) for key, entry in entries]
+        remaining += reversed([(f"{place}.{key}", entry) for key, entry in entries])
     return None
 
 

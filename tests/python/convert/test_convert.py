@@ -162,7 +162,7 @@ def test_statistics_need_only_what_the_mode_reads(tmp_path: Path, arguments: Con
     [
         ("global_max", None, "state lack global_max, which normalisation 'min/max' needs"),
         ("global_max", [1.0] * 7, "give 8 finite numbers"),
-        ("global_max", [float("inf")] * 8, "give 8 finite numbers"),
+        ("global_max", [float("inf")] * 8, r"state\.default\.global_max\.0 is NaN or infinite"),
         ("global_max", ["much"] * 8, "something other than numbers"),
         ("global_min", [9.0] * 8, r"min\[0\] is 9.0 above max 4.0"),
     ],
