@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES := $(shell find python csrc cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.so' -not -path '*/__pycache__/*' 2>/dev/null)
+SOURCES := $(shell find python kernels csrc cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.so' -not -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help demo test test-cpp test-python lint bench bench-full bench-peers clean
 
@@ -31,8 +31,9 @@ test-python: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests/python
 
 lint: $(VENV)/.test-installed
-	$(BIN)/ruff check python tests benchmarks
-	$(BIN)/ruff format --check python tests benchmarks
+	ln -sfn ../../kernels python/lightwam/kernels
+	$(BIN)/ruff check python kernels tests benchmarks
+	$(BIN)/ruff format --check python kernels tests benchmarks
 	$(BIN)/mypy
 	find csrc tests/cpp benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: a kernel specialised to its shapes, and the ways (tactics) to run it. What is compiled, launched and counted."""
+"""Tasks: a kernel specialised to its shapes, and the ways (tactics) to run it: what is compiled, launched, counted."""
 
 from __future__ import annotations
 
