@@ -57,6 +57,10 @@ def _inputs(module: ModuleType, task: Task) -> dict[str, Array]:
     }
 
 
+def _numbers(task: Task, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {a.name: decode(inputs[a.name], a.dtype) for a in task.arguments if a.mode == "r"}
+
+
 def _check(task: Task, argument: Argument, result: Array, expected: Array, slack: float) -> None:
     label = f"{task.kernel} {dict(task.constants)} {argument.name}"
     got = decode(result, argument.dtype)
@@ -77,8 +81,7 @@ def _check(task: Task, argument: Argument, result: Array, expected: Array, slack
 @pytest.mark.parametrize(("module", "task"), _cases())
 def test_kernel_equals_reference(module: ModuleType, task: Task) -> None:
     inputs = _inputs(module, task)
-    read = {a.name: decode(inputs[a.name], a.dtype) for a in task.arguments if a.mode == "r"}
-    expected = module.reference(task, read)
+    expected = module.reference(task, _numbers(task, inputs))
     slack = module.slack(task) if hasattr(module, "slack") else SLACK
     for tactic in module.tactics(task, "interpreter"):
         results = run_arrays(task, tactic, inputs)
@@ -93,9 +96,7 @@ def test_tactics_of_a_target_compute_the_same(module: ModuleType) -> None:
     """Small blocks, so several programs: the smallest case with the default tactic of a GPU."""
     task = min(module.CASES, key=lambda case: sum(argument.num_bytes or 0 for argument in case.arguments))
     inputs = _inputs(module, task)
-    expected = module.reference(
-        task, {a.name: decode(inputs[a.name], a.dtype) for a in task.arguments if a.mode == "r"}
-    )
+    expected = module.reference(task, _numbers(task, inputs))
     slack = module.slack(task) if hasattr(module, "slack") else SLACK
     results = run_arrays(task, module.tactics(task, "sm_87")[0], inputs)
     for argument in task.arguments:
