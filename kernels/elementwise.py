@@ -114,7 +114,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     size = int(np.prod(task.arguments[-1].shape or ()))
-    return (triton.cdiv(size, int(str(tactic.constants["BLOCK"]))), 1, 1)
+    return (triton.cdiv(size, tactic.integer("BLOCK")), 1, 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:

@@ -42,6 +42,10 @@ class Tactic:
     num_warps: int = 4
     num_stages: int = 2
 
+    def integer(self, name: str) -> int:
+        """The constant `name`, which is a number."""
+        return int(str(self.constants[name]))
+
 
 @dataclass(frozen=True)
 class Task:
@@ -52,3 +56,7 @@ class Task:
     arguments: tuple[Argument, ...]
     flops: int  # of the products, 2 a multiply-add; rows past a dynamic count are counted
     product_type: ProductType = "none"
+
+    def integer(self, name: str) -> int:
+        """The constant `name`, which is a number."""
+        return int(str(self.constants[name]))
