@@ -152,8 +152,9 @@ void run_item(const KernelTable& kernels, const Conv2dArgs& a, const Plan& plan,
     point_to_windows(a, plan.panels, first, block.row_count, block.row_stride, zeros, mine);
     block.rows = mine.rows;
     block.weight = a.weight;
-    block.first_panel = group * plan.cut.panels_per_group;
-    block.last_panel = std::min(block.first_panel + plan.cut.panels_per_group, plan.panels.count);
+    block.first_panel = plan.cut.first_panel(group);
+    block.last_panel = plan.cut.first_panel(group + 1);
+    block.next_panel = block.last_panel;
     block.acc = mine.acc;
     block.bias = a.bias;
     block.activation = a.activation;

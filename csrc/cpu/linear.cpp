@@ -61,8 +61,9 @@ void run_item(const KernelTable& kernels, const Products& p, const Panels& panel
     block.rows = mine.rows;
     block.row_stride = cut.rows_per_block;
     block.weight = a.weight + group * panels.bytes();
-    block.first_panel = panel_group * cut.panels_per_group;
-    block.last_panel = std::min(block.first_panel + cut.panels_per_group, panels.count);
+    block.first_panel = cut.first_panel(panel_group);
+    block.last_panel = cut.first_panel(panel_group + 1);
+    block.next_panel = cut.next_panel(panel_group);
     block.acc = mine.acc;
     block.bias = a.bias == nullptr ? nullptr : a.bias + group * p.columns;
     block.activation = a.activation;

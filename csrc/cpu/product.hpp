@@ -48,15 +48,22 @@ void pack_as_columns(const KernelTable& kernels, const Panels& panels, const voi
 void pack_as_depths(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::size_t first,
                     std::size_t last, std::byte* packed) noexcept;
 
-// How a product [rows, columns] is cut into work items. Every item computes whole sums, so the cut never shows.
+// How a product [rows, columns] is cut into work items. Every item computes whole sums, so the cut never shows. Groups
+// of panels differ by one panel at most.
 struct Cut {
-    Cut(const KernelTable& kernels, const Panels& panels, std::size_t rows, int threads);
+    Cut(const KernelTable& kernels, const Panels& packed, std::size_t rows, int all_threads);
 
     std::size_t items() const noexcept { return row_blocks * panel_groups; }
+    std::size_t first_panel(std::size_t group) const noexcept { return group * panels / panel_groups; }
+    // What a thread that has done this group probably does next when groups are dealt out one by one.
+    std::size_t next_panel(std::size_t group) const noexcept {
+        return first_panel(std::min(group + (row_blocks == 1 ? threads : 1), panel_groups));
+    }
 
+    std::size_t threads;
+    std::size_t panels;
     std::size_t rows_per_block;
     std::size_t row_blocks;
-    std::size_t panels_per_group;
     std::size_t panel_groups;
 };
 
@@ -67,6 +74,7 @@ struct Block {
     const std::byte* weight;
     std::size_t first_panel;
     std::size_t last_panel;  // one past
+    std::size_t next_panel;  // that this thread probably reads after the block
     float* acc;              // acc_floats(...) of work space; i8 products keep i32 sums in it
     // y[row, column] and residual[row, column] of the block's first row, at row*stride + column.
     const float* bias;
