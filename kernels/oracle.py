@@ -42,11 +42,11 @@ def layer_norm(x: Array, eps: float) -> Array:
     return normalised
 
 
-def row_statistics(y: Array, kind: str) -> Array:
-    """Partial statistics of y [R, C]: [R, ceil(C / 64), 2] (docs/launch-plan.md, Row statistics)."""
+def row_statistics(y: Array, kind: str, width: int = STATISTICS_WIDTH) -> Array:
+    """Partial statistics of y [R, C]: [R, ceil(C / width), 2] (docs/launch-plan.md, Row statistics)."""
     pairs = []
-    for start in range(0, y.shape[1], STATISTICS_WIDTH):
-        part = y[:, start : start + STATISTICS_WIDTH]
+    for start in range(0, y.shape[1], width):
+        part = y[:, start : start + width]
         if kind == "moments":
             mean = part.mean(axis=1)
             pairs.append((mean, np.sum((part - mean[:, None]) ** 2, axis=1)))
@@ -76,5 +76,5 @@ def eight_bit_scale(low: Array, high: Array) -> tuple[Array, Array]:
 
 
 def round_to_eight_bits(x: Array, scale: Array, zero: Array) -> Array:
-    """Integers in [-128, 127], as float64: x [R, K], scale and zero [R]."""
-    return np.clip(np.rint(x / scale[:, None]) + zero[:, None], -128.0, 127.0)
+    """Integers in [-128, 127], as float64: x [..., K], scale and zero [...]."""
+    return np.clip(np.rint(x / scale[..., None]) + zero[..., None], -128.0, 127.0)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tile shapes for matmul.py: candidates for each kind of matrix unit, ordered by an estimate of their time.
+
+The estimate counts cycles of the most loaded multiprocessor: its products at the rate of the matrix units (or at the
+rate at which they are fed from shared memory), and its tile's bytes through the second-level cache. It only has to
+order candidates: the runtime may time those that are compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lightwam.kernels.task import ELEMENT_BYTES, DType, Tactic, Task
+
+MOST_TACTICS = 4
+_LATENCY = 900  # cycles from asking device memory for bytes to having them
+_FILL = 48  # bytes a cycle that one multiprocessor takes from the second-level cache
+_OVERHEAD = 2500  # cycles of a tile's start (first loads) and end (activation, store)
+
+
+@dataclass(frozen=True)
+class _Device:
+    """A target's usual GPU, in numbers a multiprocessor and cycle."""
+
+    multiprocessors: int
+    products: int  # bf16 multiply-adds of the matrix units, sums in f32; i8: twice as many
+    cache_bytes: int  # second-level cache, where all multiprocessors read at once
+    shared_bytes: int  # shared memory a program may have
+    unit: str  # "mma" (operands in registers), "wgmma" or "tcgen05" (operands in shared memory)
+
+
+_DEVICES = {
+    "sm_80": _Device(108, 1024, 32, 163 << 10, "mma"),
+    "sm_86": _Device(28, 256, 24, 99 << 10, "mma"),
+    "sm_87": _Device(16, 1024, 32, 163 << 10, "mma"),
+    "sm_89": _Device(128, 256, 16, 99 << 10, "mma"),
+    "sm_90": _Device(132, 2048, 24, 227 << 10, "wgmma"),
+    "sm_110": _Device(20, 4096, 48, 227 << 10, "tcgen05"),
+    "sm_120": _Device(170, 256, 18, 99 << 10, "mma"),
+}
+
+
+@dataclass(frozen=True)
+class _Tile:
+    m: int
+    n: int
+    k_bytes: int  # of the weight's row a step
+    warps: int
+    stages: int
+
+
+_MMA = (
+    _Tile(128, 256, 64, 8, 3),
+    _Tile(128, 128, 64, 4, 4),
+    _Tile(128, 128, 128, 8, 3),
+    _Tile(128, 64, 128, 4, 3),
+    _Tile(64, 128, 128, 4, 3),
+    _Tile(64, 128, 128, 8, 3),
+    _Tile(64, 64, 128, 4, 4),
+    _Tile(32, 128, 128, 4, 4),
+    _Tile(32, 64, 128, 4, 4),
+)
+_WARP_GROUP = (
+    _Tile(128, 256, 128, 8, 3),
+    _Tile(128, 128, 128, 8, 3),
+    _Tile(128, 128, 128, 4, 4),
+    _Tile(64, 256, 128, 4, 3),
+    _Tile(64, 256, 128, 8, 3),
+    _Tile(64, 128, 128, 4, 4),
+    _Tile(128, 64, 128, 4, 4),
+    _Tile(64, 64, 128, 4, 5),
+)
+# A few rows: time is what the weights take to arrive, so many small programs with many bytes on their way each.
+_FEW_ROWS = (
+    _Tile(32, 64, 256, 4, 4),
+    _Tile(32, 32, 256, 4, 4),
+    _Tile(32, 16, 256, 4, 5),
+    _Tile(16, 64, 256, 4, 4),
+    _Tile(16, 32, 256, 4, 4),
+    _Tile(16, 16, 256, 4, 5),
+)
+
+
+def tactics(task: Task, target: str) -> list[Tactic]:
+    """Tactics of a `matmul` task, the best guess first. ValueError for a target without an entry above."""
+    rows = int(task.constants["ROWS"] or 0)
+    if target == "interpreter":
+        return [_tactic(task, _Tile(128, 256, 512, 4, 1))]
+    device = _DEVICES.get(target)
+    if device is None:
+        raise ValueError(f"matmul: no tactics for target {target!r}; known: {', '.join(_DEVICES)}")
+    tiles = list(_MMA if device.unit == "mma" else _WARP_GROUP)
+    if rows <= 64:
+        tiles = [*_FEW_ROWS, _Tile(64, 64, 128, 4, 4)]
+    if task.constants["STATISTICS"] != "none":
+        tiles = [tile for tile in tiles if tile.n % 64 == 0]
+    most_sums = _most_sums(task)
+    tiles = [
+        tile
+        for tile in tiles
+        if tile.m < 2 * max(rows, 16)
+        and tile.m * tile.n <= most_sums * 32 * tile.warps
+        and _shared_bytes(task, tile) <= device.shared_bytes
+    ]
+    tiles.sort(key=lambda tile: _cycles(task, tile, device))
+    return [_tactic(task, tile) for tile in tiles[:MOST_TACTICS]]
+
+
+def _most_sums(task: Task) -> int:
+    """Sums a thread may hold and leave registers for the rest: a residual's tile, or x in f32 before it is rounded."""
+    heavy = any(argument.name in ("residual", "x_statistics") for argument in task.arguments)
+    return 64 if heavy else 128
+
+
+def _tactic(task: Task, tile: _Tile) -> Tactic:
+    rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
+    constants = {
+        "BLOCK_M": tile.m,
+        "TAIL_M": _tail(rows, tile.m),
+        "BLOCK_N": tile.n if n >= tile.n else max(64 if task.constants["STATISTICS"] != "none" else 16, _power(n)),
+        "BLOCK_K": _block_k(task, tile),
+    }
+    return Tactic(constants, num_warps=tile.warps, num_stages=tile.stages)
+
+
+def _power(value: int) -> int:
+    """The smallest power of two that is at least `value`."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
+def _tail(rows: int, block: int) -> int:
+    """Height of the tile of the rows past the last whole block: 0 if none, `block` if one more block is as good."""
+    rest = rows % block
+    if rest == 0:
+        return 0
+    height = max(16, _power(rest))
+    return height if rows > block and height < block else block
+
+
+def _dtypes(task: Task) -> tuple[DType, DType]:
+    arguments = {argument.name: argument.dtype for argument in task.arguments}
+    return arguments["x"], arguments["weight"]
+
+
+def _block_k(task: Task, tile: _Tile) -> int:
+    """Columns a step: a power of two that divides K where there is one of at least 32, so that nothing is masked."""
+    k = int(task.constants["K"] or 0)
+    block = min(max(32, tile.k_bytes // ELEMENT_BYTES[_dtypes(task)[1]]), max(32, _power(k)))
+    divisor = k & -k
+    return min(block, divisor) if divisor >= 32 else block
+
+
+def _shared_bytes(task: Task, tile: _Tile) -> int:
+    x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
+    return (tile.m * x + tile.n * weight) * _block_k(task, tile) * tile.stages
+
+
+def _cycles(task: Task, tile: _Tile, device: _Device) -> float:
+    """Estimated cycles of the launch with this tile."""
+    rows, n, k = (int(task.constants[name] or 0) for name in ("ROWS", "N", "K"))
+    x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
+    columns = math.ceil(n / tile.n) * int(task.constants["GROUPS"] or 0)
+    tail = _tail(rows, tile.m)
+    whole = rows // tile.m if tail not in (0, tile.m) else math.ceil(rows / tile.m)
+    programs = columns * (whole + (tail not in (0, tile.m)))
+    resident = min(device.shared_bytes // _shared_bytes(task, tile), 48 // tile.warps, 512 * 128 // (tile.m * tile.n))
+    resident = max(1, min(resident, math.ceil(programs / device.multiprocessors)))
+    rate = device.products * (2 / weight if task.product_type != "f32" else 1 / 8)
+    if device.unit == "mma":
+        warp_m, warp_n = tile.m / 2, tile.n / (tile.warps / 2)
+        rate = min(rate, 128 * warp_m * warp_n / ((warp_m + warp_n) * weight))
+    step_bytes = tile.m * x + tile.n * weight
+    flow = min(_FILL, resident * _shared_bytes(task, tile) / _LATENCY)
+    one = max(tile.m * tile.n * k / rate, step_bytes * k / flow) + _OVERHEAD / resident
+    small = (
+        max(tail * tile.n * k / rate, (tail * x + tile.n * weight) * k / flow) if programs > columns * whole else 0.0
+    )
+    spread = (columns * whole * one + columns * small) / device.multiprocessors
+    traffic = (columns * whole * step_bytes + columns * (tail * x + tile.n * weight) * bool(small)) * k
+    cache = traffic / (device.cache_bytes * device.multiprocessors)
+    return max(math.ceil(columns * whole / device.multiprocessors) * one, spread, cache)
