@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the attention kernels share: blocks of rows, the softmax accumulated over blocks of keys, and tile sizes.
+
+Legend: M query rows, N keys, D columns of one head. Logits are in base 2: exp(x) = exp2(x log2(e)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import triton
+import triton.language as tl
+
+from lightwam.kernels.task import Constant, Tactic, Task
+
+LOG2_E = math.log2(math.e)
+LEAST_BLOCK = 16  # of a product on the matrix units, in any direction
+WIDEST_BLOCK = 256  # columns of one head that a program holds at once
+
+
+def number(constants: Mapping[str, Constant], name: str) -> int:
+    """A whole number among the constants of a task or tactic."""
+    value = constants[name]
+    assert isinstance(value, int), name
+    return value
+
+
+def block_of(size: int, most: int) -> int:
+    """The smallest power of two that holds `size`, between 16 and `most`."""
+    return max(LEAST_BLOCK, min(most, int(triton.next_power_of_2(size))))
+
+
+def column_block(width: int) -> int:
+    """Columns of a head in one product: 64, if they divide the head, or the head with padding."""
+    return 64 if width % 64 == 0 else block_of(width, 128)
+
+
+@triton.jit
+def load_rows(
+    x,
+    rows,
+    first,
+    start,
+    ROWS: tl.constexpr,
+    ROW_STRIDE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    MASK_ROWS: tl.constexpr,
+):
+    """Columns [start, start + BLOCK_D) of the WIDTH ones from `first` on; 0 past them and in rows from ROWS on."""
+    within = start + tl.arange(0, BLOCK_D)
+    pointers = x + rows[:, None] * ROW_STRIDE + (first + within)[None, :]
+    if MASK_ROWS and WIDTH % BLOCK_D != 0:
+        return tl.load(pointers, mask=(rows < ROWS)[:, None] & (within < WIDTH)[None, :], other=0.0)
+    elif MASK_ROWS:
+        return tl.load(pointers, mask=(rows < ROWS)[:, None], other=0.0)
+    elif WIDTH % BLOCK_D != 0:
+        return tl.load(pointers, mask=(within < WIDTH)[None, :], other=0.0)
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
+def load_keys(
+    text,
+    proprio,
+    keys,
+    count,
+    first,
+    ROW: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PROPRIO_KEYS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Columns [first, first + WIDTH) of keys [N]: `count` of `text`, then those of `proprio`, then 0. [N, BLOCK].
+
+    Both have rows of ROW columns. Text from `count` on is not read.
+    """
+    within = tl.arange(0, BLOCK)
+    columns = first + within
+    mask = (keys < count)[:, None]
+    if WIDTH % BLOCK != 0:
+        mask = mask & (within < WIDTH)[None, :]
+    block = tl.load(text + keys[:, None] * ROW + columns[None, :], mask=mask, other=0.0)
+    for key in tl.static_range(PROPRIO_KEYS):
+        row = tl.load(proprio + key * ROW + columns, mask=within < WIDTH, other=0.0)
+        block = tl.where((keys == count + key)[:, None], row[None, :], block)
+    return block
+
+
+@triton.jit
+def mask_and_bias(scores, key_bias, keys, count, PROPRIO_KEYS: tl.constexpr):
+    """scores [M, N] in base 2, plus the bias of text keys; minus infinity for keys [N] that don't exist."""
+    bias = tl.load(key_bias + keys, mask=keys < count, other=0.0) * 1.4426950408889634
+    bias = tl.where(keys < count + PROPRIO_KEYS, bias, float("-inf"))
+    return scores + bias[None, :]
+
+
+@triton.jit
+def softmax_step(scores, maximum, total):
+    """One more block of keys: scores [M, N] in base 2. A key's score of minus infinity leaves it out.
+
+    Returns its weights [M, N], the factor [M] for what was summed before, and the new maximum and total [M].
+    The first block holds a key for every row.
+    """
+    highest = tl.maximum(maximum, tl.max(scores, 1))
+    correction = tl.exp2(maximum - highest)
+    weights = tl.exp2(scores - highest[:, None])
+    return weights, correction, highest, total * correction + tl.sum(weights, 1)
+
+
+# (BLOCK_M, BLOCK_N, warps, stages), best guess first. f32 products use no tensor cores.
+_SIXTEEN_BIT = ((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 3), (32, 64, 4, 2))
+_WARP_GROUP = ((64, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2), (64, 128, 4, 2))
+_F32 = ((32, 32, 4, 1), (16, 32, 4, 1))
+
+
+def flash_tactics(task: Task, target: str, rows: int, keys: int) -> list[tuple[int, int, int, int]]:
+    """(BLOCK_M, BLOCK_N, warps, stages) for `rows` queries and `keys` keys, without those larger than the problem."""
+    if target == "interpreter":
+        return [(block_of(rows, 512), block_of(keys, 128), 4, 1)]
+    choices = _F32 if task.product_type == "f32" else _WARP_GROUP if target in ("sm_90", "sm_110") else _SIXTEEN_BIT
+    most_m, most_n = block_of(rows, 128), block_of(keys, 128)
+    return list(dict.fromkeys((min(m, most_m), min(n, most_n), warps, stages) for m, n, warps, stages in choices))
+
+
+def flash_tactic(keys: int, block_m: int, block_n: int, warps: int, stages: int) -> Tactic:
+    """Blocks of BLOCK_N keys while they are full, then one of TAIL_N for the rest."""
+    return Tactic(
+        {"BLOCK_M": block_m, "BLOCK_N": block_n, "TAIL_N": block_of(max(keys % block_n, 1), block_n)}, warps, stages
+    )
+
+
+def weights_slack(task: Task, roundings: int) -> float:
+    """Error of an attention beside its result's rounding, as a part of the largest of y.
+
+    Half a step of the products' format for the weights, and as much for every operand rounded before the logits.
+    """
+    return max(5e-6, roundings * {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-9}[task.product_type])
