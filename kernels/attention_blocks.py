@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import triton
 import triton.language as tl
 
-from lightwam.kernels.task import Constant, Tactic, Task
+from lightwam.kernels.task import Constant, DType, ProductType, Tactic, Task
 
 LOG2_E = math.log2(math.e)
 LEAST_BLOCK = 16  # of a product on the matrix units, in any direction
@@ -24,6 +24,13 @@ def number(constants: Mapping[str, Constant], name: str) -> int:
     value = constants[name]
     assert isinstance(value, int), name
     return value
+
+
+def product_format(kernel: str, x: DType) -> ProductType:
+    """The format of products of operands in `x`; ValueError unless it is a float format."""
+    if x not in ("f32", "f16", "bf16"):
+        raise ValueError(f"{kernel}: operands in {x}; one of f32, f16, bf16 is needed")
+    return x
 
 
 def block_of(size: int, most: int) -> int:

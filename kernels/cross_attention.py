@@ -20,6 +20,7 @@ from lightwam.kernels.attention_blocks import (
     load_rows,
     mask_and_bias,
     number,
+    product_format,
     softmax_step,
     weights_slack,
 )
@@ -106,7 +107,7 @@ def task(
         "BLOCK_D": block_of(width, MAX_WIDTH),
     }
     flops = 4 * tokens * (keys + proprio_keys) * row
-    return Task("cross_attention", constants, tuple(arguments), flops, product_type=x)
+    return Task("cross_attention", constants, tuple(arguments), flops, product_format("cross_attention", x))
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:

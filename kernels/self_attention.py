@@ -23,6 +23,7 @@ from lightwam.kernels.attention_blocks import (
     flash_tactics,
     load_rows,
     number,
+    product_format,
     softmax_step,
     weights_slack,
 )
@@ -154,7 +155,8 @@ def _step(
     weights = weights.to(v.dtype.element_ty)
     for chunk in tl.static_range(VALUES):
         values = load_rows(v, rows, first, value_start + chunk * BLOCK_D, TOKENS, ROW_STRIDE, WIDTH, BLOCK_D, LAST)
-        sums += (tl.dot(weights, values, accumulators[chunk] * correction[:, None], input_precision="ieee"),)
+        part = tl.dot(weights, values, accumulators[chunk] * correction[:, None], input_precision="ieee")
+        sums += (part,)  # type: ignore[assignment]
     return maximum, total, sums
 
 
@@ -200,12 +202,12 @@ def kernel(
             q, scale, rows, first, chunk * BLOCK_D, q_weight, cos, sin,
             TOKENS, WIDTH, ROW_STRIDE, ROPE, BLOCK_M, BLOCK_D, True,
         )  # fmt: skip
-        queries = queries + (query,)  # noqa: RUF005 (Triton knows no starred tuple)
+        queries += (query,)  # type: ignore[assignment]
     maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     accumulators = ()
     for _ in tl.static_range(VALUES):
-        accumulators += (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)
+        accumulators += (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)  # type: ignore[assignment]
     for start in range(0, FULL, BLOCK_N):
         maximum, total, accumulators = _step(
             start, queries, maximum, total, accumulators, k, v, k_statistics, k_weight, cos, sin, first, value_start,
@@ -292,7 +294,13 @@ def task(
         "CHUNKS": triton.cdiv(width, column_block(width)),
         "VALUES": 2 if triton.cdiv(width, column_block(width)) % 2 == 0 else 1,
     }
-    return Task("self_attention", constants, tuple(arguments), flops=4 * tokens * tokens * row, product_type=x)
+    return Task(
+        "self_attention",
+        constants,
+        tuple(arguments),
+        flops=4 * tokens * tokens * row,
+        product_type=product_format("self_attention", x),
+    )
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
