@@ -75,16 +75,18 @@ def load_keys(
     keys,
     count,
     first,
+    start,
     ROW: tl.constexpr,
     WIDTH: tl.constexpr,
     PROPRIO_KEYS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Columns [first, first + WIDTH) of keys [N]: `count` of `text`, then those of `proprio`, then 0. [N, BLOCK].
+    """Columns [start, start + BLOCK) of the WIDTH ones from `first` on, of keys [N]; 0 past them. [N, BLOCK].
 
-    Both have rows of ROW columns. Text from `count` on is not read.
+    The first `count` keys are rows of `text`, the next ones of `proprio`, others 0; both have ROW columns. Text from
+    `count` on is not read.
     """
-    within = tl.arange(0, BLOCK)
+    within = start + tl.arange(0, BLOCK)
     columns = first + within
     mask = (keys < count)[:, None]
     if WIDTH % BLOCK != 0:

@@ -59,11 +59,11 @@ def kernel(
     accumulator = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for start in range(0, count + PROPRIO_KEYS, BLOCK_N):
         index = start + tl.arange(0, BLOCK_N)
-        keys = load_keys(key_text, key_proprio, index, count, first, ROW, WIDTH, PROPRIO_KEYS, BLOCK_D)
+        keys = load_keys(key_text, key_proprio, index, count, first, 0, ROW, WIDTH, PROPRIO_KEYS, BLOCK_D)
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * SCALE
         scores = mask_and_bias(scores, key_bias, index, count, PROPRIO_KEYS)
         weights, correction, maximum, total = softmax_step(scores, maximum, total)
-        values = load_keys(value_text, value_proprio, index, count, first, ROW, WIDTH, PROPRIO_KEYS, BLOCK_D)
+        values = load_keys(value_text, value_proprio, index, count, first, 0, ROW, WIDTH, PROPRIO_KEYS, BLOCK_D)
         weights = weights.to(values.dtype)
         accumulator = tl.dot(weights, values, accumulator * correction[:, None], input_precision="ieee")
     within = tl.arange(0, BLOCK_D)
