@@ -34,13 +34,33 @@ LIGHTWAM_INLINE vf exp(vf x) {
     return scale_by_power(p, n);
 }
 
-LIGHTWAM_INLINE vf sigmoid_times(vf x, vf z) { return x / (exp(-z) + 1.0F); }
+LIGHTWAM_INLINE vf silu(vf x) { return x / (exp(-x) + 1.0F); }
 
-LIGHTWAM_INLINE vf silu(vf x) { return sigmoid_times(x, x); }
+// 2^x = 2^n 2^r, |r| <= 1/2; the polynomial is fitted to a relative error of 2e-8. Fewer steps than exp, for arguments
+// whose own rounding is as large as that of their product with log2(e).
+LIGHTWAM_INLINE vf exp2(vf x) {
+#if LIGHTWAM_VECTOR_BYTES == 64
+    const vf r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);  // x - n; of infinity 0
+    const vf n = x - r;
+#else
+    const vf bounded = at_most(at_least(x, splat(-150.0F)), splat(128.0F));  // beyond: zero and infinity
+    const vf n = to_whole(bounded);
+    const vf r = bounded - n;
+#endif
+    vf p = splat(1.535336196e-4F);
+    p = p * r + 1.339887385e-3F;
+    p = p * r + 9.618436918e-3F;
+    p = p * r + 5.550332367e-2F;
+    p = p * r + 2.402264774e-1F;
+    p = p * r + 6.931471825e-1F;
+    p = p * r + 1.0F;
+    return scale_by_power(p, n);
+}
 
-// x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
+// x (1 + tanh(u)) / 2 = x / (1 + exp(-2u)) = x / (1 + 2^(-2u log2(e))), u = sqrt(2/pi) (x + 0.044715 x^3).
 LIGHTWAM_INLINE vf gelu_tanh(vf x) {
-    return sigmoid_times(x, x * (x * x * (2.0F * 0.7978845608F * 0.044715F) + 2.0F * 0.7978845608F));
+    constexpr float kLinear = -2.0F * 0.7978845608F * 1.44269504F;
+    return x / (exp2(x * (x * x * (0.044715F * kLinear) + kLinear)) + 1.0F);
 }
 
 // erfc(z) for z >= 0: exp(-z^2) t P(t), t = 1 / (1 + 0.42 z); P fitted to a relative error of 3e-9 on [0, 10].

@@ -1,22 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Row normalisations. Sums run over vectors in order, then over the lanes: the same for every thread count.
+// Row normalisations. Sums run in a fixed order, whatever the number of threads.
+
+// The sum of term(offset, Whole or Part) over vectors in order. Four of them grow side by side: one addition need not
+// wait for the one before.
+template <class Term>
+LIGHTWAM_INLINE float sum_of_terms(std::size_t n, Term&& term) {
+    constexpr std::size_t kSums = 4;
+    vf sums[kSums] = {};
+    std::size_t i = 0;
+    for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
+#pragma GCC unroll 4
+        for (std::size_t j = 0; j < kSums; ++j) sums[j] = sums[j] + term(i + j * kLanes, Whole{});
+    }
+    for_vectors(n - i, [&](std::size_t c, auto lanes) { sums[0] = sums[0] + term(i + c, lanes); });
+    return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
 
 template <class T>
 LIGHTWAM_INLINE float row_sum(const T* x, std::size_t n) {
-    vf sum{};
-    for_vectors(n, [&](std::size_t i, auto lanes) { sum = sum + load(x + i, lanes); });
-    return sum_of_lanes(sum);
+    return sum_of_terms(n, [&](std::size_t i, auto lanes) { return load(x + i, lanes); });
 }
 
 template <class T>
 LIGHTWAM_INLINE float row_sum_of_squares(const T* x, std::size_t n) {
-    vf sum{};
-    for_vectors(n, [&](std::size_t i, auto lanes) {
+    return sum_of_terms(n, [&](std::size_t i, auto lanes) {
         const vf v = load(x + i, lanes);
-        sum = sum + v * v;
+        return v * v;
     });
-    return sum_of_lanes(sum);
 }
 
 LIGHTWAM_INLINE float inverse_root(float x) { return 1.0F / __builtin_sqrtf(x); }
@@ -29,14 +40,12 @@ struct Moments {
 template <class T>
 LIGHTWAM_INLINE Moments row_moments(const T* x, std::size_t n, float eps) {
     const float mean = row_sum(x, n) / static_cast<float>(n);
-    vf sum{};
-    std::size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        const vf d = load(x + i) - mean;
-        sum = sum + d * d;
-    }
-    float squares = sum_of_lanes(sum);
-    for (; i < n; ++i) {
+    const std::size_t whole = n / kLanes * kLanes;
+    float squares = sum_of_terms(whole, [&](std::size_t i, auto lanes) {
+        const vf d = load(x + i, lanes) - mean;
+        return d * d;
+    });
+    for (std::size_t i = whole; i < n; ++i) {
         const float d = widen(x[i]) - mean;
         squares += d * d;
     }
