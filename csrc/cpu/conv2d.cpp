@@ -166,16 +166,15 @@ void run_item(const KernelTable& kernels, const Conv2dArgs& a, const Plan& plan,
 
 }  // namespace
 
-// Measured as the ratio of processor times, AVX-512 with BF16 (docs/performance.md): 0.50 to 0.62 from 64 channels on.
-// Few channels pay less (f32 24: 0.72, 16: 0.96; bf16 48: 0.75, 32: 0.88, and bf16 loses accuracy); a pixel beyond 2 KB
-// leaves too few tiles in the second-level cache (f32 768: 1.09); maps below 4x4 are mostly edge (2x2: 1.46).
+// Measured as the ratio of processor times, AVX-512 with BF16 (docs/performance.md): 0.28 to 0.47 from 64 channels on.
+// Few channels pay less (f32 16: 0.56, 8: 0.55 to 0.95, 4: 0.95; bf16 48: 0.54, 32: 0.64, and bf16 loses accuracy);
+// maps below 6x6 are mostly edge (f32, 5x5: 0.98 to 1.29). Fewer outputs than inputs: the encoder's last convolution,
+// small, and what it rounds nothing averages out.
 ConvForm conv_form(const Conv2dArgs& a) noexcept {
-    constexpr std::size_t kSmallestMap = 4;
-    constexpr std::size_t kLargestPixelBytes = 2048;
+    constexpr std::size_t kSmallestMap = 6;
     const bool defined = a.kernel_height == 3 && a.kernel_width == 3 && a.stride == 1;
-    const std::size_t fewest = a.x.dtype == DType::bf16 ? 48 : 24;
-    const bool pays = std::min(a.in_channels, a.out_channels) >= fewest &&
-                      a.in_channels * size_of(a.x.dtype) <= kLargestPixelBytes &&
+    const std::size_t fewest = a.x.dtype == DType::bf16 ? 48 : 8;
+    const bool pays = a.in_channels >= fewest && a.out_channels >= a.in_channels &&
                       std::min(out_height(a), out_width(a)) >= kSmallestMap;
     return defined && pays ? ConvForm::winograd : ConvForm::direct;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// 2-D convolution of a channels-last map, as an indirect matrix product or in the Winograd form F(2x2, 3x3), which
-// takes 16 products where the direct form takes 36. Conventions: linear.hpp.
+// 2-D convolution of a channels-last map, as an indirect matrix product or in the Winograd form, which takes a quarter
+// of the direct form's products in f32 (F(4x4, 3x3)) and a third in bf16 (F(2x4, 3x3)). Conventions: linear.hpp.
 #pragma once
 
 #include "linear.hpp"

@@ -23,7 +23,7 @@ struct WeightSource {
     std::size_t rows = 0;
     std::size_t taps = 1;
     std::size_t depth = 0;
-    ConvForm form = ConvForm::direct;  // winograd: 3x3 taps, one group; packed are 16 transformed factors
+    ConvForm form = ConvForm::direct;  // winograd: 3x3 taps, one group; packed are the planes of transformed taps
 };
 
 // Size of the packed form; `data` is not read. A multiple of 64.

@@ -59,7 +59,8 @@ void pack_panel(const KernelTable& kernels, const WeightSource& source, const Pa
 }  // namespace
 
 std::size_t packed_bytes(const KernelTable& kernels, const WeightSource& source) noexcept {
-    const std::size_t factors = source.form == ConvForm::winograd ? kWinogradPlanes : source.groups;
+    const std::size_t factors =
+        source.form == ConvForm::winograd ? winograd_tile(source.compute).planes() : source.groups;
     return factors * panels_of(kernels, source).bytes();
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The Winograd form F(2x2, 3x3) of a 3x3 convolution with stride 1: conv2d.hpp with form = winograd.
+// The Winograd form of a 3x3 convolution with stride 1: conv2d.hpp with form = winograd.
 #pragma once
 
 #include "conv2d.hpp"

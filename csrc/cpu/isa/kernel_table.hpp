@@ -70,22 +70,35 @@ struct Pack {
     void* panel;
 };
 
-// Winograd form F(2x2, 3x3): a tile of 2x2 outputs needs a window of 4x4 pixels. Windows, taps and products are
-// transformed to 16 planes, plane 4*i + j for element [i, j].
-constexpr std::size_t kWinogradPlanes = 16;
+// Winograd form of a 3x3 convolution: windows of (rows + 2) x (columns + 2) pixels, which overlap by two, give tiles of
+// rows x columns outputs. Windows, taps and products are transformed to planes, one for each element of a window.
+struct WinogradTile {
+    std::size_t rows;
+    std::size_t columns;
+    constexpr std::size_t window_rows() const noexcept { return rows + 2; }
+    constexpr std::size_t window_columns() const noexcept { return columns + 2; }
+    constexpr std::size_t planes() const noexcept { return window_rows() * window_columns(); }
+};
+
+// Products of one output: direct 9, 2x2 tiles 4, 2x4 3, 4x4 2.25. Larger tiles lose more digits to the transforms: f32
+// has them, bf16 has not (docs/performance.md).
+constexpr WinogradTile winograd_tile(DType compute) noexcept {
+    return compute == DType::bf16 ? WinogradTile{2, 4} : WinogradTile{4, 4};
+}
 
 // planes[p][tile, channel] = (B^T window B)[p].
 struct WinogradInput {
-    const void* const* rows;  // [tiles, 4] pointers to the rows of the windows, 4 pixels [4, channels] each
-    DType dtype;              // of pixels and planes
+    const void* const* rows;  // [tiles, window rows] pointers to window columns x channels elements each
+    DType compute;            // of pixels and planes
     std::size_t tiles;
     std::size_t channels;
     void* planes;
     std::size_t plane_stride;  // in elements
 };
 
-// y = act(A^T planes[tile] A + bias) + residual for tiles in reading order, 2x2 pixels each, cut off at the map's edge.
+// y = act(A^T planes[tile] A + bias) + residual for tiles in reading order, cut off at the map's edge.
 struct WinogradOutput {
+    DType compute;        // what the products were computed in
     const float* planes;  // [tiles, tile_stride] each
     std::size_t plane_stride;
     std::size_t tile_stride;
