@@ -68,17 +68,37 @@ void layer_norm(const LayerNormArgs& a, std::size_t begin, std::size_t end) noex
     });
 }
 
+template <bool kSilu, class X, class Y>
+LIGHTWAM_INLINE void rms_norm_row(const RmsNormArgs& a, const X* x, float inverse, Y* y) {
+    for_vectors(a.columns, [&](std::size_t c, auto lanes) {
+        const vf v = load(x + c, lanes) * inverse * load(a.weight + c, lanes);
+        store(y + c, kSilu ? silu(v) : activate(v, a.activation), lanes);
+    });
+}
+
+// Some rows at a time, no more than the first-level cache holds: first all their sums, then all their values, so that
+// no row waits for the end of another's sum.
 void rms_norm(const RmsNormArgs& a, std::size_t begin, std::size_t end) noexcept {
+    constexpr std::size_t kMostRows = 16;
+    constexpr std::size_t kElements = 4096;
+    const std::size_t fitting = kElements / a.columns;
+    const std::size_t block = fitting < 1 ? 1 : fitting < kMostRows ? fitting : kMostRows;
     with_types(a.x, a.y, [&](const auto* x_all, auto* y_all) {
-        for (std::size_t r = begin; r < end; ++r) {
-            const auto* x = x_all + r * a.columns;
-            auto* y = y_all + r * a.columns;
-            const float inverse =
-                inverse_root(row_sum_of_squares(x, a.columns) / static_cast<float>(a.columns) + a.eps);
-            for_vectors(a.columns, [&](std::size_t c, auto lanes) {
-                const vf v = load(x + c, lanes) * inverse * load(a.weight + c, lanes);
-                store(y + c, activate(v, a.activation), lanes);
-            });
+        for (std::size_t first = begin; first < end; first += block) {
+            const std::size_t rows = first + block < end ? block : end - first;
+            const auto* x = x_all + first * a.columns;
+            auto* y = y_all + first * a.columns;
+            float inverse[kMostRows];
+            for (std::size_t r = 0; r < rows; ++r)
+                inverse[r] = row_sum_of_squares(x + r * a.columns, a.columns) / static_cast<float>(a.columns) + a.eps;
+            for (std::size_t r = 0; r < rows; ++r) inverse[r] = inverse_root(inverse[r]);
+            for (std::size_t r = 0; r < rows; ++r) {
+                if (a.activation == Activation::silu) {
+                    rms_norm_row<true>(a, x + r * a.columns, inverse[r], y + r * a.columns);
+                } else {
+                    rms_norm_row<false>(a, x + r * a.columns, inverse[r], y + r * a.columns);
+                }
+            }
         }
     });
 }
