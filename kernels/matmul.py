@@ -34,6 +34,61 @@ FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
 
 
 @triton.jit
+def _finish(
+    total,
+    scale,
+    zero,
+    weight_scale,
+    weight_sum,
+    bias,
+    residual,
+    y,
+    statistics,
+    row,
+    column_start,
+    group,
+    ROWS: tl.constexpr,
+    N: tl.constexpr,
+    GROUPS: tl.constexpr,
+    RESIDUAL_ROWS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    RAGGED: tl.constexpr,
+):
+    """From sums of products [BLOCK_M, BLOCK_N] to y and its statistics. scale, zero [BLOCK_M]: of x, for i8 sums."""
+    EVEN_N: tl.constexpr = N % BLOCK_N == 0
+    column = column_start + tl.arange(0, BLOCK_N)
+    column_read = column if EVEN_N else tl.minimum(column, N - 1)
+    if total.dtype == tl.int32:
+        # sum (x - zero) w = sum x w - zero sum w; both fit into i32 (engine-format 4.1), and sum w is exact in f32.
+        sums = tl.load(weight_sum + column_read).to(tl.int32)
+        total = total - zero.to(tl.int32)[:, None] * sums[None, :]
+        value = total.to(tl.float32) * (scale[:, None] * tl.load(weight_scale + column_read)[None, :])
+    else:
+        value = total
+    if bias is not None:
+        value += tl.load(bias + group * N + column_read)[None, :]
+    value = activate(value, ACTIVATION)
+    inside = tl.full([BLOCK_M, BLOCK_N], True, tl.int1)
+    if RAGGED:
+        inside = inside & (row < ROWS)[:, None]
+    if not EVEN_N:
+        inside = inside & (column < N)[None, :]
+    offset = (row * (GROUPS * N))[:, None] + (group * N + column)[None, :]
+    if residual is not None:
+        if RESIDUAL_ROWS == 1:
+            value += tl.load(residual + group * N + column_read).to(tl.float32)[None, :]
+        else:
+            value += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
+    stored = value.to(y.dtype.element_ty)
+    tl.store(y + offset, stored, mask=inside)
+    if STATISTICS != "none":
+        store_statistics(statistics, stored.to(tl.float32), row, column_start, row < ROWS, N, STATISTICS, RAGGED)
+
+
+@triton.jit
 def _tile(
     x,
     x_scale,
@@ -111,33 +166,26 @@ def _tile(
         x_pointers += BLOCK_K
         weight_pointers += BLOCK_K
 
-    if INTEGER:
-        # sum (x - zero) w = sum x w - zero sum w; both fit into i32 (engine-format 4.1), and sum w is exact in f32.
-        sums = tl.load(weight_sum + column_read).to(tl.int32)
-        total = total - zero.to(tl.int32)[:, None] * sums[None, :]
-        value = total.to(tl.float32) * (scale[:, None] * tl.load(weight_scale + column_read)[None, :])
+    if not INTEGER:
+        scale = 0.0
+        zero = 0
+    if BLOCK_N >= 128:
+        # One half of the columns after the other: half of a residual's tile, and of what follows, at a time.
+        left, right = tl.split(tl.permute(tl.reshape(total, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
+        _finish(
+            left, scale, zero, weight_scale, weight_sum, bias, residual, y, statistics, row, column_start, group,
+            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N // 2, RAGGED,
+        )  # fmt: skip
+        _finish(
+            right, scale, zero, weight_scale, weight_sum, bias, residual, y, statistics, row,
+            column_start + BLOCK_N // 2, group,
+            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N // 2, RAGGED,
+        )  # fmt: skip
     else:
-        value = total
-    if bias is not None:
-        value += tl.load(bias + group * N + column_read)[None, :]
-    value = activate(value, ACTIVATION)
-    inside = tl.full([BLOCK_M, BLOCK_N], True, tl.int1)
-    if RAGGED:
-        inside = inside & (row < ROWS)[:, None]
-    if not EVEN_N:
-        inside = inside & (column < N)[None, :]
-    offset = (row * (GROUPS * N))[:, None] + (group * N + column)[None, :]
-    if residual is not None:
-        if RESIDUAL_ROWS == 1:
-            value += tl.load(residual + group * N + column_read).to(tl.float32)[None, :]
-        else:
-            value += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
-    stored = value.to(y.dtype.element_ty)
-    tl.store(y + offset, stored, mask=inside)
-    if STATISTICS != "none":
-        store_statistics(
-            statistics, stored.to(tl.float32), row, column_start, row < ROWS, N, STATISTICS, RAGGED
-        )  # of one group
+        _finish(
+            total, scale, zero, weight_scale, weight_sum, bias, residual, y, statistics, row, column_start, group,
+            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N, RAGGED,
+        )  # fmt: skip
 
 
 @triton.jit

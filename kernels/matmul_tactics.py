@@ -54,6 +54,7 @@ _MMA = (
     _Tile(128, 256, 64, 8, 3),
     _Tile(128, 128, 64, 4, 4),
     _Tile(128, 128, 128, 8, 3),
+    _Tile(128, 128, 64, 8, 4),
     _Tile(128, 64, 128, 4, 3),
     _Tile(64, 128, 128, 4, 3),
     _Tile(64, 128, 128, 8, 3),
@@ -65,7 +66,6 @@ _WARP_GROUP = (
     _Tile(128, 256, 128, 8, 3),
     _Tile(128, 128, 128, 8, 3),
     _Tile(128, 128, 128, 4, 4),
-    _Tile(64, 256, 128, 4, 3),
     _Tile(64, 256, 128, 8, 3),
     _Tile(64, 128, 128, 4, 4),
     _Tile(128, 64, 128, 4, 4),
@@ -84,7 +84,7 @@ _FEW_ROWS = (
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     """Tactics of a `matmul` task, the best guess first. ValueError for a target without an entry above."""
-    rows = int(task.constants["ROWS"] or 0)
+    rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
     if target == "interpreter":
         return [_tactic(task, _Tile(128, 256, 512, 4, 1))]
     device = _DEVICES.get(target)
@@ -95,22 +95,24 @@ def tactics(task: Task, target: str) -> list[Tactic]:
         tiles = [*_FEW_ROWS, _Tile(64, 64, 128, 4, 4)]
     if task.constants["STATISTICS"] != "none":
         tiles = [tile for tile in tiles if tile.n % 64 == 0]
-    most_sums = _most_sums(task)
+    most_sums = _most_sums(task, device)
     tiles = [
         tile
         for tile in tiles
         if tile.m < 2 * max(rows, 16)
         and tile.m * tile.n <= most_sums * 32 * tile.warps
-        and _shared_bytes(task, tile) <= device.shared_bytes
+        and _shared_bytes(task, tile, device) <= device.shared_bytes
     ]
+    tiles = [tile for tile in tiles if n % tile.n == 0] or tiles
     tiles.sort(key=lambda tile: _cycles(task, tile, device))
     return [_tactic(task, tile) for tile in tiles[:MOST_TACTICS]]
 
 
-def _most_sums(task: Task) -> int:
-    """Sums a thread may hold and leave registers for the rest: a residual's tile, or x in f32 before it is rounded."""
-    heavy = any(argument.name in ("residual", "x_statistics") for argument in task.arguments)
-    return 64 if heavy else 128
+def _most_sums(task: Task, device: _Device) -> int:
+    """Sums that a thread may hold without spilling (from compiled code); rounding x needs registers, too."""
+    if task.product_type == "f32":
+        return 32 if device.unit == "mma" else 64
+    return 64 if task.constants["X_MODE"] == "quantize" else 128
 
 
 def _tactic(task: Task, tile: _Tile) -> Tactic:
@@ -147,13 +149,17 @@ def _block_k(task: Task, tile: _Tile) -> int:
     """Columns a step: a power of two that divides K where there is one of at least 32, so that nothing is masked."""
     k = int(task.constants["K"] or 0)
     block = min(max(32, tile.k_bytes // ELEMENT_BYTES[_dtypes(task)[1]]), max(32, _power(k)))
+    if task.constants["X_MODE"] in ("layer_norm", "quantize"):  # these pass x through registers: 32 a thread
+        block = max(32, min(block, 32 * 32 * tile.warps // tile.m))
     divisor = k & -k
     return min(block, divisor) if divisor >= 32 else block
 
 
-def _shared_bytes(task: Task, tile: _Tile) -> int:
+def _shared_bytes(task: Task, tile: _Tile, device: _Device) -> int:
+    """Bytes of tiles in shared memory: one step less than stages where operands move on to registers."""
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
-    return (tile.m * x + tile.n * weight) * _block_k(task, tile) * tile.stages
+    steps = tile.stages - 1 if device.unit == "mma" else tile.stages
+    return (tile.m * x + tile.n * weight) * _block_k(task, tile) * max(1, steps)
 
 
 def _cycles(task: Task, tile: _Tile, device: _Device) -> float:
@@ -164,14 +170,16 @@ def _cycles(task: Task, tile: _Tile, device: _Device) -> float:
     tail = _tail(rows, tile.m)
     whole = rows // tile.m if tail not in (0, tile.m) else math.ceil(rows / tile.m)
     programs = columns * (whole + (tail not in (0, tile.m)))
-    resident = min(device.shared_bytes // _shared_bytes(task, tile), 48 // tile.warps, 512 * 128 // (tile.m * tile.n))
+    resident = min(
+        device.shared_bytes // _shared_bytes(task, tile, device), 48 // tile.warps, 512 * 128 // (tile.m * tile.n)
+    )
     resident = max(1, min(resident, math.ceil(programs / device.multiprocessors)))
     rate = device.products * (2 / weight if task.product_type != "f32" else 1 / 8)
     if device.unit == "mma":
         warp_m, warp_n = tile.m / 2, tile.n / (tile.warps / 2)
         rate = min(rate, 128 * warp_m * warp_n / ((warp_m + warp_n) * weight))
     step_bytes = tile.m * x + tile.n * weight
-    flow = min(_FILL, resident * _shared_bytes(task, tile) / _LATENCY)
+    flow = min(_FILL, resident * _shared_bytes(task, tile, device) / _LATENCY)
     one = max(tile.m * tile.n * k / rate, step_bytes * k / flow) + _OVERHEAD / resident
     small = (
         max(tail * tile.n * k / rate, (tail * x + tile.n * weight) * k / flow) if programs > columns * whole else 0.0
