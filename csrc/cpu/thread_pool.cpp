@@ -13,9 +13,10 @@
 namespace lightwam::cpu {
 namespace {
 
-// About ten microseconds of polling before a thread sleeps: longer than the gap between two operations, short enough
-// that two policies in one process do not fight for the processor.
-constexpr int kSpins = 400;
+// About a hundred microseconds of polling before a thread sleeps: longer than threads of one operation usually differ,
+// for waking a thread of a virtual machine takes tens of microseconds; short against a chunk, so that two policies in
+// one process do not fight for the processor.
+constexpr int kSpins = 4000;
 
 inline void pause() noexcept {
 #if defined(__x86_64__)
