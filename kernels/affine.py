@@ -90,8 +90,8 @@ def task(
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    del task
-    return [Tactic({"BLOCK": 1 << 16 if target == "interpreter" else 256})]
+    size = task.integer("ROWS") * task.integer("WIDTH")
+    return [Tactic({"BLOCK": min(1 << 16, triton.next_power_of_2(size)) if target == "interpreter" else 256})]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:

@@ -134,7 +134,8 @@ def _interpreted(task: Task) -> Tactic:
     """Large tiles: the interpreter's cost is operations, not numbers."""
     pixels = task.integer("OUT_HEIGHT") * task.integer("OUT_WIDTH")
     first, more = _split(task.integer("COUT"))
-    block_k = _block_k(task, 512)
+    cin = task.integer("CIN")
+    block_k = min(512, cin & -cin) if cin % 4 == 0 else _block_k(task, 512)
     if "statistics" in {argument.name for argument in task.arguments}:
         first, more = max(64, _power(task.integer("COUT"))), 0
     rows = max(16, min(_power(pixels), (1 << 20) // max(block_k, first)))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -108,12 +109,12 @@ def task(
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    del task
-    return [Tactic({"BLOCK": 1 << 16 if target == "interpreter" else 1024})]
+    size = math.prod(task.arguments[-1].shape or ())
+    return [Tactic({"BLOCK": min(1 << 16, triton.next_power_of_2(size)) if target == "interpreter" else 1024})]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    size = int(np.prod(task.arguments[-1].shape or ()))
+    size = math.prod(task.arguments[-1].shape or ())
     return (triton.cdiv(size, tactic.integer("BLOCK")), 1, 1)
 
 

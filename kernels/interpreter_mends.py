@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def rewritten(function: Any) -> Callable[..., Any]:
 @contextmanager
 def mended(kernel: str, extents: Sequence[Extent]) -> Iterator[None]:
     """The interpreter in place of `triton.language`, mended, accesses held against `extents`; all undone at the end."""
-    with _LOCK, np.errstate(all="ignore"):
+    with _LOCK, np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # rows of NaN in maxima: computed as on the device
         # Kernels see the language as `triton.language`, its standard library as `core`.
         scope = triton_interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
         try:
