@@ -202,7 +202,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """Frames larger than their rectangles, smaller, and of one pixel."""
-    sizes = np.array([[31, 23], [7, 5], [1, 1], [16, 40]])[np.arange(task.integer("COUNT")) % 4]
+    sizes = np.array([[13, 9], [3, 5], [1, 1], [6, 11]])[np.arange(task.integer("COUNT")) % 4]
     frames = {f"frame{i}": generator.integers(0, 256, (h, w, CHANNELS)) for i, (h, w) in enumerate(sizes)}
     return {**frames, "frame_sizes": sizes}
 
