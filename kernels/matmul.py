@@ -169,8 +169,9 @@ def _tile(
     if not INTEGER:
         scale = 0.0
         zero = 0
-    if BLOCK_N >= 128:
-        # One half of the columns after the other: half of a residual's tile, and of what follows, at a time.
+    if BLOCK_N >= 128 and (INTEGER or residual is not None):
+        # One half of the columns after the other, so that only half of a residual's tile, or of the sums in f32
+        # beside the i32 ones, is in registers at a time.
         left, right = tl.split(tl.permute(tl.reshape(total, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
         _finish(
             left, scale, zero, weight_scale, weight_sum, bias, residual, y, statistics, row, column_start, group,

@@ -11,34 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lightwam.kernels.devices import DEVICES, LATENCY, Device
 from lightwam.kernels.task import ELEMENT_BYTES, DType, Tactic, Task
 
 MOST_TACTICS = 4
-_LATENCY = 900  # cycles from asking device memory for bytes to having them
 _FILL = 48  # bytes a cycle that one multiprocessor takes from the second-level cache
 _OVERHEAD = 2500  # cycles of a tile's start (first loads) and end (activation, store)
-
-
-@dataclass(frozen=True)
-class _Device:
-    """A target's usual GPU, in numbers a multiprocessor and cycle."""
-
-    multiprocessors: int
-    products: int  # bf16 multiply-adds of the matrix units, sums in f32; i8: twice as many
-    cache_bytes: int  # second-level cache, where all multiprocessors read at once
-    shared_bytes: int  # shared memory a program may have
-    unit: str  # "mma" (operands in registers), "wgmma" or "tcgen05" (operands in shared memory)
-
-
-_DEVICES = {
-    "sm_80": _Device(108, 1024, 32, 163 << 10, "mma"),
-    "sm_86": _Device(28, 256, 24, 99 << 10, "mma"),
-    "sm_87": _Device(16, 1024, 32, 163 << 10, "mma"),
-    "sm_89": _Device(128, 256, 16, 99 << 10, "mma"),
-    "sm_90": _Device(132, 2048, 24, 227 << 10, "wgmma"),
-    "sm_110": _Device(20, 4096, 48, 227 << 10, "tcgen05"),
-    "sm_120": _Device(170, 256, 18, 99 << 10, "mma"),
-}
 
 
 @dataclass(frozen=True)
@@ -87,9 +65,9 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
     if target == "interpreter":
         return [_tactic(task, _Tile(128, 256, 512, 4, 1))]
-    device = _DEVICES.get(target)
+    device = DEVICES.get(target)
     if device is None:
-        raise ValueError(f"matmul: no tactics for target {target!r}; known: {', '.join(_DEVICES)}")
+        raise ValueError(f"matmul: no tactics for target {target!r}; known: {', '.join(DEVICES)}")
     tiles = list(_MMA if device.unit == "mma" else _WARP_GROUP)
     if rows <= 64:
         tiles = [*_FEW_ROWS, _Tile(64, 64, 128, 4, 4)]
@@ -105,10 +83,15 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     ]
     tiles = [tile for tile in tiles if n % tile.n == 0] or tiles
     tiles.sort(key=lambda tile: _cycles(task, tile, device))
-    return [_tactic(task, tile) for tile in tiles[:MOST_TACTICS]]
+    unique: list[Tactic] = []
+    for tile in tiles:
+        tactic = _tactic(task, tile)
+        if all(dict(tactic.constants) != dict(t.constants) or tactic.num_warps != t.num_warps for t in unique):
+            unique.append(tactic)
+    return unique[:MOST_TACTICS]
 
 
-def _most_sums(task: Task, device: _Device) -> int:
+def _most_sums(task: Task, device: Device) -> int:
     """Sums that a thread may hold without spilling (from compiled code); rounding x needs registers, too."""
     if task.product_type == "f32":
         return 32 if device.unit == "mma" else 64
@@ -155,14 +138,14 @@ def _block_k(task: Task, tile: _Tile) -> int:
     return min(block, divisor) if divisor >= 32 else block
 
 
-def _shared_bytes(task: Task, tile: _Tile, device: _Device) -> int:
+def _shared_bytes(task: Task, tile: _Tile, device: Device) -> int:
     """Bytes of tiles in shared memory: one step less than stages where operands move on to registers."""
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
     steps = tile.stages - 1 if device.unit == "mma" else tile.stages
     return (tile.m * x + tile.n * weight) * _block_k(task, tile) * max(1, steps)
 
 
-def _cycles(task: Task, tile: _Tile, device: _Device) -> float:
+def _cycles(task: Task, tile: _Tile, device: Device) -> float:
     """Estimated cycles of the launch with this tile."""
     rows, n, k = (int(task.constants[name] or 0) for name in ("ROWS", "N", "K"))
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
@@ -179,7 +162,7 @@ def _cycles(task: Task, tile: _Tile, device: _Device) -> float:
         warp_m, warp_n = tile.m / 2, tile.n / (tile.warps / 2)
         rate = min(rate, 128 * warp_m * warp_n / ((warp_m + warp_n) * weight))
     step_bytes = tile.m * x + tile.n * weight
-    flow = min(_FILL, resident * _shared_bytes(task, tile, device) / _LATENCY)
+    flow = min(_FILL, resident * _shared_bytes(task, tile, device) / LATENCY)
     one = max(tile.m * tile.n * k / rate, step_bytes * k / flow) + _OVERHEAD / resident
     small = (
         max(tail * tile.n * k / rate, (tail * x + tile.n * weight) * k / flow) if programs > columns * whole else 0.0

@@ -8,6 +8,7 @@ until the end: no matrix units, no shared memory, many small programs, so that d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,6 +18,7 @@ import triton.language as tl
 
 from lightwam.kernels import oracle
 from lightwam.kernels.device import activate, eight_bit_scale, largest_or_infinity, round_to_eight_bits
+from lightwam.kernels.devices import DEVICES, LATENCY, MOST_WARPS, REGISTERS, Device
 from lightwam.kernels.oracle import ACTIVATIONS, Activation, Array
 from lightwam.kernels.task import ELEMENT_BYTES, Argument, DType, Tactic, Task
 
@@ -215,21 +217,26 @@ def _check(
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    """Blocks worth compiling, the best guess first: 8, 4 or 16 KiB of weights a step, rows of up to 1 KiB of them."""
+    """Blocks of 4, 8 or 16 KiB of weights a step, rows of up to 1 KiB of them; the best guess first.
+
+    ValueError for a target that is not in devices.py.
+    """
     if target == "interpreter":
         return [_tactic(task, 1 << 20, 1 << 12, 4)]
+    if target not in DEVICES:
+        raise ValueError(f"matvec: no tactics for target {target!r}; known: {', '.join(DEVICES)}")
     unique: list[Tactic] = []
-    for block in ((8 << 10, 1 << 10, 4), (4 << 10, 1 << 10, 4), (16 << 10, 1 << 10, 8)):
-        tactic = _tactic(task, *block)
+    for step_bytes, warps in ((8 << 10, 4), (4 << 10, 4), (16 << 10, 8)):
+        tactic = _tactic(task, step_bytes, 1 << 10, warps)
         if tactic not in unique:
             unique.append(tactic)
-    return unique
+    return sorted(unique, key=lambda tactic: _cycles(task, tactic, DEVICES[target]))
 
 
 def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     """The tactic that reads about `step_bytes` of weights a step, `row_bytes` of each of their rows."""
     n, k, rows = (int(task.constants[name] or 0) for name in ("N", "K", "ROWS"))
-    element = ELEMENT_BYTES[next(argument.dtype for argument in task.arguments if argument.name == "weight")]
+    element = _weight_bytes(task)
     block_r = triton.next_power_of_2(rows) if rows <= MOST_ROWS else 1
     block_k = min(row_bytes // element, triton.next_power_of_2(k))
     divisor = k & -k
@@ -239,6 +246,25 @@ def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     block_x = max(32, min(2048 // block_r, triton.next_power_of_2(k)))
     constants = {"BLOCK_R": block_r, "BLOCK_N": block_n, "BLOCK_K": block_k, "BLOCK_X": block_x}
     return Tactic(constants, num_warps=warps, num_stages=2)
+
+
+def _weight_bytes(task: Task) -> int:
+    return ELEMENT_BYTES[next(argument.dtype for argument in task.arguments if argument.name == "weight")]
+
+
+def _cycles(task: Task, tactic: Tactic, device: Device) -> float:
+    """Estimated cycles: whole waves of programs at the rate of device memory, then a last one that may only wait."""
+    block_r, block_n, block_k = (int(tactic.constants[name] or 0) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
+    threads, steps = 32 * tactic.num_warps, -(-int(task.constants["K"] or 0) // block_k)
+    step_elements = block_n * block_k
+    registers = 30 if task.constants["X_MODE"] == "plain" else 44  # beside the sums and the weights on their way
+    registers += math.ceil(step_elements / threads * (block_r + _weight_bytes(task) / 4))
+    resident = max(1, min(REGISTERS // (registers * threads), MOST_WARPS // tactic.num_warps))
+    programs = math.prod(grid(task, tactic))
+    waves, rest = divmod(programs, resident * device.multiprocessors)
+    one = step_elements * _weight_bytes(task) * steps / device.memory_bytes  # alone on its multiprocessor
+    last = max(math.ceil(rest / device.multiprocessors) * one, (steps + 2) * LATENCY) if rest else 0.0
+    return waves * resident * one + last
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
