@@ -134,6 +134,18 @@ void tile_values(const KernelTable& kernels, const Attention& a, const Plan& pla
     }
 }
 
+// Tiles of query rows [begin, end) of a head.
+void attend_rows(const KernelTable& kernels, const Attention& a, const Plan& plan, const ThreadScratch& mine,
+                 const std::byte* packed, std::size_t head, std::size_t begin, std::size_t end) noexcept {
+    for (std::size_t row = begin; row < end; row += kernels.tile_rows) {
+        const std::size_t rows = std::min(kernels.tile_rows, end - row);
+        const std::size_t first = row * a.width() + head * a.head_width;
+        for (std::size_t i = 0; i < rows; ++i) mine.pointers[i] = element(a.q, first + i * a.width());
+        tile_probabilities(kernels, a, plan, mine, packed, rows);
+        tile_values(kernels, a, plan, mine, packed + plan.keys.bytes(), rows, first);
+    }
+}
+
 void attend(const Execution& execution, const Attention& a, const Keys& keys, std::byte* base) noexcept {
     const KernelTable& kernels = *execution.kernels;
     const Plan plan(kernels, a, keys.total());
@@ -143,6 +155,16 @@ void attend(const Execution& execution, const Attention& a, const Keys& keys, st
         Scratch scratch(thread_base + static_cast<std::size_t>(thread) * plan.thread_bytes);
         return ThreadScratch(scratch, kernels, a, plan.keys, plan.values);
     };
+    if (a.heads % static_cast<std::size_t>(execution.pool->threads()) == 0) {
+        // A thread packs its next head where its last one was: in its own second-level cache.
+        execution.pool->parallel_for(a.heads, [&](std::size_t head, int thread) {
+            const ThreadScratch mine = scratch_of(thread);
+            std::byte* const own = packed + static_cast<std::size_t>(thread) * plan.head_bytes;
+            pack_head(kernels, a, keys, plan, head, mine.pointers, own);
+            attend_rows(kernels, a, plan, mine, own, head, 0, a.tokens);
+        });
+        return;
+    }
     execution.pool->parallel_for(a.heads, [&](std::size_t head, int thread) {
         pack_head(kernels, a, keys, plan, head, scratch_of(thread).pointers, packed + head * plan.head_bytes);
     });
@@ -150,17 +172,9 @@ void attend(const Execution& execution, const Attention& a, const Keys& keys, st
     const std::size_t blocks = ceil_div(a.tokens, item_rows);
     execution.pool->parallel_for(a.heads * blocks, [&](std::size_t item, int thread) {
         const std::size_t head = item / blocks;
-        const ThreadScratch mine = scratch_of(thread);
-        const std::byte* packed_keys = packed + head * plan.head_bytes;
         const std::size_t begin = item % blocks * item_rows;
-        const std::size_t end = std::min(begin + item_rows, a.tokens);
-        for (std::size_t row = begin; row < end; row += kernels.tile_rows) {
-            const std::size_t rows = std::min(kernels.tile_rows, end - row);
-            const std::size_t first = row * a.width() + head * a.head_width;
-            for (std::size_t i = 0; i < rows; ++i) mine.pointers[i] = element(a.q, first + i * a.width());
-            tile_probabilities(kernels, a, plan, mine, packed_keys, rows);
-            tile_values(kernels, a, plan, mine, packed_keys + plan.keys.bytes(), rows, first);
-        }
+        attend_rows(kernels, a, plan, scratch_of(thread), packed + head * plan.head_bytes, head, begin,
+                    std::min(begin + item_rows, a.tokens));
     });
 }
 

@@ -3,13 +3,40 @@
 // Softmax of one row of logits, and the two steps of learned-query pooling that are no matrix product of packed
 // weights.
 
-// Numerators exp(scale * score - largest) of logits that carry no bias; `largest` is already scaled.
+// Two vectors of numerators 2^(score * factor + shift) at a time as far as they go; adds them to `sum` as they are
+// stored. Returns how many.
+template <class P>
+LIGHTWAM_INLINE std::size_t exponential_pairs(const Softmax&, float, float, P*, vf&) {
+    return 0;
+}
+#if LIGHTWAM_NATIVE_BF16
+LIGHTWAM_INLINE std::size_t exponential_pairs(const Softmax& s, float factor, float shift, bf16_bits* probabilities,
+                                              vf& sum) {
+    const vu ones = vu{} + 0x3f803f80U;
+    std::size_t i = 0;
+    for (; i + 2 * kLanes <= s.count; i += 2 * kLanes) {
+        const vf low = exp2(load(s.scores + i) * factor + shift);
+        const vf high = exp2(load(s.scores + i + kLanes) * factor + shift);
+        const __m512bh pair = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
+        store_as(probabilities + i, reinterpret_cast<vu>(pair));
+        sum = reinterpret_cast<vf>(
+            _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), pair, reinterpret_cast<__m512bh>(ones)));
+    }
+    return i;
+}
+#endif
+
+// Numerators exp(scale * (score - largest)) of logits that carry no bias. A NaN score may have lost in the maximum;
+// here it makes the sum, and so the whole row, NaN.
 template <class P>
 LIGHTWAM_INLINE float exponentials(const Softmax& s, float scale, float largest, P* probabilities) {
+    const float factor = scale * 1.44269504F;
+    const float shift = -largest * factor;
     vf sum{};
-    for_vectors(s.count, [&](std::size_t i, auto lanes) {
-        // A NaN score may have lost in the maximum; here it makes the sum, and so the whole row, NaN.
-        const vf p = rounded(exp(load(s.scores + i, lanes) * scale - largest), probabilities);
+    const std::size_t done = exponential_pairs(s, factor, shift, probabilities, sum);
+    for_vectors(s.count - done, [&](std::size_t at, auto lanes) {
+        const std::size_t i = done + at;
+        const vf p = rounded(exp2(load(s.scores + i, lanes) * factor + shift), probabilities);
         store(probabilities + i, p, lanes);
         sum = sum + padded(p, lanes, 0.0F);
     });
@@ -23,7 +50,7 @@ LIGHTWAM_INLINE float softmax_row(const Softmax& s, P* probabilities) {
         for_vectors(s.count, [&](std::size_t i, auto lanes) {
             best = at_least(padded(load(s.scores + i, lanes), lanes, -__builtin_inff()), best);
         });
-        return exponentials(s, s.scale, maximum_of_lanes(best) * s.scale, probabilities);
+        return exponentials(s, s.scale, maximum_of_lanes(best), probabilities);
     }
     for_vectors(s.count, [&](std::size_t i, auto lanes) {
         const vf v = load(s.scores + i, lanes) * s.scale + load(s.bias + i, lanes);

@@ -2,6 +2,7 @@
 //
 // self_attention, cross_attention, text_key_bias and learned_query_pool against plain loops in double.
 #include "check.hpp"
+#include "cpu/isa/kernel_table.hpp"
 
 namespace cpu = lightwam::cpu;
 using check::Buffer;
@@ -200,6 +201,35 @@ void test_nan_query(DType dtype) {
     }
 }
 
+// Numerators from 1 down to zero, their sum as they are stored, an impossible key. The factor of an exponent is rounded
+// and so is their product: relative errors of 2^-24, times the exponent. What all share (the largest
+// exponent's 2^-24 * 1.4) cancels in the probabilities.
+void test_softmax_range(std::size_t count, double step, DType dtype) {
+    const double scale = 0.7;
+    for (const cpu::Level level : check::levels()) {
+        const cpu::KernelTable& kernels = *cpu::kernels_of(level);
+        Buffer scores(DType::f32, count);
+        for (std::size_t i = 0; i < count; ++i) scores.set(i, 2.0 - step * static_cast<double>((i * 7) % count));
+        if (count > 40) scores.set(40, -std::numeric_limits<double>::infinity());
+        const std::vector<double> logits = scores.values();
+        Buffer y(dtype, count);
+        const float sum =
+            kernels.softmax({scores.floats(), count, static_cast<float>(scale), nullptr, y.output(), false});
+        double stored = 0.0;
+        const std::string where = "softmax of " + std::to_string(count) + " scores [" + cpu::level_name(level) + "]";
+        for (std::size_t i = 0; i < count; ++i) {
+            const double exponent = scale * (logits[i] - 2.0);
+            const double want = std::exp(exponent);
+            const double relative = dtype == DType::f32 ? 3e-7 - 1.5e-7 * exponent : 4e-3;
+            const double error = std::abs(y[i] - want);
+            check::that(want == 0.0 ? y[i] == 0.0 : error <= relative * want + 2e-38, where + ": numerator");
+            stored += y[i];
+        }
+        check::that(std::abs(sum - stored) <= 1e-6 * stored, where + ": sum of the numerators");
+        check::that(y.guards_hold() && scores.guards_hold(), where + ": guards");
+    }
+}
+
 void test_text_key_bias() {
     for (const std::int32_t n : {0, 3, 7, 8, 11}) {
         Buffer bias(DType::f32, 8);
@@ -304,6 +334,10 @@ int main() {
             test_cross_folded(5, 1, 10, 130, 7, 0, 2, dtype, out, false);
         }
         test_nan_query(dtype);
+        for (const std::size_t count : {1, 7, 16, 32, 41, 100, 392}) {
+            test_softmax_range(count, 0.01, dtype);
+            test_softmax_range(count, 2.3, dtype);
+        }
         test_pool(40, 48, 8, 16, 1, dtype, DType::f32);
         test_pool(33, 50, 3, 5, 4, dtype, DType::bf16);
         test_pool(1, 70, 2, 20, 3, dtype, dtype);
