@@ -50,6 +50,10 @@ EngineFile::EngineFile(const std::string& path) : refuse_(path), file_(path) {
     graph_.tensors = std::move(contents.tensors);
     const JsonValue document = parse_document(document_, "metadata 'lightwam'", refuse_);
     read_graph(document, graph_, refuse_);
+    if (const JsonValue* gpu = document.find("gpu"); gpu != nullptr) {
+        launch_plan_ = read_launch_plan(*gpu, graph_, refuse_);
+        check_launch_plan(*launch_plan_, graph_, refuse_);
+    }
     read_checksums(document, graph_.tensors, refuse_);
     mark_weight_scales(graph_.set_instruction, graph_.tensors);
     mark_weight_scales(graph_.act, graph_.tensors);

@@ -2,10 +2,12 @@
 // An engine file: its header verified as a whole by the constructor, its numbers as they are read.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "engine/graph.hpp"
 #include "engine/input_file.hpp"
+#include "engine/launch_plan.hpp"
 #include "engine/refusal.hpp"
 #include "engine/tensor_check.hpp"
 
@@ -18,6 +20,9 @@ class EngineFile {
     explicit EngineFile(const std::string& path);
 
     const Graph& graph() const { return graph_; }
+    // How to run the graph on a GPU; null when the file has no machine code.
+    const LaunchPlan* launch_plan() const { return launch_plan_ ? &*launch_plan_ : nullptr; }
+    const Refusal& refusal() const { return refuse_; }
     // The JSON document as it stands in the file.
     const std::string& document() const { return document_; }
 
@@ -34,6 +39,7 @@ class EngineFile {
     InputFile file_;
     std::string document_;
     Graph graph_;
+    std::optional<LaunchPlan> launch_plan_;
 };
 
 }  // namespace lightwam::engine

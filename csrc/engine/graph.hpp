@@ -76,6 +76,7 @@ struct Tensor {
     std::size_t bytes = 0;
     std::optional<std::uint32_t> checksum;  // CRC-32 of its bytes
     bool positive = false;                  // the scales of a quantised weight must be
+    bool opaque = false;                    // i8 that holds machine code: any byte
 };
 
 struct Value {

@@ -2,7 +2,6 @@
 #include "engine/graph_reader.hpp"
 
 #include <algorithm>
-#include <initializer_list>
 
 #include "engine/lifetimes.hpp"
 #include "engine/op_checks.hpp"
@@ -15,13 +14,6 @@ constexpr std::int64_t kFormatVersion = 1;
 constexpr std::size_t kMaxRoles = 256;  // of one op's inputs, constants or outputs
 
 using ValueIndex = std::unordered_map<std::string_view, std::size_t>;
-
-void expect_keys(const JsonValue& object, std::initializer_list<std::string_view> keys, const std::string& where,
-                 const Refusal& refuse) {
-    if (object.object() == nullptr) refuse(where + " is " + object.type_name() + "; expected an object");
-    for (const auto& [key, value] : *object.object())
-        if (std::find(keys.begin(), keys.end(), key) == keys.end()) refuse(where + ": key '" + key + "' is unknown");
-}
 
 class ProgramReader {
   public:

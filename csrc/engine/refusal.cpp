@@ -28,6 +28,13 @@ JsonValue parse_document(std::string_view text, const std::string& what, const R
     }
 }
 
+void expect_keys(const JsonValue& object, std::initializer_list<std::string_view> keys, const std::string& where,
+                 const Refusal& refuse) {
+    if (object.object() == nullptr) refuse(where + " is " + object.type_name() + "; expected an object");
+    for (const auto& [key, value] : *object.object())
+        if (std::find(keys.begin(), keys.end(), key) == keys.end()) refuse(where + ": key '" + key + "' is unknown");
+}
+
 const JsonValue& read_member(const JsonValue& object, const std::string& where, const std::string& key,
                              const Refusal& refuse) {
     const JsonValue* value = object.find(key);

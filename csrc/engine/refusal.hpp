@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +25,10 @@ class Refusal {
 
 // Parses JSON, refusing on a JsonError. `what` names the text in the message.
 JsonValue parse_document(std::string_view text, const std::string& what, const Refusal& refuse);
+
+// Refuses what is no object, or has a key beside `keys`.
+void expect_keys(const JsonValue& object, std::initializer_list<std::string_view> keys, const std::string& where,
+                 const Refusal& refuse);
 
 // The following refuse when the value is null (a missing key) or of another type. `where` names the object.
 std::vector<std::int64_t> read_integers(const JsonValue* value, const std::string& where, const std::string& key,

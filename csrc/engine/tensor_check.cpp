@@ -34,7 +34,7 @@ bool all_finite(const Tensor& tensor, const std::byte* data, std::size_t bytes) 
 }
 
 bool all_in_range(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
-    if (tensor.dtype == DType::i8) return std::memchr(data, 0x80, bytes) == nullptr;
+    if (tensor.dtype == DType::i8) return tensor.opaque || std::memchr(data, 0x80, bytes) == nullptr;
     if (!tensor.positive || tensor.dtype != DType::f32) return true;
     for (std::size_t at = 0; at + sizeof(float) <= bytes; at += sizeof(float)) {
         float value;

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/device.hpp"
+
+#include <algorithm>
+#include <fstream>
+
+namespace lightwam::cuda {
+namespace {
+
+int attribute(const Driver& driver, DeviceAttribute which, Device device) {
+    int value = 0;
+    check(driver, driver.device_get_attribute(&value, which, device), "asking the GPU for its properties");
+    return value;
+}
+
+Gpu describe(const Driver& driver, int ordinal) {
+    Gpu gpu;
+    char name[256] = {};
+    check(driver, driver.device_get(&gpu.device, ordinal), "opening GPU " + std::to_string(ordinal));
+    check(driver, driver.device_get_name(name, sizeof(name) - 1, gpu.device), "asking the GPU for its name");
+    gpu.name = name;
+    gpu.arch = 10 * attribute(driver, DeviceAttribute::compute_capability_major, gpu.device) +
+               attribute(driver, DeviceAttribute::compute_capability_minor, gpu.device);
+    gpu.integrated = attribute(driver, DeviceAttribute::integrated, gpu.device) != 0 &&
+                     attribute(driver, DeviceAttribute::can_map_host_memory, gpu.device) != 0;
+    gpu.max_threads = static_cast<std::uint32_t>(attribute(driver, DeviceAttribute::max_threads_per_block, gpu.device));
+    gpu.max_shared =
+        static_cast<std::uint32_t>(attribute(driver, DeviceAttribute::max_shared_memory_per_block_optin, gpu.device));
+    return gpu;
+}
+
+// MemAvailable of the system, bytes; 0 when it does not say.
+std::size_t system_memory_available() {
+    std::ifstream file("/proc/meminfo");
+    std::string key;
+    std::size_t kilobytes = 0;
+    std::string unit;
+    while (file >> key >> kilobytes) {
+        std::getline(file, unit);
+        if (key == "MemAvailable:") return kilobytes << 10;
+    }
+    return 0;
+}
+
+}  // namespace
+
+Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const std::string& engine_name) {
+    int count = 0;
+    check(driver, driver.device_get_count(&count), "counting the GPUs");
+    if (count == 0)
+        throw Error(ErrorKind::device,
+                    "there is no GPU that this process may use; pass device='cpu', or look at "
+                    "CUDA_VISIBLE_DEVICES");
+    std::string found;
+    for (int ordinal = 0; ordinal < count; ++ordinal) {
+        Gpu gpu = describe(driver, ordinal);
+        for (std::size_t image = 0; image < plan.images.size(); ++image) {
+            if (plan.images[image].arch != gpu.arch) continue;
+            gpu.image = image;
+            return gpu;
+        }
+        found += (found.empty() ? "'" : ", '") + gpu.name + "' (sm_" + std::to_string(gpu.arch) + ")";
+    }
+    std::string held;
+    for (const engine::PlanImage& image : plan.images) held += (held.empty() ? "" : ", ") + image.target;
+    throw Error(ErrorKind::device, "engine '" + engine_name + "' has machine code for " + held +
+                                       ", but this machine's GPU is " + found +
+                                       "; run 'lightwam compile' for it, or pass device='cpu'");
+}
+
+PrimaryContext::PrimaryContext(const Driver& driver, const Gpu& gpu) : driver_(driver), device_(gpu.device) {
+    check(driver, driver.device_primary_ctx_retain(&handle_, gpu.device), "starting GPU '" + gpu.name + "'");
+}
+
+ContextScope::ContextScope(const Driver& driver, const PrimaryContext& context) : driver_(driver) {
+    check(driver, driver.ctx_push_current(context.handle()), "using the GPU from this thread");
+}
+
+ContextScope::~ContextScope() {
+    Context popped = nullptr;
+    driver_.ctx_pop_current(&popped);
+}
+
+StreamOwner::StreamOwner(const Driver& driver) : driver_(driver) {
+    check(driver, driver.stream_create(&handle_, kStreamNonBlocking), "making a stream on the GPU");
+}
+
+std::size_t available_memory(const Driver& driver, const Gpu& gpu) {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(driver, driver.mem_get_info(&free, &total), "asking the GPU for its free memory");
+    return gpu.integrated ? std::max(free, std::min(total, system_memory_available())) : free;
+}
+
+}  // namespace lightwam::cuda

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which GPU runs a plan, and its context and stream for as long as a policy needs them.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "cuda/driver.hpp"
+#include "engine/launch_plan.hpp"
+
+namespace lightwam::cuda {
+
+struct Gpu {
+    Device device = 0;
+    std::string name;
+    int arch = 0;             // 87: compute capability 8.7
+    std::size_t image = 0;    // of the plan: its machine code
+    bool integrated = false;  // shares its memory with the processor
+    std::uint32_t max_threads = 0;
+    std::uint32_t max_shared = 0;  // dynamic shared memory of a block, bytes
+};
+
+// The first GPU of this process that the plan has machine code for. Throws Error (device) naming the GPUs and the
+// targets held. Machine code runs on the architecture that it was made for and on no other.
+Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const std::string& engine_name);
+
+// The device's primary context, shared with other libraries of the process. Current only inside of a ContextScope.
+class PrimaryContext {
+  public:
+    PrimaryContext(const Driver& driver, const Gpu& gpu);
+    ~PrimaryContext() { driver_.device_primary_ctx_release(device_); }
+    PrimaryContext(const PrimaryContext&) = delete;
+    PrimaryContext& operator=(const PrimaryContext&) = delete;
+    Context handle() const { return handle_; }
+
+  private:
+    const Driver& driver_;
+    Device device_;
+    Context handle_ = nullptr;
+};
+
+// Makes a context current for this thread, and the one before again at the end.
+class ContextScope {
+  public:
+    ContextScope(const Driver& driver, const PrimaryContext& context);
+    ~ContextScope();
+    ContextScope(const ContextScope&) = delete;
+    ContextScope& operator=(const ContextScope&) = delete;
+
+  private:
+    const Driver& driver_;
+};
+
+class StreamOwner {
+  public:
+    explicit StreamOwner(const Driver& driver);
+    ~StreamOwner() { driver_.stream_destroy(handle_); }
+    StreamOwner(const StreamOwner&) = delete;
+    StreamOwner& operator=(const StreamOwner&) = delete;
+    Stream handle() const { return handle_; }
+    void synchronize(const char* what) const { check(driver_, driver_.stream_synchronize(handle_), what); }
+
+  private:
+    const Driver& driver_;
+    Stream handle_ = nullptr;
+};
+
+// Bytes that may be allocated now, in the current context. An integrated GPU has what the system can make free: the
+// driver counts the file cache as used.
+std::size_t available_memory(const Driver& driver, const Gpu& gpu);
+
+}  // namespace lightwam::cuda

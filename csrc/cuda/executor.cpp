@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/executor.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cuda/program_memory.hpp"
+
+namespace lightwam::cuda {
+namespace {
+
+constexpr std::size_t kChannels = 3;
+// Memory set aside for the values of instructions.
+constexpr std::uint64_t kInstructionsBytes = std::uint64_t{256} << 20;
+constexpr std::size_t kMinSlots = 2;
+constexpr std::size_t kMaxSlots = 32;
+
+std::size_t frame_bytes(const ImageView& image) {
+    return static_cast<std::size_t>(image.height) * static_cast<std::size_t>(image.width) * kChannels;
+}
+
+// A picture of any strides to uint8 [height, width, 3].
+void copy_frame(const ImageView& image, std::byte* destination) {
+    const auto width = static_cast<std::size_t>(image.width);
+    const bool dense = image.channel_stride == 1 && image.column_stride == static_cast<std::int64_t>(kChannels);
+    for (std::int64_t y = 0; y < image.height; ++y) {
+        const std::uint8_t* const row = image.pixels + y * image.row_stride;
+        if (dense) {
+            std::memcpy(destination, row, width * kChannels);
+            destination += width * kChannels;
+            continue;
+        }
+        for (std::int64_t x = 0; x < image.width; ++x)
+            for (std::int64_t c = 0; c < static_cast<std::int64_t>(kChannels); ++c)
+                *destination++ = static_cast<std::byte>(row[x * image.column_stride + c * image.channel_stride]);
+    }
+}
+
+std::string mebibytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
+
+DeviceMemory plan_memory(const engine::LaunchPlan& plan, std::uint64_t instruction_bytes, std::size_t slots) {
+    DeviceMemory memory;
+    memory.weights = static_cast<std::size_t>(plan.weights_bytes);
+    memory.arena = aligned(std::max(plan.set_instruction.arena_bytes, plan.act.arena_bytes));
+    memory.instructions = aligned(instruction_bytes) * slots;
+    memory.staged = bound_bytes(plan.set_instruction) + bound_bytes(plan.act);
+    return memory;
+}
+
+void check_memory(const Driver& driver, const Gpu& gpu, const DeviceMemory& memory, const std::string& engine_name) {
+    const std::size_t free = available_memory(driver, gpu);
+    if (memory.total() <= free) return;
+    throw Error(ErrorKind::device, "engine '" + engine_name + "' needs " + mebibytes(memory.total()) +
+                                       " of memory on GPU '" + gpu.name + "' (weights " + mebibytes(memory.weights) +
+                                       ", values " + mebibytes(memory.arena + memory.instructions + memory.staged) +
+                                       "), and " + mebibytes(free) +
+                                       " are free; free some, take an int8 engine, or pass device='cpu'");
+}
+
+}  // namespace
+
+std::size_t instruction_slots(std::uint64_t instruction_bytes, std::size_t capacity) {
+    const std::uint64_t fit = kInstructionsBytes / std::max<std::uint64_t>(instruction_bytes, 1);
+    const std::size_t most = static_cast<std::size_t>(std::min<std::uint64_t>(fit, kMaxSlots));
+    return std::max(std::min(capacity, most), kMinSlots);
+}
+
+struct Executor::Loaded {
+    Loaded(const Driver& driver, const Gpu& gpu, const engine::EngineFile& file, std::size_t slots,
+           const DeviceMemory& sizes, std::span<const std::byte> image)
+        : driver(driver),
+          gpu(gpu),
+          plan(*file.launch_plan()),
+          policy(file.graph().policy),
+          memory(sizes),
+          stream(driver),
+          modules(driver, gpu, plan, image),
+          weights(driver, memory.weights, "the weights"),
+          work(driver, memory.arena + memory.instructions, "the values"),
+          text(driver, gpu, plan.set_instruction, policy.cameras),
+          act(driver, gpu, plan.act, policy.cameras),
+          slot_bytes(aligned(file.graph().instruction_bytes)),
+          graphs(slots) {
+        // A plan need not read the rows.
+        if (text.find<float>("context") == nullptr)
+            context.resize(static_cast<std::size_t>(policy.context_rows * policy.text_width));
+    }
+    // Nothing may still run when the memory goes.
+    ~Loaded() { driver.stream_synchronize(stream.handle()); }
+
+    Places places(std::size_t slot) const {
+        return {weights.address(), work.address(), work.address() + memory.arena + slot * slot_bytes};
+    }
+    std::vector<BoundLaunch> bind(const ProgramMemory& program, std::size_t slot) const {
+        return program.bind(plan, gpu, modules, places(slot));
+    }
+    void stage(const ActInputs& inputs);
+    void stage_frame(std::size_t camera, const ImageView& image, std::int32_t* sizes);
+
+    const Driver& driver;
+    const Gpu gpu;
+    const engine::LaunchPlan plan;
+    const engine::PolicyDescription policy;
+    DeviceMemory memory;
+    StreamOwner stream;
+    Modules modules;
+    DeviceBlock weights;
+    DeviceBlock work;  // the arena, then the slots
+    ProgramMemory text;
+    ProgramMemory act;
+    std::size_t slot_bytes;
+    std::vector<LaunchGraph> graphs;  // of act, by slot
+    std::vector<float> context;       // where no kernel reads it
+    HostConstants constants;
+};
+
+void Executor::Loaded::stage_frame(std::size_t camera, const ImageView& image, std::int32_t* sizes) {
+    if (sizes != nullptr) {
+        sizes[2 * camera] = static_cast<std::int32_t>(image.height);
+        sizes[2 * camera + 1] = static_cast<std::int32_t>(image.width);
+    }
+    if (!act.reads_frame(camera)) return;
+    StagedBlock& block = act.frame(camera);
+    const std::size_t bytes = frame_bytes(image);
+    if (bytes > block.bytes()) {
+        StagedBlock larger(driver, gpu, bytes, "the frames of camera '" + policy.cameras[camera].name + "'");
+        // The graphs hold the address of the old one.
+        for (LaunchGraph& graph : graphs) graph = LaunchGraph();
+        memory.staged += larger.bytes() - block.bytes();
+        std::swap(block, larger);
+    }
+    copy_frame(image, block.data());
+    block.upload(driver, stream.handle(), bytes);
+}
+
+void Executor::Loaded::stage(const ActInputs& inputs) {
+    if (float* const state = act.find<float>("state"); state != nullptr)
+        std::copy_n(inputs.state, policy.state_width, state);
+    if (float* const latents = act.find<float>("latents"); latents != nullptr)
+        std::copy_n(inputs.latents, policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2], latents);
+    auto* const sizes = act.find<std::int32_t>("frame_sizes");
+    for (std::size_t camera = 0; camera < policy.cameras.size(); ++camera)
+        stage_frame(camera, *inputs.frames[camera], sizes);
+    act.upload_inputs(stream.handle());
+}
+
+Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std::vector<std::size_t>& text_constants)
+    : driver_(load_driver()), gpu_(find_gpu(driver_, *file.launch_plan(), file.graph().name)) {
+    const engine::LaunchPlan& plan = *file.launch_plan();
+    const std::size_t image_tensor = plan.images[gpu_.image].tensor;
+    const std::vector<std::byte> image = read_tensor(file, image_tensor);
+    check_images(plan, gpu_, image, file.refusal());
+    context_.emplace(driver_, gpu_);
+    const ContextScope scope(driver_, *context_);
+    const DeviceMemory sizes = plan_memory(plan, file.graph().instruction_bytes, slots);
+    check_memory(driver_, gpu_, sizes, file.graph().name);
+    loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, image);
+    try {
+        for (const std::size_t tensor : text_constants) loaded_->constants.emplace(tensor, std::vector<std::byte>());
+        upload_weights(file, driver_, loaded_->stream.handle(), loaded_->weights.address(), loaded_->constants,
+                       image_tensor);
+    } catch (...) {
+        loaded_.reset();  // inside of the scope
+        throw;
+    }
+}
+
+Executor::~Executor() {
+    if (!loaded_) return;
+    Context popped = nullptr;
+    // Whatever the driver says: the memory goes with the context.
+    driver_.ctx_push_current(context_->handle());
+    loaded_.reset();
+    driver_.ctx_pop_current(&popped);
+}
+
+const DeviceMemory& Executor::memory() const { return loaded_->memory; }
+
+const std::byte* Executor::text_constant(std::size_t tensor) const { return loaded_->constants.at(tensor).data(); }
+
+float* Executor::context() {
+    float* const read = loaded_->text.find<float>("context");
+    return read != nullptr ? read : loaded_->context.data();
+}
+
+void Executor::set_instruction(std::size_t slot, std::int32_t text_rows) {
+    const ContextScope scope(driver_, *context_);
+    Loaded& on = *loaded_;
+    if (auto* const rows = on.text.find<std::int32_t>("text_rows"); rows != nullptr) *rows = text_rows;
+    on.text.upload_inputs(on.stream.handle());
+    std::vector<BoundLaunch> launches = on.bind(on.text, slot);
+    launch_all(driver_, on.stream.handle(), launches);
+    on.stream.synchronize("computing the instruction on the GPU");
+}
+
+const float* Executor::act(std::size_t slot, const ActInputs& inputs) {
+    const ContextScope scope(driver_, *context_);
+    Loaded& on = *loaded_;
+    on.stage(inputs);
+    if (on.graphs[slot].empty()) {
+        std::vector<BoundLaunch> launches = on.bind(on.act, slot);
+        on.graphs[slot] = LaunchGraph(driver_, on.stream.handle(), launches);
+    }
+    on.graphs[slot].launch(on.stream.handle());
+    on.act.download_outputs(on.stream.handle());
+    on.stream.synchronize("computing actions on the GPU");
+    return on.act.find<float>("actions");
+}
+
+}  // namespace lightwam::cuda

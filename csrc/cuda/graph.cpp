@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/graph.hpp"
+
+namespace lightwam::cuda {
+namespace {
+
+// A recorded graph, before it is made ready to run.
+struct RecordedGraph {
+    const Driver& driver;
+    Graph handle = nullptr;
+    ~RecordedGraph() {
+        if (handle != nullptr) driver.graph_destroy(handle);
+    }
+};
+
+void record(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches, RecordedGraph& graph) {
+    check(driver, driver.stream_begin_capture(stream, kCaptureThreadLocal), "recording the graph");
+    try {
+        launch_all(driver, stream, launches);
+    } catch (...) {
+        // Or the stream would record for ever.
+        driver.stream_end_capture(stream, &graph.handle);
+        throw;
+    }
+    check(driver, driver.stream_end_capture(stream, &graph.handle), "recording the graph");
+}
+
+}  // namespace
+
+void launch_all(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches) {
+    std::vector<void*> parameters;
+    for (BoundLaunch& launch : launches) {
+        parameters.clear();
+        for (DeviceAddress& address : launch.parameters) parameters.push_back(&address);
+        const Result result =
+            driver.launch_kernel(launch.function, launch.grid[0], launch.grid[1], launch.grid[2], launch.threads, 1, 1,
+                                 launch.shared, stream, parameters.data(), nullptr);
+        if (result != Result::success) throw DriverError(driver, result, "launching '" + *launch.name + "'");
+    }
+}
+
+LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches) {
+    RecordedGraph graph{driver};
+    record(driver, stream, launches, graph);
+    check(driver, driver.graph_instantiate(&exec_, graph.handle, 0), "making the graph ready");
+    driver_ = &driver;
+}
+
+LaunchGraph::~LaunchGraph() {
+    if (exec_ != nullptr) driver_->graph_exec_destroy(exec_);
+}
+
+void LaunchGraph::launch(Stream stream) const {
+    check(*driver_, driver_->graph_launch(exec_, stream), "starting the graph");
+}
+
+}  // namespace lightwam::cuda

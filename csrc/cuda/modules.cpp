@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/modules.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "cuda/cubin.hpp"
+
+namespace lightwam::cuda {
+namespace {
+
+constexpr std::uint32_t kPointerBytes = 8;
+
+using Place = std::pair<std::uint64_t, std::uint64_t>;  // offset and bytes of a cubin in the image
+
+std::span<const std::byte> code(const engine::Tactic& tactic, std::span<const std::byte> image) {
+    return image.subspan(static_cast<std::size_t>(tactic.offset), static_cast<std::size_t>(tactic.bytes));
+}
+
+// What does not fit between a tactic and its cubin; empty when all does.
+std::string mismatch(const engine::Tactic& tactic, std::size_t arguments, const Cubin& cubin, int arch) {
+    const auto differs = [](const std::string& what, const std::string& found, const std::string& expected) {
+        return "its cubin has " + what + " " + found + "; expected " + expected;
+    };
+    if (cubin.arch != arch)
+        return differs("architecture", "sm_" + std::to_string(cubin.arch), "sm_" + std::to_string(arch));
+    if (cubin.entry != tactic.entry) return differs("entry", "'" + cubin.entry + "'", "'" + tactic.entry + "'");
+    const std::size_t count = arguments + kScratchParameters;
+    if (cubin.parameters.size() != count)
+        return differs("a number of parameters of", std::to_string(cubin.parameters.size()), std::to_string(count));
+    for (std::size_t i = 0; i < count; ++i) {
+        const CubinParameter& parameter = cubin.parameters[i];
+        if (parameter.bytes != kPointerBytes || parameter.offset != i * kPointerBytes)
+            return differs("parameter " + std::to_string(i) + " of",
+                           std::to_string(parameter.bytes) + " bytes at " + std::to_string(parameter.offset),
+                           "8 at " + std::to_string(i * kPointerBytes));
+    }
+    const auto& threads = cubin.required_threads;
+    if (threads != std::array<std::uint32_t, 3>{tactic.threads, 1, 1})
+        return differs("a block of",
+                       std::to_string(threads[0]) + " x " + std::to_string(threads[1]) + " x " +
+                           std::to_string(threads[2]) + " threads",
+                       std::to_string(tactic.threads));
+    return "";
+}
+
+void check_limits(const engine::Tactic& tactic, const Gpu& gpu, const std::string& where) {
+    const auto refuse = [&](const std::string& what, std::uint32_t needed, std::uint32_t limit) {
+        throw Error(ErrorKind::device, where + " needs " + std::to_string(needed) + " " + what + ", but GPU '" +
+                                           gpu.name + "' has " + std::to_string(limit));
+    };
+    if (tactic.threads > gpu.max_threads) refuse("threads a block", tactic.threads, gpu.max_threads);
+    if (tactic.shared > gpu.max_shared) refuse("bytes of shared memory a block", tactic.shared, gpu.max_shared);
+}
+
+}  // namespace
+
+void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image,
+                  const engine::Refusal& refuse) {
+    std::map<Place, Cubin> cubins;
+    for (const engine::PlanTask& task : plan.tasks) {
+        const std::vector<engine::Tactic>& tactics = task.tactics[gpu.image];
+        for (std::size_t i = 0; i < tactics.size(); ++i) {
+            const engine::Tactic& tactic = tactics[i];
+            const std::string where = "task '" + task.label + "' (" + task.kernel + "), tactic " + std::to_string(i) +
+                                      " of " + plan.images[gpu.image].target;
+            auto found = cubins.find({tactic.offset, tactic.bytes});
+            if (found == cubins.end()) {
+                try {
+                    found = cubins.emplace(Place{tactic.offset, tactic.bytes}, read_cubin(code(tactic, image))).first;
+                } catch (const CubinError& error) {
+                    refuse("launch plan: " + where + ": its machine code cannot be used: " + error.what());
+                }
+            }
+            if (const std::string why = mismatch(tactic, task.arguments.size(), found->second, gpu.arch); !why.empty())
+                refuse("launch plan: " + where + ": " + why);
+            check_limits(tactic, gpu, where);
+        }
+    }
+}
+
+Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image)
+    : driver_(driver) {
+    try {
+        load(gpu, plan, image);
+    } catch (...) {
+        for (const ModuleHandle module : modules_) driver_.module_unload(module);
+        throw;
+    }
+}
+
+void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image) {
+    std::map<Place, Function> loaded;
+    for (const engine::PlanTask& task : plan.tasks) {
+        const engine::Tactic& tactic = task.tactics[gpu.image].front();
+        Function& function = loaded[{tactic.offset, tactic.bytes}];
+        if (function == nullptr) {
+            // Aligned: the driver takes the address of a whole ELF file.
+            std::vector<std::uint64_t> aligned((tactic.bytes + 7) / 8);
+            std::memcpy(aligned.data(), code(tactic, image).data(), tactic.bytes);
+            ModuleHandle module = nullptr;
+            const Result result = driver_.module_load_data(&module, aligned.data());
+            if (result != Result::success) {
+                int version = 0;
+                driver_.driver_get_version(&version);
+                throw DriverError(driver_, result,
+                                  "loading the machine code of '" + task.label + "' for sm_" +
+                                      std::to_string(gpu.arch) + " onto GPU '" + gpu.name + "' (driver for CUDA " +
+                                      std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10) +
+                                      "; a newer driver may be needed)");
+            }
+            modules_.push_back(module);
+            check(driver_, driver_.module_get_function(&function, module, tactic.entry.c_str()),
+                  "looking up the kernel '" + tactic.entry + "'");
+        }
+        if (tactic.shared > kDefaultSharedMax)
+            check(driver_,
+                  driver_.func_set_attribute(function, FunctionAttribute::max_dynamic_shared_size_bytes,
+                                             static_cast<int>(tactic.shared)),
+                  "asking for shared memory for '" + task.label + "'");
+        functions_.push_back(function);
+    }
+}
+
+Modules::~Modules() {
+    for (const ModuleHandle module : modules_) driver_.module_unload(module);
+}
+
+}  // namespace lightwam::cuda

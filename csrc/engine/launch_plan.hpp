@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// The launch plan of an engine file as plain structs (docs/launch-plan.md, section 2): which kernel runs on which
+// bytes, in which order. Indices are into the vectors.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/graph.hpp"
+#include "engine/graph_reader.hpp"
+#include "engine/json.hpp"
+#include "engine/refusal.hpp"
+
+namespace lightwam::engine {
+
+enum class Space : std::uint8_t { arena, instruction, input, output };
+
+// Arena buffers start at multiples of kArenaAlignment; every address that a launch passes is a multiple of
+// kAddressAlignment, which the machine code relies on.
+inline constexpr std::uint64_t kArenaAlignment = 256;
+inline constexpr std::uint64_t kAddressAlignment = 16;
+
+// Bytes of the block of weights.
+struct PlanWeight {
+    std::size_t tensor = 0;
+    std::uint64_t offset = 0;
+};
+
+// The machine code for one target: all cubins, one after the other.
+struct PlanImage {
+    std::string target;  // "sm_87"
+    int arch = 0;        // 87
+    std::size_t tensor = 0;
+};
+
+struct PlanArgument {
+    std::string name;
+    bool written = false;
+    std::optional<std::uint64_t> bytes;  // none: a camera's frame
+};
+
+// One way to run a task: a cubin with one entry, and how to launch it.
+struct Tactic {
+    std::string entry;
+    std::uint64_t offset = 0;  // of the cubin in the image
+    std::uint64_t bytes = 0;
+    std::array<std::uint32_t, 3> grid = {1, 1, 1};
+    std::uint32_t threads = 32;
+    std::uint32_t shared = 0;  // dynamic shared memory, bytes
+    std::string note;
+};
+
+struct PlanTask {
+    std::string kernel;
+    std::string label;
+    std::vector<PlanArgument> arguments;
+    std::vector<std::vector<Tactic>> tactics;  // [image][tactic]; the first is the default
+};
+
+struct PlanBuffer {
+    std::string name;
+    Space space = Space::arena;
+    std::uint64_t offset = 0;
+    std::optional<std::uint64_t> bytes;  // none: a camera's frame
+};
+
+// Where an argument points: into the weights or into a buffer.
+struct PlanAddress {
+    bool weight = false;
+    std::size_t buffer = 0;
+    std::uint64_t offset = 0;
+};
+
+struct Launch {
+    std::string name;
+    Stage stage = Stage::backbone;
+    std::size_t task = 0;
+    std::vector<PlanAddress> arguments;
+};
+
+struct PlanProgram {
+    std::uint64_t arena_bytes = 0;
+    std::vector<PlanBuffer> buffers;
+    std::vector<Launch> launches;
+};
+
+struct LaunchPlan {
+    std::uint64_t weights_bytes = 0;
+    std::vector<PlanWeight> weights;
+    std::vector<PlanImage> images;
+    std::vector<PlanTask> tasks;
+    PlanProgram set_instruction;
+    PlanProgram act;
+};
+
+// Name of a camera's frame among the input buffers: "frames.<camera>".
+inline constexpr std::string_view kFramePrefix = "frames.";
+
+// Reads the member `gpu` of the document and checks each number of it by itself. Marks the images' tensors as opaque.
+LaunchPlan read_launch_plan(const JsonValue& gpu, Graph& graph, const Refusal& refuse);
+
+// Checks what the parts say together: extents, the inputs and outputs of the policy, reads before writes, overlaps.
+void check_launch_plan(const LaunchPlan& plan, const Graph& graph, const Refusal& refuse);
+
+}  // namespace lightwam::engine
