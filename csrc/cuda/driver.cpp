@@ -78,30 +78,6 @@ Driver look_up(void* library) {
 
 }  // namespace
 
-bool loses_device(Result result) noexcept {
-    switch (static_cast<int>(result)) {
-        case 4:    // deinitialized
-        case 46:   // device unavailable
-        case 201:  // invalid context
-        case 214:  // uncorrectable memory error
-        case 220:  // link to another GPU failed
-        case 700:  // illegal address
-        case 702:  // time-out
-        case 709:  // context destroyed
-        case 710:  // assertion in a kernel
-        case 714:  // error on the hardware's stack
-        case 715:  // illegal instruction
-        case 716:  // misaligned address
-        case 717:  // invalid address space
-        case 718:  // invalid program counter
-        case 719:  // launch failed
-        case 999:  // unknown
-            return true;
-        default:
-            return false;
-    }
-}
-
 std::string Driver::text(Result result) const {
     const char* name = nullptr;
     const char* explanation = nullptr;

@@ -42,12 +42,33 @@ enum class Result : int {
 };
 
 // After such an error every call on the context fails: it must be given back, and made anew.
-bool loses_device(Result result) noexcept;
+constexpr bool loses_device(Result result) noexcept {
+    switch (static_cast<int>(result)) {
+        case 4:    // deinitialized
+        case 46:   // device unavailable
+        case 201:  // invalid context
+        case 214:  // uncorrectable memory error
+        case 220:  // link to another GPU failed
+        case 700:  // illegal address
+        case 702:  // time-out
+        case 709:  // context destroyed
+        case 710:  // assertion in a kernel
+        case 714:  // error on the hardware's stack
+        case 715:  // illegal instruction
+        case 716:  // misaligned address
+        case 717:  // invalid address space
+        case 718:  // invalid program counter
+        case 719:  // launch failed
+        case 999:  // unknown
+            return true;
+        default:
+            return false;
+    }
+}
 
 // CUdevice_attribute.
 enum class DeviceAttribute : int {
     max_threads_per_block = 1,
-    max_registers_per_block = 12,
     integrated = 18,
     can_map_host_memory = 19,
     compute_capability_major = 75,

@@ -167,11 +167,11 @@ Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std:
 
 Executor::~Executor() {
     if (!loaded_) return;
-    Context popped = nullptr;
-    // Whatever the driver says: the memory goes with the context.
-    driver_.ctx_push_current(context_->handle());
+    // Where the driver refuses, the memory goes with the context.
+    const bool pushed = driver_.ctx_push_current(context_->handle()) == Result::success;
     loaded_.reset();
-    driver_.ctx_pop_current(&popped);
+    Context popped = nullptr;
+    if (pushed) driver_.ctx_pop_current(&popped);
 }
 
 const DeviceMemory& Executor::memory() const { return loaded_->memory; }

@@ -36,16 +36,17 @@ std::string prompt(const engine::PolicyDescription& policy, std::string_view tex
     return result.replace(result.find(kTask), kTask.size(), text);
 }
 
-std::int32_t copy_known(const engine::Graph& graph, Weights& weights, const engine::KnownInstruction& known,
+std::int32_t copy_known(const engine::Graph& graph, const TextConstant& constant, const engine::KnownInstruction& known,
                         float* context) {
     const engine::Tensor& tensor = graph.tensors[known.context];
-    const std::byte* rows = weights.raw(known.context);
+    const std::byte* rows = constant(known.context);
     const std::size_t count = static_cast<std::size_t>(tensor.shape[0] * tensor.shape[1]);
     for (std::size_t i = 0; i < count; ++i) context[i] = element(rows, tensor.dtype, i);
     return static_cast<std::int32_t>(tensor.shape[0]);
 }
 
-std::int32_t hash_words(const engine::Graph& graph, Weights& weights, std::string_view text, float* context) {
+std::int32_t hash_words(const engine::Graph& graph, const TextConstant& constant, std::string_view text,
+                        float* context) {
     if (split_words(text).empty())
         throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " holds no word");
     const std::vector<std::string> words = split_words(prompt(graph.policy, text));
@@ -56,8 +57,8 @@ std::int32_t hash_words(const engine::Graph& graph, Weights& weights, std::strin
                                                 std::to_string(rows));
     const engine::Tensor& embedding = graph.tensors[graph.policy.text_encoder.embedding];
     const engine::Tensor& position = graph.tensors[graph.policy.text_encoder.position];
-    const std::byte* embedding_rows = weights.raw(graph.policy.text_encoder.embedding);
-    const std::byte* position_rows = weights.raw(graph.policy.text_encoder.position);
+    const std::byte* embedding_rows = constant(graph.policy.text_encoder.embedding);
+    const std::byte* position_rows = constant(graph.policy.text_encoder.position);
     const std::size_t width = static_cast<std::size_t>(graph.policy.text_width);
     for (std::size_t row = 0; row < words.size(); ++row) {
         const std::size_t bucket = hash_word(words[row]) % static_cast<std::uint64_t>(embedding.shape[0]);
@@ -91,14 +92,25 @@ std::uint64_t hash_word(std::string_view word) noexcept {
     return hash;
 }
 
-std::int32_t encode_instruction(const engine::Graph& graph, Weights& weights, std::string_view text, float* context) {
+std::vector<std::size_t> text_constants(const engine::Graph& graph) {
+    std::vector<std::size_t> tensors;
+    for (const engine::KnownInstruction& known : graph.policy.instructions) tensors.push_back(known.context);
+    if (graph.policy.text_encoder.present) {
+        tensors.push_back(graph.policy.text_encoder.embedding);
+        tensors.push_back(graph.policy.text_encoder.position);
+    }
+    return tensors;
+}
+
+std::int32_t encode_instruction(const engine::Graph& graph, const TextConstant& constant, std::string_view text,
+                                float* context) {
     const auto& known = graph.policy.instructions;
     const auto found = std::find_if(known.begin(), known.end(), [&](const auto& entry) { return entry.text == text; });
     std::int32_t rows = 0;
     if (found != known.end()) {
-        rows = copy_known(graph, weights, *found, context);
+        rows = copy_known(graph, constant, *found, context);
     } else if (graph.policy.text_encoder.present) {
-        rows = hash_words(graph, weights, text, context);
+        rows = hash_words(graph, constant, text, context);
     } else {
         throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " is unknown to engine '" + graph.name +
                                                 "', which has no text encoder; it knows " + known_instructions(graph));

@@ -2,14 +2,15 @@
 // From an instruction to context rows: known rows of the engine, or its hashed-words encoder.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/graph.hpp"
-#include "runtime/weights.hpp"
 
 namespace lightwam::runtime {
 
@@ -19,9 +20,16 @@ std::vector<std::string> split_words(std::string_view text);
 // FNV-1a, 64 bit.
 std::uint64_t hash_word(std::string_view word) noexcept;
 
+// The tensors that encode_instruction reads.
+std::vector<std::size_t> text_constants(const engine::Graph& graph);
+
+// The bytes of a tensor as they stand in the file.
+using TextConstant = std::function<const std::byte*(std::size_t tensor)>;
+
 // Writes the rows of `text` to context [L, text_width] and zeroes those after them; returns how many there are.
 // Throws Error (instruction), before anything is written, when the engine cannot encode the text.
-std::int32_t encode_instruction(const engine::Graph& graph, Weights& weights, std::string_view text, float* context);
+std::int32_t encode_instruction(const engine::Graph& graph, const TextConstant& constant, std::string_view text,
+                                float* context);
 
 // "'a', 'b' and 3 more", or "none", for messages.
 std::string known_instructions(const engine::Graph& graph);

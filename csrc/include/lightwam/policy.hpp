@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A policy: one engine file, run on this machine's processor. No third-party header is needed to use it.
+// A policy: one engine file, run on this machine's processor or GPU. No third-party header is needed to use it.
 //
 //   lightwam::Policy policy("nano.lwam");
 //   policy.set_instruction("pick up the alphabet soup and place it in the basket");
@@ -38,8 +38,8 @@ class LIGHTWAM_API Error : public std::runtime_error {
 };
 
 struct PolicyOptions {
-    std::string device = "cpu";                   // "cpu" or "auto"
-    int threads = 0;                              // 0: one per processor this process may use
+    std::string device = "cpu";                   // "cpu", "cuda", or "auto": a GPU if it can, else the processor
+    int threads = 0;                              // 0: one per processor this process may use; of the processor
     std::string precision = "auto";               // "auto" (the engine's), "f32", "bf16" or "int8"
     std::string instruction_set = "auto";         // "auto" (the best) or one of PolicyInfo::instruction_set
     std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
@@ -70,7 +70,7 @@ enum class Stage : int { preprocess = 0, vae = 1, backbone = 2, expert = 3, post
 inline constexpr int kStageCount = 6;
 LIGHTWAM_API const char* stage_name(Stage stage) noexcept;
 
-// Seconds of wall time of one chunk. `present` says which stages the engine has.
+// Seconds of wall time of one chunk. `present` says which stages were timed: none on a GPU, where a chunk is one graph.
 struct Timings {
     double seconds[kStageCount] = {};
     bool present[kStageCount] = {};
@@ -96,12 +96,13 @@ struct PolicyInfo {
     bool has_text_encoder = false;
     std::vector<std::string> instructions;  // those the engine knows
     std::string metadata_json;              // the engine's whole JSON document
-    int threads = 0;
-    std::string instruction_set;  // "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni" or "avx512_bf16"
-    std::string run_path;         // one line: device, instruction set, threads, precision, and why
-    std::string warning;          // one line when something runs slower than it might; else empty
+    int threads = 0;                        // 0 on a GPU
+    // "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni" or "avx512_bf16"; on a GPU "sm_87" or another target.
+    std::string instruction_set;
+    std::string run_path;  // one line: device, instruction set, threads, precision, and why
+    std::string warning;   // one line when something runs slower than it might; else empty
     std::size_t arena_bytes = 0;
-    std::size_t weight_bytes = 0;  // packed weights held in memory
+    std::size_t weight_bytes = 0;  // packed weights held in memory, or weights on the GPU
 };
 
 class LIGHTWAM_API Policy {

@@ -36,7 +36,8 @@ class Policy:
     """An engine file, loaded and ready.
 
     path: the engine file (`*.lwam`).
-    device: "cpu", or "auto" for the best that this build has (the log says which, and why).
+    device: "cpu", "cuda" (an engine made by `lightwam compile`, never the processor instead), or "auto": a GPU if the
+        driver, machine code for it and enough memory are there, else the processor (the log says which, and why).
     threads: processor threads; None takes one per processor that this process may use. The actions do not depend on it.
     precision: "auto" takes the engine's own; "f32", "bf16" or "int8" insist on it.
 
@@ -52,7 +53,7 @@ class Policy:
         precision: str = "auto",
     ) -> None:
         if not isinstance(device, str):
-            raise DeviceError(f"device is {device!r}; expected 'cpu' or 'auto'")
+            raise DeviceError(f"device is {device!r}; expected 'cpu', 'cuda' or 'auto'")
         if not isinstance(precision, str):
             raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16' or 'int8'")
         self._engine = _engine.Policy(engine_file_name(path), device, _thread_count(threads), precision)

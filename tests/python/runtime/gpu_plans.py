@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A launch plan for the small engine, written by hand: five toy kernels whose machine code is only the shell of a cubin.
+"""A launch plan for the small engine, written by hand: five toy kernels with the mere shell of a cubin each.
 
 What they compute has nothing to do with the engine's graph; it is what tests of the executor can compute themselves.
 """
@@ -7,10 +7,12 @@ What they compute has nothing to do with the engine's graph; it is what tests of
 from __future__ import annotations
 
 import struct
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_files import ACTION_WIDTH, CONTEXT_ROWS, HORIZON, STATE_WIDTH, TEXT_WIDTH, WIDTH, Engine, small_engine
+from engine_files import ACTION_WIDTH, CONTEXT_ROWS, HORIZON, STATE_WIDTH, TEXT_WIDTH, WIDTH, Engine, small_engine, write_engine
 
 TARGETS = {"sm_87": (87, 7), "sm_110": (110, 8)}  # architecture, version of the cubin's binary interface
 CAMERAS = ("agentview", "wrist")
@@ -130,3 +132,7 @@ def small_gpu_engine() -> Engine:
     for target, image in images.items():
         engine.tensors[f"gpu.{target}"] = np.frombuffer(image, dtype=np.int8)
     return engine
+
+
+if __name__ == "__main__":  # writes the file that the C++ tests read
+    write_engine(Path(sys.argv[1]) / "small_gpu.lwam", small_gpu_engine())

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+// The processor as a backend: every op of the graph bound to a kernel of the best instruction set.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <optional>
+#include <system_error>
+
+#include "cpu/cpu.hpp"
+#include "runtime/backend.hpp"
+#include "runtime/binder.hpp"
+#include "runtime/block.hpp"
+#include "runtime/instruction_cache.hpp"
+#include "runtime/instruction_rows.hpp"
+#include "runtime/processors.hpp"
+#include "runtime/resize_plans.hpp"
+#include "runtime/weights.hpp"
+
+namespace lightwam::runtime {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kMaxThreads = 1024;
+
+int choose_threads(int asked) {
+    if (asked == 0) return std::min(available_processors(), kMaxThreads);
+    if (asked < 0 || asked > kMaxThreads)
+        throw Error(ErrorKind::device,
+                    "threads is " + std::to_string(asked) + "; expected 1 to 1024, or 0 for one per processor");
+    return asked;
+}
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+const cpu::KernelTable* choose_kernels(const std::string& asked) {
+    if (asked == "auto") return cpu::best_kernels();
+    std::string known = "auto";
+    for (const cpu::Level level : cpu::kLevels) {
+        known += std::string(", ") + cpu::level_name(level);
+        if (asked != cpu::level_name(level)) continue;
+        if (const cpu::KernelTable* kernels = cpu::kernels_of(level)) return kernels;
+        throw Error(ErrorKind::device, "instruction set '" + asked + "' does not run here; the best that does is '" +
+                                           cpu::level_name(cpu::best_level()) + "'");
+    }
+    throw Error(ErrorKind::device, "instruction set '" + asked + "' is unknown; expected one of " + known);
+}
+
+// True when a product of `act` multiplies numbers of this type.
+bool multiplies(const engine::Graph& graph, engine::DType dtype) {
+    return std::any_of(graph.act.ops.begin(), graph.act.ops.end(), [&](const engine::Op& op) {
+        const std::size_t x = engine::find_role(op.inputs, "x");
+        std::size_t weight = engine::find_role(op.constants, "weight");
+        if (weight == engine::npos) weight = engine::find_role(op.constants, "scores");
+        return x != engine::npos && weight != engine::npos && graph.act.values[x].dtype == dtype &&
+               graph.tensors[weight].dtype == dtype;
+    });
+}
+
+// What the engine's products lack on these kernels; empty when nothing.
+std::string slow_products(const engine::Graph& graph, const cpu::KernelTable& kernels) {
+    const std::string begin = std::string(cpu::level_name(cpu::level_of(kernels))) + " has no ";
+    std::string text;
+    if (multiplies(graph, engine::DType::i8) && !cpu::has_native_i8(kernels))
+        text = begin + "8-bit dot products (AVX512_VNNI or AVX_VNNI): engine '" + graph.name +
+               "' widens its int8 products to 16 or 32 bits; the actions are right, but it is no faster than in f32";
+    if (multiplies(graph, engine::DType::bf16) && !cpu::has_native_bf16(kernels))
+        text += (text.empty() ? "" : "; ") + begin + "bf16 instructions (AVX512_BF16): engine '" + graph.name +
+                "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
+    return text;
+}
+
+class CpuBackend final : public Backend {
+  public:
+    CpuBackend(const engine::EngineFile& file, const PolicyOptions& options);
+
+    void describe(PolicyInfo& info) const override;
+    std::string run_path() const override;
+    const std::byte* text_constant(std::size_t tensor) override { return weights_->raw(tensor); }
+    float* context() override { return context_; }
+    bool recall_instruction(std::string_view text) override;
+    void compute_instruction(std::string_view text, std::int32_t rows) override;
+    const float* act(const ActInputs& inputs, Timings* timings) override;
+    std::uint64_t resize_plans_built() const override { return resize_plans_->built(); }
+
+  private:
+    void load(const engine::EngineFile& file);
+    std::vector<Step> bind_act(const InstructionCache::Entry& entry);
+    cpu::Execution execution() { return {kernels_, &*pool_, scratch_.data()}; }
+
+    const engine::Graph graph_;
+    const PolicyOptions options_;
+    const cpu::KernelTable* kernels_ = nullptr;
+    std::optional<cpu::ThreadPool> pool_;
+    std::optional<Weights> weights_;
+    std::optional<ResizePlans> resize_plans_;
+    Block arena_;
+    Block scratch_;
+    Block inputs_;
+    float* state_ = nullptr;    // [P]
+    float* latents_ = nullptr;  // [C, h, w]
+    float* context_ = nullptr;  // [L, text_width]
+    std::int32_t* text_rows_ = nullptr;
+    const float* actions_ = nullptr;  // [H, A], in the arena
+    Bases bases_;
+    std::vector<Step> act_;
+    std::optional<InstructionRows> instruction_rows_;
+    InstructionCache cache_;
+};
+
+CpuBackend::CpuBackend(const engine::EngineFile& file, const PolicyOptions& options)
+    : graph_(file.graph()), options_(options), cache_(options.instruction_cache_capacity) {
+    const int threads = choose_threads(options.threads);
+    kernels_ = choose_kernels(options.instruction_set);
+    try {
+        pool_.emplace(threads);
+    } catch (const std::system_error& error) {
+        throw Error(ErrorKind::device, "threads is " + std::to_string(threads) + ", but the system starts no more (" +
+                                           error.what() + "); ask for fewer");
+    }
+    process_budget().grow(available_processors());
+    const cpu::CoreBudget::Lease lease(process_budget(), *pool_);
+    weights_.emplace(*kernels_);
+    resize_plans_.emplace(graph_.policy.cameras, threads);
+    load(file);
+}
+
+// Binds both programs once to learn what they need, allocates it, and binds act again to the loaded weights.
+void CpuBackend::load(const engine::EngineFile& file) {
+    const engine::PolicyDescription& policy = graph_.policy;
+    const auto floats = [](std::int64_t count) { return (static_cast<std::size_t>(count) * 4 + 63) / 64 * 64; };
+    const std::size_t state = floats(policy.state_width);
+    const std::size_t latents =
+        policy.starts_at_images ? 0 : floats(policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2]);
+    const std::size_t context = floats(policy.context_rows * policy.text_width);
+    inputs_ = Block(state + latents + context + 64, "the inputs of engine '" + graph_.name + "'");
+    state_ = reinterpret_cast<float*>(inputs_.data());
+    latents_ = reinterpret_cast<float*>(inputs_.data() + state);
+    context_ = reinterpret_cast<float*>(inputs_.data() + state + latents);
+    text_rows_ = reinterpret_cast<std::int32_t*>(inputs_.data() + state + latents + context);
+    arena_ = Block(static_cast<std::size_t>(std::max(graph_.act.arena_bytes, graph_.set_instruction.arena_bytes)),
+                   "the arena of engine '" + graph_.name + "'");
+    bases_ = {arena_.data(),         nullptr, context_, text_rows_, state_, latents_, resize_plans_->images(),
+              resize_plans_->count()};
+
+    std::size_t scratch = 0;
+    for (const engine::Program* program : {&graph_.set_instruction, &graph_.act})
+        scratch = std::max(
+            scratch, scratch_bytes(bind_program(graph_, *program, bases_, *weights_), *kernels_, pool_->threads()));
+    scratch_ = Block(scratch, "the scratch memory of engine '" + graph_.name + "'");
+    for (const std::size_t tensor : text_constants(graph_)) weights_->raw(tensor);
+    weights_->load(file, *pool_);
+    act_ = bind_program(graph_, graph_.act, bases_, *weights_);
+    actions_ = reinterpret_cast<const float*>(arena_.data() + graph_.act.values[graph_.act.outputs[0].index].offset);
+    instruction_rows_.emplace(graph_);
+}
+
+void CpuBackend::describe(PolicyInfo& info) const {
+    info.arena_bytes = arena_.bytes();
+    info.weight_bytes = weights_->bytes();
+    info.threads = pool_->threads();
+    info.instruction_set = cpu::level_name(cpu::level_of(*kernels_));
+    const int cores = process_budget().cores();
+    if (info.threads > cores)
+        info.warning = "threads is " + std::to_string(info.threads) + ", but this process may use " +
+                       std::to_string(cores) + (cores == 1 ? " processor" : " processors") +
+                       ", so no more run at a time; ask for " + std::to_string(cores);
+    if (const std::string slow = slow_products(graph_, *kernels_); !slow.empty())
+        info.warning += (info.warning.empty() ? "" : "; ") + slow;
+}
+
+std::string CpuBackend::run_path() const {
+    const int threads = pool_->threads();
+    return std::string("the CPU, ") + cpu::level_name(cpu::level_of(*kernels_)) +
+           (options_.instruction_set == "auto" ? " kernels (the best that this processor and build have), "
+                                               : " kernels (as asked), ") +
+           std::to_string(threads) + (threads == 1 ? " thread" : " threads") +
+           (options_.threads == 0 ? " (one per available processor)" : " (as asked)");
+}
+
+bool CpuBackend::recall_instruction(std::string_view text) {
+    const InstructionCache::Entry* entry = cache_.find(text);
+    if (entry == nullptr) return false;
+    act_ = bind_act(*entry);
+    return true;
+}
+
+void CpuBackend::compute_instruction(std::string_view text, std::int32_t rows) {
+    *text_rows_ = rows;
+    const std::int64_t all = graph_.policy.context_rows;
+    const std::int64_t used = std::min<std::int64_t>(*text_rows_ + 1, all);
+    InstructionCache::Entry entry{
+        std::string(text),
+        Block(static_cast<std::size_t>(graph_.instruction_bytes), "an instruction's cache block", Block::Pages::small),
+        instruction_rows_->bytes(graph_, used)};
+    Bases bases = bases_;
+    bases.instruction = entry.block.data();
+    const std::vector<Step> steps =
+        bind_program(graph_, graph_.set_instruction, bases, *weights_, {&instruction_rows_->ops, used, all});
+    // Fewer rows may be cut into larger blocks.
+    if (const std::size_t bytes = scratch_bytes(steps, *kernels_, pool_->threads()); bytes > scratch_.bytes())
+        scratch_ = Block(bytes, "the scratch memory of engine '" + graph_.name + "'");
+    const cpu::CoreBudget::Lease lease(process_budget(), *pool_);
+    const cpu::Execution run = execution();
+    for (const Step& step : steps) run_step(run, step);
+    // The block that act_ reads may leave the cache, so all that can fail comes before.
+    std::vector<Step> act = bind_act(entry);
+    cache_.insert(std::move(entry));
+    act_.swap(act);
+}
+
+std::vector<Step> CpuBackend::bind_act(const InstructionCache::Entry& entry) {
+    Bases bases = bases_;
+    bases.instruction = entry.block.data();
+    return bind_program(graph_, graph_.act, bases, *weights_);
+}
+
+const float* CpuBackend::act(const ActInputs& inputs, Timings* timings) {
+    resize_plans_->accept(inputs.images);
+    const engine::PolicyDescription& policy = graph_.policy;
+    std::copy_n(inputs.state, policy.state_width, state_);
+    if (inputs.latents != nullptr)
+        std::copy_n(inputs.latents, policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2], latents_);
+    const cpu::CoreBudget::Lease lease(process_budget(), *pool_);
+    const cpu::Execution run = execution();
+    for (std::size_t at = 0; at < act_.size();) {
+        const Stage stage = act_[at].stage;
+        const Clock::time_point begin = Clock::now();
+        for (; at < act_.size() && act_[at].stage == stage; ++at) run_step(run, act_[at]);
+        if (timings == nullptr) continue;
+        timings->seconds[static_cast<int>(stage)] += seconds_since(begin);
+        timings->present[static_cast<int>(stage)] = true;
+    }
+    return actions_;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(const engine::EngineFile& file, const PolicyOptions& options) {
+    return std::make_unique<CpuBackend>(file, options);
+}
+
+}  // namespace lightwam::runtime
