@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_files import ACTION_WIDTH, CONTEXT_ROWS, HORIZON, STATE_WIDTH, TEXT_WIDTH, WIDTH, Engine, small_engine, write_engine
+from engine_files import (
+    ACTION_WIDTH,
+    CONTEXT_ROWS,
+    HORIZON,
+    STATE_WIDTH,
+    TEXT_WIDTH,
+    WIDTH,
+    Engine,
+    small_engine,
+    write_engine,
+)
 
 TARGETS = {"sm_87": (87, 7), "sm_110": (110, 8)}  # architecture, version of the cubin's binary interface
 CAMERAS = ("agentview", "wrist")

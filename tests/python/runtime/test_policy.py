@@ -258,10 +258,16 @@ def test_bf16_without_bf16_instructions_is_said_aloud(tmp_path: Path) -> None:
     assert _engine.Policy(f32, "cpu", 1, "auto", "portable").warning == ""
 
 
-@pytest.mark.parametrize("device", ["cuda", "tpu", ""])
+@pytest.mark.parametrize("device", ["tpu", ""])
 def test_unknown_devices(engine_path: Path, device: str) -> None:
-    with pytest.raises(DeviceError, match=r"use device='cpu'|expected 'cpu'"):
+    with pytest.raises(DeviceError, match="expected 'cpu', 'cuda' or 'auto'"):
         Policy(engine_path, device=device)
+
+
+def test_no_gpu_for_an_engine_without_machine_code(engine_path: Path) -> None:
+    with pytest.raises(DeviceError, match="'small' has no machine code for a GPU; make it with 'lightwam compile'"):
+        Policy(engine_path, device="cuda")
+    assert "runs on the CPU" in Policy(engine_path, device="auto").run_path
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, 10**6, 2**40])
