@@ -55,7 +55,7 @@ def _plan_instruction(graph: Graph) -> tuple[dict[str, int], int]:
 
 def _plan_program(program: Program, instruction_offsets: Mapping[str, int]) -> Program:
     buffers = _share_buffers(program)
-    arena_bytes = _place(list({id(buffer): buffer for buffer in buffers.values()}.values()))
+    arena_bytes = place(list({id(buffer): buffer for buffer in buffers.values()}.values()))
     values: dict[str, Value] = {}
     for name, value in program.values.items():
         if value.storage == "arena":
@@ -102,8 +102,8 @@ def _inherited_buffer(
     return None
 
 
-def _place(buffers: list[Buffer]) -> int:
-    """Set every offset; returns the size of the arena."""
+def place(buffers: list[Buffer]) -> int:
+    """Set every offset, so that buffers alive together share no byte; returns the size of the arena."""
     placed: list[Buffer] = []
     end = 0
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.start)):

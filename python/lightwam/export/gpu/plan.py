@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch plan of docs/launch-plan.md, section 2: tasks, buffers and launches, and its JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lightwam.export.graph import Constant, Stage
+from lightwam.kernels.task import Task
+
+PLAN_VERSION = 1
+ARENA_ALIGNMENT = 256
+WEIGHT_ALIGNMENT = 16
+
+Space = Literal["arena", "instruction", "input", "output"]
+SPACES: tuple[Space, ...] = ("arena", "instruction", "input", "output")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes [offset, offset + num_bytes) of a space; `num_bytes` is None for camera frames only."""
+
+    name: str
+    space: Space
+    offset: int
+    num_bytes: int | None
+
+
+@dataclass(frozen=True)
+class BufferAddress:
+    """An address in a program's buffer, by its index."""
+
+    buffer: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class WeightAddress:
+    """An address in the block of weights."""
+
+    offset: int
+
+
+Address = BufferAddress | WeightAddress
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One run of a task, one address for each of its arguments."""
+
+    name: str
+    stage: Stage
+    task: int
+    arguments: tuple[Address, ...]
+
+
+@dataclass(frozen=True)
+class ProgramPlan:
+    """The launches of a program in order, and the buffers that they read and write."""
+
+    arena_bytes: int
+    buffers: tuple[Buffer, ...]
+    launches: tuple[Launch, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """A tactic compiled for a target: bytes [offset, offset + num_bytes) of the target's image, and how to launch it."""
+
+    entry: str
+    offset: int
+    num_bytes: int
+    grid: tuple[int, int, int]
+    threads: int
+    shared: int
+    registers: int
+    note: str
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """A task of the plan. `label` names it for people; `tactics`: target -> its compiled tactics, the default first."""
+
+    label: str
+    task: Task
+    tactics: Mapping[str, tuple[Code, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything that a GPU runs. `derived`: constants that the file must hold beside the graph's own.
+
+    `weights`: tensor -> its offset in the block of weights; `images`: target -> the tensor with its machine code.
+    """
+
+    weights_bytes: int
+    weights: Mapping[str, int]
+    tasks: tuple[PlannedTask, ...]
+    programs: Mapping[str, ProgramPlan]
+    derived: Mapping[str, Constant] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_to_json(plan: LaunchPlan) -> dict[str, Any]:
+    """The value of the key `gpu` in an engine's JSON document."""
+    return {
+        "plan_version": PLAN_VERSION,
+        "weights_bytes": plan.weights_bytes,
+        "weights": [{"tensor": name, "offset": offset} for name, offset in plan.weights.items()],
+        "images": dict(plan.images),
+        "tasks": [_task_to_json(planned) for planned in plan.tasks],
+        "programs": {name: _program_to_json(program) for name, program in plan.programs.items()},
+    }
+
+
+def _task_to_json(planned: PlannedTask) -> dict[str, Any]:
+    task = planned.task
+    return {
+        "kernel": task.kernel,
+        "label": planned.label,
+        "arguments": [{"name": a.name, "mode": a.mode, "bytes": a.num_bytes} for a in task.arguments],
+        "flops": task.flops,
+        "product_type": task.product_type,
+        "tactics": {target: [_code_to_json(code) for code in codes] for target, codes in planned.tactics.items()},
+    }
+
+
+def _code_to_json(code: Code) -> dict[str, Any]:
+    return {
+        "entry": code.entry,
+        "offset": code.offset,
+        "bytes": code.num_bytes,
+        "grid": list(code.grid),
+        "threads": code.threads,
+        "shared": code.shared,
+        "registers": code.registers,
+        "note": code.note,
+    }
+
+
+def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
+    return {
+        "arena_bytes": program.arena_bytes,
+        "buffers": [
+            {"name": buffer.name, "space": buffer.space, "offset": buffer.offset, "bytes": buffer.num_bytes}
+            for buffer in program.buffers
+        ],
+        "launches": [
+            {
+                "name": launch.name,
+                "stage": launch.stage,
+                "task": launch.task,
+                "arguments": [_address_to_json(address) for address in launch.arguments],
+            }
+            for launch in program.launches
+        ],
+    }
+
+
+def _address_to_json(address: Address) -> list[Any]:
+    if isinstance(address, WeightAddress):
+        return ["w", address.offset]
+    return ["b", address.buffer, address.offset]

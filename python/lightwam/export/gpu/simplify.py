@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrites that every plan needs: ops without a kernel of their own in the terms of those that have one."""
+
+from __future__ import annotations
+
+from lightwam.errors import ExportError
+from lightwam.export.gpu.nodes import Node, Nodes
+from lightwam.export.graph import TensorType
+
+
+def reshapes_as_parts(nodes: Nodes) -> None:
+    """A reshape is no launch: its output is its input's bytes under another name."""
+    for node in list(nodes.of_kind("reshape")):
+        x, y = node.inputs["x"], node.outputs["y"]
+        if y in nodes.pinned and x in nodes.pinned:
+            raise ExportError(f"op {node.name}: reshape of {x}, which is not in the arena: copy it first")
+        nodes.remove(node)
+        if y in nodes.pinned:  # the bytes are where the world outside looks for them: x is another name of them
+            nodes.put(x, y, 0)
+        else:
+            nodes.put(y, x, 0)
+
+
+def single_rows_of_groups(nodes: Nodes) -> None:
+    """A grouped linear of one row is a batch of products of single rows: x [G, 1, K], weight [G, N, K]."""
+    for node in list(nodes.of_kind("grouped_linear")):
+        rows, groups, _ = nodes.types[node.inputs["x"]].shape
+        if rows == 1:
+            node.kind = "linear"
+            node.attrs = {"activation": "none", "batch": groups}
+
+
+def pools_in_two_steps(nodes: Nodes) -> None:
+    """Learned-query pooling: the logits and the moments of every row, then softmax and the weighted sum."""
+    for node in list(nodes.of_kind("learned_query_pool")):
+        tokens = nodes.types[node.inputs["x"]].matrix[0]
+        columns = node.count("heads") * node.count("queries")
+        logits = nodes.new_value(f"{node.name}.logits", TensorType("f32", (tokens, columns)))
+        moments = nodes.new_value(f"{node.name}.moments", TensorType("f32", (tokens, 2)))
+        between = {"logits": logits, "moments": moments}
+        x = {"x": node.inputs["x"]}
+        scores = Node(
+            "learned_query_scores", f"{node.name}.scores", node.stage, x, {"scores_weight": node.weights["scores"]},
+            between, node.attrs, node.order,
+        )  # fmt: skip
+        total = Node(
+            "learned_query_sum", node.name, node.stage, x | between, {"merge": node.weights["merge"]}, node.outputs,
+            node.attrs, node.order,
+        )  # fmt: skip
+        nodes.replace([node], scores)
+        nodes.nodes.append(total)
+        nodes.changed()
+
+
+def gripper_in_affine(nodes: Nodes) -> None:
+    """The gripper rule is a column of the affine kernel: of the one before it, or of one that changes nothing else."""
+    for node in list(nodes.of_kind("gripper_rule")):
+        before = nodes.writer(node.inputs["x"])
+        alone = nodes.only_reader(node.inputs["x"]) is node
+        if before is None or before.kind != "scale_shift_clamp" or not alone:
+            node.kind = "scale_shift_clamp"
+            node.attrs = {"minimum": None, "maximum": None, **node.attrs}
+            continue
+        before.attrs = {**before.attrs, **node.attrs}
+        before.outputs = node.outputs
+        nodes.remove(node)
+
+
+def sums_of_eight_bit_weights(nodes: Nodes) -> None:
+    """An 8-bit product takes its rows' zero points out of the sums afterwards: it needs the sum of every weight row."""
+    for node in nodes.of_kind("linear"):
+        (weight,) = node.weights["weight"]
+        if nodes.constants[weight].type.dtype == "i8":
+            node.weights["weight_sum"] = (sum_name(weight),)
+
+
+def cameras_as_inputs(nodes: Nodes) -> None:
+    """Preprocessing reads the cameras' frames and their sizes, which the runtime binds."""
+    for node in nodes.of_kind("preprocess_images"):
+        names = [f"frames.{camera['name']}" for camera in nodes.policy["cameras"]]
+        node.inputs = {name: name for name in [*names, "frame_sizes"]}
+        nodes.types["frame_sizes"] = TensorType("i32", (len(names), 2))
+        nodes.frames = {*names, "frame_sizes"}
+        nodes.pinned |= nodes.frames
+        nodes.changed()
+
+
+def sum_name(weight: str) -> str:
+    """The constant with the sums of an 8-bit weight's rows."""
+    return f"{weight}.row_sums"
+
+
+SIMPLIFICATIONS = (
+    reshapes_as_parts, sums_of_eight_bit_weights, single_rows_of_groups, pools_in_two_steps, gripper_in_affine,
+    cameras_as_inputs,
+)  # fmt: skip
