@@ -94,7 +94,7 @@ def layer_norm_on_load(nodes: Nodes) -> None:
 
 
 def norm_in_convolution(nodes: Nodes) -> None:
-    """A convolution of few channels also writes its result normed and activated, where a norm comes next."""
+    """A convolution of few channels writes its result normed and activated; its plain result too if others read it."""
     for norm in list(nodes.of_kind("rms_norm")):
         conv = nodes.writer(norm.inputs["x"])
         if conv is None or conv.kind != "conv2d" or norm.attrs["activation"] != "silu" or "z" in conv.outputs:
@@ -103,20 +103,30 @@ def norm_in_convolution(nodes: Nodes) -> None:
         fused.outputs["z"] = norm.outputs["y"]
         fused.weights["norm_weight"] = norm.weights["weight"]
         fused.attrs["eps"] = norm.attrs["eps"]
+        if nodes.only_reader(norm.inputs["x"]) is norm:
+            del fused.outputs["y"]
         if fits(nodes, fused):
             nodes.replace([conv, norm], fused)
 
 
 def affine_chain(nodes: Nodes) -> None:
-    """Two scalings in a row, the first without bounds, are one step."""
-    for first in list(nodes.of_kind("scale_shift_clamp")):
-        second = nodes.only_reader(first.outputs["y"])
-        free = first.attrs["minimum"] is None and first.attrs["maximum"] is None and "column" not in first.attrs
-        if second is None or second.kind != "scale_shift_clamp" or not free or "scale" not in second.weights:
+    """Scalings in a row, and the gripper rule after them, are steps of one launch."""
+    for second in list(nodes.of_kind("affine")):
+        first = nodes.writer(second.inputs["x"])
+        alone = nodes.only_reader(second.inputs["x"]) is second
+        if first is None or first.kind != "affine" or not alone or "column" in first.attrs:
             continue
-        fused = nodes.edited(second)
-        fused.inputs = dict(first.inputs)
-        fused.weights = {**first.weights, "scale_2": second.weights["scale"], "shift_2": second.weights["shift"]}
+        steps = first.count("steps")
+        fused = nodes.edited(first)
+        fused.name, fused.outputs = second.name, dict(second.outputs)
+        for index in range(second.count("steps")):
+            for role in ("scale", "shift"):
+                fused.weights[f"{role}{steps + index}"] = second.weights[f"{role}{index}"]
+            for attr in ("minimum", "maximum"):
+                fused.attrs[f"{attr}{steps + index}"] = second.attrs[f"{attr}{index}"]
+        fused.attrs["steps"] = steps + second.count("steps")
+        if "column" in second.attrs:
+            fused.attrs["column"] = second.attrs["column"]
         if fits(nodes, fused):
             nodes.replace([first, second], fused)
 

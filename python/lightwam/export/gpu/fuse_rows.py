@@ -98,10 +98,12 @@ def like_rows_in_batches(nodes: Nodes) -> None:
 
 def _batch_key(nodes: Nodes, node: Node) -> Hashable | None:
     """What steps of one batch have in common; None for a step that is not on single rows, or has more operands."""
+    if set(node.inputs) != {"x"} or set(node.outputs) != {"y"}:
+        return None
     x, y = nodes.types[node.inputs["x"]], nodes.types[node.outputs["y"]]
     width = nodes.constants[node.weights["weight"][0]].type.shape[-1] if "weight" in node.weights else x.matrix[1]
     elements = x.matrix[0] * x.matrix[1]
-    if set(node.inputs) != {"x"} or set(node.outputs) != {"y"} or elements != width * node.count("batch", 1):
+    if elements != width * node.count("batch", 1):
         return None
     attrs = tuple(sorted((name, attr) for name, attr in node.attrs.items() if name != "batch"))
     weights = tuple((role, nodes.constants[names[0]].type) for role, names in sorted(node.weights.items()))

@@ -52,18 +52,15 @@ def pools_in_two_steps(nodes: Nodes) -> None:
         nodes.changed()
 
 
-def gripper_in_affine(nodes: Nodes) -> None:
-    """The gripper rule is a column of the affine kernel: of the one before it, or of one that changes nothing else."""
-    for node in list(nodes.of_kind("gripper_rule")):
-        before = nodes.writer(node.inputs["x"])
-        alone = nodes.only_reader(node.inputs["x"]) is node
-        if before is None or before.kind != "scale_shift_clamp" or not alone:
-            node.kind = "scale_shift_clamp"
-            node.attrs = {"minimum": None, "maximum": None, **node.attrs}
-            continue
-        before.attrs = {**before.attrs, **node.attrs}
-        before.outputs = node.outputs
-        nodes.remove(node)
+def scalings_as_affine_steps(nodes: Nodes) -> None:
+    """Scale, shift and clamp is one step of the affine kernel; the gripper rule is what follows no step at all."""
+    for node in list(nodes.of_kind("scale_shift_clamp", "gripper_rule")):
+        if node.kind == "scale_shift_clamp":
+            node.weights = {f"{role}0": names for role, names in node.weights.items()}
+            node.attrs = {"steps": 1, "minimum0": node.attrs["minimum"], "maximum0": node.attrs["maximum"]}
+        else:
+            node.attrs = {"steps": 0, "column": node.attrs["column"]}
+        node.kind = "affine"
 
 
 def sums_of_eight_bit_weights(nodes: Nodes) -> None:
@@ -91,6 +88,6 @@ def sum_name(weight: str) -> str:
 
 
 SIMPLIFICATIONS = (
-    reshapes_as_parts, sums_of_eight_bit_weights, single_rows_of_groups, pools_in_two_steps, gripper_in_affine,
+    reshapes_as_parts, sums_of_eight_bit_weights, single_rows_of_groups, pools_in_two_steps, scalings_as_affine_steps,
     cameras_as_inputs,
 )  # fmt: skip

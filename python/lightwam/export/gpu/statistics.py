@@ -9,7 +9,7 @@ from lightwam.export.graph import TensorType
 
 #: Columns of one partial (docs/launch-plan.md, "Row statistics").
 STATISTICS_WIDTH = 64
-_PRODUCERS = ("linear", "self_attention", "cross_attention_folded")
+_PRODUCERS = ("linear", "self_attention", "cross_attention_folded", "conv2d")
 
 
 def with_statistics(nodes: Nodes, x: str, kind: str, consumer: Node, role: str, replaced: list[Node]) -> bool:

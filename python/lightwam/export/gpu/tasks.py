@@ -30,8 +30,11 @@ from lightwam.kernels import (
 )
 from lightwam.kernels.task import Task
 
-#: A product of so few rows is bound by its weights and runs as `matvec`.
+#: A product of so few rows is bound by its weights and runs as `matvec`; so does one of so few columns, which has no
+#: work for a tile, if its rows are not too many.
 MATVEC_ROWS = 4
+MATVEC_COLUMNS = 16
+MATVEC_MANY_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,12 @@ def fits(nodes: Nodes, node: Node) -> bool:
 
 
 def uses_matvec(nodes: Nodes, node: Node) -> bool:
-    """Whether a linear is a product of few rows."""
-    return node.kind == "linear" and nodes.types[node.inputs["x"]].matrix[0] <= MATVEC_ROWS * node.count("batch", 1)
+    """Whether a linear is a product of few rows or columns."""
+    if node.kind != "linear":
+        return False
+    rows, columns = nodes.types[node.inputs["x"]].matrix[0], nodes.types[node.outputs["y"]].matrix[1]
+    few_columns = columns <= MATVEC_COLUMNS and rows <= MATVEC_MANY_ROWS
+    return rows <= MATVEC_ROWS or node.count("batch", 1) > 1 or few_columns
 
 
 def _linear(b: Builder) -> Call:
@@ -160,18 +167,14 @@ def _conv2d(b: Builder) -> Call:
     node = b.node
     height, width, channels = b.shape("x")
     out, *kernel, _ = b.weight_shape("weight")
+    norm: dict[str, Any] = {"norm": "rms", "eps": node.attrs["eps"], "z": b.format("z")} if "z" in node.outputs else {}
     task = conv2d.task(
         height, width, channels, out, kernel=tuple(kernel), stride=node.count("stride"), padding=node.attrs["padding"],
         x=b.format("x"), weight=b.format("weight"), y=b.format("y"), bias="bias" in node.weights,
-        activation=node.text("activation"), residual=b.format("residual"), **_conv2d_norm(b),
+        activation=node.text("activation"), residual=b.format("residual"), statistics=node.attrs.get("statistics"),
+        **norm,
     )  # fmt: skip
     return b.call(task)
-
-
-def _conv2d_norm(b: Builder) -> dict[str, Any]:
-    if "z" not in b.node.outputs:
-        return {}
-    return {"norm": "rms", "eps": b.node.attrs["eps"], "z": b.format("z")}
 
 
 def _row_norm(b: Builder) -> Call:
@@ -288,10 +291,13 @@ def _cast(b: Builder) -> Call:
 
 def _affine(b: Builder) -> Call:
     node = b.node
+    steps = node.count("steps")
+    bounds: dict[str, Any] = {
+        bound: [node.attrs[f"{bound}{index}"] for index in range(steps)] for bound in ("minimum", "maximum")
+    }
     task = affine.task(
-        *b.matrix("x"), steps=2 if "scale_2" in node.weights else 1, minimum=node.attrs["minimum"],
-        maximum=node.attrs["maximum"], gripper_column=node.attrs.get("column"), x=b.format("x"), y=b.format("y"),
-    )  # fmt: skip
+        *b.matrix("x"), x=b.format("x"), y=b.format("y"), steps=steps, gripper_column=node.attrs.get("column"), **bounds
+    )
     return b.call(task)
 
 
@@ -326,7 +332,7 @@ _MAKERS: dict[str, Callable[[Builder], Call]] = {
     "subtract": _add_subtract,
     "concat": _concat,
     "cast": _cast,
-    "scale_shift_clamp": _affine,
+    "affine": _affine,
     "nchw_to_nhwc": _nchw_to_nhwc,
     "text_key_bias": _text_key_bias,
     "preprocess_images": _preprocess_images,

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verification of a launch plan by the rules of docs/launch-plan.md that need no machine code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+from lightwam.errors import ExportError
+from lightwam.export.gpu.intervals import Intervals
+from lightwam.export.gpu.nodes import ADDRESS_ALIGNMENT
+from lightwam.export.gpu.plan import (
+    ARENA_ALIGNMENT,
+    SPACES,
+    WEIGHT_ALIGNMENT,
+    Buffer,
+    Launch,
+    LaunchPlan,
+    ProgramPlan,
+    WeightAddress,
+)
+from lightwam.export.graph import PROGRAM_NAMES, Graph
+from lightwam.kernels.task import Argument
+
+FRAMES = "frames."
+
+
+@dataclass(frozen=True)
+class Access:
+    """An argument of a launch: bytes [start, end) of its buffer, or of the block of weights (no buffer)."""
+
+    argument: Argument
+    buffer: Buffer | None
+    start: int
+    end: int
+
+
+def check_plan(plan: LaunchPlan, graph: Graph) -> None:
+    """Raise `ExportError`, naming the tensor, buffer or launch, if the plan breaks a rule."""
+    if set(plan.programs) != set(PROGRAM_NAMES):
+        raise ExportError(f"programs are {sorted(plan.programs)}: they must be {sorted(PROGRAM_NAMES)}")
+    _check_weights(plan, graph)
+    instruction = Intervals()
+    for name in PROGRAM_NAMES:
+        program = plan.programs[name]
+        for buffer in program.buffers:
+            _check_buffer(buffer, name, program, graph)
+        for launch in program.launches:
+            _check_launch(launch, plan, program)
+        _check_reads(plan, name, instruction, graph)
+        _check_lifetimes(plan, program)
+
+
+def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:
+    """What a launch touches, argument by argument; camera frames from their start to their unknown end as 0 bytes."""
+    for argument, address in zip(plan.tasks[launch.task].task.arguments, launch.arguments, strict=True):
+        buffer = None if isinstance(address, WeightAddress) else program.buffers[address.buffer]
+        yield Access(argument, buffer, address.offset, address.offset + (argument.num_bytes or 0))
+
+
+def _check_weights(plan: LaunchPlan, graph: Graph) -> None:
+    end = 0
+    for name, offset in sorted(plan.weights.items(), key=lambda item: item[1]):
+        constant = graph.constants.get(name) or plan.derived.get(name)
+        if constant is None or offset % WEIGHT_ALIGNMENT or offset < end:
+            raise ExportError(f"weight {name}: unknown, or offset {offset} is unaligned or taken: lower the graph anew")
+        end = offset + constant.type.num_bytes
+    if end > plan.weights_bytes:
+        raise ExportError(f"weights end at {end}, after their block of {plan.weights_bytes} bytes: lower the graph anew")
+
+
+def _check_buffer(buffer: Buffer, program_name: str, program: ProgramPlan, graph: Graph) -> None:
+    if buffer.space not in SPACES:
+        raise ExportError(f"buffer {buffer.name}: space {buffer.space!r} is unknown: use one of {SPACES}")
+    if buffer.num_bytes is None:
+        fits = buffer.space == "input" and buffer.name.startswith(FRAMES) and buffer.offset == 0
+    elif buffer.space in ("arena", "instruction"):
+        block = program.arena_bytes if buffer.space == "arena" else graph.instruction_bytes
+        step = ARENA_ALIGNMENT if buffer.space == "arena" else ADDRESS_ALIGNMENT
+        fits = buffer.offset >= 0 and buffer.offset % step == 0 and buffer.offset + buffer.num_bytes <= block
+    else:
+        fits = buffer.offset == 0 and buffer.num_bytes == _bound_bytes(buffer, program_name, graph)
+    if not fits:
+        place = f"{buffer.num_bytes} bytes at {buffer.offset} of the {buffer.space} space"
+        raise ExportError(f"buffer {buffer.name}: {place} do not fit: lower the graph anew")
+
+
+def _bound_bytes(buffer: Buffer, program_name: str, graph: Graph) -> int | None:
+    """Bytes of what the runtime binds under the buffer's name; None if it binds nothing."""
+    program = graph.programs[program_name]
+    if buffer.space == "output":
+        known = buffer.name in program.outputs.values()
+        return program.values[buffer.name].type.num_bytes if known else None
+    if buffer.name == "frame_sizes":
+        return 8 * len(graph.policy["cameras"])
+    value = program.values.get(buffer.name)
+    return value.type.num_bytes if value is not None and value.storage == "input" else None
+
+
+def _check_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> None:
+    """Extents, alignment, modes, and that nothing written overlaps another argument."""
+    if not 0 <= launch.task < len(plan.tasks):
+        raise ExportError(f"launch {launch.name}: task {launch.task} of {len(plan.tasks)}: lower the graph anew")
+    arguments = plan.tasks[launch.task].task.arguments
+    if len(launch.arguments) != len(arguments):
+        given = f"{len(launch.arguments)} addresses for {len(arguments)} arguments"
+        raise ExportError(f"launch {launch.name}: {given}: lower the graph anew")
+    for address in launch.arguments:
+        if not isinstance(address, WeightAddress) and not 0 <= address.buffer < len(program.buffers):
+            raise ExportError(f"launch {launch.name}: buffer {address.buffer} is unknown: lower the graph anew")
+    touched = list(accesses(launch, plan, program))
+    for access in touched:
+        size = plan.weights_bytes if access.buffer is None else access.buffer.num_bytes
+        unknown = access.argument.num_bytes is None
+        inside = access.start >= 0 and (size is None if unknown else size is not None and access.end <= size)
+        writable = access.buffer is not None and access.buffer.space != "input"
+        if not inside or access.start % ADDRESS_ALIGNMENT or (access.argument.mode == "w" and not writable):
+            place = f"bytes {access.start}..{access.end} of {access.buffer.name if access.buffer else 'the weights'}"
+            raise ExportError(f"launch {launch.name}: {access.argument.name} is {place}: outside, unaligned or read-only")
+    for one, other in combinations(touched, 2):
+        if "w" in (one.argument.mode, other.argument.mode) and _meet(one, other):
+            names = f"{one.argument.name} and {other.argument.name}"
+            raise ExportError(f"launch {launch.name}: {names} share bytes and one is written: lower the graph anew")
+
+
+def _meet(one: Access, other: Access) -> bool:
+    if one.buffer is None or other.buffer is None or one.buffer.space != other.buffer.space:
+        return False
+    if one.buffer.space in ("input", "output") and one.buffer.name != other.buffer.name:
+        return False
+    a, b = one.buffer.offset, other.buffer.offset
+    return a + one.start < b + other.end and b + other.start < a + one.end
+
+
+def _check_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Graph) -> None:
+    """Every byte is written before it is read; `instruction` holds what `set_instruction` wrote."""
+    program = plan.programs[name]
+    weights = Intervals()
+    for tensor, offset in plan.weights.items():
+        constant = graph.constants.get(tensor) or plan.derived[tensor]
+        weights.add(offset, offset + constant.type.num_bytes)
+    written = {buffer.name: Intervals() for buffer in program.buffers}
+    for buffer in program.buffers:
+        if buffer.space == "input":
+            written[buffer.name].add(0, buffer.num_bytes or 0)
+    for launch in program.launches:
+        touched = list(accesses(launch, plan, program))
+        for access in touched:
+            known, shift = _known_bytes(access, weights, instruction, written)
+            if access.argument.mode == "r" and not known.covers(shift + access.start, shift + access.end):
+                place = access.buffer.name if access.buffer else "the weights"
+                raise ExportError(f"launch {launch.name}: reads bytes of {place} that nothing wrote: reorder the launches")
+        for access in touched:
+            if access.argument.mode == "w" and access.buffer is not None:
+                if access.buffer.space == "instruction" and name != "set_instruction":
+                    raise ExportError(f"launch {launch.name}: writes {access.buffer.name} of the instruction in {name}")
+                known, shift = _known_bytes(access, weights, instruction, written)
+                known.add(shift + access.start, shift + access.end)
+    for value in graph.programs[name].outputs.values():
+        if value not in written or not written[value].covers(0, graph.programs[name].values[value].type.num_bytes):
+            raise ExportError(f"output {value} is not written whole: lower the graph anew")
+
+
+def _known_bytes(
+    access: Access, weights: Intervals, instruction: Intervals, written: dict[str, Intervals]
+) -> tuple[Intervals, int]:
+    """The set that an access belongs to, and where its buffer begins there."""
+    if access.buffer is None:
+        return weights, 0
+    if access.buffer.space == "instruction":
+        return instruction, access.buffer.offset
+    return written[access.buffer.name], 0
+
+
+def _check_lifetimes(plan: LaunchPlan, program: ProgramPlan) -> None:
+    """No two arena buffers alive at once share bytes; a buffer lives from its first to its last access."""
+    spans: dict[str, tuple[Buffer, int, int]] = {}
+    for index, launch in enumerate(program.launches):
+        for access in accesses(launch, plan, program):
+            if access.buffer is not None and access.buffer.space == "arena":
+                first = spans.get(access.buffer.name, (access.buffer, index, index))[1]
+                spans[access.buffer.name] = (access.buffer, first, index)
+    for (one, start, end), (other, other_start, other_end) in combinations(spans.values(), 2):
+        together = start <= other_end and other_start <= end
+        one_end, other_bytes = one.offset + (one.num_bytes or 0), other.offset + (other.num_bytes or 0)
+        if together and one.offset < other_bytes and other.offset < one_end:
+            raise ExportError(f"buffers {one.name} and {other.name} share bytes while both live: lower the graph anew")
