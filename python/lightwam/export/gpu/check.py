@@ -67,7 +67,9 @@ def _check_weights(plan: LaunchPlan, graph: Graph) -> None:
             raise ExportError(f"weight {name}: unknown, or offset {offset} is unaligned or taken: lower the graph anew")
         end = offset + constant.type.num_bytes
     if end > plan.weights_bytes:
-        raise ExportError(f"weights end at {end}, after their block of {plan.weights_bytes} bytes: lower the graph anew")
+        raise ExportError(
+            f"weights end at {end}, after their block of {plan.weights_bytes} bytes: lower the graph anew"
+        )
 
 
 def _check_buffer(buffer: Buffer, program_name: str, program: ProgramPlan, graph: Graph) -> None:
@@ -117,7 +119,9 @@ def _check_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Non
         writable = access.buffer is not None and access.buffer.space != "input"
         if not inside or access.start % ADDRESS_ALIGNMENT or (access.argument.mode == "w" and not writable):
             place = f"bytes {access.start}..{access.end} of {access.buffer.name if access.buffer else 'the weights'}"
-            raise ExportError(f"launch {launch.name}: {access.argument.name} is {place}: outside, unaligned or read-only")
+            raise ExportError(
+                f"launch {launch.name}: {access.argument.name} is {place}: outside, unaligned or read-only"
+            )
     for one, other in combinations(touched, 2):
         if "w" in (one.argument.mode, other.argument.mode) and _meet(one, other):
             names = f"{one.argument.name} and {other.argument.name}"
@@ -150,7 +154,9 @@ def _check_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Gra
             known, shift = _known_bytes(access, weights, instruction, written)
             if access.argument.mode == "r" and not known.covers(shift + access.start, shift + access.end):
                 place = access.buffer.name if access.buffer else "the weights"
-                raise ExportError(f"launch {launch.name}: reads bytes of {place} that nothing wrote: reorder the launches")
+                raise ExportError(
+                    f"launch {launch.name}: reads bytes of {place} that nothing wrote: reorder the launches"
+                )
         for access in touched:
             if access.argument.mode == "w" and access.buffer is not None:
                 if access.buffer.space == "instruction" and name != "set_instruction":

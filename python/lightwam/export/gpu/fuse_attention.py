@@ -92,7 +92,7 @@ def _rotate_on_load(attention: Node, product: Node, ropes: list[Node], columns: 
 
 
 def query_norm_in_cross_attention(nodes: Nodes) -> None:
-    """The RMS norm of a cross-attention's query happens on load, from partial squares that the query's product writes."""
+    """The RMS norm of a cross-attention's query happens on load, from squares that the query's product writes."""
     for attention in list(nodes.of_kind("cross_attention_folded")):
         norm = nodes.writer(attention.inputs["q"])
         plain = norm is not None and norm.kind == "rms_norm" and norm.attrs["activation"] == "none"

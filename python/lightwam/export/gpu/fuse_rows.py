@@ -63,22 +63,57 @@ def single_rows_side_by_side(nodes: Nodes) -> None:
         y = node.outputs["y"]
         sources = [node.inputs[f"x.{index}"] for index in range(len(node.inputs))]
         one_row = nodes.types[y].matrix[0] == 1 and y not in nodes.pinned
-        if one_row and {nodes.types[x].dtype for x in sources} == {nodes.types[y].dtype}:
-            if nodes.side_by_side(sources, f"{y}.bytes"):
-                place = nodes.place(sources[0])
-                nodes.remove(node)
-                nodes.put(y, place.base, place.offset)
+        one_format = {nodes.types[x].dtype for x in sources} == {nodes.types[y].dtype}
+        if one_row and one_format and nodes.side_by_side(sources, f"{y}.bytes"):
+            place = nodes.place(sources[0])
+            nodes.remove(node)
+            nodes.put(y, place.base, place.offset)
 
 
-def pools_side_by_side(nodes: Nodes) -> None:
-    """The poolings write one after the other, so that what follows them can become batches."""
-    groups: dict[Hashable, list[str]] = {}
-    for node in nodes.of_kind("learned_query_sum"):
-        y = node.outputs["y"]
-        groups.setdefault((nodes.types[y], nodes.types[node.inputs["x"]]), []).append(y)
-    for values in groups.values():
-        if len(values) > 1:
-            nodes.side_by_side(values, f"{values[0]}..{values[-1]}")
+def pools_in_batches(nodes: Nodes) -> None:
+    """Like poolings of different tokens are one batch: their tokens, and their results, lie one after the other."""
+    groups: dict[Hashable, list[tuple[Node, Node]]] = {}
+    for scores in nodes.of_kind("learned_query_scores"):
+        total = nodes.only_reader(scores.outputs["logits"])
+        if total is not None and "batch" not in scores.attrs:
+            formats = (nodes.types[scores.inputs["x"]], nodes.types[total.outputs["y"]])
+            weights = [
+                nodes.constants[node.weights[role][0]].type for node, role in ((scores, "scores"), (total, "merge"))
+            ]
+            key = (*formats, *weights, tuple(sorted(scores.attrs.items())))
+            groups.setdefault(key, []).append((scores, total))
+    for members in groups.values():
+        if len(members) > 1:
+            _merge_pools(nodes, members)
+
+
+def _merge_pools(nodes: Nodes, members: list[tuple[Node, Node]]) -> None:
+    scores, totals = ([pair[step] for pair in members] for step in (0, 1))
+    count, name = len(members), f"{totals[0].name}..{totals[-1].name}"
+    weights = [tuple(node.weights[role][0] for node in step) for step, role in ((scores, "scores"), (totals, "merge"))]
+    sources, results = [node.inputs["x"] for node in scores], [node.outputs["y"] for node in totals]
+    if any(value in nodes.pinned for value in results) or not nodes.rows.join(*weights):
+        return
+
+    def batched(value: str) -> TensorType:
+        tensor = nodes.types[value]
+        return TensorType(tensor.dtype, (count * tensor.shape[0], *tensor.shape[1:]))
+
+    x = nodes.row_of(sources, f"{name}.x", batched(sources[0]))
+    y = nodes.row_of(results, name, batched(results[0])) if x is not None else None
+    if x is None or y is None:
+        return
+    order, attrs = max(node.order for node in totals), {**scores[0].attrs, "batch": count}
+    between = {
+        role: nodes.new_value(f"{name}.{role}", batched(scores[0].outputs[role])) for role in ("logits", "moments")
+    }
+    stage = totals[0].stage
+    first = Node(
+        "learned_query_scores", f"{name}.scores", stage, {"x": x}, {"scores": weights[0]}, between, attrs, order
+    )
+    second = Node("learned_query_sum", name, stage, {"x": x, **between}, {"merge": weights[1]}, {"y": y}, attrs, order)
+    nodes.replace(scores, first)
+    nodes.replace(totals, second)
 
 
 def like_rows_in_batches(nodes: Nodes) -> None:

@@ -37,7 +37,7 @@ FUSIONS: tuple[Fusion, ...] = (
     fuse_rows.products_of_one_row,
     fuse_norms.layer_norm_in_matvec,
     fuse_norms.rounding_in_matvec,
-    fuse_rows.pools_side_by_side,
+    fuse_rows.pools_in_batches,
     fuse_rows.single_rows_side_by_side,
     fuse_rows.like_rows_in_batches,
     fuse_norms.norm_with_rounding,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lightwam.export.gpu.nodes import Nodes, WeightRows
 from lightwam.export.gpu.plan import ARENA_ALIGNMENT, WEIGHT_ALIGNMENT, Buffer, Space
@@ -11,7 +11,6 @@ from lightwam.export.gpu.tasks import Call, ValueOperand
 from lightwam.export.graph import Program
 from lightwam.export.plan import Buffer as Lifetime
 from lightwam.export.plan import place
-
 
 
 def place_weights(rows: WeightRows, used: Iterable[str]) -> tuple[dict[str, int], int]:
@@ -26,7 +25,7 @@ def place_weights(rows: WeightRows, used: Iterable[str]) -> tuple[dict[str, int]
     return offsets, end
 
 
-def place_values(nodes: Nodes, program: Program, calls: list[Call]) -> tuple[list[Buffer], dict[str, int], int]:
+def place_values(nodes: Nodes, program: Program, calls: Sequence[Call]) -> tuple[list[Buffer], dict[str, int], int]:
     """The buffers of a program, value -> index of its buffer, and the size of its arena."""
     spans: dict[str, Lifetime] = {}
     for index, call in enumerate(calls):
@@ -39,8 +38,8 @@ def place_values(nodes: Nodes, program: Program, calls: list[Call]) -> tuple[lis
     arena_bytes = place([span for base, span in spans.items() if spaces[base] == "arena"])
     buffers: list[Buffer] = []
     for base, span in spans.items():
-        size = nodes.num_bytes(base) or None
-        buffers.append(Buffer(base, spaces[base], _offset(base, spaces[base], span, program), size))
+        num_bytes = nodes.num_bytes(base) or None
+        buffers.append(Buffer(base, spaces[base], _offset(base, spaces[base], span, program), num_bytes))
     return buffers, {buffer.name: index for index, buffer in enumerate(buffers)}, arena_bytes
 
 

@@ -12,7 +12,6 @@ from lightwam.errors import ExportError
 from lightwam.export.dtypes import ITEM_SIZE
 from lightwam.export.graph import Attr, Constant, Graph, Op, Program, Stage, TensorType
 
-
 #: Every address that a launch passes is a multiple of it: kernels load 16 bytes at once.
 ADDRESS_ALIGNMENT = 16
 
@@ -65,7 +64,7 @@ class WeightRows:
     rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def join(self, *groups: tuple[str, ...]) -> bool:
-        """Lay the constants of each group side by side; False (and no change) where a size or an earlier row forbids it."""
+        """Lay the constants of each group side by side; False, and no change, where a size or another row forbids it."""
         if not all(self._can_join(names) for names in groups):
             return False
         for names in groups:
@@ -242,7 +241,11 @@ class Nodes:
     def edited(self, node: Node) -> Node:
         """A copy of a node to change and try, before `replace` puts it in the node's place."""
         return replace(
-            node, inputs=dict(node.inputs), weights=dict(node.weights), outputs=dict(node.outputs), attrs=dict(node.attrs)
+            node,
+            inputs=dict(node.inputs),
+            weights=dict(node.weights),
+            outputs=dict(node.outputs),
+            attrs=dict(node.attrs),
         )
 
     def remove(self, node: Node) -> None:
@@ -293,5 +296,5 @@ class Nodes:
 
 
 def _node(op: Op, index: int) -> Node:
-    weights = {role: (name,) for role, name in op.constants.items()}
+    weights: dict[str, tuple[str, ...]] = {role: (name,) for role, name in op.constants.items()}
     return Node(op.op, op.name, op.stage, dict(op.inputs), weights, dict(op.outputs), dict(op.attrs), index)

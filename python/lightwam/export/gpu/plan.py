@@ -67,7 +67,7 @@ class ProgramPlan:
 
 @dataclass(frozen=True)
 class Code:
-    """A tactic compiled for a target: bytes [offset, offset + num_bytes) of the target's image, and how to launch it."""
+    """A tactic compiled for a target: where in the target's image its machine code lies, and how to launch it."""
 
     entry: str
     offset: int

@@ -35,7 +35,12 @@ def _device(
     name: str, f32: float, bf16: float, eight_bit: float, bandwidth: float, memory: float, measured: bool = False
 ) -> Device:
     """TFLOP/s, GB/s and GB."""
-    peaks: dict[ProductType, float] = {"f32": f32 * 1e12, "bf16": bf16 * 1e12, "f16": bf16 * 1e12, "i8": eight_bit * 1e12}
+    peaks: dict[ProductType, float] = {
+        "f32": f32 * 1e12,
+        "bf16": bf16 * 1e12,
+        "f16": bf16 * 1e12,
+        "i8": eight_bit * 1e12,
+    }
     return Device(name, peaks, bandwidth * 1e9, memory * 1e9, measured)
 
 

@@ -52,9 +52,7 @@ class PlanRunner:
         self._run("set_instruction", {"context": padded, "text_rows": np.array([rows], np.int32)})
         self._has_instruction = True
 
-    def act(
-        self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None
-    ) -> Array:
+    def act(self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None) -> Array:
         """One chunk f32 [H, A], from state [P] and latents [C, h, w] or uint8 images {camera: [h, w, 3]}."""
         if not self._has_instruction:
             raise ExportError("act before set_instruction: set an instruction first")
@@ -67,7 +65,8 @@ class PlanRunner:
             bound["frame_sizes"] = np.array([images[name].shape[:2] for name in cameras], np.int32)
         self._run("act", bound)
         value = self.graph.programs["act"].values[self.graph.programs["act"].outputs["actions"]]
-        return self._bound[value.name].view(np.float32).reshape(value.type.shape).copy()
+        actions: Array = self._bound[value.name].view(np.float32).reshape(value.type.shape).copy()
+        return actions
 
     def _run(self, name: str, inputs: Mapping[str, Array]) -> None:
         program = self.plan.programs[name]
@@ -86,9 +85,7 @@ class PlanRunner:
 
     def _launch(self, name: str, program: ProgramPlan, launch: Launch) -> None:
         task = self.plan.tasks[launch.task].task
-        places = [
-            self._bytes(name, program, argument, launch, index) for index, argument in enumerate(task.arguments)
-        ]
+        places = [self._bytes(name, program, argument, launch, index) for index, argument in enumerate(task.arguments)]
         module = interpret.kernel_module(task)
         if self.way == "interpreter":
             unknown = {a.name: len(b) for a, b in zip(task.arguments, places, strict=True) if a.num_bytes is None}
@@ -114,8 +111,8 @@ class PlanRunner:
         else:
             buffer = program.buffers[address.buffer]
             blocks = {"arena": self._arenas[name], "instruction": self._instruction}
-            block, start = blocks.get(buffer.space, self._bound.get(buffer.name)), buffer.offset + address.offset
-            assert block is not None
+            block = blocks[buffer.space] if buffer.space in blocks else self._bound[buffer.name]
+            start = buffer.offset + address.offset
         size = len(block) if argument.num_bytes is None else argument.num_bytes
         return block[start : start + size]
 
@@ -131,7 +128,9 @@ def _bind(buffer: Buffer, inputs: Mapping[str, Array]) -> Array:
     given = inputs.get(buffer.name)
     if given is None or (buffer.num_bytes is not None and given.nbytes != buffer.num_bytes):
         found = "nothing" if given is None else f"{given.nbytes} bytes"
-        raise ExportError(f"input {buffer.name}: got {found}, expected {buffer.num_bytes} bytes: give it to the program")
+        raise ExportError(
+            f"input {buffer.name}: got {found}, expected {buffer.num_bytes} bytes: give it to the program"
+        )
     memory = _memory(given.nbytes)
     memory[:] = np.ascontiguousarray(given).reshape(-1).view(np.uint8)
     return memory

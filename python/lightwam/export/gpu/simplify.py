@@ -40,7 +40,7 @@ def pools_in_two_steps(nodes: Nodes) -> None:
         between = {"logits": logits, "moments": moments}
         x = {"x": node.inputs["x"]}
         scores = Node(
-            "learned_query_scores", f"{node.name}.scores", node.stage, x, {"scores_weight": node.weights["scores"]},
+            "learned_query_scores", f"{node.name}.scores", node.stage, x, {"scores": node.weights["scores"]},
             between, node.attrs, node.order,
         )  # fmt: skip
         total = Node(
@@ -75,7 +75,7 @@ def cameras_as_inputs(nodes: Nodes) -> None:
     """Preprocessing reads the cameras' frames and their sizes, which the runtime binds."""
     for node in nodes.of_kind("preprocess_images"):
         names = [f"frames.{camera['name']}" for camera in nodes.policy["cameras"]]
-        node.inputs = {name: name for name in [*names, "frame_sizes"]}
+        node.inputs = {f"frame{index}": name for index, name in enumerate(names)} | {"frame_sizes": "frame_sizes"}
         nodes.types["frame_sizes"] = TensorType("i32", (len(names), 2))
         nodes.frames = {*names, "frame_sizes"}
         nodes.pinned |= nodes.frames

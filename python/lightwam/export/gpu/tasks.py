@@ -77,6 +77,10 @@ class Builder:
             return self.nodes.types[value].dtype
         return self.nodes.constants[node.weights[role][0]].type.dtype if role in node.weights else None
 
+    def attr(self, name: str) -> Any:
+        """An attr whose type the kernel's task checks; None where the node has none."""
+        return self.node.attrs.get(name)
+
     def matrix(self, role: str) -> tuple[int, int]:
         return self.nodes.types[self.node.inputs.get(role) or self.node.outputs[role]].matrix
 
@@ -149,7 +153,7 @@ def _linear(b: Builder) -> Call:
         return b.call(matvec.task(n, k, batch=batch, rows=x_elements // k // batch, **options))
     if "x_statistics" in node.inputs:
         options |= {"x_partials": b.shape("x_statistics")[1]}
-    statistics = node.attrs.get("statistics")
+    statistics = b.attr("statistics")
     return b.call(matmul.task(x_elements // k, n, k, statistics=statistics, **options))
 
 
@@ -166,12 +170,12 @@ def _grouped_linear(b: Builder) -> Call:
 def _conv2d(b: Builder) -> Call:
     node = b.node
     height, width, channels = b.shape("x")
-    out, *kernel, _ = b.weight_shape("weight")
+    out, kernel_height, kernel_width, _ = b.weight_shape("weight")
     norm: dict[str, Any] = {"norm": "rms", "eps": node.attrs["eps"], "z": b.format("z")} if "z" in node.outputs else {}
     task = conv2d.task(
-        height, width, channels, out, kernel=tuple(kernel), stride=node.count("stride"), padding=node.attrs["padding"],
+        height, width, channels, out, kernel=(kernel_height, kernel_width), stride=node.count("stride"), padding=b.attr("padding"),
         x=b.format("x"), weight=b.format("weight"), y=b.format("y"), bias="bias" in node.weights,
-        activation=node.text("activation"), residual=b.format("residual"), statistics=node.attrs.get("statistics"),
+        activation=node.text("activation"), residual=b.format("residual"), statistics=b.attr("statistics"),
         **norm,
     )  # fmt: skip
     return b.call(task)
@@ -214,7 +218,7 @@ def _self_attention(b: Builder) -> Call:
         options = {"rope": True, "eps": node.number("eps"), "partials": columns // 64, "statistics_row_stride": stride}
     task = self_attention.task(
         tokens, heads, columns // heads, x=b.format("q"), y=b.format("y"), scale=node.number("scale"),
-        row_stride=node.attrs.get("row_stride"), statistics=node.attrs.get("statistics"), **options,
+        row_stride=b.attr("row_stride"), statistics=b.attr("statistics"), **options,
     )  # fmt: skip
     return b.call(task)
 
@@ -243,23 +247,27 @@ def _cross_attention_folded(b: Builder) -> Call:
     task = cross_attention_folded.task(
         tokens, heads, columns // heads, b.matrix("y")[1], *_cross_keys(b), x=b.format("q"), y=b.format("y"),
         scale=node.number("scale"), bias="bias" in node.weights, residual=b.format("residual"),
-        statistics=node.attrs.get("statistics"), **options,
+        statistics=b.attr("statistics"), **options,
     )  # fmt: skip
     return b.call(task)
 
 
 def _learned_query_scores(b: Builder) -> Call:
-    tokens, width = b.matrix("x")
-    heads, queries = b.node.count("heads"), b.node.count("queries")
-    task = learned_query_scores.task(tokens, width, heads, queries, x=b.format("x"), eps=b.node.number("eps"))
+    rows, width = b.matrix("x")
+    heads, queries, batch = b.node.count("heads"), b.node.count("queries"), b.node.count("batch", 1)
+    task = learned_query_scores.task(
+        rows // batch, width, heads, queries, x=b.format("x"), eps=b.node.number("eps"), batch=batch
+    )
     return b.call(task)
 
 
 def _learned_query_sum(b: Builder) -> Call:
-    tokens, width = b.matrix("x")
-    heads, queries = b.node.count("heads"), b.node.count("queries")
-    slots = b.weight_shape("merge")[0]
-    task = learned_query_sum.task(tokens, width, heads, queries, slots, x=b.format("x"), y=b.format("y"))
+    rows, width = b.matrix("x")
+    heads, queries, batch = b.node.count("heads"), b.node.count("queries"), b.node.count("batch", 1)
+    task = learned_query_sum.task(
+        rows // batch, width, heads, queries, slots=b.weight_shape("merge")[0], x=b.format("x"), y=b.format("y"),
+        batch=batch,
+    )  # fmt: skip
     return b.call(task)
 
 
@@ -269,11 +277,10 @@ def _mean_pool(b: Builder) -> Call:
 
 def _add_subtract(b: Builder) -> Call:
     rows, columns = b.matrix("y")
-    held = [
-        b.matrix(role)[0] if role in b.node.inputs else b.weight_elements(role) // columns for role in ("a", "b")
-    ]
+    held = [b.matrix(role)[0] if role in b.node.inputs else b.weight_elements(role) // columns for role in ("a", "b")]
     formats = [b.format("a"), b.format("b")]
-    task = elementwise.task(b.node.kind, rows, [columns, columns], x=formats, y=b.format("y"), source_rows=held)
+    operation: Any = b.node.kind
+    task = elementwise.task(operation, rows, [columns, columns], x=formats, y=b.format("y"), source_rows=held)
     return b.call(task, x0="a", x1="b")
 
 
@@ -296,7 +303,7 @@ def _affine(b: Builder) -> Call:
         bound: [node.attrs[f"{bound}{index}"] for index in range(steps)] for bound in ("minimum", "maximum")
     }
     task = affine.task(
-        *b.matrix("x"), x=b.format("x"), y=b.format("y"), steps=steps, gripper_column=node.attrs.get("column"), **bounds
+        *b.matrix("x"), x=b.format("x"), y=b.format("y"), steps=steps, gripper_column=b.attr("column"), **bounds
     )
     return b.call(task)
 
@@ -310,8 +317,9 @@ def _text_key_bias(b: Builder) -> Call:
 
 
 def _preprocess_images(b: Builder) -> Call:
-    policy = b.nodes.policy
-    return b.call(preprocess_images.task(policy["cameras"], tuple(policy["canvas"]), y=b.format("y")))
+    height, width, _ = b.shape("y")
+    cameras = [preprocess_images.Camera(*camera["rect"], camera["rotate_180"]) for camera in b.nodes.policy["cameras"]]
+    return b.call(preprocess_images.task(cameras, (height, width), y=b.format("y")))
 
 
 _MAKERS: dict[str, Callable[[Builder], Call]] = {

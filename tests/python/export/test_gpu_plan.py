@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launch plans: they hold to the rules, compute what the interpreter does, and cost what they may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from gpu_graphs import deviation, full_size_graph, golden_sample, small_sample
+
+from lightwam.export.gpu.check import check_plan
+from lightwam.export.gpu.lower import FUSIONS, lower
+from lightwam.export.gpu.report import plan_costs
+
+#: f32: sums in another order. bf16: every value between the launches has 8 bits, and fused ones are not rounded.
+#: int8: a value that lies between two of 256 steps may take either.
+TOLERANCE = {"f32": 1e-5, "bf16": 2e-2, "int8": 4e-2}
+PRECISIONS = ("f32", "bf16", "int8")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("cross_output", ["folded", "projected"])
+@pytest.mark.parametrize("name", ["golden_set1", "golden_set3"])
+def test_golden_plans_compute_the_graph(name: str, cross_output: Any, precision: Any) -> None:
+    """The kernels' references, with and without fusions: the plan's own order, places and operands."""
+    sample = golden_sample(name, precision, cross_output)
+    wanted = sample.interpreted()
+    for fusions in ((), FUSIONS):
+        plan = lower(sample.graph, fusions)
+        check_plan(plan, sample.graph)
+        assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "cross_output"),
+    [("golden_set1", "f32", "folded"), ("golden_set3", "bf16", "projected"), ("golden_set3", "int8", "folded")],
+)
+def test_golden_plans_run_in_the_interpreter(name: str, precision: Any, cross_output: Any) -> None:
+    """The kernels' own source, on the plan's addresses."""
+    sample = golden_sample(name, precision, cross_output)
+    made = sample.planned(lower(sample.graph), "interpreter")
+    assert deviation(made, sample.interpreted()) <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_plan_from_images_computes_the_graph(precision: Any) -> None:
+    sample = small_sample(precision)
+    wanted = sample.interpreted()
+    for fusions in ((), FUSIONS):
+        plan = lower(sample.graph, fusions)
+        check_plan(plan, sample.graph)
+        assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE[precision]
+
+
+def test_a_plan_from_images_runs_in_the_interpreter() -> None:
+    sample = small_sample("f32")
+    made = sample.planned(lower(sample.graph), "interpreter")
+    assert deviation(made, sample.interpreted()) <= TOLERANCE["f32"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("name", ["libero", "robotwin"])
+def test_full_size_plans_are_within_their_limits(name: str, precision: Any) -> None:
+    graph = full_size_graph(name, precision)
+    plan = lower(graph)
+    check_plan(plan, graph)
+    costs = plan_costs(plan, graph)
+    assert len(costs.launches) <= 330
+    assert costs.num_bytes <= 1.3 * costs.bound
+    assert costs.peak_memory <= (2.0e9 if precision == "int8" else 3.5e9)
+
+
+def test_a_libero_chunk_takes_this_many_launches() -> None:
+    """As docs/gpu.md says."""
+    launches = {
+        precision: len(lower(full_size_graph("libero", precision)).programs["act"].launches)
+        for precision in ("bf16", "int8")
+    }
+    assert launches == {"bf16": 296, "int8": 324}
