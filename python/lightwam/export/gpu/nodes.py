@@ -64,7 +64,7 @@ class WeightRows:
     rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def join(self, *groups: tuple[str, ...]) -> bool:
-        """Lay the constants of each group side by side; False, and no change, where a size or another row forbids it."""
+        """Lay the constants of each group side by side; False, and no change, where a size or row forbids it."""
         if not all(self._can_join(names) for names in groups):
             return False
         for names in groups:

@@ -13,7 +13,7 @@ _PRODUCERS = ("linear", "self_attention", "cross_attention_folded", "conv2d")
 
 
 def with_statistics(nodes: Nodes, x: str, kind: str, consumer: Node, role: str, replaced: list[Node]) -> bool:
-    """Put `consumer` in the place of `replaced`, reading statistics of `x` as `role`; False, and no change, if it can't.
+    """Put `consumer` in the place of `replaced`, reading statistics of `x` as `role`; False if it can't.
 
     The writer of `x` is made to write them, unless it writes others already or no kernel of its can.
     """

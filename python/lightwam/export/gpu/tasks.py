@@ -173,7 +173,8 @@ def _conv2d(b: Builder) -> Call:
     out, kernel_height, kernel_width, _ = b.weight_shape("weight")
     norm: dict[str, Any] = {"norm": "rms", "eps": node.attrs["eps"], "z": b.format("z")} if "z" in node.outputs else {}
     task = conv2d.task(
-        height, width, channels, out, kernel=(kernel_height, kernel_width), stride=node.count("stride"), padding=b.attr("padding"),
+        height, width, channels, out, kernel=(kernel_height, kernel_width),
+        stride=node.count("stride"), padding=b.attr("padding"),
         x=b.format("x"), weight=b.format("weight"), y=b.format("y"), bias="bias" in node.weights,
         activation=node.text("activation"), residual=b.format("residual"), statistics=b.attr("statistics"),
         **norm,

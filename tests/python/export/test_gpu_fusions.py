@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fusion of a launch plan fires where it should, and leaves the numbers as they were within rounding."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from gpu_graphs import Sample, deviation, golden_sample, small_sample
+
+from lightwam.export.gpu import fuse_attention, fuse_norms, fuse_rows
+from lightwam.export.gpu.check import check_plan
+from lightwam.export.gpu.lower import FUSIONS, Fusion, lower
+from lightwam.export.gpu.plan import LaunchPlan
+
+#: Of a chunk: what is fused is not rounded on the way (bf16), or falls to the next of 256 steps (int8).
+TOLERANCE = {"f32": 2e-6, "bf16": 1e-2, "int8": 3e-2}
+
+
+def _up_to(fusion: Fusion, included: bool) -> tuple[Fusion, ...]:
+    return FUSIONS[: FUSIONS.index(fusion) + included]
+
+
+@cache
+def _plan(sample: Callable[[], Sample], fusions: tuple[Fusion, ...]) -> LaunchPlan:
+    return lower(sample().graph, fusions)
+
+
+def _kernels(plan: LaunchPlan) -> Counter[str]:
+    return Counter(plan.tasks[launch.task].task.kernel for launch in plan.programs["act"].launches)
+
+
+def _arguments(plan: LaunchPlan, name: str) -> int:
+    """How many launches of `act` have an argument of that name."""
+    tasks = [plan.tasks[launch.task].task for launch in plan.programs["act"].launches]
+    return sum(name in {argument.name for argument in task.arguments} for task in tasks)
+
+
+def _small(precision: Any) -> Callable[[], Sample]:
+    return _SMALL[precision]
+
+
+_SMALL: dict[str, Callable[[], Sample]] = {
+    "f32": lambda: small_sample("f32"),
+    "bf16": lambda: small_sample("bf16"),
+    "int8": lambda: small_sample("int8"),
+    "golden": lambda: golden_sample("golden_set1", "bf16", "folded"),
+}
+
+#: Fusion, the policy, and the change in launches a kernel. Blocks: 3; poolers: 2; a key of proprio in every block.
+FIRES: tuple[tuple[Fusion, str, dict[str, int]], ...] = (
+    (fuse_norms.affine_chain, "f32", {"affine": -2}),
+    (fuse_norms.addition_in_norm, "f32", {"elementwise": -1}),
+    (fuse_attention.qkv_in_one_product, "f32", {"matmul": -8, "rms_norm_rope": -6}),
+    (fuse_rows.products_of_one_row, "f32", {"matvec": -5}),
+    (fuse_norms.layer_norm_in_matvec, "f32", {"row_norm": -4}),
+    (fuse_norms.rounding_in_matvec, "int8", {"quantize_rows": -11, "row_norm": -4}),
+    (fuse_rows.pools_in_batches, "f32", {"learned_query_scores": -1, "learned_query_sum": -1}),
+    (fuse_rows.single_rows_side_by_side, "f32", {"elementwise": -1}),
+    (fuse_rows.like_rows_in_batches, "f32", {"matvec": -6, "row_norm": -3}),
+    (fuse_norms.norm_with_rounding, "int8", {"quantize_rows": -13}),
+    (fuse_norms.rounding_on_load, "int8", {"quantize_rows": -8}),
+    (fuse_attention.query_norm_in_cross_attention, "f32", {"row_norm": -3}),
+    (fuse_norms.layer_norm_on_load, "f32", {"row_norm": -11}),
+    (fuse_norms.norm_in_convolution, "f32", {"row_norm": -12}),
+)
+
+
+def test_every_fusion_is_listed() -> None:
+    assert tuple(fusion for fusion, _, _ in FIRES) == FUSIONS
+
+
+@pytest.mark.parametrize(("fusion", "precision", "change"), FIRES, ids=lambda entry: getattr(entry, "__name__", None))
+def test_a_fusion_fires_and_keeps_the_numbers(fusion: Fusion, precision: str, change: dict[str, int]) -> None:
+    sample = _small(precision)
+    before, after = (_plan(sample, _up_to(fusion, included)) for included in (False, True))
+    found = _kernels(after)
+    found.subtract(_kernels(before))
+    assert {kernel: count for kernel, count in found.items() if count} == change
+    check_plan(after, sample().graph)
+    made, wanted = (sample().planned(plan, "reference") for plan in (after, before))
+    assert deviation(made, wanted) <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS, ids=lambda fusion: fusion.__name__)
+def test_a_fusion_stands_alone(fusion: Fusion) -> None:
+    """Without the ones before it, on rows that are no multiple of 64 columns."""
+    sample = _small("golden")()
+    plan = lower(sample.graph, (fusion,))
+    check_plan(plan, sample.graph)
+    wanted = sample.planned(lower(sample.graph, ()), "reference")
+    assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE["bf16"]
+
+
+def test_statistics_replace_passes_over_rows() -> None:
+    plan = _plan(_small("int8"), FUSIONS)
+    assert _arguments(plan, "q_statistics") == 6  # self and cross attention of three blocks
+    assert _arguments(plan, "x_statistics") > 0
+
+
+def test_weights_of_all_blocks_lie_side_by_side() -> None:
+    sample = _small("f32")()
+    plan = _plan(_small("f32"), FUSIONS)
+    keys = [f"blocks.{block}.cross_attn.k.weight" for block in range(3)]
+    sizes = [sample.graph.constants[name].type.num_bytes for name in keys]
+    assert np.diff([plan.weights[name] for name in keys]).tolist() == sizes[:2]
