@@ -319,7 +319,10 @@ def _text_key_bias(b: Builder) -> Call:
 
 def _preprocess_images(b: Builder) -> Call:
     height, width, _ = b.shape("y")
-    cameras = [preprocess_images.Camera(*camera["rect"], camera["rotate_180"]) for camera in b.nodes.policy["cameras"]]
+    cameras = []
+    for camera in b.nodes.policy["cameras"]:
+        top, left, rows, columns = camera["rect"]
+        cameras.append(preprocess_images.Camera(top, left, rows, columns, camera["rotate_180"]))
     return b.call(preprocess_images.task(cameras, (height, width), y=b.format("y")))
 
 
