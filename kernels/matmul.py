@@ -55,10 +55,13 @@ def _finish(
     STATISTICS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    EVEN_N: tl.constexpr,
     RAGGED: tl.constexpr,
 ):
-    """From sums of products [BLOCK_M, BLOCK_N] to y and its statistics. scale, zero [BLOCK_M]: of x, for i8 sums."""
-    EVEN_N: tl.constexpr = N % BLOCK_N == 0
+    """From sums of products [BLOCK_M, BLOCK_N] to y and its statistics. scale, zero [BLOCK_M]: of x, for i8 sums.
+
+    EVEN_N: no column of it lies past the end.
+    """
     column = column_start + tl.arange(0, BLOCK_N)
     column_read = column if EVEN_N else tl.minimum(column, N - 1)
     if total.dtype == tl.int32:
@@ -175,17 +178,17 @@ def _tile(
         left, right = tl.split(tl.permute(tl.reshape(total, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
         _finish(
             left, scale, zero, weight_scale, weight_sum, bias, residual, y, statistics, row, column_start, group,
-            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N // 2, RAGGED,
+            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N // 2, EVEN_N, RAGGED,
         )  # fmt: skip
         _finish(
             right, scale, zero, weight_scale, weight_sum, bias, residual, y, statistics, row,
             column_start + BLOCK_N // 2, group,
-            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N // 2, RAGGED,
+            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N // 2, EVEN_N, RAGGED,
         )  # fmt: skip
     else:
         _finish(
             total, scale, zero, weight_scale, weight_sum, bias, residual, y, statistics, row, column_start, group,
-            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N, RAGGED,
+            ROWS, N, GROUPS, RESIDUAL_ROWS, ACTIVATION, STATISTICS, BLOCK_M, BLOCK_N, EVEN_N, RAGGED,
         )  # fmt: skip
 
 
@@ -445,6 +448,7 @@ CASES: list[Task] = [
         x_mode="quantized", statistics="range",
     ),
     task(40, 64, 96, x="bf16", weight="i8", y="f32", bias=True, residual="f32", x_mode="quantize", x_partials=2),
+    task(8, 384, 32, x="bf16", weight="bf16", y="f32", residual="bf16", statistics="squares"),
     task(24, 56, 32, x="bf16", weight="bf16", y="bf16", groups=3),
     task(9, 16, 128, x="f16", weight="f16", y="f32", groups=2, bias=True, residual="f16"),
 ]  # fmt: skip
