@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.cli import roofline
 from lightwam.cli.figures import Record, Seconds, peak_memory_bytes, write_figures
+from lightwam.cli.roofline import DeviceName
 from lightwam.errors import ConfigError, EngineError
 from lightwam.runtime import Policy
 
@@ -39,7 +41,11 @@ class BenchArgs:
     instruction: str = "pick up the object"
     """What the policy is told when the engine carries no instruction of its own."""
     out: Path | None = None
-    """Folder for bench.json and bench.png; nothing is written when absent."""
+    """Folder for bench.json and bench.png (or roofline.json); nothing is written when absent."""
+    roofline: bool = False
+    """Predict a chunk on a GPU instead, from the FLOPs and bytes of the engine's launch plan. Measures nothing."""
+    device: DeviceName = "orin"
+    """The GPU of --roofline."""
 
 
 def random_observation(metadata: dict[str, Any], image_size: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -152,6 +158,8 @@ def main(arguments: BenchArgs) -> int:
     from lightwam.assets import bundled_engine
 
     engine = arguments.engine or bundled_engine()
+    if arguments.roofline:
+        return roofline.main(engine, arguments.device, arguments.out)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
         record, samples = _in_own_process(engine, threads, arguments)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan costs and is predicted to take; `lightwam bench --roofline`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from gpu_graphs import full_size_graph, small_sample
+
+from lightwam.cli import main
+from lightwam.export.counts import graph_costs
+from lightwam.export.gpu.lower import lower
+from lightwam.export.gpu.report import PlanCosts, plan_costs
+from lightwam.export.gpu.roofline import DEVICES, SHARE, launch_seconds, predict
+
+
+@pytest.fixture(scope="module")
+def costs() -> PlanCosts:
+    graph = full_size_graph("libero", "bf16")
+    return plan_costs(lower(graph), graph)
+
+
+def test_a_plan_makes_the_products_of_its_graph(costs: PlanCosts) -> None:
+    assert costs.flops == graph_costs(full_size_graph("libero", "bf16"), costs.text_rows).flops
+
+
+def test_fusions_save_launches_and_bytes(costs: PlanCosts) -> None:
+    graph = full_size_graph("libero", "bf16")
+    unfused = plan_costs(lower(graph, ()), graph)
+    assert len(unfused.launches) == 579
+    assert costs.bound == unfused.bound < costs.num_bytes < unfused.num_bytes
+
+
+def test_bytes_of_launches_by_hand(costs: PlanCosts) -> None:
+    """Tokens [392, 1536]; q, k and v in one product; a self-attention that reads their squares, not all statistics."""
+    launches = {launch.name: launch for launch in costs.launches}
+    tokens, row = 392, 1536
+    product = launches["blocks.0.self_attn.attention.qkv"]
+    weights, squares = 2 * 3 * row * row + 4 * 3 * row, 8 * tokens * 3 * row // 64
+    assert product.num_bytes == 2 * tokens * row + weights + 2 * tokens * 3 * row + squares
+    attention = launches["blocks.0.self_attn.attention"]
+    tables = 2 * 4 * tokens * 64 + 2 * 4 * row
+    read_squares = squares - 8 * row // 64  # the last row's squares of v lie past the end
+    assert attention.num_bytes == 2 * tokens * 3 * row + read_squares + tables + 2 * tokens * row
+    ffn = launches["blocks.0.ffn.2"]
+    assert ffn.num_bytes == 2 * tokens * 8960 + 2 * 8960 * row + 4 * row + 2 * 4 * tokens * row
+
+
+def test_few_text_keys_are_counted(costs: PlanCosts) -> None:
+    graph = full_size_graph("libero", "bf16")
+    plan = lower(graph)
+    short, long = (plan_costs(plan, graph, rows) for rows in (5, 128))
+    assert short.flops < costs.flops < long.flops
+    assert short.num_bytes < costs.num_bytes < long.num_bytes
+
+
+def test_a_launch_takes_the_longer_of_products_and_bytes(costs: PlanCosts) -> None:
+    orin = DEVICES["orin"]
+    convolution = next(launch for launch in costs.launches if launch.name == "vae.down.0.conv2")
+    assert launch_seconds(convolution, orin) == pytest.approx(
+        max(convolution.flops / 42.5e12, convolution.num_bytes / 204e9)
+    )
+    norm = next(launch for launch in costs.launches if launch.kernel == "row_norm")
+    assert launch_seconds(norm, orin) == norm.num_bytes / 204e9
+    whole, share = predict(costs, orin), predict(costs, orin, SHARE)
+    assert sum(share.values()) == pytest.approx(sum(whole.values()) / SHARE)
+    assert list(whole) == ["preprocess", "vae", "backbone", "expert", "postprocess"]
+
+
+def test_predictions_that_the_project_promises() -> None:
+    """At 60 % of the roofline: AGX Orin in bf16, Orin Nano in int8 and within its memory, 4090, H100."""
+    for precision, limits in (("bf16", {"orin": 60, "4090": 15, "h100": 5}), ("int8", {"orin-nano": 140})):
+        graph = full_size_graph("libero", precision)  # type: ignore[arg-type]
+        counted = plan_costs(lower(graph), graph)
+        for device, limit in limits.items():
+            assert 1e3 * sum(predict(counted, DEVICES[device], SHARE).values()) <= limit
+
+
+def test_memory_is_the_sum_of_its_parts() -> None:
+    graph = small_sample("int8").graph
+    plan = lower(graph)
+    memory = plan_costs(plan, graph).memory
+    assert memory["weights"] == plan.weights_bytes and memory["instruction"] == graph.instruction_bytes
+    assert memory["arenas"] == sum(program.arena_bytes for program in plan.programs.values())
+
+
+def test_bench_prints_and_writes_a_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--roofline", "--device", "thor", "--out", str(tmp_path)]) == 0  # of the bundled policy
+    assert "Prediction, not a measurement" in capsys.readouterr().out.replace("\n", " ")
+    document = json.loads((tmp_path / "roofline.json").read_text())
+    assert document["kind"] == "prediction" and document["device"]["name"] == "Jetson Thor T5000"
+    assert sum(document["seconds"]["1.0"].values()) == pytest.approx(
+        sum(launch["seconds"] for launch in document["launches"])
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["roofline.json"]
+
+
+def test_bench_without_triton_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith("lightwam.export.gpu"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in list(sys.modules):
+        if name.startswith("lightwam.kernels"):
+            monkeypatch.delitem(sys.modules, name)
+    assert main(["bench", "--roofline"]) == 2
+    error = capsys.readouterr().err
+    assert "lightwam[gpu]" in error and error.count("\n") == 1
