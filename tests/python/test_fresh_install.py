@@ -23,6 +23,9 @@ chunk = policy.infer({"images": images, "state": np.zeros(policy.metadata["polic
 assert chunk.actions.shape == (policy.metadata["policy"]["horizon"], policy.metadata["policy"]["action_width"])
 assert np.isfinite(chunk.actions).all()
 assert not {"torch", "tyro", "rich"} & set(sys.modules)
+# Kernels travel in the wheel; their shapes and formats need no Triton.
+import lightwam.kernels.formats, lightwam.kernels.task
+assert importlib.util.find_spec("lightwam.kernels.conv2d") is not None and "triton" not in sys.modules
 """
 
 
