@@ -69,41 +69,137 @@ def load_rows(
 
 
 @triton.jit
+def zero_blocks(BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, COUNT: tl.constexpr):
+    """A tuple of COUNT blocks of zeros f32 [BLOCK_M, BLOCK_N].
+
+    Sums of many columns are held as several narrow blocks: where a block has no more columns than rows, the compiler
+    gives every warp whole rows of the logits, so that their softmax crosses no warps.
+    """
+    blocks = ()
+    for index in tl.static_range(COUNT):  # noqa: B007
+        blocks += (tl.zeros((BLOCK_M, BLOCK_N), tl.float32),)  # type: ignore[assignment]
+    return blocks
+
+
+@triton.jit
+def load_columns(row, first, start, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Columns [start, start + BLOCK) of the WIDTH ones from `first` on, of one row in f32; 0 past them."""
+    within = start + tl.arange(0, BLOCK)
+    if WIDTH % BLOCK == 0:
+        return tl.load(row + first + within).to(tl.float32)
+    else:
+        return tl.load(row + first + within, mask=within < WIDTH, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def load_keys(
     text,
-    proprio,
     keys,
     count,
     first,
     start,
     ROW: tl.constexpr,
     WIDTH: tl.constexpr,
-    PROPRIO_KEYS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Columns [start, start + BLOCK) of the WIDTH ones from `first` on, of keys [N]; 0 past them. [N, BLOCK].
+    """Columns [start, start + BLOCK) of the WIDTH ones from `first` on, of text keys [N]; 0 past them. [N, BLOCK].
 
-    The first `count` keys are rows of `text`, the next ones of `proprio`, others 0; both have ROW columns. Text from
-    `count` on is not read.
+    Text has rows of ROW columns. Those from `count` on are not read, and 0.
     """
     within = start + tl.arange(0, BLOCK)
-    columns = first + within
     mask = (keys < count)[:, None]
     if WIDTH % BLOCK != 0:
         mask = mask & (within < WIDTH)[None, :]
-    block = tl.load(text + keys[:, None] * ROW + columns[None, :], mask=mask, other=0.0)
-    for key in tl.static_range(PROPRIO_KEYS):
-        row = tl.load(proprio + key * ROW + columns, mask=within < WIDTH, other=0.0)
-        block = tl.where((keys == count + key)[:, None], row[None, :], block)
-    return block
+    return tl.load(text + keys[:, None] * ROW + (first + within)[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
-def mask_and_bias(scores, key_bias, keys, count, PROPRIO_KEYS: tl.constexpr):
-    """scores [M, N] in base 2, plus the bias of text keys; minus infinity for keys [N] that don't exist."""
-    bias = tl.load(key_bias + keys, mask=keys < count, other=0.0) * 1.4426950408889634
-    bias = tl.where(keys < count + PROPRIO_KEYS, bias, float("-inf"))
-    return scores + bias[None, :]
+def text_scores(
+    query,
+    key_text,
+    key_bias,
+    keys,
+    count,
+    first,
+    scale,
+    ROW: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Products of query [M, D] and text keys [N] times scale [M], plus their bias: logits in base 2, [M, N].
+
+    Minus infinity from `count` on.
+    """
+    block = load_keys(key_text, keys, count, first, 0, ROW, WIDTH, BLOCK_D)
+    scores = tl.dot(query, tl.trans(block), input_precision="ieee") * scale[:, None]
+    bias = tl.load(key_bias + keys, mask=keys < count, other=float("-inf"))
+    return scores + (bias * 1.4426950408889634)[None, :]
+
+
+@triton.jit
+def proprio_start(
+    query,
+    key_proprio,
+    value_proprio,
+    first,
+    value_first,
+    value_start,
+    scale,
+    ROW: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_ROW: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    KEYS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """The softmax of query [M, D] over KEYS proprio keys, usually one: too few for a product of matrices.
+
+    scale [M] of the logits in base 2. Returns maximum, total [M], and PARTS blocks of sums of values [M, BLOCK_V].
+    """
+    if KEYS == 0:
+        maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+        total = tl.zeros((BLOCK_M,), tl.float32)
+        sums = zero_blocks(BLOCK_M, BLOCK_V, PARTS)
+    else:
+        wide = query.to(tl.float32)
+        maximum = tl.sum(wide * load_columns(key_proprio, first, 0, WIDTH, BLOCK_D)[None, :], 1) * scale
+        total = tl.full((BLOCK_M,), 1.0, tl.float32)
+        sums = zero_blocks(BLOCK_M, BLOCK_V, PARTS)
+        sums = add_outer(sums, total, total, value_proprio, value_first, value_start, VALUE_WIDTH, BLOCK_V, PARTS)
+        for key in tl.static_range(1, KEYS):
+            score = tl.sum(wide * load_columns(key_proprio + key * ROW, first, 0, WIDTH, BLOCK_D)[None, :], 1) * scale
+            highest = tl.maximum(maximum, score)
+            correction = tl.exp2(maximum - highest)
+            weight = tl.exp2(score - highest)
+            total = total * correction + weight
+            value = value_proprio + key * VALUE_ROW
+            sums = add_outer(sums, correction, weight, value, value_first, value_start, VALUE_WIDTH, BLOCK_V, PARTS)
+            maximum = highest
+    return maximum, total, sums
+
+
+@triton.jit
+def add_outer(
+    sums,
+    correction,
+    weight,
+    row,
+    first,
+    start,
+    WIDTH: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """correction [M] times the blocks of `sums`, plus weight [M] times the row's columns from `start` on."""
+    added = ()
+    for part in tl.static_range(PARTS):
+        values = load_columns(row, first, start + part * BLOCK_V, WIDTH, BLOCK_V)
+        block = sums[part] * correction[:, None] + weight[:, None] * values[None, :]
+        added += (block,)  # type: ignore[assignment]
+    return added
 
 
 @triton.jit

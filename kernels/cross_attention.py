@@ -18,10 +18,11 @@ from lightwam.kernels.attention_blocks import (
     flash_tactics,
     load_keys,
     load_rows,
-    mask_and_bias,
     number,
     product_format,
+    proprio_start,
     softmax_step,
+    text_scores,
     weights_slack,
 )
 from lightwam.kernels.oracle import Array
@@ -54,16 +55,17 @@ def kernel(
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     query = load_rows(q, rows, first, 0, TOKENS, ROW, WIDTH, BLOCK_D, True)
     count = tl.minimum(tl.load(key_count), KEYS)
-    maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_M,), tl.float32)
-    accumulator = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    for start in range(0, count + PROPRIO_KEYS, BLOCK_N):
-        index = start + tl.arange(0, BLOCK_N)
-        keys = load_keys(key_text, key_proprio, index, count, first, 0, ROW, WIDTH, PROPRIO_KEYS, BLOCK_D)
-        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * SCALE
-        scores = mask_and_bias(scores, key_bias, index, count, PROPRIO_KEYS)
+    scale = tl.full((BLOCK_M,), SCALE, tl.float32)
+    maximum, total, sums = proprio_start(
+        query, key_proprio, value_proprio, first, first, 0, scale,
+        ROW, WIDTH, ROW, WIDTH, PROPRIO_KEYS, BLOCK_M, BLOCK_D, BLOCK_D, 1,
+    )  # fmt: skip
+    accumulator = sums[0]
+    for start in range(0, count, BLOCK_N):
+        keys = start + tl.arange(0, BLOCK_N)
+        scores = text_scores(query, key_text, key_bias, keys, count, first, scale, ROW, WIDTH, BLOCK_D)
         weights, correction, maximum, total = softmax_step(scores, maximum, total)
-        values = load_keys(value_text, value_proprio, index, count, first, 0, ROW, WIDTH, PROPRIO_KEYS, BLOCK_D)
+        values = load_keys(value_text, keys, count, first, 0, ROW, WIDTH, BLOCK_D)
         weights = weights.to(values.dtype)
         accumulator = tl.dot(weights, values, accumulator * correction[:, None], input_precision="ieee")
     within = tl.arange(0, BLOCK_D)

@@ -9,6 +9,7 @@ total and again for the product. Text keys past the number in use, which lies in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,39 +20,21 @@ from lightwam.kernels import cross_attention
 from lightwam.kernels.attention_blocks import (
     LOG2_E,
     block_of,
+    load_columns,
     load_keys,
     load_rows,
-    mask_and_bias,
     number,
     product_format,
+    proprio_start,
     softmax_step,
+    text_scores,
     weights_slack,
+    zero_blocks,
 )
 from lightwam.kernels.device import combine_squares, store_statistics
 from lightwam.kernels.oracle import STATISTICS_WIDTH, Array, Statistics, row_statistics
 from lightwam.kernels.oracle import partials as partials_of
 from lightwam.kernels.task import Argument, DType, Tactic, Task
-
-
-@triton.jit
-def _scores(
-    query,
-    key_text,
-    key_proprio,
-    key_bias,
-    keys,
-    count,
-    head,
-    WIDTH: tl.constexpr,
-    ROW: tl.constexpr,
-    PROPRIO_KEYS: tl.constexpr,
-    SCALE: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Logits of one head in base 2, [M, keys]; minus infinity for keys that don't exist."""
-    block = load_keys(key_text, key_proprio, keys, count, head * WIDTH, 0, ROW, WIDTH, PROPRIO_KEYS, BLOCK_D)
-    scores = tl.dot(query, tl.trans(block), input_precision="ieee") * SCALE
-    return mask_and_bias(scores, key_bias, keys, count, PROPRIO_KEYS)
 
 
 @triton.jit
@@ -83,65 +66,59 @@ def kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     ROW: tl.constexpr = HEADS * WIDTH
     OUTPUTS: tl.constexpr = HEADS * N
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = tl.program_id(1) * BLOCK_N
+    column = tl.program_id(1) * (PARTS * BLOCK_N)
     count = tl.minimum(tl.load(key_count), KEYS)
-    used = count + PROPRIO_KEYS
-    keys = tl.arange(0, BLOCK_K)
-    within = tl.arange(0, BLOCK_D)
-    scale = tl.full((BLOCK_M,), 1.0, tl.float32)
+    scale = tl.full((BLOCK_M,), SCALE, tl.float32)
     if q_statistics is not None:
+        # The row's norm is left out of q and put on its logits.
         squares = combine_squares(q_statistics, tl.minimum(rows, TOKENS - 1), 2 * PARTIALS, PARTIALS)
-        scale = tl.rsqrt(squares / ROW + EPS)
-    accumulator = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        scale = scale * tl.rsqrt(squares / ROW + EPS)
+    sums = zero_blocks(BLOCK_M, BLOCK_N, PARTS)
     for head in range(HEADS):
-        # Asked for first: it arrives while the weights are computed.
-        outputs = load_keys(
-            output_text, output_proprio, keys, count, head * N, column, OUTPUTS, N, PROPRIO_KEYS, BLOCK_N
-        )
         query = load_rows(q, rows, head * WIDTH, 0, TOKENS, ROW, WIDTH, BLOCK_D, True)
-        if q_statistics is not None:
-            weight = tl.load(q_weight + head * WIDTH + within, mask=within < WIDTH, other=0.0)
-            query = (query.to(tl.float32) * scale[:, None] * weight[None, :]).to(query.dtype)
-        scores = _scores(
-            query, key_text, key_proprio, key_bias, keys, count, head, WIDTH, ROW, PROPRIO_KEYS, SCALE, BLOCK_D
-        )
-        maximum = tl.max(scores, 1)
-        total = tl.sum(tl.exp2(scores - maximum[:, None]), 1)
-        for start in range(BLOCK_K, used, BLOCK_K):
-            later = _scores(
-                query, key_text, key_proprio, key_bias, start + keys, count, head,
-                WIDTH, ROW, PROPRIO_KEYS, SCALE, BLOCK_D,
-            )  # fmt: skip
-            _, _, maximum, total = softmax_step(later, maximum, total)
-        weights = tl.exp2(scores - maximum[:, None]) / total[:, None]
-        accumulator = tl.dot(weights.to(outputs.dtype), outputs, accumulator, input_precision="ieee")
-        for start in range(BLOCK_K, used, BLOCK_K):
-            later = _scores(
-                query, key_text, key_proprio, key_bias, start + keys, count, head,
-                WIDTH, ROW, PROPRIO_KEYS, SCALE, BLOCK_D,
-            )  # fmt: skip
-            weights = tl.exp2(later - maximum[:, None]) / total[:, None]
-            outputs = load_keys(
-                output_text, output_proprio, start + keys, count, head * N, column, OUTPUTS, N, PROPRIO_KEYS, BLOCK_N
-            )
-            accumulator = tl.dot(weights.to(outputs.dtype), outputs, accumulator, input_precision="ieee")
-    columns = column + tl.arange(0, BLOCK_N)
-    if bias is not None:
-        accumulator += tl.load(bias + columns, mask=columns < N, other=0.0)[None, :]
-    offsets = rows[:, None] * N + columns[None, :]
-    mask = (rows < TOKENS)[:, None]
-    if N % BLOCK_N != 0:
-        mask = mask & (columns < N)[None, :]
-    if residual is not None:
-        accumulator += tl.load(residual + offsets, mask=mask, other=0.0).to(tl.float32)
-    stored = accumulator.to(y.dtype.element_ty)
-    tl.store(y + offsets, stored, mask=mask)
-    if statistics is not None:
-        store_statistics(statistics, stored.to(tl.float32), rows, column, rows < TOKENS, N, STATISTICS, True)
+        if q_weight is not None:
+            weight = load_columns(q_weight, head * WIDTH, 0, WIDTH, BLOCK_D)
+            query = (query.to(tl.float32) * weight[None, :]).to(query.dtype)
+        maximum, total, head_sums = proprio_start(
+            query, key_proprio, output_proprio, head * WIDTH, head * N, column, scale,
+            ROW, WIDTH, OUTPUTS, N, PROPRIO_KEYS, BLOCK_M, BLOCK_D, BLOCK_N, PARTS,
+        )  # fmt: skip
+        for start in range(0, count, BLOCK_K):
+            keys = start + tl.arange(0, BLOCK_K)
+            scores = text_scores(query, key_text, key_bias, keys, count, head * WIDTH, scale, ROW, WIDTH, BLOCK_D)
+            weights, correction, maximum, total = softmax_step(scores, maximum, total)
+            weights = weights.to(query.dtype)
+            added = ()
+            for part in tl.static_range(PARTS):
+                first = column + part * BLOCK_N
+                outputs = load_keys(output_text, keys, count, head * N, first, OUTPUTS, N, BLOCK_N)
+                part_sums = head_sums[part] * correction[:, None]
+                added += (tl.dot(weights, outputs, part_sums, input_precision="ieee"),)  # type: ignore[assignment]
+            head_sums = added
+        inverse = 1.0 / total
+        added = ()
+        for part in tl.static_range(PARTS):
+            added += (sums[part] + head_sums[part] * inverse[:, None],)  # type: ignore[assignment]
+        sums = added
+    for part in tl.static_range(PARTS):
+        first = column + part * BLOCK_N
+        columns = first + tl.arange(0, BLOCK_N)
+        value = sums[part]
+        if bias is not None:
+            value += tl.load(bias + columns, mask=columns < N, other=0.0)[None, :]
+        offsets = rows[:, None] * N + columns[None, :]
+        mask = (rows < TOKENS)[:, None] & (columns < N)[None, :]
+        if residual is not None:
+            value += tl.load(residual + offsets, mask=mask, other=0.0).to(tl.float32)
+        stored = value.to(y.dtype.element_ty)
+        tl.store(y + offsets, stored, mask=mask)
+        if statistics is not None:
+            store_statistics(statistics, stored.to(tl.float32), rows, first, rows < TOKENS, N, STATISTICS, True)
 
 
 def task(
@@ -158,6 +135,7 @@ def task(
     bias: bool = False,
     residual: DType | None = None,
     rms: bool = False,
+    weighted: bool = True,
     eps: float = 0.0,
     partials: int = 0,
     partial_width: int = STATISTICS_WIDTH,
@@ -168,7 +146,8 @@ def task(
     p is the softmax of `cross_attention`, over key_count text keys and all proprio keys. q [tokens, heads * width],
     key_text [keys, heads * width], output_text [keys, heads * n] and their proprio_keys rows are in format `x`.
     rms: q is divided by the root of its row's mean square (+ eps), whose sum comes as q_statistics "squares",
-    `partials` of `partial_width` columns each, and multiplied by q_weight f32 [heads * width].
+    `partials` of `partial_width` columns each, and (if `weighted`) multiplied by q_weight f32 [heads * width]. Where
+    the keys were multiplied by that weight instead, which comes to the same, q is read into the product as it is.
     statistics: of every 64 columns of y as stored.
     """
     row = heads * width
@@ -185,6 +164,7 @@ def task(
     arguments = [Argument("q", "r", x, (tokens, row))]
     if rms:
         arguments.append(Argument("q_statistics", "r", "f32", (tokens, partials, 2)))
+    if rms and weighted:
         arguments.append(Argument("q_weight", "r", "f32", (row,)))
     arguments += [
         Argument("key_text", "r", x, (keys, row)),
@@ -220,40 +200,41 @@ def task(
     return Task("cross_attention_folded", constants, tuple(arguments), flops, product)
 
 
-# (BLOCK_M, BLOCK_N, BLOCK_K, warps, stages), best guess first.
-_SIXTEEN_BIT = ((64, 256, 32, 8, 1), (64, 128, 32, 4, 1), (32, 256, 32, 8, 1), (64, 128, 64, 8, 1))
-_F32 = ((32, 64, 16, 4, 1), (16, 64, 16, 4, 1))
+# (BLOCK_M, BLOCK_N, PARTS, BLOCK_K, warps, stages), best guess first.
+_SIXTEEN_BIT = ((64, 64, 2, 32, 4, 1), (64, 64, 4, 32, 4, 1), (128, 64, 2, 32, 8, 1), (128, 64, 4, 32, 8, 1))
+_F32 = ((32, 64, 1, 16, 4, 1), (16, 64, 1, 16, 4, 1))
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     tokens, n = number(task.constants, "TOKENS"), number(task.constants, "N")
     keys = number(task.constants, "KEYS") + number(task.constants, "PROPRIO_KEYS")
-    choices: tuple[tuple[int, int, int, int, int], ...] = _F32 if task.product_type == "f32" else _SIXTEEN_BIT
+    choices: tuple[tuple[int, int, int, int, int, int], ...]
+    choices = _F32 if task.product_type == "f32" else _SIXTEEN_BIT
     if target == "interpreter":
-        choices = ((512, 2048, 32, 4, 1),)
-    # Statistics are of 64 columns.
-    least_n = STATISTICS_WIDTH if task.constants["STATISTICS"] is not None else 16
-    fitted = [
-        (block_of(tokens, m), max(least_n, block_of(n, most_n)), block_of(keys, most_k), warps, stages)
-        for m, most_n, most_k, warps, stages in choices
-    ]
-    return [
-        Tactic({"BLOCK_M": m, "BLOCK_N": block_n, "BLOCK_K": block_k}, warps, stages)
-        for m, block_n, block_k, warps, stages in dict.fromkeys(fitted)
-    ]
+        choices = ((512, 2048, 1, 32, 4, 1),)
+    found = []
+    for most_m, most_n, most_parts, most_k, warps, stages in choices:
+        # Statistics are of 64 columns.
+        block_n = max(block_of(n, most_n), 16 if task.constants["STATISTICS"] is None else STATISTICS_WIDTH)
+        parts = math.gcd(most_parts, triton.cdiv(n, block_n))  # no program has a block past the last
+        blocks = {"BLOCK_M": block_of(tokens, most_m), "BLOCK_N": block_n, "BLOCK_K": block_of(keys, most_k)}
+        tactic = Tactic({**blocks, "PARTS": parts}, warps, stages)
+        if tactic not in found:
+            found.append(tactic)
+    return found
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     tokens, n = number(task.constants, "TOKENS"), number(task.constants, "N")
-    blocks = number(tactic.constants, "BLOCK_M"), number(tactic.constants, "BLOCK_N")
-    return (triton.cdiv(tokens, blocks[0]), triton.cdiv(n, blocks[1]), 1)
+    block_m, block_n, parts = (number(tactic.constants, name) for name in ("BLOCK_M", "BLOCK_N", "PARTS"))
+    return (triton.cdiv(tokens, block_m), triton.cdiv(n, block_n * parts), 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     q, row = arguments["q"], number(task.constants, "HEADS") * number(task.constants, "WIDTH")
-    if "q_weight" in arguments:
+    if "q_statistics" in arguments:
         mean_square = arguments["q_statistics"][:, :, 0].sum(1, keepdims=True) / row
-        q = q / np.sqrt(mean_square + float(task.constants["EPS"] or 0.0)) * arguments["q_weight"]
+        q = q / np.sqrt(mean_square + float(task.constants["EPS"] or 0.0)) * arguments.get("q_weight", 1.0)
     outputs = arguments["output_text"][: int(arguments["key_count"][0])]
     if "output_proprio" in arguments:
         outputs = np.concatenate([outputs, arguments["output_proprio"]])
@@ -300,6 +281,21 @@ CASES = [
         partials=4,
         statistics="moments",
     ),
-    task(17, 1, 48, 100, 16, 1, x="bf16", y="bf16", scale=0.1, rms=True, eps=1e-6, partials=1, statistics="range"),
+    task(
+        17,
+        1,
+        48,
+        100,
+        16,
+        1,
+        x="bf16",
+        y="bf16",
+        scale=0.1,
+        rms=True,
+        weighted=False,
+        eps=1e-6,
+        partials=1,
+        statistics="range",
+    ),
     task(9, 2, 16, 130, 5, 0, x="bf16", y="f32", scale=0.25, bias=True, statistics="squares"),
 ]

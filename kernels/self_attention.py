@@ -26,6 +26,7 @@ from lightwam.kernels.attention_blocks import (
     product_format,
     softmax_step,
     weights_slack,
+    zero_blocks,
 )
 from lightwam.kernels.device import combine_squares, store_statistics
 from lightwam.kernels.oracle import STATISTICS_WIDTH, Array, row_statistics
@@ -205,9 +206,7 @@ def kernel(
         queries += (query,)  # type: ignore[assignment]
     maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
-    accumulators = ()
-    for _ in tl.static_range(VALUES):
-        accumulators += (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)  # type: ignore[assignment]
+    accumulators = zero_blocks(BLOCK_M, BLOCK_D, VALUES)
     for start in range(0, FULL, BLOCK_N):
         maximum, total, accumulators = _step(
             start, queries, maximum, total, accumulators, k, v, k_statistics, k_weight, cos, sin, first, value_start,
