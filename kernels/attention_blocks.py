@@ -215,19 +215,34 @@ def softmax_step(scores, maximum, total):
     return weights, correction, highest, total * correction + tl.sum(weights, 1)
 
 
-# (BLOCK_M, BLOCK_N, warps, stages), best guess first. f32 products use no tensor cores.
-_SIXTEEN_BIT = ((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 3), (32, 64, 4, 2))
-_WARP_GROUP = ((64, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2), (64, 128, 4, 2))
-_F32 = ((32, 32, 4, 1), (16, 32, 4, 1))
+# (BLOCK_M, BLOCK_N, warps, stages), best guess first: without spills in the full-size policies.
+Choice = tuple[int, int, int, int]
+_MMA: tuple[Choice, ...] = ((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (32, 64, 4, 2))
+_WARP_GROUP: tuple[Choice, ...] = ((64, 64, 4, 2), (64, 32, 4, 3), (128, 64, 8, 2))
+_WIDE: tuple[Choice, ...] = ((64, 32, 4, 2), (64, 32, 4, 1))  # heads of many columns
+_ROTATED_SM_120: tuple[Choice, ...] = ((64, 32, 4, 1), (32, 32, 4, 2))
+_F32: tuple[Choice, ...] = ((32, 32, 4, 1), (16, 32, 4, 1), (16, 16, 4, 1))  # these products use no matrix units
 
 
-def flash_tactics(task: Task, target: str, rows: int, keys: int) -> list[tuple[int, int, int, int]]:
-    """(BLOCK_M, BLOCK_N, warps, stages) for `rows` queries and `keys` keys, without those larger than the problem."""
+def flash_choices(
+    product: ProductType, target: str, *, wide: bool = False, rotated: bool = False
+) -> tuple[Choice, ...]:
+    """Blocks for attention on a target. wide: heads of over 128 columns; rotated: keys are rotated on load."""
     if target == "interpreter":
-        return [(block_of(rows, 512), block_of(keys, 128), 4, 1)]
-    choices = _F32 if task.product_type == "f32" else _WARP_GROUP if target in ("sm_90", "sm_110") else _SIXTEEN_BIT
-    most_m, most_n = block_of(rows, 128), block_of(keys, 128)
-    return list(dict.fromkeys((min(m, most_m), min(n, most_n), warps, stages) for m, n, warps, stages in choices))
+        return ((512, 128, 4, 1),)
+    if product == "f32":
+        return _F32
+    if target in ("sm_90", "sm_110"):
+        return _WARP_GROUP
+    if wide:
+        return _WIDE
+    return _ROTATED_SM_120 if rotated and target == "sm_120" else _MMA
+
+
+def fit_blocks(choices: tuple[Choice, ...], rows: int, keys: int) -> list[Choice]:
+    """The choices without blocks larger than `rows` queries and `keys` keys need, each once."""
+    fitted = ((block_of(rows, m), block_of(keys, n), warps, stages) for m, n, warps, stages in choices)
+    return list(dict.fromkeys(fitted))
 
 
 def flash_tactic(keys: int, block_m: int, block_n: int, warps: int, stages: int) -> Tactic:

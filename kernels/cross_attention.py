@@ -15,7 +15,8 @@ import triton.language as tl
 from lightwam.kernels.attention_blocks import (
     LOG2_E,
     block_of,
-    flash_tactics,
+    fit_blocks,
+    flash_choices,
     load_keys,
     load_rows,
     number,
@@ -114,8 +115,9 @@ def task(
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     keys = number(task.constants, "KEYS") + number(task.constants, "PROPRIO_KEYS")
-    choices = flash_tactics(task, target, number(task.constants, "TOKENS"), min(keys, 32))
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in choices]
+    choices = flash_choices(task.product_type, target)
+    fitted = fit_blocks(choices, number(task.constants, "TOKENS"), min(keys, 32))
+    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:

@@ -34,7 +34,7 @@ from lightwam.kernels.attention_blocks import (
 from lightwam.kernels.device import combine_squares, store_statistics
 from lightwam.kernels.oracle import STATISTICS_WIDTH, Array, Statistics, row_statistics
 from lightwam.kernels.oracle import partials as partials_of
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
 
 
 @triton.jit
@@ -200,20 +200,28 @@ def task(
     return Task("cross_attention_folded", constants, tuple(arguments), flops, product)
 
 
-# (BLOCK_M, BLOCK_N, PARTS, BLOCK_K, warps, stages), best guess first.
-_SIXTEEN_BIT = ((64, 64, 2, 32, 4, 1), (64, 64, 4, 32, 4, 1), (128, 64, 2, 32, 8, 1), (128, 64, 4, 32, 8, 1))
-_F32 = ((32, 64, 1, 16, 4, 1), (16, 64, 1, 16, 4, 1))
+# (BLOCK_M, BLOCK_N, PARTS, BLOCK_K, warps, stages), best guess first: without spills in the full-size policies.
+_MMA = ((64, 64, 2, 16, 4, 1), (64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1))
+_WARP_GROUP = ((64, 64, 2, 32, 4, 1), (128, 64, 2, 32, 8, 1), (64, 64, 2, 16, 4, 1))
+_SM_120 = ((64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1))
+_F32 = ((32, 32, 1, 16, 4, 1), (16, 32, 1, 16, 4, 1))
+
+
+def _choices(product: ProductType, target: str) -> tuple[tuple[int, int, int, int, int, int], ...]:
+    if target == "interpreter":
+        return ((512, 2048, 1, 32, 4, 1),)
+    if product == "f32":
+        return _F32
+    if target in ("sm_90", "sm_110"):
+        return _WARP_GROUP
+    return _SM_120 if target == "sm_120" else _MMA
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     tokens, n = number(task.constants, "TOKENS"), number(task.constants, "N")
     keys = number(task.constants, "KEYS") + number(task.constants, "PROPRIO_KEYS")
-    choices: tuple[tuple[int, int, int, int, int, int], ...]
-    choices = _F32 if task.product_type == "f32" else _SIXTEEN_BIT
-    if target == "interpreter":
-        choices = ((512, 2048, 1, 32, 4, 1),)
     found = []
-    for most_m, most_n, most_parts, most_k, warps, stages in choices:
+    for most_m, most_n, most_parts, most_k, warps, stages in _choices(task.product_type, target):
         # Statistics are of 64 columns.
         block_n = max(block_of(n, most_n), 16 if task.constants["STATISTICS"] is None else STATISTICS_WIDTH)
         parts = math.gcd(most_parts, triton.cdiv(n, block_n))  # no program has a block past the last

@@ -19,8 +19,9 @@ import triton.language as tl
 from lightwam.kernels.attention_blocks import (
     LOG2_E,
     column_block,
+    fit_blocks,
+    flash_choices,
     flash_tactic,
-    flash_tactics,
     load_rows,
     number,
     product_format,
@@ -303,8 +304,9 @@ def task(
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens = number(task.constants, "TOKENS")
-    return [flash_tactic(tokens, *choice) for choice in flash_tactics(task, target, tokens, tokens)]
+    tokens, wide = number(task.constants, "TOKENS"), number(task.constants, "CHUNKS") > 2
+    choices = flash_choices(task.product_type, target, wide=wide, rotated=bool(task.constants["ROPE"]))
+    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, tokens, tokens)]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
