@@ -46,9 +46,14 @@ def eight_bit_scale(low, high):
 
 @triton.jit
 def round_to_eight_bits(x, inverse, zero):
-    """i8 of engine-format 4.1: round(x * inverse) + zero, clamped to [-128, 127]."""
-    rounded = round_even(x * inverse) + zero
-    return tl.maximum(tl.minimum(rounded, 127.0), -128.0).to(tl.int8)
+    """i8 of engine-format 4.1: round(x * inverse) + zero, clamped to [-128, 127], for |x * inverse| < 2^22.
+
+    As in `round_even` the sum's last bits are the integer; they are taken as they are, for the conversion from f32
+    has an eighth of the rate of other instructions.
+    """
+    bits = (x * inverse + 12582912.0).to(tl.int32, bitcast=True)
+    code = bits + (zero.to(tl.int32) - 1262485504)  # the bits of 12582912.0
+    return tl.maximum(tl.minimum(code, 127), -128).to(tl.int8)
 
 
 @triton.jit

@@ -34,6 +34,16 @@ FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
 
 
 @triton.jit
+def _free_layout(x):
+    """x [B] as it is, in whatever layout its readers have.
+
+    A reduction's result brings the layout of what was reduced into a loop that reads it: x would pass through shared
+    memory a byte at a time. What was gathered takes on the layout in which x is loaded, 16 bytes at a time.
+    """
+    return tl.gather(x, tl.arange(0, x.shape[0]), 0)
+
+
+@triton.jit
 def _finish(
     total,
     scale,
@@ -140,10 +150,13 @@ def _tile(
     column_read = column if EVEN_N else tl.minimum(column, N - 1)
     if X_MODE == "layer_norm":
         mean, variance = combine_moments(x_statistics, row_read, K, X_PARTIALS, X_PARTIAL_WIDTH)
-        reciprocal = tl.rsqrt(variance + EPS)
+        mean = _free_layout(mean)
+        reciprocal = _free_layout(tl.rsqrt(variance + EPS))
     elif X_MODE == "quantize":
         low, high = combine_range(x_statistics, row_read, X_PARTIALS)
         scale, inverse, zero = eight_bit_scale(low, high)
+        inverse = _free_layout(inverse)
+        zero = _free_layout(zero)
     elif X_MODE == "quantized":
         scale = tl.load(x_scale + row_read)
         zero = tl.load(x_zero + row_read)

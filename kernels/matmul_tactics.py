@@ -92,10 +92,10 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def _most_sums(task: Task, device: Device) -> int:
-    """Sums that a thread may hold without spilling (from compiled code); rounding x needs registers, too."""
+    """Sums that a thread may hold without spilling, seen in compiled code: f32 products need operands in three parts."""
     if task.product_type == "f32":
         return 32 if device.unit == "mma" else 64
-    return 64 if task.constants["X_MODE"] == "quantize" else 128
+    return 128
 
 
 def _tactic(task: Task, tile: _Tile) -> Tactic:
