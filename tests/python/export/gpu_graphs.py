@@ -9,14 +9,16 @@ from functools import cache
 import numpy as np
 from conftest import golden_policy, randomize
 
+from lightwam.assets import bundled_engine
 from lightwam.config import LightWAMConfig
 from lightwam.export.api import build_policy_graph
 from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.dtypes import Array
+from lightwam.export.engine import read_engine
 from lightwam.export.gpu.plan import LaunchPlan
 from lightwam.export.gpu.run import PlanRunner, Way
 from lightwam.export.graph import Graph, Precision
-from lightwam.export.interpret import Interpreter
+from lightwam.export.interpret import Interpreter, instruction_context
 from lightwam.export.policy import CrossOutput, Normalization
 from lightwam.export.quantize import find_layers, quantize_graph
 from lightwam.export.weights import StateDictWeights
@@ -104,6 +106,15 @@ def small_sample(precision: Precision, cross_output: CrossOutput = "folded") -> 
         for camera, size in zip(graph.policy["cameras"], sizes, strict=True)
     }
     return Sample(_in(graph, precision), context, rng.uniform(-1, 1, 8).astype(np.float32), None, images)
+
+
+@cache
+def bundled_sample() -> Sample:
+    """The bundled policy (nano, f32, from images) with a random observation."""
+    graph, rng = read_engine(bundled_engine()), np.random.default_rng(0)
+    context = instruction_context(graph, "pick up the milk and place it in the basket")
+    images = {camera["name"]: rng.integers(0, 256, (128, 128, 3), np.uint8) for camera in graph.policy["cameras"]}
+    return Sample(graph, context, rng.uniform(-1, 1, 8).astype(np.float32), None, images)
 
 
 @cache

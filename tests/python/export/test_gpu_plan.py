@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from gpu_graphs import deviation, full_size_graph, golden_sample, small_sample
+from gpu_graphs import bundled_sample, deviation, full_size_graph, golden_sample, small_sample
 
 from lightwam.export.gpu.check import check_plan
 from lightwam.export.gpu.lower import FUSIONS, lower
@@ -56,6 +56,13 @@ def test_a_plan_from_images_runs_in_the_interpreter() -> None:
     sample = small_sample("f32")
     made = sample.planned(lower(sample.graph), "interpreter")
     assert deviation(made, sample.interpreted()) <= TOLERANCE["f32"]
+
+
+def test_the_bundled_policy_runs_in_the_interpreter() -> None:
+    sample = bundled_sample()
+    plan = lower(sample.graph)
+    check_plan(plan, sample.graph)
+    assert deviation(sample.planned(plan, "interpreter"), sample.interpreted()) <= TOLERANCE["f32"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

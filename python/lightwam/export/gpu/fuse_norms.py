@@ -146,7 +146,8 @@ def _plain_norm_reader(nodes: Nodes, norm: Node) -> Node | None:
 def _rounded_reader(nodes: Nodes, rounding: Node) -> Node | None:
     """The linear that alone reads 8-bit rows."""
     linear = nodes.only_reader(rounding.outputs["y"])
-    return linear if linear is not None and linear.kind == "linear" else None
+    reads_it = linear is not None and linear.kind == "linear" and nodes.same(linear.inputs["x"], rounding.outputs["y"])
+    return linear if reads_it else None
 
 
 def _without_rounding(nodes: Nodes, rounding: Node, linear: Node) -> Node:

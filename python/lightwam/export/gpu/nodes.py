@@ -217,17 +217,15 @@ class Nodes:
         return readers[0] if len(readers) == 1 and not visible else None
 
     def writer(self, value: str) -> Node | None:
-        """The node that writes exactly a value's bytes; None for inputs, and for parts of what a node writes."""
-        place, size = self.place(value), self.num_bytes(value)
-        for node in self._index()[1].get(place.base, ()):
-            for output in node.outputs.values():
-                if self.place(output) == place and self.num_bytes(output) == size:
-                    return node
+        """The node that writes exactly a value's rows; None for inputs, parts of what a node writes, and other rows."""
+        for node in self._index()[1].get(self.place(value).base, ()):
+            if any(self.same(output, value) for output in node.outputs.values()):
+                return node
         return None
 
     def same(self, a: str, b: str) -> bool:
-        """Whether two names are the same bytes."""
-        return self.place(a) == self.place(b) and self.num_bytes(a) == self.num_bytes(b)
+        """Whether two names are the same bytes, and rows of the same width."""
+        return self.place(a) == self.place(b) and self.types[a].matrix == self.types[b].matrix
 
     # Edits
 

@@ -11,7 +11,7 @@ from lightwam.export.graph import TensorType
 def reshapes_as_parts(nodes: Nodes) -> None:
     """A reshape is no launch: its output is its input's bytes under another name."""
     for node in list(nodes.of_kind("reshape")):
-        x, y = node.inputs["x"], node.outputs["y"]
+        x, y = nodes.place(node.inputs["x"]).base, node.outputs["y"]  # so far, parts are whole values
         if y in nodes.pinned and x in nodes.pinned:
             raise ExportError(f"op {node.name}: reshape of {x}, which is not in the arena: copy it first")
         nodes.remove(node)
