@@ -92,10 +92,14 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def _most_sums(task: Task, device: Device) -> int:
-    """Sums that a thread may hold without spilling, seen in compiled code: f32 products need operands in three parts."""
+    """Sums that a thread may hold without spilling, seen in compiled code.
+
+    Operands of f32 products come in parts. A short loop is unrolled whole, and a residual's tile is fetched beside it.
+    """
     if task.product_type == "f32":
         return 32 if device.unit == "mma" else 64
-    return 128
+    short = int(task.constants["K"] or 0) <= 512 and any(argument.name == "residual" for argument in task.arguments)
+    return 64 if short else 128
 
 
 def _tactic(task: Task, tile: _Tile) -> Tactic:
