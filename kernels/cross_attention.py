@@ -127,7 +127,8 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 def key_weights(task: Task, arguments: Mapping[str, Array], q: Array) -> Array:
     """softmax over the keys in use of q [tokens, heads * width]: [heads, tokens, keys]."""
-    count, width = int(arguments["key_count"][0]), number(task.constants, "WIDTH")
+    count = min(int(arguments["key_count"][0]), number(task.constants, "KEYS"))
+    width = number(task.constants, "WIDTH")
     keys = arguments["key_text"][:count]
     bias = np.zeros(count + number(task.constants, "PROPRIO_KEYS"))
     bias[:count] = arguments["key_bias"][:count]
