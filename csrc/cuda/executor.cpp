@@ -82,7 +82,7 @@ struct Executor::Loaded {
           slot_bytes(aligned(file.graph().instruction_bytes)),
           graphs(slots) {
         // A plan need not read the rows.
-        if (text.find<float>("context") == nullptr)
+        if (text.input<float>("context") == nullptr)
             context.resize(static_cast<std::size_t>(policy.context_rows * policy.text_width));
     }
     // Nothing may still run when the memory goes.
@@ -134,11 +134,11 @@ void Executor::Loaded::stage_frame(std::size_t camera, const ImageView& image, s
 }
 
 void Executor::Loaded::stage(const ActInputs& inputs) {
-    if (float* const state = act.find<float>("state"); state != nullptr)
+    if (float* const state = act.input<float>("state"); state != nullptr)
         std::copy_n(inputs.state, policy.state_width, state);
-    if (float* const latents = act.find<float>("latents"); latents != nullptr)
+    if (float* const latents = act.input<float>("latents"); latents != nullptr)
         std::copy_n(inputs.latents, policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2], latents);
-    auto* const sizes = act.find<std::int32_t>("frame_sizes");
+    auto* const sizes = act.input<std::int32_t>("frame_sizes");
     for (std::size_t camera = 0; camera < policy.cameras.size(); ++camera)
         stage_frame(camera, *inputs.frames[camera], sizes);
     act.upload_inputs(stream.handle());
@@ -179,14 +179,14 @@ const DeviceMemory& Executor::memory() const { return loaded_->memory; }
 const std::byte* Executor::text_constant(std::size_t tensor) const { return loaded_->constants.at(tensor).data(); }
 
 float* Executor::context() {
-    float* const read = loaded_->text.find<float>("context");
+    float* const read = loaded_->text.input<float>("context");
     return read != nullptr ? read : loaded_->context.data();
 }
 
 void Executor::set_instruction(std::size_t slot, std::int32_t text_rows) {
     const ContextScope scope(driver_, *context_);
     Loaded& on = *loaded_;
-    if (auto* const rows = on.text.find<std::int32_t>("text_rows"); rows != nullptr) *rows = text_rows;
+    if (auto* const rows = on.text.input<std::int32_t>("text_rows"); rows != nullptr) *rows = text_rows;
     on.text.upload_inputs(on.stream.handle());
     std::vector<BoundLaunch> launches = on.bind(on.text, slot);
     launch_all(driver_, on.stream.handle(), launches);
@@ -204,7 +204,7 @@ const float* Executor::act(std::size_t slot, const ActInputs& inputs) {
     on.graphs[slot].launch(on.stream.handle());
     on.act.download_outputs(on.stream.handle());
     on.stream.synchronize("computing actions on the GPU");
-    return on.act.find<float>("actions");
+    return on.act.output();
 }
 
 }  // namespace lightwam::cuda

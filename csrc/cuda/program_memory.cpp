@@ -51,13 +51,11 @@ bool ProgramMemory::reads_frame(std::size_t camera) const {
     return std::find(cameras_of_.begin(), cameras_of_.end(), camera) != cameras_of_.end();
 }
 
-std::byte* ProgramMemory::find_bytes(std::string_view name) const {
-    for (std::size_t i = 0; i < program_.buffers.size(); ++i) {
-        const PlanBuffer& buffer = program_.buffers[i];
-        if (buffer.name != name || !buffer.bytes) continue;
-        if (buffer.space == Space::input) return inputs_.data() + offsets_[i];
-        if (buffer.space == Space::output) return outputs_.data() + offsets_[i];
-    }
+std::byte* ProgramMemory::input_bytes(std::string_view name) const {
+    for (std::size_t i = 0; i < program_.buffers.size(); ++i)
+        if (const PlanBuffer& buffer = program_.buffers[i];
+            buffer.space == Space::input && buffer.bytes && buffer.name == name)
+            return inputs_.data() + offsets_[i];
     return nullptr;
 }
 

@@ -33,11 +33,13 @@ class ProgramMemory {
     ProgramMemory(const Driver& driver, const Gpu& gpu, const engine::PlanProgram& program,
                   const std::vector<CameraInfo>& cameras);
 
-    // Where the processor writes an input or reads an output; null when the program has none of that name.
+    // Where the processor writes an input that is no frame; null when the program reads none of that name.
     template <typename T>
-    T* find(std::string_view name) const {
-        return reinterpret_cast<T*>(find_bytes(name));
+    T* input(std::string_view name) const {
+        return reinterpret_cast<T*>(input_bytes(name));
     }
+    // Where the processor reads the only output.
+    const float* output() const { return reinterpret_cast<const float*>(outputs_.data()); }
     // The block of a camera's frame: empty until somebody puts one there.
     StagedBlock& frame(std::size_t camera) { return frames_[camera]; }
     bool reads_frame(std::size_t camera) const;
@@ -51,7 +53,7 @@ class ProgramMemory {
                                   const Places& places) const;
 
   private:
-    std::byte* find_bytes(std::string_view name) const;
+    std::byte* input_bytes(std::string_view name) const;
     DeviceAddress address(std::size_t buffer, const Places& places) const;
 
     const Driver& driver_;

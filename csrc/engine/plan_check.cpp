@@ -53,6 +53,7 @@ class ProgramCheck {
           program_(is_act ? plan.act : plan.set_instruction),
           is_act_(is_act),
           instruction_bytes_(graph.instruction_bytes),
+          actions_(graph.act.values[graph.act.outputs[0].index].name),
           where_(std::string("launch plan: program '") + (is_act ? "act'" : "set_instruction'")),
           refuse_(refuse),
           first_write_(program_.buffers.size(), kNever),
@@ -68,11 +69,15 @@ class ProgramCheck {
         }
         find_lives();
         for (std::size_t at = 0; at < program_.launches.size(); ++at) check_launch(at, instruction);
-        for (std::size_t i = 0; i < program_.buffers.size(); ++i)
-            if (const PlanBuffer& buffer = program_.buffers[i];
-                buffer.space == Space::output && !written_[i].covers(0, *buffer.bytes))
-                refuse_(text(buffer) + " is not written as a whole");
-        if (is_act_ && !names.contains("actions")) refuse_(where_ + ": has no output 'actions'");
+        std::size_t outputs = 0;
+        for (std::size_t i = 0; i < program_.buffers.size(); ++i) {
+            const PlanBuffer& buffer = program_.buffers[i];
+            if (buffer.space != Space::output) continue;
+            if (!written_[i].covers(0, *buffer.bytes)) refuse_(text(buffer) + " is not written as a whole");
+            ++outputs;
+        }
+        if (outputs != (is_act_ ? 1U : 0U))
+            refuse_(where_ + ": has " + number(outputs) + " outputs; expected " + (is_act_ ? "'actions'" : "none"));
     }
 
   private:
@@ -94,7 +99,8 @@ class ProgramCheck {
                 check_bound(buffer, input_bytes(buffer));
                 break;
             case Space::output:
-                if (!is_act_ || buffer.name != "actions") refuse_(text(buffer) + ": this output is unknown");
+                if (!is_act_ || (buffer.name != "actions" && buffer.name != actions_))
+                    refuse_(text(buffer) + ": this output is unknown");
                 check_bound(buffer, floats(policy_.horizon * policy_.action_width));
                 break;
         }
@@ -282,6 +288,7 @@ class ProgramCheck {
     const PlanProgram& program_;
     const bool is_act_;
     const std::uint64_t instruction_bytes_;
+    const std::string& actions_;  // the graph's name of the output 'actions'
     const std::string where_;
     const Refusal& refuse_;
     std::vector<std::size_t> first_write_;  // by buffer: index of a launch

@@ -142,7 +142,7 @@ PLANS: list[tuple[str, Spoil, str]] = [
     (
         "no output",
         both(drop_launch("act", 3), lambda e: e.document["gpu"]["programs"]["act"]["buffers"].pop()),
-        "has no output 'actions'",
+        "has 0 outputs; expected 'actions'",
     ),
 ]
 
@@ -152,6 +152,18 @@ def test_impossible_plans_are_refused(tmp_path: Path, spoil: Spoil, message: str
     engine = small_gpu_engine()
     spoil(engine)
     refused(write_engine(tmp_path / "bad.lwam", engine), message)
+
+
+def test_the_output_has_its_role_s_name_or_its_value_s(tmp_path: Path) -> None:
+    engine = small_gpu_engine()
+    engine.act["outputs"]["actions"] = "in_units"
+    engine.value("actions")["name"] = "in_units"
+    engine.op("gripper")["outputs"]["y"] = "in_units"
+    for name in ("actions", "in_units"):
+        buffer("actions", name=name)(engine)
+        Policy(write_engine(tmp_path / f"{name}.lwam", engine), threads=1)
+    append_buffer("act", name="actions", space="output", bytes=48)(engine)
+    refused(write_engine(tmp_path / "bad.lwam", engine), "buffer 'actions' is not written as a whole")
 
 
 def test_instruction_buffers_of_one_program_share_no_byte(tmp_path: Path) -> None:
