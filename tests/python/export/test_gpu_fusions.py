@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gpu_graphs import Sample, deviation, golden_sample, small_sample
 
+from lightwam.export.builder import ProgramBuilder
 from lightwam.export.gpu import fuse_attention, fuse_norms, fuse_rows
 from lightwam.export.gpu.check import check_plan
 from lightwam.export.gpu.lower import FUSIONS, Fusion, lower
 from lightwam.export.gpu.plan import LaunchPlan
+from lightwam.export.graph import Constant, Graph, Program, TensorType
+from lightwam.export.layers import constant
+from lightwam.export.op_cases import STATE_WIDTH, case_state, one_op_policy
+from lightwam.export.plan import plan_graph
 
 #: Of a chunk: what is fused is not rounded on the way (bf16), or falls to the next of 256 steps (int8).
 TOLERANCE = {"f32": 2e-6, "bf16": 1e-2, "int8": 3e-2}
@@ -108,3 +114,45 @@ def test_weights_of_all_blocks_lie_side_by_side() -> None:
     keys = [f"blocks.{block}.cross_attn.k.weight" for block in range(3)]
     sizes = [sample.graph.constants[name].type.num_bytes for name in keys]
     assert np.diff([plan.weights[name] for name in keys]).tolist() == sizes[:2]
+
+
+def _two_readers() -> Sample:
+    """x [20, 64] is read by a layer norm and by 8-bit rounding, each before a product; their sum is normed."""
+    constants: dict[str, Constant] = {}
+    rng = torch.Generator().manual_seed(0)
+
+    def weight(name: str, *shape: int) -> Constant:
+        numbers = torch.randn(shape, generator=rng) / shape[1] ** 0.5
+        return constant(name, "f32", shape, lambda: numbers)
+
+    act = ProgramBuilder(constants, "expert")
+    state = act.bind("state", "f32", (1, STATE_WIDTH))
+    flat = act.emit("linear", "flat", {"x": state}, {"weight": weight("w.flat", 20 * 64, 8)}, activation="none")
+    rows = act.emit("reshape", "rows", {"x": flat}, {}, "f32", (20, 64))
+    x = act.emit("linear", "x", {"x": rows}, {"weight": weight("w.x", 64, 64)}, activation="none")
+    normed = act.emit("layer_norm", "norm", {"x": x}, eps=1e-5)
+    a = act.emit("linear", "a", {"x": normed}, {"weight": weight("w.a", 24, 64)}, activation="none")
+    types = {"y": TensorType("i8", (20, 64)), "scale": TensorType("f32", (20,)), "zero": TensorType("i32", (20,))}
+    made = act.emit_many("quantize_rows", "rounding", {"x": x}, types, "arena", "rounded.")
+    whole = torch.randint(-127, 128, (24, 64), generator=rng)
+    eight_bit = {
+        "weight": constant("w.b", "i8", (24, 64), lambda: whole),
+        "weight_scale": constant("s.b", "f32", (24,), lambda: torch.full((24,), 0.01)),
+    }
+    inputs = {"x": made["y"], "x_scale": made["scale"], "x_zero": made["zero"]}
+    b = act.emit("linear", "b", inputs, eight_bit, activation="none")
+    total = act.emit("add", "sum", {"a": a, "b": b})
+    actions = act.emit("layer_norm", "actions", {"x": total}, eps=1e-5)
+    programs = {"set_instruction": Program({}, (), {}), "act": act.finish({"actions": actions})}
+    graph = plan_graph(Graph("two readers", "int8", one_op_policy((20, 24), 1), programs, constants))
+    return Sample(graph, np.zeros((1, 4), np.float32), case_state(), None, None)
+
+
+def test_a_writer_leaves_one_kind_of_statistics() -> None:
+    """The second reader keeps its own pass; a sum of whole matrices is normed without being stored."""
+    sample = _two_readers()
+    plan = lower(sample.graph)
+    check_plan(plan, sample.graph)
+    assert _arguments(plan, "x_statistics") == 1
+    assert (_arguments(plan, "addend"), _kernels(plan)["elementwise"]) == (1, 0)
+    assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE["int8"]
