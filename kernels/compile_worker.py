@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that compile: Triton compiles one kernel at a time in a process, and some of its errors end the process.
+
+A worker reads pickled variants from its standard input and answers each with `Code`, or with one line of what failed.
+It starts in a clean environment (`compile.clean_environment`) and ends with its input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import BinaryIO
+
+from lightwam.kernels.compile import Code, Variant, clean_environment, compile_variant
+
+#: Machine code, or why there is none, in one line.
+Outcome = Code | str
+
+
+def compile_variants(
+    variants: Sequence[Variant], jobs: int, on_done: Callable[[Variant, Outcome], None]
+) -> dict[int, Outcome]:
+    """Compile in `jobs` processes a target, target by target: index of the variant -> what came of it.
+
+    `on_done` hears of each, in any order, from one thread at a time.
+    """
+    outcomes: dict[int, Outcome] = {}
+    lock = threading.Lock()
+    for target in dict.fromkeys(variant.target for variant in variants):
+        queue: SimpleQueue[int] = SimpleQueue()
+        indices = [i for i, variant in enumerate(variants) if variant.target == target]
+        for index in indices:
+            queue.put(index)
+
+        def done(index: int, outcome: Outcome) -> None:
+            with lock:
+                outcomes[index] = outcome
+                on_done(variants[index], outcome)
+
+        threads = [
+            threading.Thread(target=_drain, args=(queue, variants, done), daemon=True)
+            for _ in range(max(1, min(jobs, len(indices))))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return outcomes
+
+
+def _drain(queue: SimpleQueue[int], variants: Sequence[Variant], done: Callable[[int, Outcome], None]) -> None:
+    """Pass variants to a worker until none is left; another worker takes the place of one that ended."""
+    while not queue.empty():
+        with _worker() as worker:
+            while worker.poll() is None:
+                try:
+                    index = queue.get_nowait()
+                except Empty:
+                    return
+                done(index, _ask(worker, variants[index]))
+
+
+def _ask(worker: subprocess.Popen[bytes], variant: Variant) -> Outcome:
+    assert worker.stdin is not None and worker.stdout is not None
+    try:
+        pickle.dump(variant, worker.stdin)
+        worker.stdin.flush()
+        outcome: Outcome = pickle.load(worker.stdout)
+        return outcome
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        worker.stdin = None  # it is broken: closing it once more would raise
+        return f"the compiler's process ended with status {worker.wait()}"
+
+
+@contextlib.contextmanager
+def _worker() -> Iterator[subprocess.Popen[bytes]]:
+    environment = clean_environment(os.environ) | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "lightwam.kernels.compile_worker"]
+    worker = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
+    try:
+        yield worker
+    finally:
+        if worker.stdin is not None:
+            worker.stdin.close()
+        worker.wait()
+        if worker.stdout is not None:
+            worker.stdout.close()
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Compile variant after variant until the requests end."""
+    while True:
+        try:
+            variant: Variant = pickle.load(requests)
+        except EOFError:
+            return
+        outcome: Outcome
+        try:
+            outcome = compile_variant(variant)
+        except Exception as error:  # whatever the compiler raises: the parent tries another tactic
+            lines = str(error).strip().splitlines() or [""]
+            outcome = f"{type(error).__name__}: {lines[-1]}"
+        pickle.dump(outcome, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the compiler prints must not reach the answers
+    serve(sys.stdin.buffer, pipe)
