@@ -7,14 +7,14 @@ It starts in a clean environment (`compile.clean_environment`) and ends with its
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from queue import Empty, SimpleQueue
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from lightwam.kernels.compile import Code, Variant, clean_environment, compile_variant
@@ -32,67 +32,59 @@ def compile_variants(
     """
     outcomes: dict[int, Outcome] = {}
     lock = threading.Lock()
+
+    def done(index: int, outcome: Outcome) -> None:
+        with lock:
+            outcomes[index] = outcome
+            on_done(variants[index], outcome)
+
     for target in dict.fromkeys(variant.target for variant in variants):
-        queue: SimpleQueue[int] = SimpleQueue()
-        indices = [i for i, variant in enumerate(variants) if variant.target == target]
-        for index in indices:
-            queue.put(index)
-
-        def done(index: int, outcome: Outcome) -> None:
-            with lock:
-                outcomes[index] = outcome
-                on_done(variants[index], outcome)
-
-        threads = [
-            threading.Thread(target=_drain, args=(queue, variants, done), daemon=True)
-            for _ in range(max(1, min(jobs, len(indices))))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        queue = deque(index for index, variant in enumerate(variants) if variant.target == target)
+        workers = max(1, min(jobs, len(queue)))
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                for future in [pool.submit(_drain, queue, variants, done) for _ in range(workers)]:
+                    future.result()
+            except BaseException:
+                queue.clear()
+                raise
     return outcomes
 
 
-def _drain(queue: SimpleQueue[int], variants: Sequence[Variant], done: Callable[[int, Outcome], None]) -> None:
+def _drain(queue: deque[int], variants: Sequence[Variant], done: Callable[[int, Outcome], None]) -> None:
     """Pass variants to a worker until none is left; another worker takes the place of one that ended."""
-    while not queue.empty():
-        with _worker() as worker:
-            while worker.poll() is None:
-                try:
-                    index = queue.get_nowait()
-                except Empty:
-                    return
-                done(index, _ask(worker, variants[index]))
+    worker: subprocess.Popen[bytes] | None = None
+    try:
+        while queue:
+            try:
+                index = queue.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if worker is None or worker.poll() is not None:
+                worker = _start_worker()
+            done(index, _ask(worker, variants[index]))
+    finally:
+        if worker is not None:
+            worker.communicate()  # its input ends, so it does
+
+
+def _start_worker() -> subprocess.Popen[bytes]:
+    environment = clean_environment(os.environ) | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "lightwam.kernels.compile_worker"]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
 
 
 def _ask(worker: subprocess.Popen[bytes], variant: Variant) -> Outcome:
     assert worker.stdin is not None and worker.stdout is not None
     try:
-        pickle.dump(variant, worker.stdin)
+        worker.stdin.write(pickle.dumps(variant))
         worker.stdin.flush()
         outcome: Outcome = pickle.load(worker.stdout)
         return outcome
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-        worker.stdin = None  # it is broken: closing it once more would raise
         return f"the compiler's process ended with status {worker.wait()}"
-
-
-@contextlib.contextmanager
-def _worker() -> Iterator[subprocess.Popen[bytes]]:
-    environment = clean_environment(os.environ) | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "lightwam.kernels.compile_worker"]
-    worker = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
-    try:
-        yield worker
-    finally:
-        if worker.stdin is not None:
-            worker.stdin.close()
-        worker.wait()
-        if worker.stdout is not None:
-            worker.stdout.close()
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
