@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes that compile: Triton compiles one kernel at a time in a process, and some of its errors end the process.
 
-A worker reads pickled variants from its standard input and answers each with `Code`, or with one line of what failed.
-It starts in a clean environment (`compile.clean_environment`) and ends with its input.
+A worker reads pickled variants from its standard input, each with the hash of its kernel's source, which must be its
+own. It answers each with `Code`, or with one line of what failed. It starts in a clean environment
+(`compile.clean_environment`) and ends with its input.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from lightwam.kernels.compile import Code, Variant, clean_environment, compile_variant
+from lightwam.kernels.compile import Code, Variant, clean_environment, compile_variant, source_hash
 
 #: Machine code, or why there is none, in one line.
 Outcome = Code | str
@@ -79,7 +80,7 @@ def _start_worker() -> subprocess.Popen[bytes]:
 def _ask(worker: subprocess.Popen[bytes], variant: Variant) -> Outcome:
     assert worker.stdin is not None and worker.stdout is not None
     try:
-        worker.stdin.write(pickle.dumps(variant))
+        worker.stdin.write(pickle.dumps((variant, source_hash(variant.task.kernel))))
         worker.stdin.flush()
         outcome: Outcome = pickle.load(worker.stdout)
         return outcome
@@ -91,11 +92,14 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Compile variant after variant until the requests end."""
     while True:
         try:
-            variant: Variant = pickle.load(requests)
+            request: tuple[Variant, str] = pickle.load(requests)
         except EOFError:
             return
+        variant, wanted = request
         outcome: Outcome
         try:
+            if source_hash(variant.task.kernel) != wanted:
+                raise ValueError("the kernel's source changed meanwhile: compile again")
             outcome = compile_variant(variant)
         except Exception as error:  # whatever the compiler raises: the parent tries another tactic
             lines = str(error).strip().splitlines() or [""]

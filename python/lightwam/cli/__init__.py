@@ -37,6 +37,9 @@ VERBS: dict[str, Verb] = {
     "quantize": Verb(
         "compute an engine's large linears in eight bits", "lightwam.export.quantize_command", "QuantizeArgs"
     ),
+    "compile": Verb(
+        "add machine code for GPUs to an engine file", "lightwam.export.gpu.compile_command", "CompileArgs"
+    ),
     "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.export.onnx", "OnnxArgs"),
 }
 

@@ -17,6 +17,7 @@ from lightwam.export.api import build_policy_graph, export_engine, with_provenan
 from lightwam.export.build import BuildOptions
 from lightwam.export.checkpoint import PolicyCheckpoint, open_checkpoint, read_instructions
 from lightwam.export.engine import write_engine
+from lightwam.export.gpu.compile_command import CompileArgs, check_targets, compile_engine
 from lightwam.export.progress import progress_bar
 from lightwam.export.quantize import find_layers, quantize_graph
 from lightwam.export.weights import RandomWeights
@@ -52,6 +53,8 @@ class ExportArgs:
     """Value and output projection of each cross-attention key as one vector, or not; auto: what is faster."""
     replan: int | None = None
     """Actions to execute before the next chunk; the configuration's when absent."""
+    targets: str | None = None
+    """Add a launch plan and machine code for these GPUs, as lightwam compile does: sm_87,sm_110,..."""
     parity_seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the inputs on which folded graph and PyTorch model are compared (checkpoints only)."""
 
@@ -66,11 +69,15 @@ def main(arguments: ExportArgs) -> int:
         raise ExportError(
             "--instructions and --known need --checkpoint: random weights carry an instruction of their own"
         )
+    if arguments.targets is not None:
+        check_targets(arguments.targets)  # before minutes of work
     if arguments.random is not None:
         export_random(arguments)
     else:
         assert arguments.checkpoint is not None
         export_checkpoint(arguments, arguments.checkpoint)
+    if arguments.targets is not None:
+        compile_engine(CompileArgs(arguments.out, arguments.out, arguments.targets))
     return 0
 
 

@@ -20,3 +20,16 @@ def progress_bar(label: str, total: int, show: bool) -> Iterator[Advance]:
     with Progress(TextColumn(label), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+@contextlib.contextmanager
+def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work whose size shows only later: the yielded function takes how much is done, and of how much."""
+    if not show:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
