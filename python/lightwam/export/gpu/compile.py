@@ -100,7 +100,7 @@ def _code(task: Task, compiled: CompiledTactic, offset: int) -> Code:
 
 
 def gpu_part(compiled: CompiledPlan, graph: Graph) -> GpuPart:
-    """What an engine file holds beside the graph. Raises `ExportError` if the plan breaks a rule, or a name is taken."""
+    """What an engine file holds beside its graph. Raises `ExportError` if the plan breaks a rule or a name is taken."""
     check_plan(compiled.plan, graph)
     tensors = dict(compiled.plan.derived)
     for target, image in compiled.images.items():
