@@ -7,6 +7,7 @@ no line numbers or paths are in it, and settings of Triton in the environment ar
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -91,6 +92,7 @@ def variant_key(variant: Variant) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@functools.cache
 def source_hash(kernel: str) -> str:
     """Of the source of a kernel and of all that it calls in this package, wherever it stands in its file."""
     functions: dict[str, str] = {}

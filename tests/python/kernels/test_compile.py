@@ -177,8 +177,10 @@ def test_keys_tell_variants_apart() -> None:
 def test_the_source_hash_follows_what_the_kernel_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     before = source_hash("row_norm"), source_hash("elementwise")
     monkeypatch.setattr(device.sigmoid, "_src", device.sigmoid.src + "\n    # changed", raising=False)
+    source_hash.cache_clear()
     assert source_hash("row_norm") != before[0]  # activate, which it calls, calls sigmoid
     assert source_hash("elementwise") == before[1]
+    source_hash.cache_clear()
 
 
 def test_settings_of_the_compiler_in_the_environment_are_dropped() -> None:
