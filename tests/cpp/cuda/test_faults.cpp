@@ -128,6 +128,19 @@ void test_survived(const Standin& standin, const std::string& path, const std::v
     EXPECT(policy.instruction() == kTask && infer(policy, seen.view()) == good);
 }
 
+// A slot whose computation failed holds nothing: its former instruction is computed again.
+void test_failed_slot(const Standin& standin, const std::string& path) {
+    PolicyOptions options = on_cuda();
+    options.instruction_cache_capacity = 2;
+    Policy policy(path, options);
+    policy.set_instruction(kTask);
+    policy.set_instruction("open the drawer");
+    standin.fail("cuLaunchKernel", 1, 1);
+    EXPECT(throws_with<Error>("launching 'encode'", [&] { policy.set_instruction("close the drawer"); }));
+    policy.set_instruction(kTask);
+    EXPECT(policy.instruction_computations() == 3);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -143,6 +156,7 @@ int main(int argc, char** argv) {
         if (integrated == 0) {
             test_lost(standin, path, good);
             test_survived(standin, path, good);
+            test_failed_slot(standin, path);
         }
     }
     EXPECT(standin.alive() == 0 && std::string(standin.misuse()).empty());
