@@ -98,6 +98,8 @@ def _most_sums(task: Task, device: Device) -> int:
     """
     if task.product_type == "f32":
         return 32 if device.unit == "mma" else 64
+    if task.product_type == "i8" and device.unit == "tcgen05":
+        return 64  # mma there, with larger sums beside the steps in f32
     short = int(task.constants["K"] or 0) <= 512 and any(argument.name == "residual" for argument in task.arguments)
     return 64 if short else 128
 
