@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 SOURCES := $(shell find python kernels csrc cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.so' -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help demo test test-cpp test-python lint bench bench-full bench-peers clean
+.PHONY: help demo test test-cpp test-python lint bench bench-full bench-peers gpu-kernels clean
 
 help:
 	@echo "make demo        build, install and run the bundled policy in LIBERO (outputs/demo/)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench       latency figures (pytest-benchmark)"
 	@echo "make bench-full  with the full-size model as well (minutes, 16 GB of memory)"
 	@echo "make bench-peers the full-size model beside PyTorch, ONNX Runtime and OpenVINO (an hour, 24 GB, 30 GB of disk)"
+	@echo "make gpu-kernels  compile every GPU kernel for all targets and renew docs/gpu-kernels.md (half an hour)"
 	@echo "make clean       remove everything the other targets made"
 
 demo: $(VENV)/.demo-installed
@@ -48,6 +49,10 @@ bench-peers: $(VENV)/.peers-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset cpu -j 2 --target bench_ops
 	$(BIN)/python benchmarks/report.py --size nano --picture docs/images/peers-nano.png
 	$(BIN)/python benchmarks/report.py --size libero --picture docs/images/peers-libero.png
+
+gpu-kernels: $(VENV)/.test-installed
+	ln -sfn ../../kernels python/lightwam/kernels
+	PYTHONPATH=python $(BIN)/python benchmarks/gpu_kernels.py
 
 clean:
 	rm -rf $(VENV) build outputs

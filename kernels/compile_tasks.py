@@ -139,5 +139,10 @@ def candidates(task: Task, target: str) -> list[Tactic]:
     return tactics
 
 
+def tactics_to_try(task: Task, target: str, most_tactics: int = MOST_TACTICS) -> list[Tactic]:
+    """The tactics that are compiled first; others only where all of these are dropped."""
+    return candidates(task, target)[: _most(task, most_tactics)]
+
+
 def _most(task: Task, most_tactics: int) -> int:
     return max(1, most_tactics) if task.flops else 1

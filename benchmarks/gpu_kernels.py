@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles every kernel of nano, the golden policies and the full-size ones for all targets: docs/gpu-kernels.md.
+
+Configurations need no weights, machine code no GPU. What is compiled is kept, so a second run only makes what
+changed. tests/data/gpu-kernels.json keeps the figures and a digest of what was compiled; a test compares it with the
+sources, so that no kernel changes without having been compiled for every target.
+
+    python benchmarks/gpu_kernels.py --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import triton
+
+from lightwam.config import LightWAMConfig
+from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.gpu.compile import CompiledPlan, compile_plan
+from lightwam.export.gpu.lower import lower
+from lightwam.export.gpu.plan import LaunchPlan
+from lightwam.export.graph import Graph, Precision
+from lightwam.export.progress import counting_bar
+from lightwam.export.quantize import find_layers, quantize_graph
+from lightwam.export.weights import StateDictWeights
+from lightwam.kernels.compile import Variant, variant_key
+from lightwam.kernels.compile_cache import CompileCache, user_cache_folder
+from lightwam.kernels.compile_tasks import MOST_TACTICS, Compiler, tactics_to_try
+from lightwam.kernels.targets import TARGETS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "gpu-kernels.md"
+RECORD = ROOT / "tests" / "data" / "gpu-kernels.json"
+PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
+GOLDEN = ("golden_set1", "golden_set3")
+CONFIGURATIONS = (
+    *(f"{name}-{precision}" for name in (*GOLDEN, "nano") for precision in PRECISIONS),
+    "libero-bf16", "libero-int8", "robotwin-bf16", "robotwin-int8",
+)  # fmt: skip
+MOST_BYTES = 60_000_000  # of machine code in a file for all targets
+
+
+def configuration_graph(name: str) -> Graph:
+    """The graph of a configuration; only golden policies have weights."""
+    policy, _, precision = name.partition("-")
+    if policy in GOLDEN:
+        sys.path.insert(0, str(ROOT / "tests" / "python" / "export"))
+        from gpu_graphs import golden_sample
+
+        return golden_sample(policy, precision, "folded").graph
+    config = {"nano": LightWAMConfig.nano, "libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin}
+    options = BuildOptions("bf16" if precision == "int8" else precision)
+    graph = build_graph(config[policy](), StateDictWeights({}), options)
+    return quantize_graph(graph, find_layers(graph)) if precision == "int8" else graph
+
+
+def digest(plan: LaunchPlan, target: str, most_tactics: int) -> str:
+    """Of the variants that are compiled first for a plan's tasks: sources, constants, tactics, target, Triton."""
+    keys = {
+        variant_key(Variant(planned.task, tactic, target))
+        for planned in plan.tasks
+        for tactic in tactics_to_try(planned.task, target, most_tactics)
+    }
+    return hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()[:16]
+
+
+def record(compiled: CompiledPlan, target: str, most_tactics: int) -> dict[str, Any]:
+    """Figures of a configuration on a target, by kernel."""
+    kernels: dict[str, dict[str, int]] = {}
+    for row in compiled.results:
+        result = row[target]
+        default = result.kept[0].code
+        entry = kernels.setdefault(
+            result.task.kernel,
+            {"tasks": 0, "tactics": 0, "dropped": 0, "registers": 0, "shared": 0, "stack": 0, "bytes": 0},
+        )
+        entry["tasks"] += 1
+        entry["tactics"] += len(result.kept)
+        entry["dropped"] += len(result.dropped)
+        entry["registers"] = max(entry["registers"], default.registers)
+        entry["shared"] = max(entry["shared"], default.shared)
+        entry["stack"] = max(entry["stack"], default.stack)
+        entry["bytes"] += sum(len(tactic.code.cubin) for tactic in result.kept)
+    return {
+        "digest": digest(compiled.plan, target, most_tactics),
+        "image_bytes": len(compiled.images[target]),
+        "kernels": dict(sorted(kernels.items())),
+    }
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """docs/gpu-kernels.md."""
+    configurations = document["configurations"]
+    lines = [
+        "# Machine code of the GPU kernels",
+        "",
+        "Made by `make gpu-kernels` with Triton "
+        + document["triton"]
+        + ", without a GPU; nothing here was run on one.",
+        "Every task of a launch plan is compiled for every target, up to "
+        f"{document['tactics']} tactics of each product; tactics that spill or need more shared memory than the target",
+        "has are dropped. Registers, shared memory and stack (spills) are the largest of the tasks' default tactics.",
+        "",
+        "## Machine code a file, MB",
+        "",
+        "| configuration | tasks | " + " | ".join(TARGETS) + " | all |",
+        "|---|---" + "|---" * len(TARGETS) + "|---|",
+    ]
+    for name, targets in configurations.items():
+        sizes = [targets[target]["image_bytes"] / 1e6 for target in TARGETS]
+        tasks = sum(entry["tasks"] for entry in next(iter(targets.values()))["kernels"].values())
+        lines.append(f"| {name} | {tasks} | " + " | ".join(f"{size:.2f}" for size in (*sizes, sum(sizes))) + " |")
+    for name, targets in configurations.items():
+        lines += ["", f"## {name}", "", "Registers / shared bytes / stack bytes; tactics kept (dropped).", ""]
+        lines += ["| kernel | tasks | " + " | ".join(TARGETS) + " |", "|---|---" + "|---" * len(TARGETS) + "|"]
+        for kernel in next(iter(targets.values()))["kernels"]:
+            entries = [targets[target]["kernels"][kernel] for target in TARGETS]
+            cells = [
+                f"{e['registers']} / {e['shared']} / {e['stack']}; {e['tactics']} ({e['dropped']})" for e in entries
+            ]
+            lines.append(f"| {kernel} | {entries[0]['tasks']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="kernels compiled at a time")
+    parser.add_argument("--tactics", type=int, default=MOST_TACTICS, help="tactics of each product")
+    parser.add_argument("--cache", type=Path, default=user_cache_folder(), help="folder that keeps compiled kernels")
+    parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=CONFIGURATIONS)
+    arguments = parser.parse_args(words)
+    compiler = Compiler(CompileCache(arguments.cache), arguments.jobs)
+    done: dict[str, Any] = {}
+    for name in arguments.configurations:
+        with counting_bar(name, True) as on_progress:
+            plan = lower(configuration_graph(name))
+            compiled = compile_plan(plan, tuple(TARGETS), compiler, arguments.tactics, on_progress)
+        done[name] = {target: record(compiled, target, arguments.tactics) for target in TARGETS}
+        size = sum(len(image) for image in compiled.images.values())
+        print(f"{name}: {len(plan.tasks)} tasks, {size / 1e6:.2f} MB", flush=True)
+        for row in compiled.results:
+            for target, result in row.items():
+                for tactic in (tactic for tactic in result.kept if tactic.note):
+                    print(f"  {target} {result.task.kernel}: {tactic.note}", flush=True)
+    document = {"triton": triton.__version__, "tactics": arguments.tactics, "configurations": done}
+    RECORD.write_text(json.dumps(document, indent=1) + "\n")
+    PAGE.write_text(page(document))
+    print(f"wrote {PAGE.relative_to(ROOT)} and {RECORD.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
