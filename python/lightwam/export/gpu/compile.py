@@ -32,10 +32,10 @@ class CompiledPlan:
     images: Mapping[str, bytes]
     results: tuple[Mapping[str, CompiledTask], ...]
 
-    def kernels(self) -> dict[str, tuple[Task, Tactic]]:
-        """SHA-256 of each cubin -> a task and tactic that it computes, for running launches without a GPU."""
+    def kernels(self) -> dict[tuple[str, str], tuple[Task, Tactic]]:
+        """(SHA-256, entry) of each cubin -> a task and tactic that it computes, for running launches without a GPU."""
         return {
-            hashlib.sha256(compiled.code.cubin).hexdigest(): (result.task, compiled.tactic)
+            (hashlib.sha256(compiled.code.cubin).hexdigest(), compiled.code.entry): (result.task, compiled.tactic)
             for row in self.results
             for result in row.values()
             for compiled in result.kept
