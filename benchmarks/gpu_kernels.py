@@ -129,6 +129,23 @@ def page(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def previous(most_tactics: int) -> dict[str, Any]:
+    """The configurations of the last record, if it is of the same Triton and as many tactics."""
+    if not RECORD.is_file():
+        return {}
+    document = json.loads(RECORD.read_text())
+    same = (document["triton"], document["tactics"]) == (triton.__version__, most_tactics)
+    configurations: dict[str, Any] = document["configurations"] if same else {}
+    return configurations
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a temporary file beside it and rename."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="kernels compiled at a time")
@@ -137,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=CONFIGURATIONS)
     arguments = parser.parse_args(words)
     compiler = Compiler(CompileCache(arguments.cache), arguments.jobs)
-    done: dict[str, Any] = {}
+    done = previous(arguments.tactics)
     for name in arguments.configurations:
         with counting_bar(name, True) as on_progress:
             plan = lower(configuration_graph(name))
@@ -149,9 +166,10 @@ def main(words: Sequence[str] | None = None) -> int:
             for target, result in row.items():
                 for tactic in (tactic for tactic in result.kept if tactic.note):
                     print(f"  {target} {result.task.kernel}: {tactic.note}", flush=True)
-    document = {"triton": triton.__version__, "tactics": arguments.tactics, "configurations": done}
-    RECORD.write_text(json.dumps(document, indent=1) + "\n")
-    PAGE.write_text(page(document))
+        ordered = {name: done[name] for name in CONFIGURATIONS if name in done}
+        document = {"triton": triton.__version__, "tactics": arguments.tactics, "configurations": ordered}
+        replace_text(RECORD, json.dumps(document, indent=1) + "\n")
+        replace_text(PAGE, page(document))
     print(f"wrote {PAGE.relative_to(ROOT)} and {RECORD.relative_to(ROOT)}")
     return 0
 
