@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel compiles for every target: the record of the last full run fits the sources, and a sample is remade.
+
+The full run (`make gpu-kernels`) takes too long for a test; it records a digest of all that it compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightwam.export.gpu.lower import lower
+from lightwam.export.gpu.plan import LaunchPlan
+from lightwam.kernels.compile import Code, Variant
+from lightwam.kernels.compile_tasks import candidates
+from lightwam.kernels.compile_worker import compile_variants
+from lightwam.kernels.targets import TARGETS
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu_kernels  # noqa: E402
+
+RECORD: dict[str, Any] = json.loads(gpu_kernels.RECORD.read_text())
+SAMPLED = "nano-bf16"
+
+
+@cache
+def plan_of(configuration: str) -> LaunchPlan:
+    return lower(gpu_kernels.configuration_graph(configuration))
+
+
+@pytest.mark.parametrize("configuration", RECORD["configurations"])
+def test_what_was_compiled_is_what_the_sources_say(configuration: str) -> None:
+    recorded = RECORD["configurations"][configuration]
+    assert list(recorded) == list(TARGETS)
+    plan = plan_of(configuration)
+    digests = {target: gpu_kernels.digest(plan, target, RECORD["tactics"]) for target in TARGETS}
+    assert digests == {target: entry["digest"] for target, entry in recorded.items()}, (
+        "kernels, tactics, plans or Triton changed since all were compiled: run make gpu-kernels"
+    )
+
+
+@pytest.mark.parametrize("configuration", RECORD["configurations"])
+def test_machine_code_is_as_small_as_asked_and_does_not_spill(configuration: str) -> None:
+    recorded = RECORD["configurations"][configuration]
+    assert sum(entry["image_bytes"] for entry in recorded.values()) <= gpu_kernels.MOST_BYTES
+    for target, entry in recorded.items():
+        for kernel, figures in entry["kernels"].items():
+            assert figures["stack"] == 0, f"{kernel} for {target} spills in {configuration}"
+            assert 0 <= figures["shared"] <= TARGETS[target].shared_bytes and 0 < figures["registers"] <= 255
+            assert figures["tactics"] >= figures["tasks"]
+
+
+def test_the_page_is_that_of_the_record() -> None:
+    assert gpu_kernels.PAGE.read_text() == gpu_kernels.page(RECORD)
+
+
+def test_a_sample_compiles_again() -> None:
+    """A task of every kernel of one policy, each for another target."""
+    tasks = {planned.task.kernel: planned.task for planned in plan_of(SAMPLED).tasks}
+    targets = list(TARGETS)
+    variants = [
+        Variant(task, candidates(task, target)[0], target)
+        for task, target in ((task, targets[i % len(targets)]) for i, task in enumerate(tasks.values()))
+    ]
+    outcomes = compile_variants(variants, 2, lambda variant, outcome: None)
+    for index, variant in enumerate(variants):
+        outcome = outcomes[index]
+        assert isinstance(outcome, Code), f"{variant.name}: {outcome}"
+        assert outcome.stack == 0 and outcome.shared <= TARGETS[variant.target].shared_bytes, variant.name
