@@ -106,7 +106,7 @@ def page(document: Mapping[str, Any]) -> str:
         + ", without a GPU; nothing here was run on one.",
         "Every task of a launch plan is compiled for every target, up to "
         f"{document['tactics']} of the tactics of each product; tactics that spill or need more shared memory than",
-        "the target has are dropped. Registers, shared memory and stack (spills) are the largest of the tasks' default tactics.",
+        "the target has are dropped. Registers, shared memory and stack (spills): the largest of the default tactics.",
         *(f"Not compiled yet: {name}." for name in CONFIGURATIONS if name not in configurations),
         "",
         "## Machine code a file, MB",
