@@ -70,6 +70,13 @@ def test_a_launch_takes_the_longer_of_products_and_bytes(costs: PlanCosts) -> No
     assert list(whole) == ["preprocess", "vae", "backbone", "expert", "postprocess"]
 
 
+def test_bytes_of_memory_and_of_the_cache_bound_a_launch(costs: PlanCosts) -> None:
+    thor = DEVICES["thor"]
+    norm = next(launch for launch in costs.launches if launch.kernel == "row_norm")
+    assert launch_seconds(norm, thor, 0) == norm.num_bytes / (2 * 273e9)
+    assert launch_seconds(norm, thor, 3 * norm.num_bytes) == 3 * norm.num_bytes / 273e9
+
+
 def test_predictions_that_the_project_promises() -> None:
     """At 60 % of the roofline: AGX Orin in bf16, Orin Nano in int8 and within its memory, 4090, H100."""
     for precision, limits in (("bf16", {"orin": 60, "4090": 15, "h100": 5}), ("int8", {"orin-nano": 140})):
@@ -95,6 +102,10 @@ def test_bench_prints_and_writes_a_prediction(tmp_path: Path, capsys: pytest.Cap
     assert sum(document["seconds"]["1.0"].values()) == pytest.approx(
         sum(launch["seconds"] for launch in document["launches"])
     )
+    assert sum(document["seconds_with_cache"]["1.0"].values()) == pytest.approx(
+        sum(launch["seconds_with_cache"] for launch in document["launches"])
+    )
+    assert document["bytes_with_cache"] == sum(launch["bytes_with_cache"] for launch in document["launches"])
     assert [path.name for path in tmp_path.iterdir()] == ["roofline.json"]
 
 

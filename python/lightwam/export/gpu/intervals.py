@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 
 class Intervals:
@@ -25,6 +26,9 @@ class Intervals:
         """Whether every byte of [start, end) is in the set."""
         index = bisect_right(self._starts, start) - 1
         return start >= end or (index >= 0 and end <= self._ends[index])
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return zip(self._starts, self._ends, strict=True)
 
     def total(self) -> int:
         """Bytes in the set."""

@@ -73,7 +73,7 @@ def _launch_cost(plan: LaunchPlan, launch: Launch, text_rows: int) -> LaunchCost
     touched: dict[str, Intervals] = {}
     flops = float(task.flops)
     for access in accesses(launch, plan, plan.programs["act"]):
-        end = _counted_end(access, text_rows)
+        end = counted_end(access, text_rows)
         touched.setdefault(access.buffer.name if access.buffer else "", Intervals()).add(access.start, end)
         if access.argument.name == "key_text" and access.argument.shape is not None:
             proprio = [a.shape[0] for a in task.arguments if a.name == "key_proprio" and a.shape is not None]
@@ -88,7 +88,8 @@ def _keys(length: int, text_rows: int) -> int:
     return min(text_rows + 1, length)
 
 
-def _counted_end(access: Access, text_rows: int) -> int:
+def counted_end(access: Access, text_rows: int) -> int:
+    """Where the bytes that a chunk touches end, for an instruction of `text_rows` rows and frames of `FRAME_SIZE`."""
     argument = access.argument
     if argument.shape is None:
         return access.start + math.prod(FRAME_SIZE) * 3

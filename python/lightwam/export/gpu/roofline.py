@@ -7,7 +7,7 @@ the roofline. FLOPs and bytes are the plan's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightwam.export.gpu.report import LaunchCost, PlanCosts
@@ -15,54 +15,72 @@ from lightwam.kernels.task import ProductType
 
 #: What good kernels reach of the roofline; the other figure told is the whole of it.
 SHARE = 0.6
+#: The L2 cache's bandwidth in device memory's: a low assumption (2 to 5 are measured on discrete GPUs).
+CACHE_SPEED = 2
 
 
 @dataclass(frozen=True)
 class Device:
     """A GPU's dense peaks (FLOP/s by product format) and bandwidth (byte/s): datasheet figures unless `measured`.
 
-    `memory`: bytes that its policy may share with everything else on the machine.
+    `memory`: bytes that its policy may share with everything else on the machine. `cache`: nominal bytes of L2.
     """
 
     name: str
     peaks: Mapping[ProductType, float]
     bandwidth: float
     memory: float
+    cache: float
     measured: bool = False
 
 
 def _device(
-    name: str, f32: float, bf16: float, eight_bit: float, bandwidth: float, memory: float, measured: bool = False
-) -> Device:
-    """TFLOP/s, GB/s and GB."""
+    name: str, f32: float, bf16: float, eight_bit: float, bandwidth: float, memory: float, cache: float,
+    measured: bool = False,
+) -> Device:  # fmt: skip
+    """TFLOP/s, GB/s, GB and MiB."""
     peaks: dict[ProductType, float] = {
         "f32": f32 * 1e12,
         "bf16": bf16 * 1e12,
         "f16": bf16 * 1e12,
         "i8": eight_bit * 1e12,
     }
-    return Device(name, peaks, bandwidth * 1e9, memory * 1e9, measured)
+    return Device(name, peaks, bandwidth * 1e9, memory * 1e9, cache * 2**20, measured)
 
 
+# L2 sizes, nominal. 4 MiB on AGX Orin (Jetson AGX Orin technical brief; deviceQuery reports 4194304 bytes), 72 MiB on
+# the 4090 (Ada whitepaper), 50 MiB on H100 (Hopper whitepaper). Thor: 32 MiB, which its driver reports (NVIDIA's
+# developer forum, thread 356355). Orin Nano: no data sheet found that says; half of AGX Orin's is an assumption.
 #: f32 products run on the ordinary cores.
 DEVICES: Mapping[str, Device] = {
-    "orin": _device("Jetson AGX Orin 64 GB", 5.3, 42.5, 85, 204, 64),
-    "orin-nano": _device("Jetson Orin Nano Super 8 GB", 2.1, 17, 33, 102, 8),
-    "thor": _device("Jetson Thor T5000", 8.1, 258, 517, 273, 128),
-    "4090": _device("GeForce RTX 4090", 82.6, 165, 330, 1008, 24),
-    "h100": _device("H100 SXM", 66.9, 790, 1580, 3000, 80, measured=True),
+    "orin": _device("Jetson AGX Orin 64 GB", 5.3, 42.5, 85, 204, 64, 4),
+    "orin-nano": _device("Jetson Orin Nano Super 8 GB", 2.1, 17, 33, 102, 8, 2),
+    "thor": _device("Jetson Thor T5000", 8.1, 258, 517, 273, 128, 32),
+    "4090": _device("GeForce RTX 4090", 82.6, 165, 330, 1008, 24, 72),
+    "h100": _device("H100 SXM", 66.9, 790, 1580, 3000, 80, 50, measured=True),
 }
 
 
-def launch_seconds(launch: LaunchCost, device: Device) -> float:
-    """The launch at the whole of the roofline; the longer of its products and its bytes."""
+def launch_seconds(launch: LaunchCost, device: Device, through_memory: int | None = None) -> float:
+    """The launch at the whole of the roofline; the longest of its products, its bytes of memory and those of the cache.
+
+    `through_memory`: the bytes that the cache model leaves for memory; None: all of the launch's, from no cache.
+    """
     products = 0.0 if launch.product_type == "none" else launch.flops / device.peaks[launch.product_type]
-    return max(products, launch.num_bytes / device.bandwidth)
+    memory = (launch.num_bytes if through_memory is None else through_memory) / device.bandwidth
+    return max(products, memory, launch.num_bytes / (CACHE_SPEED * device.bandwidth))
 
 
-def predict(costs: PlanCosts, device: Device, share: float = 1.0) -> dict[str, float]:
-    """Predicted seconds of a chunk by stage, in order of execution, at a share of the roofline."""
+def predict(
+    costs: PlanCosts, device: Device, share: float = 1.0, through_memory: Sequence[int] | None = None
+) -> dict[str, float]:
+    """Predicted seconds of a chunk by stage, in order of execution, at a share of the roofline.
+
+    `through_memory`: bytes by launch from the cache model (`bytes_through_memory`); None: all through device memory.
+    """
     seconds: dict[str, float] = {}
-    for launch in costs.launches:
-        seconds[launch.stage] = seconds.get(launch.stage, 0.0) + launch_seconds(launch, device) / share
+    moved = through_memory if through_memory is not None else [launch.num_bytes for launch in costs.launches]
+    for launch, num_bytes in zip(costs.launches, moved, strict=True):
+        taken = launch_seconds(launch, device, num_bytes) / share
+        seconds[launch.stage] = seconds.get(launch.stage, 0.0) + taken
     return seconds
