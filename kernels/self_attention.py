@@ -4,7 +4,8 @@
 `self_attention` of docs/engine-format.md, section 4; with norm and rotation of q and k on load, `rms_norm_rope` too.
 Heads are taken in chunks of BLOCK_D columns: narrow products keep every row in one warp, so its softmax needs no other.
 A program makes BLOCK_M rows of VALUES chunks of one head: a wide head is several programs, each with all its logits.
-The last keys are a smaller block, so few keys are padding.
+The last keys are a smaller block, so few keys are padding. For training: batches, fewer queries than keys, and every
+query's logsumexp, from which `self_attention_backward_query` and `self_attention_backward_key` make the gradients.
 """
 
 from __future__ import annotations
@@ -175,11 +176,14 @@ def kernel(
     sin,
     y,
     statistics,
+    logsumexp,
     TOKENS: tl.constexpr,
+    QUERIES: tl.constexpr,
     WIDTH: tl.constexpr,
     ROW: tl.constexpr,
     ROW_STRIDE: tl.constexpr,
     SCALE: tl.constexpr,  # in base 2
+    BATCHED: tl.constexpr,
     ROPE: tl.constexpr,
     EPS: tl.constexpr,
     PARTIALS: tl.constexpr,
@@ -194,15 +198,21 @@ def kernel(
     FULL: tl.constexpr = TOKENS // BLOCK_N * BLOCK_N
     first = tl.program_id(1) // (CHUNKS // VALUES) * WIDTH
     value_start = tl.program_id(1) % (CHUNKS // VALUES) * (VALUES * BLOCK_D)
+    if BATCHED:
+        batch = tl.program_id(2).to(tl.int64)
+        q += batch * (QUERIES * ROW)
+        k += batch * (TOKENS * ROW)
+        v += batch * (TOKENS * ROW)
+        y += batch * (QUERIES * ROW)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     scale = 1.0
     if ROPE:
-        scale = _reciprocal_rms(q_statistics, rows, TOKENS, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
+        scale = _reciprocal_rms(q_statistics, rows, QUERIES, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
     queries = ()
     for chunk in tl.static_range(CHUNKS):
         query = _prepared(
             q, scale, rows, first, chunk * BLOCK_D, q_weight, cos, sin,
-            TOKENS, WIDTH, ROW_STRIDE, ROPE, BLOCK_M, BLOCK_D, True,
+            QUERIES, WIDTH, ROW_STRIDE, ROPE, BLOCK_M, BLOCK_D, True,
         )  # fmt: skip
         queries += (query,)  # type: ignore[assignment]
     maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
@@ -224,10 +234,13 @@ def kernel(
         start = value_start + chunk * BLOCK_D
         stored = (accumulators[chunk] / total[:, None]).to(y.dtype.element_ty)
         columns = start + tl.arange(0, BLOCK_D)
-        mask = (rows < TOKENS)[:, None] & (columns < WIDTH)[None, :]
+        mask = (rows < QUERIES)[:, None] & (columns < WIDTH)[None, :]
         tl.store(y + rows[:, None] * ROW + (first + columns)[None, :], stored, mask=mask)
         if statistics is not None:
-            store_statistics(statistics, stored.to(tl.float32), rows, first + start, rows < TOKENS, ROW, "range", True)
+            store_statistics(statistics, stored.to(tl.float32), rows, first + start, rows < QUERIES, ROW, "range", True)
+    if logsumexp is not None and value_start == 0:
+        head = tl.program_id(2) * (ROW // WIDTH) + first // WIDTH
+        tl.store(logsumexp + head * QUERIES + rows, maximum + tl.log2(total), mask=rows < QUERIES)
 
 
 def task(
@@ -245,6 +258,9 @@ def task(
     partial_width: int = STATISTICS_WIDTH,
     statistics_row_stride: int | None = None,
     statistics: Literal["range"] | None = None,
+    batch: int = 1,
+    queries: int | None = None,
+    logsumexp: bool = False,
 ) -> Task:
     """y [tokens, heads * width] of q, k, v in format `x`, whose rows start `row_stride` elements apart (default: row).
 
@@ -253,6 +269,8 @@ def task(
     The row's squares come as `partials` sums of `partial_width` columns each: q_statistics, k_statistics "squares",
     whose rows lie `statistics_row_stride` f32 elements apart (default: 2 * partials).
     statistics "range": of what is stored, for every 64 columns; so the width is a multiple of 64.
+    batch, queries: q and y are [batch, queries, row], k and v [batch, tokens, row], without rope, statistics, stride.
+    logsumexp: also f32 [batch, heads, queries], the logarithm in base 2 of the sum of a query's exponentials.
     """
     row = heads * width
     stride = row if row_stride is None else row_stride
@@ -269,23 +287,34 @@ def task(
         )
     if statistics is not None and width % STATISTICS_WIDTH:
         raise ValueError(f"self_attention: statistics of heads of {width}; a multiple of {STATISTICS_WIDTH} is needed")
-    qkv_shape = (tokens, row) if stride == row else ((tokens - 1) * stride + row,)
-    arguments = [Argument(name, "r", x, qkv_shape) for name in ("q", "k", "v")]
+    many = tokens if queries is None else queries
+    batched = batch != 1 or many != tokens
+    if min(batch, many) < 1 or (batched and (rope or statistics is not None or stride != row)):
+        options = f"rope {rope}, statistics {statistics}, rows {stride} apart"
+        raise ValueError(f"self_attention: {batch} x {many} queries, {options}; batches have plain rows only")
+    arguments = [
+        Argument(name, "r", x, _rows_shape(batch, rows, row, stride))
+        for name, rows in (("q", many), ("k", tokens), ("v", tokens))
+    ]
     if rope:
         whole = statistics_stride == 2 * partials
         squares = (tokens, partials, 2) if whole else ((tokens - 1) * statistics_stride + 2 * partials,)
         arguments += [Argument(name, "r", "f32", squares) for name in ("q_statistics", "k_statistics")]
         arguments += [Argument(name, "r", "f32", (row,)) for name in ("q_weight", "k_weight")]
         arguments += [Argument(name, "r", "f32", (tokens, width // 2)) for name in ("cos", "sin")]
-    arguments.append(Argument("y", "w", y, (tokens, row)))
+    arguments.append(Argument("y", "w", y, _rows_shape(batch, many, row, row)))
     if statistics is not None:
         arguments.append(Argument("statistics", "w", "f32", (tokens, row // STATISTICS_WIDTH, 2)))
+    if logsumexp:
+        arguments.append(Argument("logsumexp", "w", "f32", (batch, heads, many)))
     constants = {
         "TOKENS": tokens,
+        "QUERIES": many,
         "WIDTH": width,
         "ROW": row,
         "ROW_STRIDE": stride,
         "SCALE": scale * LOG2_E,
+        "BATCHED": batched,
         "ROPE": rope,
         "EPS": eps,
         "PARTIALS": partials,
@@ -298,21 +327,34 @@ def task(
         "self_attention",
         constants,
         tuple(arguments),
-        flops=4 * tokens * tokens * row,
+        flops=4 * batch * many * tokens * row,
         product_type=product_format("self_attention", x),
     )
+
+
+def _rows_shape(batch: int, rows: int, row: int, stride: int) -> tuple[int, ...]:
+    if stride != row:
+        return ((rows - 1) * stride + row,)
+    return (rows, row) if batch == 1 else (batch, rows, row)
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     tokens, wide = number(task.constants, "TOKENS"), number(task.constants, "CHUNKS") > 2
     choices = flash_choices(task.product_type, target, wide=wide, rotated=bool(task.constants["ROPE"]))
-    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, tokens, tokens)]
+    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, number(task.constants, "QUERIES"), tokens)]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    numbers = ("TOKENS", "ROW", "WIDTH", "CHUNKS", "VALUES")
-    tokens, row, width, chunks, values = (number(task.constants, name) for name in numbers)
-    return (triton.cdiv(tokens, number(tactic.constants, "BLOCK_M")), row // width * (chunks // values), 1)
+    numbers = ("QUERIES", "ROW", "WIDTH", "CHUNKS", "VALUES")
+    queries, row, width, chunks, values = (number(task.constants, name) for name in numbers)
+    batch = _batch(task)
+    return (triton.cdiv(queries, number(tactic.constants, "BLOCK_M")), row // width * (chunks // values), batch)
+
+
+def _batch(task: Task) -> int:
+    shape = task.arguments[0].shape
+    assert shape is not None
+    return shape[0] if len(shape) == 3 else 1
 
 
 def _rows(x: Array, tokens: int, stride: int, row: int) -> Array:
@@ -332,21 +374,29 @@ def _normal_rotated(task: Task, x: Array, arguments: Mapping[str, Array], name: 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     tokens, row, width, stride = (number(task.constants, name) for name in ("TOKENS", "ROW", "WIDTH", "ROW_STRIDE"))
-    q, k, v = (_rows(arguments[name], tokens, stride, row) for name in ("q", "k", "v"))
+    q, k, v = (arguments[name] for name in ("q", "k", "v"))
+    if not task.constants["BATCHED"]:
+        q, k, v = (_rows(x, tokens, stride, row) for x in (q, k, v))
     if task.constants["ROPE"]:
         q, k = _normal_rotated(task, q, arguments, "q"), _normal_rotated(task, k, arguments, "k")
-    q, k, v = (x.reshape(tokens, -1, width).transpose(1, 0, 2) for x in (q, k, v))
-    logits = q @ k.transpose(0, 2, 1) * (float(task.constants["SCALE"] or 0.0) / LOG2_E)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    y = (weights @ v / weights.sum(-1, keepdims=True)).transpose(1, 0, 2).reshape(tokens, row)
-    if task.arguments[-1].name != "statistics":
-        return {"y": y}
-    return {"y": y, "statistics": row_statistics(y, "range")}
+    batch, y_shape = _batch(task), task.arguments[[a.name for a in task.arguments].index("y")].shape
+    q, k, v = (x.reshape(batch, -1, row // width, width).transpose(0, 2, 1, 3) for x in (q, k, v))
+    logits = q @ k.transpose(0, 1, 3, 2) * (float(task.constants["SCALE"] or 0.0) / LOG2_E)
+    highest = logits.max(-1, keepdims=True)
+    weights = np.exp(logits - highest)
+    total = weights.sum(-1, keepdims=True)
+    y = (weights @ v / total).transpose(0, 2, 1, 3).reshape(y_shape)
+    made = {"y": y}
+    if any(argument.name == "statistics" for argument in task.arguments):
+        made["statistics"] = row_statistics(y, "range")
+    if any(argument.name == "logsumexp" for argument in task.arguments):
+        made["logsumexp"] = (highest + np.log(total))[..., 0] * LOG2_E
+    return made
 
 
 def slack(task: Task) -> float:
     """Statistics are of rounded numbers, in f32."""
-    statistics = task.arguments[-1].name == "statistics"
+    statistics = any(argument.name == "statistics" for argument in task.arguments)
     return weights_slack(task, (3 if task.constants["ROPE"] else 1) + (1 if statistics else 0))
 
 
@@ -387,4 +437,6 @@ CASES = [
     ),
     task(21, 4, 20, x="f32", y="f32", scale=0.2, rope=True, eps=1e-6, partials=2),
     task(17, 1, 80, x="f16", y="f32", scale=0.1, rope=True, eps=1e-2, partials=2, statistics=None),
+    task(40, 2, 24, x="f32", y="f32", scale=0.2, batch=2, queries=19, logsumexp=True),
+    task(70, 1, 256, x="bf16", y="bf16", scale=0.06, batch=3, logsumexp=True),
 ]
