@@ -131,7 +131,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     if target == "interpreter":
         choices = ((256, 128, 4, 1),)
     elif task.product_type == "f32":
-        choices = ((16, 16, 4, 1),) if wide else ((32, 32, 4, 1), (16, 16, 4, 1))
+        choices = ((16, 16, 8, 1),) if wide else ((32, 32, 8, 1), (16, 16, 8, 1))
     elif wide:
         choices = ((32, 32, 4, 1), (64, 32, 8, 1))
     else:
