@@ -13,7 +13,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from lightwam.kernels.attention_blocks import fit_blocks, load_rows, number, product_format, weights_slack
+from lightwam.kernels.attention_blocks import Choice, fit_blocks, load_rows, number, product_format, weights_slack
 from lightwam.kernels.oracle import Array
 from lightwam.kernels.self_attention_backward_query import (
     backward_constants,
@@ -102,6 +102,7 @@ def task(queries: int, keys: int, heads: int, width: int, *, x: DType, scale: fl
 def tactics(task: Task, target: str) -> list[Tactic]:
     queries, keys = (number(task.constants, name) for name in ("QUERIES", "KEYS"))
     wide = number(task.constants, "BLOCK_D") > 128
+    choices: tuple[Choice, ...]
     if target == "interpreter":
         choices = ((128, 256, 4, 1),)
     elif task.product_type == "f32":
@@ -110,7 +111,8 @@ def tactics(task: Task, target: str) -> list[Tactic]:
         choices = ((32, 32, 8, 1), (16, 32, 4, 1))
     else:
         choices = ((32, 64, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2))
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, *more) for m, n, *more in fit_blocks(choices, queries, keys)]
+    fitted = fit_blocks(choices, queries, keys)
+    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:

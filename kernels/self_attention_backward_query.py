@@ -17,6 +17,7 @@ import triton.language as tl
 from lightwam.kernels.attention_blocks import (
     LOG2_E,
     WIDEST_BLOCK,
+    Choice,
     block_of,
     fit_blocks,
     load_rows,
@@ -104,9 +105,7 @@ def task(queries: int, keys: int, heads: int, width: int, *, x: DType, scale: fl
     return Task("self_attention_backward_query", constants, arguments, flops, product_type=product)
 
 
-def check_backward(
-    kernel: str, queries: int, keys: int, heads: int, width: int, scale: float, batch: int
-) -> None:  # fmt: skip
+def check_backward(kernel: str, queries: int, keys: int, heads: int, width: int, scale: float, batch: int) -> None:
     """ValueError of one line unless the sizes are ones that the backward kernels have blocks for."""
     if min(queries, keys, heads, width, batch) < 1 or width > WIDEST_BLOCK or not (0.0 < scale < float("inf")):
         sizes = f"{batch} x {queries} queries, {keys} keys, {heads} heads of {width}, scale {scale}"
@@ -128,15 +127,18 @@ def backward_constants(queries: int, keys: int, heads: int, width: int, scale: f
 def tactics(task: Task, target: str) -> list[Tactic]:
     queries, keys = (number(task.constants, name) for name in ("QUERIES", "KEYS"))
     wide = number(task.constants, "BLOCK_D") > 128
+    choices: tuple[Choice, ...]
     if target == "interpreter":
         choices = ((256, 128, 4, 1),)
     elif task.product_type == "f32":
-        choices = ((16, 16, 8, 1),) if wide else ((32, 32, 8, 1), (16, 16, 8, 1))
+        few = number(task.constants, "BLOCK_D") <= 64
+        choices = ((16, 16, 16, 1),) if wide else ((32, 32, 8, 1), (16, 16, 8, 1)) if few else ((16, 16, 8, 1),)
     elif wide:
         choices = ((32, 32, 4, 1), (64, 32, 8, 1))
     else:
         choices = ((64, 32, 4, 2), (64, 64, 4, 2), (128, 64, 8, 2))
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, *more) for m, n, *more in fit_blocks(choices, queries, keys)]
+    fitted = fit_blocks(choices, queries, keys)
+    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
@@ -149,7 +151,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     q, k, v, y, dy = (split_heads(task, arguments[name]) for name in ("q", "k", "v", "y", "dy"))
     delta = (y * dy).sum(-1)
-    weights, change = weights_and_change(task, q, k, v, dy, arguments["logsumexp"], delta)
+    _, change = weights_and_change(task, q, k, v, dy, arguments["logsumexp"], delta)
     dq = change @ k * float(task.constants["SCALE"] or 0.0)
     return {"dq": dq.transpose(0, 2, 1, 3).reshape(arguments["q"].shape), "delta": delta}
 

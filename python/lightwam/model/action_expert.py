@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lightwam.config import ActionExpertConfig, FeatureSource
 from lightwam.errors import ConfigError
+from lightwam.model import ops
 from lightwam.model.attention import AttentionLayer, attention, attention_weights
 from lightwam.model.dit import LayerState, sinusoidal_embedding
 
@@ -72,6 +73,26 @@ class QueryAttention(AttentionLayer):
         )
         return attention_weights(q, k)
 
+    def merged(self, query_QD: Tensor, tokens_BSD: Tensor, norm: nn.LayerNorm, merge_MQ: Tensor) -> Tensor:
+        """merge [M, Q] times the answers to every sample's same queries, from tokens before their norm: [B, M, D].
+
+        One operator for norm and attention (`lightwam.model.ops.learned_query_pool`): key and value projections and the
+        norm's affine go into the queries and behind the sum, which the sums of the weights (1) and of merge's rows (1)
+        allow. In at least float32 up to the output projection.
+        """
+        wide = torch.promote_types(tokens_BSD.dtype, torch.float32)
+        with torch.autocast(tokens_BSD.device.type, enabled=False):
+            weight_q, weight_k, weight_v = self.in_proj_weight.to(wide).chunk(3)
+            bias_q, _, bias_v = self.in_proj_bias.to(wide).chunk(3)
+            affine, shift = norm.weight.to(wide), norm.bias.to(wide)
+            queries = F.linear(query_QD.to(wide), weight_q, bias_q).unflatten(-1, (self.num_heads, -1))  # type: ignore[no-untyped-call]
+            keys, values = (x.unflatten(0, (self.num_heads, -1)) for x in (weight_k, weight_v))  # type: ignore[no-untyped-call]
+            scores = torch.einsum("qhe,hed->hqd", queries, keys) * affine * queries.shape[-1] ** -0.5
+            pooled = ops.learned_query_pool(tokens_BSD, scores, merge_MQ, norm.eps) * affine + shift
+            answers = torch.einsum("bmhd,hed->bmhe", pooled, values).flatten(2) + bias_v
+        mixed: Tensor = self.out_proj(answers.to(tokens_BSD.dtype))
+        return mixed
+
     def _queries_and_keys(self, query_BQD: Tensor, tokens_BSD: Tensor) -> tuple[Tensor, Tensor]:
         (weight_q, weight_k, _), (bias_q, bias_k, _) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         return F.linear(query_BQD, weight_q, bias_q), F.linear(tokens_BSD, weight_k, bias_k)
@@ -99,8 +120,11 @@ class LearnedQueryPooler(nn.Module):
         self.output_norm = nn.LayerNorm(config.merge_dim or dim)
 
     def forward(self, tokens_BSD: Tensor) -> Tensor:
-        answers_BQD = self.attn(self._queries(tokens_BSD), self.token_norm(tokens_BSD))
-        merged: Tensor = (self.merge_weights().to(answers_BQD.dtype) @ answers_BQD).flatten(1)
+        if self.attn.method == "kernels":
+            merged = self.attn.merged(self.query_tokens, tokens_BSD, self.token_norm, self.merge_weights()).flatten(1)
+        else:
+            answers_BQD = self.attn(self._queries(tokens_BSD), self.token_norm(tokens_BSD))
+            merged = (self.merge_weights().to(answers_BQD.dtype) @ answers_BQD).flatten(1)
         if self.merges_slots:
             merged = self.query_merge_projector(merged)
         pooled: Tensor = self.output_norm(merged)

@@ -6,8 +6,9 @@ Shapes: B batch, S query tokens, L key rows, D hidden width, E = heads * head_di
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,25 @@ from torch.nn import functional as F
 
 from lightwam.config import VideoDiTConfig
 from lightwam.errors import ConfigError
+from lightwam.model import ops
 from lightwam.model.lora import LoRA, apply_linear, lora_for
 from lightwam.model.rope import RotaryTable, apply_rope
 
-AttentionMethod = Literal["sdpa", "softmax"]
+log = logging.getLogger(__name__)
+
+AttentionMethod = Literal["sdpa", "softmax", "kernels"]
 """`sdpa`: torch's fused kernel. `softmax`: plain matrix products, whose backward in bf16 is several times faster on a
-CPU. Same function up to rounding."""
+CPU. `kernels`: the operators of `lightwam.model.ops` (our Triton kernels on CUDA, plain PyTorch elsewhere) for
+self-attention and learned-query pooling; attention under a mask of a sample's own keys is left to `sdpa`. Same function
+up to rounding."""
+
+
+class QuerySpan(NamedTuple):
+    """Queries [start, stop) see the keys [0, keys), all of them alike."""
+
+    start: int
+    stop: int
+    keys: int
 
 
 def attention(
@@ -41,8 +55,10 @@ def attention(
     Returns:
         [B, S, E].
     """
+    if method == "kernels" and mask is None:
+        return ops.self_attention(q_BSE, k_BLE, v_BLE, num_heads)
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q_BSE, k_BLE, v_BLE))  # type: ignore[no-untyped-call]
-    if method == "sdpa":
+    if method != "softmax":
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:
         attended = attention_weights(q, k, mask).to(v.dtype) @ v
@@ -110,9 +126,19 @@ class _Projections(AttentionLayer):
 class SelfAttention(_Projections):
     """Attention among the video tokens, with 3-D rotary positions on queries and keys."""
 
-    def forward(self, x_BSD: Tensor, rope: RotaryTable, mask_SS: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BSD: Tensor, rope: RotaryTable, mask_SS: Tensor | None, spans: tuple[QuerySpan, ...] = ()
+    ) -> Tensor:
+        """`spans`: what the mask says, query by query; `kernels` use them instead of it."""
         q, k = (apply_rope(x, rope, self.num_heads) for x in (self.queries(x_BSD), self.keys(x_BSD)))
-        return self.output(q, k, self.values(x_BSD), mask_SS)
+        v = self.values(x_BSD)
+        if self.method != "kernels" or mask_SS is None or not spans:
+            return self.output(q, k, v, mask_SS)
+        parts = [
+            ops.self_attention(q[:, span.start : span.stop], k[:, : span.keys], v[:, : span.keys], self.num_heads)
+            for span in spans
+        ]
+        return apply_linear(self.o, self.lora_o, torch.cat(parts, dim=1))
 
 
 class CrossAttention(_Projections):
@@ -124,8 +150,9 @@ class CrossAttention(_Projections):
 
 def set_attention_method(model: nn.Module, method: AttentionMethod) -> None:
     """Choose how every attention layer below `model` computes. Raises `ConfigError` on an unknown method."""
-    if method not in ("sdpa", "softmax"):
-        raise ConfigError(f"attention method is {method!r}: use 'sdpa' or 'softmax'")
+    if method not in ("sdpa", "softmax", "kernels"):
+        raise ConfigError(f"attention method is {method!r}: use 'sdpa', 'softmax' or 'kernels'")
+    log.info("attention: %s", "kernels (Triton on CUDA, PyTorch elsewhere)" if method == "kernels" else method)
     for module in model.modules():
         if isinstance(module, AttentionLayer):
             module.method = method

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lightwam.config import AttentionMask, VideoDiTConfig
 from lightwam.errors import ConfigError
 from lightwam.model.adapters import ResidualAdapter
-from lightwam.model.attention import CrossAttention, SelfAttention
+from lightwam.model.attention import CrossAttention, QuerySpan, SelfAttention
 from lightwam.model.lora import apply_linear, lora_for
 from lightwam.model.rope import RotaryTable, rope_table
 
@@ -33,6 +33,7 @@ class DiTInputs:
     rope: RotaryTable
     grid: tuple[int, int, int]
     self_mask_SS: Tensor | None
+    self_spans: tuple[QuerySpan, ...]
     cross_mask: Tensor | None
 
 
@@ -68,6 +69,16 @@ def video_mask(kind: AttentionMask, frames: int, tokens_per_frame: int, device: 
     if kind == "per_frame_causal":
         return frame[:, None] >= frame[None, :]
     return (frame[:, None] > 0) | (frame[None, :] == 0)
+
+
+def video_spans(kind: AttentionMask, frames: int, tokens_per_frame: int) -> tuple[QuerySpan, ...]:
+    """`video_mask` as spans of queries: what a query sees is always the first keys."""
+    first, tokens = tokens_per_frame, frames * tokens_per_frame
+    if kind == "bidirectional" or frames == 1:
+        return (QuerySpan(0, tokens, tokens),)
+    if kind == "first_frame_causal":
+        return (QuerySpan(0, first, first), QuerySpan(first, tokens, tokens))
+    return tuple(QuerySpan(frame * first, (frame + 1) * first, (frame + 1) * first) for frame in range(frames))
 
 
 def _modulate(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tensor:
@@ -110,7 +121,8 @@ class DiTBlock(nn.Module):
         time = (self.modulation[:, None] + inputs.t_mod_BT6D).unbind(dim=2)
         shift1, scale1, gate1, shift2, scale2, gate2 = time
         modulated = _modulate(self.norm1(x_BSD), shift1, scale1)
-        x_BSD = x_BSD + _gate(self.self_attn(modulated, inputs.rope, inputs.self_mask_SS), gate1)
+        attended = self.self_attn(modulated, inputs.rope, inputs.self_mask_SS, inputs.self_spans)
+        x_BSD = x_BSD + _gate(attended, gate1)
         x_BSD = x_BSD + self.cross_attn(self.norm3(x_BSD), inputs.context_BLD, inputs.cross_mask)
         return x_BSD + _gate(self.feed_forward(_modulate(self.norm2(x_BSD), shift2, scale2)), gate2)
 
@@ -184,6 +196,7 @@ class VideoDiT(nn.Module):
             rope=rope_table((frames, rows, columns), self.config.head_dim, self.config.rope_theta, patches.device),
             grid=(frames, rows, columns),
             self_mask_SS=video_mask(self.config.attention_mask, frames, rows * columns, patches.device),
+            self_spans=video_spans(self.config.attention_mask, frames, rows * columns),
             cross_mask=mask,
         )
 

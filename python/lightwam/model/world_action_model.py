@@ -64,7 +64,11 @@ class LightWAM(nn.Module):
         return video
 
     def set_attention(self, method: AttentionMethod) -> LightWAM:
-        """'sdpa' (default, fused) or 'softmax' (plain products; much faster backward in bf16 on a CPU)."""
+        """How attention is computed; logged.
+
+        'sdpa' (default, torch's fused kernel), 'softmax' (plain products; much faster backward in bf16 on a CPU), or
+        'kernels' (the operators of `lightwam.model.ops`: Triton on CUDA, plain PyTorch elsewhere).
+        """
         set_attention_method(self, method)
         return self
 

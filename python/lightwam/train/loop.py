@@ -26,6 +26,7 @@ from lightwam.data.caches import progress_bar
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import ConfigError
 from lightwam.model import LightWAM, WanVAE
+from lightwam.model.attention import AttentionMethod
 from lightwam.model.checkpoints import load_exactly
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.train.artifacts import (
@@ -77,6 +78,8 @@ class PolicyTrainArgs:
     """Share of samples whose state is hidden (zeros)."""
     localisation_weight: float = 0.3
     held_out: float = 0.04
+    attention: AttentionMethod = "softmax"
+    """How attention is computed; `softmax` is the fastest on a CPU in bfloat16."""
     future_stride: int = 4
     """Futures are encoded for every so many rows."""
     seed: int = 42
@@ -92,7 +95,7 @@ class PolicyNetworks(nn.Module):
         super().__init__()
         if config.text.kind != "hashed_words":
             raise ConfigError(f"text.kind is {config.text.kind!r}: this trainer trains policies with 'hashed_words'")
-        self.policy = LightWAM(config).set_attention("softmax")
+        self.policy = LightWAM(config)
         self.text_encoder = HashedWordsEncoder(config.text)
         features = config.action_expert.per_layer_dim * len(config.video_dit.adapters.layers)
         self.localiser = nn.Linear(features, located) if located else None
@@ -210,6 +213,8 @@ class PolicyTrainer:
         torch.manual_seed(args.seed)
         located = self.data.located_NK.shape[1]
         self.networks, self.average = PolicyNetworks(self.config, located), PolicyNetworks(self.config, located)
+        self.networks.policy.set_attention(args.attention)
+        self.average.policy.set_attention(args.attention)
         if args.init is not None:
             self.networks.load_weights(load_checkpoint(args.init)[1])
         self.average.load_state_dict(self.networks.state_dict())

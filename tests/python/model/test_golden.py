@@ -102,7 +102,7 @@ def test_every_stage_of_the_action_pass(golden: Golden) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", ["sdpa", "softmax"])
+@pytest.mark.parametrize("method", ["sdpa", "softmax", "kernels"])
 def test_public_action_calls(golden: Golden, method: Any) -> None:
     arguments = dict(zip(("latents", "context", "context_mask", "proprio"),
                          golden.inputs("latents", "context", "context_mask", "proprio"), strict=True))  # fmt: skip

@@ -178,7 +178,7 @@ def test_masked_rows_do_not_matter() -> None:
     short = {**inputs, "context": inputs["context"][:, :3], "context_mask": inputs["context_mask"][:, :3]}
     assert relative_error(model.predict_actions(**inputs), model.predict_actions(**short)) < 1e-5
     inputs["context"][:, 3:] = 1e3
-    for method in ("sdpa", "softmax"):
+    for method in ("sdpa", "softmax", "kernels"):
         model.set_attention(method)  # type: ignore[arg-type]
         assert relative_error(model.predict_actions(**inputs), model.predict_actions(**short)) < 1e-5
     every = {**short, "context_mask": None}
@@ -391,8 +391,9 @@ def test_runs_in_bf16() -> None:
     assert cosine > 0.999
 
 
-def test_trains_under_bf16_autocast() -> None:
-    model = build(tiny()).set_attention("softmax")
+@pytest.mark.parametrize("method", ["softmax", "kernels"])
+def test_trains_under_bf16_autocast(method: Any) -> None:
+    model = build(tiny()).set_attention(method)
     batch, noise, timestep = example_batch(model), torch.randn(2, 16, 2, 2, 4), torch.tensor([300.0, 800.0])
     exact = model.training_losses(batch, noise=noise, timestep=timestep)["loss"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
