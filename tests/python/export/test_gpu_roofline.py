@@ -86,12 +86,17 @@ def test_predictions_that_the_project_promises() -> None:
             assert 1e3 * sum(predict(counted, DEVICES[device], SHARE).values()) <= limit
 
 
-def test_memory_is_the_sum_of_its_parts() -> None:
+def test_memory_is_what_the_executor_allocates() -> None:
+    """All slots of a small policy, the least of them for a full-size one, whose int8 form must fit into 2 GB."""
     graph = small_sample("int8").graph
     plan = lower(graph)
     memory = plan_costs(plan, graph).memory
-    assert memory["weights"] == plan.weights_bytes and memory["instruction"] == graph.instruction_bytes
-    assert memory["arenas"] == sum(program.arena_bytes for program in plan.programs.values())
+    assert memory["weights"] == plan.weights_bytes and memory["instructions"] == 32 * graph.instruction_bytes
+    assert memory["arena"] == plan.programs["act"].arena_bytes
+    large = full_size_graph("robotwin", "int8")
+    costs = plan_costs(lower(large), large)
+    assert costs.memory["instructions"] == 2 * large.instruction_bytes
+    assert costs.peak_memory <= 2.0e9
 
 
 def test_bench_prints_and_writes_a_prediction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

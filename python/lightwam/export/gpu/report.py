@@ -16,6 +16,9 @@ from lightwam.kernels.task import ProductType
 
 #: Camera frames have any size; costs are told for this one, [height, width, 3] bytes.
 FRAME_SIZE = (256, 256)
+#: Instruction slots of the executor (csrc/cuda/executor.cpp): as many as fit into so many bytes, in these limits.
+_INSTRUCTIONS_BYTES = 256 << 20
+_SLOTS = (2, 32)
 _TEXT = ("key_text", "value_text", "output_text", "key_bias")
 _ANCHORS = (
     "conv2d", "linear", "grouped_linear", "self_attention", "cross_attention", "cross_attention_folded",
@@ -40,7 +43,7 @@ class PlanCosts:
     """One chunk (`act`), for an instruction of `text_rows` rows.
 
     `bound`: the bytes of the weights once, and of the inputs and outputs of every fused group. `memory`: bytes on the
-    device by purpose (weights, instruction, arenas of both programs, bound inputs and outputs), without machine code.
+    device by purpose (weights, slots of instructions, arena, bound inputs and outputs), without machine code.
     """
 
     launches: tuple[LaunchCost, ...]
@@ -99,17 +102,18 @@ def counted_end(access: Access, text_rows: int) -> int:
 
 
 def device_memory(plan: LaunchPlan, graph: Graph) -> dict[str, int]:
-    """Bytes on the device by purpose, without machine code."""
+    """Bytes that the executor allocates on the device by purpose, without machine code and the driver's own."""
     bound = [
         math.prod(FRAME_SIZE) * 3 if buffer.num_bytes is None else buffer.num_bytes
         for program in plan.programs.values()
         for buffer in program.buffers
         if buffer.space in ("input", "output")
     ]
+    slots = _INSTRUCTIONS_BYTES // max(graph.instruction_bytes, 1)
     return {
         "weights": plan.weights_bytes,
-        "instruction": graph.instruction_bytes,
-        "arenas": sum(program.arena_bytes for program in plan.programs.values()),
+        "instructions": graph.instruction_bytes * min(max(slots, _SLOTS[0]), _SLOTS[1]),
+        "arena": max(program.arena_bytes for program in plan.programs.values()),
         "inputs and outputs": sum(bound),
     }
 
