@@ -23,17 +23,24 @@ class EagerPolicy:
 
     config: the policy. dtype: of all weights and activations (the published code runs in bf16). seed: of the random
     weights, the same numbers as `lightwam export --random` folds. context: rows [n, text width] of the instruction; the
-    rows after them are zero and are attended to. `seconds` holds the stages of the last call.
+    rows after them are zero and are attended to. `seconds` holds the stages of the last call (on a
+    `device` that is a GPU, only the time of asking: whoever reads the actions waits for it).
     """
 
     def __init__(
-        self, config: LightWAMConfig, dtype: torch.dtype, context: NDArray[np.float32] | None = None, seed: int = 0
+        self,
+        config: LightWAMConfig,
+        dtype: torch.dtype,
+        context: NDArray[np.float32] | None = None,
+        seed: int = 0,
+        device: str = "cpu",
     ):
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.device = config, dtype, torch.device(device)
         previous = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            self.model, self.vae = LightWAM(config).eval(), WanVAE(config.vae).eval()
+            with self.device:
+                self.model, self.vae = LightWAM(config).eval(), WanVAE(config.vae).eval()
         finally:
             torch.set_default_dtype(previous)
         del self.vae.model.decoder  # no action needs it
@@ -44,8 +51,8 @@ class EagerPolicy:
             context = np.random.default_rng(seed).standard_normal((20, config.text.width)).astype(np.float32)
         rows = torch.zeros(1, config.text.length, config.text.width)
         rows[0, : len(context)] = torch.as_tensor(context)
-        self.context = rows.to(dtype)
-        self.mask = torch.ones(1, config.text.length, dtype=torch.bool)
+        self.context = rows.to(self.device, dtype)
+        self.mask = torch.ones(1, config.text.length, dtype=torch.bool, device=self.device)
         self.encode, self.predict = self.vae.encode, self.model.predict_actions
         self.seconds: dict[str, float] = {}
         self._expert_began = 0.0
@@ -77,10 +84,10 @@ class EagerPolicy:
         images = {name: image[None] for name, image in observation["images"].items()}
         canvas = scale_pixels(join_cameras(images, self.config.cameras))
         ready = time.perf_counter()
-        latents = self.encode(canvas.reshape(1, 3, 1, *canvas.shape[-2:]).to(self.dtype))
+        latents = self.encode(canvas.reshape(1, 3, 1, *canvas.shape[-2:]).to(self.device, self.dtype))
         encoded = time.perf_counter()
         clamp = self.config.normalization.clamp
-        state = torch.as_tensor(observation["state"])[None].clamp(-clamp, clamp).to(self.dtype)
+        state = torch.as_tensor(observation["state"])[None].clamp(-clamp, clamp).to(self.device, self.dtype)
         self.seconds = {"preprocess": ready - began, "vae": encoded - ready}
         actions: torch.Tensor = self.predict(latents, self.context, self.mask, state)[0].float()
         self.seconds["backbone"] = time.perf_counter() - encoded - self.seconds.get("expert", 0.0)

@@ -29,7 +29,7 @@ from lightwam.kernels.formats import STORAGE, Array
 from lightwam.kernels.interpreter_mends import Extent, LaunchError, mended, rewritten
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
-__all__ = ["LaunchError", "kernel_module", "kernel_parameters", "run", "run_arrays"]
+__all__ = ["LaunchError", "kernel_module", "kernel_parameters", "lay_out", "run", "run_arrays"]
 
 _POINTEES: Mapping[DType, Any] = {
     "f32": tl.float32,
@@ -125,7 +125,7 @@ def run_arrays(task: Task, tactic: Tactic, arrays: Mapping[str, Array]) -> dict[
     between guard bytes; what is written is filled with NaN bytes first. LaunchError if an element of a written
     argument is not written exactly once, or a byte beside the arguments changed.
     """
-    memory, views = _memory(task, arrays)
+    memory, views = lay_out(task, arrays)
     before = memory.copy()
     base = int(memory.ctypes.data)
     extents = [
@@ -146,8 +146,8 @@ def run_arrays(task: Task, tactic: Tactic, arrays: Mapping[str, Array]) -> dict[
     return outputs
 
 
-def _memory(task: Task, arrays: Mapping[str, Array]) -> tuple[Array, list[tuple[int, int]]]:
-    """Poisoned memory with the read arguments in it, and where each argument starts and ends."""
+def lay_out(task: Task, arrays: Mapping[str, Array]) -> tuple[Array, list[tuple[int, int]]]:
+    """Poisoned memory with the read arguments in it, guard bytes between, and where each argument starts and ends."""
     views, size, contents = [], GUARD_BYTES, []
     for argument in task.arguments:
         content = None

@@ -2,6 +2,7 @@
 // The driver's functions, those that csrc/cuda/driver.cpp looks up. They check what a driver checks.
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 
 #include "state.hpp"
@@ -409,6 +410,16 @@ EXPORT Result cuEventDestroy_v2(EventObject* event) {
 EXPORT Result cuEventRecord(EventObject* event, StreamObject* stream) {
     BEGIN(begin_current, "cuEventRecord");
     event->stream = stream;
+    const std::lock_guard<std::mutex> lock(state().mutex);
+    put(stream, [seconds = event->seconds] {
+        *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+        return Result::success;
+    });
+    return Result::success;
+}
+EXPORT Result cuEventElapsedTime(float* milliseconds, EventObject* start, EventObject* end) {
+    BEGIN(begin_current, "cuEventElapsedTime");
+    *milliseconds = static_cast<float>(1e3 * (*end->seconds - *start->seconds));
     return Result::success;
 }
 EXPORT Result cuEventSynchronize(EventObject* event) {

@@ -63,6 +63,7 @@ struct ModuleState {
 
 struct EventObject {
     StreamObject* stream = nullptr;
+    std::shared_ptr<double> seconds = std::make_shared<double>(0.0);  // when the stream came to it
 };
 
 struct Fault {

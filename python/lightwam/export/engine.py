@@ -134,6 +134,11 @@ def read_gpu_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return document
 
 
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Constant]:
+    """Every tensor of an engine file, those for GPUs among them; read when asked for. Raises `EngineError`."""
+    return _read_file(Path(path))[1]
+
+
 def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
     """The JSON document of an engine file, and all of its tensors."""
     try:
