@@ -48,9 +48,9 @@ def _device(
     return Device(name, peaks, bandwidth * 1e9, memory * 1e9, cache * 2**20, measured)
 
 
-# L2 sizes, nominal. 4 MiB on AGX Orin (Jetson AGX Orin technical brief; deviceQuery reports 4194304 bytes), 72 MiB on
-# the 4090 (Ada whitepaper), 50 MiB on H100 (Hopper whitepaper). Thor: 32 MiB, which its driver reports (NVIDIA's
-# developer forum, thread 356355). Orin Nano: no data sheet found that says; half of AGX Orin's is an assumption.
+# L2 sizes, nominal, as published in secondary sources (no data sheet was at hand): 4 MiB on AGX Orin (deviceQuery
+# reports 4194304 bytes), 72 MiB on the 4090, 50 MiB on H100; Thor: 32 MiB, which its driver reports (NVIDIA's developer
+# forum, thread 356355). Orin Nano: nothing found that says; half of AGX Orin's is an assumption.
 #: f32 products run on the ordinary cores.
 DEVICES: Mapping[str, Device] = {
     "orin": _device("Jetson AGX Orin 64 GB", 5.3, 42.5, 85, 204, 64, 4),
