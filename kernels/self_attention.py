@@ -30,81 +30,13 @@ from lightwam.kernels.attention_blocks import (
     weights_slack,
     zero_blocks,
 )
-from lightwam.kernels.device import combine_squares, store_statistics
+from lightwam.kernels.device import store_statistics
 from lightwam.kernels.oracle import STATISTICS_WIDTH, Array, row_statistics
 from lightwam.kernels.rms_norm_rope import rotate_pairs
+from lightwam.kernels.rope_on_load import prepared_rows, reciprocal_rms
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 MAX_WIDTH = 512
-
-
-@triton.jit
-def _reciprocal_rms(
-    statistics,
-    rows,
-    TOKENS: tl.constexpr,
-    ROW: tl.constexpr,
-    EPS: tl.constexpr,
-    PARTIALS: tl.constexpr,
-    STRIDE: tl.constexpr,
-):
-    """1 / sqrt(mean square + EPS) of rows of ROW columns from their partial sums of squares. [rows]."""
-    squares = combine_squares(statistics, tl.minimum(rows, TOKENS - 1), STRIDE, PARTIALS)
-    return tl.rsqrt(squares / ROW + EPS)
-
-
-@triton.jit
-def _rotated(
-    x,
-    scale,
-    rows,
-    first,
-    start,
-    weight,
-    cos,
-    sin,
-    TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """x [BLOCK, BLOCK_D] times scale [BLOCK] and weight [BLOCK_D], its pairs of columns turned; in the format of x."""
-    within = start + tl.arange(0, BLOCK_D)
-    weights = tl.load(weight + first + within, mask=within < WIDTH, other=0.0)
-    normal = x.to(tl.float32) * scale[:, None] * weights[None, :]
-    even, odd = tl.split(tl.reshape(normal, (BLOCK, BLOCK_D // 2, 2)))
-    pair = start // 2 + tl.arange(0, BLOCK_D // 2)
-    mask = (rows < TOKENS)[:, None] & (pair < WIDTH // 2)[None, :]
-    offsets = rows[:, None] * (WIDTH // 2) + pair[None, :]
-    cosine = tl.load(cos + offsets, mask=mask, other=0.0)
-    sine = tl.load(sin + offsets, mask=mask, other=0.0)
-    turned = tl.join(even * cosine - odd * sine, even * sine + odd * cosine)
-    return tl.reshape(turned, (BLOCK, BLOCK_D)).to(x.dtype)
-
-
-@triton.jit
-def _prepared(
-    x,
-    scale,
-    rows,
-    first,
-    start,
-    weight,
-    cos,
-    sin,
-    TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROW_STRIDE: tl.constexpr,
-    ROPE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    MASK_ROWS: tl.constexpr,
-):
-    """Columns from `start` on of a head of q or k, as stored or normalised by `scale` and turned. [BLOCK, BLOCK_D]."""
-    block = load_rows(x, rows, first, start, TOKENS, ROW_STRIDE, WIDTH, BLOCK_D, MASK_ROWS)
-    if ROPE:
-        block = _rotated(block, scale, rows, first, start, weight, cos, sin, TOKENS, WIDTH, BLOCK, BLOCK_D)
-    return block
 
 
 @triton.jit
@@ -142,11 +74,11 @@ def _step(
     rows = start + tl.arange(0, BLOCK)
     scale = 1.0
     if ROPE:
-        scale = _reciprocal_rms(k_statistics, rows, TOKENS, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
+        scale = reciprocal_rms(k_statistics, rows, TOKENS, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
     scores = tl.zeros((BLOCK_M, BLOCK), tl.float32)
     sums = ()
     for chunk in tl.static_range(CHUNKS):
-        keys = _prepared(
+        keys = prepared_rows(
             k, scale, rows, first, chunk * BLOCK_D, k_weight, cos, sin,
             TOKENS, WIDTH, ROW_STRIDE, ROPE, BLOCK, BLOCK_D, LAST,
         )  # fmt: skip
@@ -207,10 +139,10 @@ def kernel(
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     scale = 1.0
     if ROPE:
-        scale = _reciprocal_rms(q_statistics, rows, QUERIES, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
+        scale = reciprocal_rms(q_statistics, rows, QUERIES, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
     queries = ()
     for chunk in tl.static_range(CHUNKS):
-        query = _prepared(
+        query = prepared_rows(
             q, scale, rows, first, chunk * BLOCK_D, q_weight, cos, sin,
             QUERIES, WIDTH, ROW_STRIDE, ROPE, BLOCK_M, BLOCK_D, True,
         )  # fmt: skip
