@@ -47,7 +47,7 @@ def main(engine: Path, device_name: DeviceName, out: Path | None) -> int:
 
 
 def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: Device, what: str) -> None:
-    """Every stage's launches, FLOPs, bytes and predicted times without and with the cache model; bound; memory."""
+    """Launches, FLOPs, bytes, predicted times without and with the cache model, by stage and kernel; bound; memory."""
     from rich.console import Console
     from rich.table import Table
 
@@ -58,8 +58,11 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
     table = Table(*headings, title=f"Prediction, not a measurement: {what}, {device.name}")
     rows = list(zip(costs.launches, through_memory, strict=True))
     for stage in dict.fromkeys(launch.stage for launch in costs.launches):
-        table.add_row(stage, *_figures([row for row in rows if row[0].stage == stage], device))
-    table.add_section()
+        of_stage = [row for row in rows if row[0].stage == stage]
+        table.add_row(stage, *_figures(of_stage, device), style="bold")
+        for kernel in dict.fromkeys(launch.kernel for launch, _ in of_stage):
+            table.add_row(f"  {kernel}", *_figures([row for row in of_stage if row[0].kernel == kernel], device))
+        table.add_section()
     table.add_row("chunk", *_figures(rows, device))
     console = Console()
     console.print(table)
