@@ -74,7 +74,7 @@ struct Executor::Loaded {
           policy(file.graph().policy),
           memory(sizes),
           stream(driver),
-          modules(driver, gpu, plan, image),
+          modules(driver, gpu, plan, image, TacticChoice(plan.tasks.size(), 0)),
           weights(driver, memory.weights, "the weights"),
           work(driver, memory.arena + memory.instructions, "the values"),
           text(driver, gpu, plan.set_instruction, policy.cameras),
@@ -92,7 +92,7 @@ struct Executor::Loaded {
         return {weights.address(), work.address(), work.address() + memory.arena + slot * slot_bytes};
     }
     std::vector<BoundLaunch> bind(const ProgramMemory& program, std::size_t slot) const {
-        return program.bind(plan, gpu, modules, places(slot));
+        return program.bind(modules, places(slot));
     }
     void stage(const ActInputs& inputs);
     void stage_frame(std::size_t camera, const ImageView& image, std::int32_t* sizes);
@@ -188,8 +188,7 @@ void Executor::set_instruction(std::size_t slot, std::int32_t text_rows) {
     Loaded& on = *loaded_;
     if (auto* const rows = on.text.input<std::int32_t>("text_rows"); rows != nullptr) *rows = text_rows;
     on.text.upload_inputs(on.stream.handle());
-    std::vector<BoundLaunch> launches = on.bind(on.text, slot);
-    launch_all(driver_, on.stream.handle(), launches);
+    launch_all(driver_, on.stream.handle(), on.bind(on.text, slot));
     on.stream.synchronize("computing the instruction on the GPU");
 }
 
@@ -197,10 +196,7 @@ const float* Executor::act(std::size_t slot, const ActInputs& inputs) {
     const ContextScope scope(driver_, *context_);
     Loaded& on = *loaded_;
     on.stage(inputs);
-    if (on.graphs[slot].empty()) {
-        std::vector<BoundLaunch> launches = on.bind(on.act, slot);
-        on.graphs[slot] = LaunchGraph(driver_, on.stream.handle(), launches);
-    }
+    if (on.graphs[slot].empty()) on.graphs[slot] = LaunchGraph(driver_, on.stream.handle(), on.bind(on.act, slot));
     on.graphs[slot].launch(on.stream.handle());
     on.act.download_outputs(on.stream.handle());
     on.stream.synchronize("computing actions on the GPU");

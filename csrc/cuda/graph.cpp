@@ -13,7 +13,7 @@ struct RecordedGraph {
     }
 };
 
-void record(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches, RecordedGraph& graph) {
+void record(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches, RecordedGraph& graph) {
     check(driver, driver.stream_begin_capture(stream, kCaptureThreadLocal), "recording the graph");
     try {
         launch_all(driver, stream, launches);
@@ -27,19 +27,14 @@ void record(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launc
 
 }  // namespace
 
-void launch_all(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches) {
-    std::vector<void*> parameters;
-    for (BoundLaunch& launch : launches) {
-        parameters.clear();
-        for (DeviceAddress& address : launch.parameters) parameters.push_back(&address);
-        const Result result =
-            driver.launch_kernel(launch.function, launch.grid[0], launch.grid[1], launch.grid[2], launch.threads, 1, 1,
-                                 launch.shared, stream, parameters.data(), nullptr);
+void launch_all(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches) {
+    for (const BoundLaunch& launch : launches) {
+        const Result result = launch.call->enqueue(stream, launch.addresses);
         if (result != Result::success) throw DriverError(driver, result, "launching '" + *launch.name + "'");
     }
 }
 
-LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches) {
+LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches) {
     RecordedGraph graph{driver};
     record(driver, stream, launches, graph);
     check(driver, driver.graph_instantiate(&exec_, graph.handle, 0), "making the graph ready");

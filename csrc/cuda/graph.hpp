@@ -2,33 +2,30 @@
 // Launches as the driver takes them, and a CUDA graph of them: recorded once, then started with one call.
 #pragma once
 
-#include <array>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cuda/device.hpp"
+#include "cuda/tactic.hpp"
 
 namespace lightwam::cuda {
 
 // A launch with every address filled in.
 struct BoundLaunch {
     const std::string* name = nullptr;
-    Function function = nullptr;
-    std::array<std::uint32_t, 3> grid = {};
-    std::uint32_t threads = 0;
-    std::uint32_t shared = 0;
-    std::vector<DeviceAddress> parameters;
+    const Call* call = nullptr;
+    std::vector<DeviceAddress> addresses;  // of the task's arguments
 };
 
 // Puts launches onto a stream, in order.
-void launch_all(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches);
+void launch_all(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches);
 
 class LaunchGraph {
   public:
     LaunchGraph() = default;
     // Records the launches from the stream, which runs none of them.
-    LaunchGraph(const Driver& driver, Stream stream, std::vector<BoundLaunch>& launches);
+    LaunchGraph(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches);
     ~LaunchGraph();
     LaunchGraph(LaunchGraph&& other) noexcept { *this = std::move(other); }
     LaunchGraph& operator=(LaunchGraph&& other) noexcept {

@@ -81,20 +81,36 @@ void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<cons
     }
 }
 
-Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image)
+KernelCall::KernelCall(const Driver& driver, Function function, const engine::Tactic& tactic)
+    : driver_(driver), function_(function), grid_(tactic.grid), threads_(tactic.threads), shared_(tactic.shared) {}
+
+Result KernelCall::enqueue(Stream stream, std::span<const DeviceAddress> addresses) const {
+    std::vector<DeviceAddress> values(addresses.begin(), addresses.end());
+    values.insert(values.end(), kScratchParameters, 0);  // no scratch memory
+    std::vector<void*> parameters;
+    parameters.reserve(values.size());
+    for (DeviceAddress& value : values) parameters.push_back(&value);
+    return driver_.launch_kernel(function_, grid_[0], grid_[1], grid_[2], threads_, 1, 1, shared_, stream,
+                                 parameters.data(), nullptr);
+}
+
+Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+                 const TacticChoice& choice)
     : driver_(driver) {
     try {
-        load(gpu, plan, image);
+        load(gpu, plan, image, choice);
     } catch (...) {
         for (const ModuleHandle module : modules_) driver_.module_unload(module);
         throw;
     }
 }
 
-void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image) {
+void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+                   const TacticChoice& choice) {
     std::map<Place, Function> loaded;
-    for (const engine::PlanTask& task : plan.tasks) {
-        const engine::Tactic& tactic = task.tactics[gpu.image].front();
+    for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
+        const engine::PlanTask& task = plan.tasks[i];
+        const engine::Tactic& tactic = task.tactics[gpu.image][choice[i]];
         Function& function = loaded[{tactic.offset, tactic.bytes}];
         if (function == nullptr) {
             // Aligned: the driver takes the address of a whole ELF file.
@@ -120,7 +136,7 @@ void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<con
                   driver_.func_set_attribute(function, FunctionAttribute::max_dynamic_shared_size_bytes,
                                              static_cast<int>(tactic.shared)),
                   "asking for shared memory for '" + task.label + "'");
-        functions_.push_back(function);
+        calls_.emplace_back(driver_, function, tactic);
     }
 }
 

@@ -2,10 +2,12 @@
 // The kernels of a plan, loaded onto a GPU.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
 #include "cuda/device.hpp"
+#include "cuda/tactic.hpp"
 #include "engine/engine_file.hpp"
 
 namespace lightwam::cuda {
@@ -18,22 +20,39 @@ inline constexpr std::size_t kScratchParameters = 2;
 void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image,
                   const engine::Refusal& refuse);
 
-// The default tactic of every task.
+// A kernel that is loaded, launched as its tactic says.
+class KernelCall final : public Call {
+  public:
+    KernelCall(const Driver& driver, Function function, const engine::Tactic& tactic);
+    Result enqueue(Stream stream, std::span<const DeviceAddress> addresses) const override;
+
+  private:
+    const Driver& driver_;
+    Function function_;
+    std::array<std::uint32_t, 3> grid_;
+    std::uint32_t threads_;
+    std::uint32_t shared_;
+};
+
+// One tactic of every task.
 class Modules {
   public:
-    Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image);
+    // `choice`: by task, an index that its tactics have.
+    Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+            const TacticChoice& choice);
     ~Modules();
     Modules(const Modules&) = delete;
     Modules& operator=(const Modules&) = delete;
 
-    Function function(std::size_t task) const { return functions_[task]; }
+    const Call& call(std::size_t task) const { return calls_[task]; }
 
   private:
-    void load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image);
+    void load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+              const TacticChoice& choice);
 
     const Driver& driver_;
     std::vector<ModuleHandle> modules_;
-    std::vector<Function> functions_;  // by task
+    std::vector<KernelCall> calls_;  // by task
 };
 
 }  // namespace lightwam::cuda

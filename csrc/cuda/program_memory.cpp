@@ -78,18 +78,14 @@ void ProgramMemory::upload_inputs(Stream stream) const { inputs_.upload(driver_,
 
 void ProgramMemory::download_outputs(Stream stream) const { outputs_.download(driver_, stream); }
 
-std::vector<BoundLaunch> ProgramMemory::bind(const engine::LaunchPlan& plan, const Gpu& gpu, const Modules& modules,
-                                             const Places& places) const {
+std::vector<BoundLaunch> ProgramMemory::bind(const Modules& modules, const Places& places) const {
     std::vector<BoundLaunch> launches;
     launches.reserve(program_.launches.size());
     for (const engine::Launch& launch : program_.launches) {
-        const engine::Tactic& tactic = plan.tasks[launch.task].tactics[gpu.image].front();
-        BoundLaunch bound{&launch.name, modules.function(launch.task), tactic.grid, tactic.threads, tactic.shared, {}};
+        BoundLaunch bound{&launch.name, &modules.call(launch.task), {}};
         for (const engine::PlanAddress& argument : launch.arguments)
-            bound.parameters.push_back((argument.weight ? places.weights : address(argument.buffer, places)) +
-                                       argument.offset);
-        // No scratch memory.
-        bound.parameters.insert(bound.parameters.end(), kScratchParameters, 0);
+            bound.addresses.push_back((argument.weight ? places.weights : address(argument.buffer, places)) +
+                                      argument.offset);
         launches.push_back(std::move(bound));
     }
     return launches;

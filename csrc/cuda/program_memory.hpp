@@ -49,8 +49,7 @@ class ProgramMemory {
     void download_outputs(Stream stream) const;
 
     // The program's launches with all addresses filled in.
-    std::vector<BoundLaunch> bind(const engine::LaunchPlan& plan, const Gpu& gpu, const Modules& modules,
-                                  const Places& places) const;
+    std::vector<BoundLaunch> bind(const Modules& modules, const Places& places) const;
 
   private:
     std::byte* input_bytes(std::string_view name) const;
