@@ -151,6 +151,7 @@ PYBIND11_MODULE(_engine, module) {
         .def_property_readonly("document", [](const Policy& p) { return p.info().metadata_json; })
         .def_property_readonly("run_path", [](const Policy& p) { return p.info().run_path; })
         .def_property_readonly("warning", [](const Policy& p) { return p.info().warning; })
+        .def_property_readonly("device", [](const Policy& p) { return p.info().device; })
         .def_property_readonly("threads", [](const Policy& p) { return p.info().threads; })
         .def_property_readonly("instruction_set", [](const Policy& p) { return p.info().instruction_set; })
         .def_property_readonly("arena_bytes", [](const Policy& p) { return p.info().arena_bytes; })

@@ -43,14 +43,17 @@ lightwam_status guarded(Body&& body) noexcept {
 
 extern "C" {
 
-lightwam_status lightwam_policy_open(const char* path, int threads, const char* precision, lightwam_policy** policy) {
+lightwam_status lightwam_policy_open(const char* path, const lightwam_options* options, lightwam_policy** policy) {
     if (path == nullptr || policy == nullptr) return fail(LIGHTWAM_INTERNAL_ERROR, "path or policy is null");
     *policy = nullptr;
     return guarded([&] {
-        lightwam::PolicyOptions options;
-        options.threads = threads;
-        if (precision != nullptr) options.precision = precision;
-        *policy = new lightwam_policy{lightwam::Policy(path, options)};
+        lightwam::PolicyOptions chosen;
+        if (options != nullptr) {
+            if (options->device != nullptr) chosen.device = options->device;
+            if (options->precision != nullptr) chosen.precision = options->precision;
+            chosen.threads = options->threads;
+        }
+        *policy = new lightwam_policy{lightwam::Policy(path, chosen)};
         return LIGHTWAM_OK;
     });
 }
@@ -70,6 +73,18 @@ const char* lightwam_policy_camera(const lightwam_policy* policy, int64_t camera
     const auto& cameras = policy->policy.info().cameras;
     if (camera < 0 || camera >= static_cast<int64_t>(cameras.size())) return nullptr;
     return cameras[static_cast<std::size_t>(camera)].name.c_str();
+}
+
+const char* lightwam_policy_device(const lightwam_policy* policy) {
+    return policy == nullptr ? nullptr : policy->policy.info().device.c_str();
+}
+
+const char* lightwam_policy_run_path(const lightwam_policy* policy) {
+    return policy == nullptr ? nullptr : policy->policy.info().run_path.c_str();
+}
+
+const char* lightwam_policy_warning(const lightwam_policy* policy) {
+    return policy == nullptr ? nullptr : policy->policy.info().warning.c_str();
 }
 
 lightwam_status lightwam_policy_set_instruction(lightwam_policy* policy, const char* text) {

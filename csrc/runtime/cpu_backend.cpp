@@ -156,6 +156,7 @@ void CpuBackend::load(const engine::EngineFile& file) {
 }
 
 void CpuBackend::describe(PolicyInfo& info) const {
+    info.device = "cpu";
     info.arena_bytes = arena_.bytes();
     info.weight_bytes = weights_->bytes();
     info.threads = pool_->threads();

@@ -60,6 +60,7 @@ CudaBackend::CudaBackend(const engine::EngineFile& file, const PolicyOptions& op
 
 void CudaBackend::describe(PolicyInfo& info) const {
     const cuda::DeviceMemory& memory = executor_->memory();
+    info.device = "cuda";
     info.arena_bytes = memory.arena;
     info.weight_bytes = memory.weights;
     info.instruction_set = "sm_" + std::to_string(executor_->gpu().arch);

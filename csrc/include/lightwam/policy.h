@@ -29,6 +29,13 @@ typedef enum lightwam_status {
 
 typedef struct lightwam_policy lightwam_policy;
 
+/* How to open an engine. All zeros is the default. */
+typedef struct lightwam_options {
+    const char* device;    /* "cpu", "cuda", or "auto": a GPU if it can, else the processor; null is "cpu" */
+    const char* precision; /* "auto" (the engine's) or one of its names; null is "auto" */
+    int threads;           /* of the processor; 0: one per processor this process may use */
+} lightwam_options;
+
 /* One camera's picture: unsigned bytes, 3 channels; strides in bytes. */
 typedef struct lightwam_image {
     const char* camera;
@@ -58,15 +65,22 @@ typedef struct lightwam_sizes {
     int64_t camera_count;
 } lightwam_sizes;
 
-/* Opens an engine file. threads 0: one per processor. precision: "auto", "f32", "bf16" or "int8"; null is "auto". */
-LIGHTWAM_C_API lightwam_status lightwam_policy_open(const char* path, int threads, const char* precision,
+/* Opens an engine file; options: null is the default. *policy is null after an error. LIGHTWAM_DEVICE_ERROR: an unknown
+ * device, or "cuda" where there is no driver, no GPU that the engine has machine code for, or too little memory. */
+LIGHTWAM_C_API lightwam_status lightwam_policy_open(const char* path, const lightwam_options* options,
                                                     lightwam_policy** policy);
 LIGHTWAM_C_API void lightwam_policy_close(lightwam_policy* policy);
 LIGHTWAM_C_API lightwam_status lightwam_policy_sizes(const lightwam_policy* policy, lightwam_sizes* sizes);
 /* Name of a camera, valid as long as the policy; null when there is no such camera. */
 LIGHTWAM_C_API const char* lightwam_policy_camera(const lightwam_policy* policy, int64_t camera);
+/* "cpu" or "cuda"; and one line on what runs, and why; and one when it runs slower than it might, else an empty text.
+ * Valid as long as the policy; null for a null policy. */
+LIGHTWAM_C_API const char* lightwam_policy_device(const lightwam_policy* policy);
+LIGHTWAM_C_API const char* lightwam_policy_run_path(const lightwam_policy* policy);
+LIGHTWAM_C_API const char* lightwam_policy_warning(const lightwam_policy* policy);
 LIGHTWAM_C_API lightwam_status lightwam_policy_set_instruction(lightwam_policy* policy, const char* text);
-/* Writes horizon * action_width floats. seconds: null, or where the wall time goes. */
+/* Writes horizon * action_width floats. seconds: null, or where the wall time goes. A policy whose GPU is lost answers
+ * LIGHTWAM_DEVICE_ERROR from then on: close it and open another. */
 LIGHTWAM_C_API lightwam_status lightwam_policy_infer(lightwam_policy* policy, const lightwam_observation* observation,
                                                      float* actions, size_t action_count, double* seconds);
 /* This thread's last error; an empty text before the first. Valid until the thread's next error. */

@@ -96,6 +96,7 @@ struct PolicyInfo {
     bool has_text_encoder = false;
     std::vector<std::string> instructions;  // those the engine knows
     std::string metadata_json;              // the engine's whole JSON document
+    std::string device;                     // "cpu" or "cuda"
     int threads = 0;                        // 0 on a GPU
     // "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni" or "avx512_bf16"; on a GPU "sm_87" or another target.
     std::string instruction_set;

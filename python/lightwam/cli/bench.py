@@ -10,16 +10,17 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightwam.cli import roofline
 from lightwam.cli.figures import Record, Seconds, peak_memory_bytes, write_figures
-from lightwam.cli.roofline import DeviceName
+from lightwam.cli.roofline import ModelledGpu
 from lightwam.errors import ConfigError, EngineError
 from lightwam.runtime import Policy
+from lightwam.runtime.policy import DeviceName
 
 MAX_IMAGE_SIZE = 8192
 
@@ -35,7 +36,7 @@ class BenchArgs:
     warmup: int = 10
     """Chunks that do not count."""
     threads: tuple[int, ...] = ()
-    """Numbers of threads, each measured in a process of its own; all cores when absent."""
+    """Numbers of processor threads, each measured in a process of its own; all cores when absent."""
     image_size: int = 256
     """Side of the square camera images, pixels."""
     instruction: str = "pick up the object"
@@ -44,8 +45,29 @@ class BenchArgs:
     """Folder for bench.json and bench.png (or roofline.json); nothing is written when absent."""
     roofline: bool = False
     """Predict a chunk on a GPU instead, from the FLOPs and bytes of the engine's launch plan. Measures nothing."""
-    device: DeviceName = "orin"
-    """The GPU of --roofline."""
+    device: DeviceName | ModelledGpu | None = None
+    """What runs: cpu (when absent); cuda: an engine made by `lightwam compile`, on a GPU or not at all; auto: a GPU if
+    it can, else cpu. With --roofline the GPU that the prediction is for: orin (when absent), orin-nano, thor, 4090,
+    h100."""
+
+    @property
+    def runs_on(self) -> DeviceName:
+        """The device of a measurement. Raises `ConfigError` for a GPU that only --roofline knows."""
+        if self.device is None:
+            return "cpu"
+        if self.device == "cpu" or self.device == "cuda" or self.device == "auto":
+            return self.device
+        raise ConfigError(f"--device {self.device} is a GPU of --roofline: add that, or measure on cpu, cuda or auto")
+
+    @property
+    def predicted_for(self) -> ModelledGpu:
+        """The GPU of a prediction. Raises `ConfigError` for a device that is measured on."""
+        if self.device is None:
+            return "orin"
+        if self.device == "cpu" or self.device == "cuda" or self.device == "auto":
+            known = ", ".join(get_args(ModelledGpu))
+            raise ConfigError(f"--device {self.device} is no GPU that --roofline knows: give one of {known}")
+        return self.device
 
 
 def random_observation(metadata: dict[str, Any], image_size: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -73,10 +95,18 @@ def measure(policy: Policy, arguments: BenchArgs) -> dict[str, NDArray[np.float6
     return {stage: np.array([timings[stage] for timings in chunks]) for stage in chunks[0]}
 
 
-def measure_engine(engine: Path, threads: int | None, arguments: BenchArgs) -> tuple[Record, dict[str, Seconds]]:
-    """Load, warm up and measure in this process: the record, and every stage's times. Raises `EngineError`."""
+class Measurement(NamedTuple):
+    """A record, the times of every stage (`total` among them), and one line on what ran and why."""
+
+    record: Record
+    samples: dict[str, Seconds]
+    run_path: str
+
+
+def measure_engine(engine: Path, threads: int | None, arguments: BenchArgs) -> Measurement:
+    """Load, warm up and measure in this process. Raises `EngineError`, `DeviceError`."""
     begin = time.perf_counter()
-    policy = Policy(engine, threads=threads)
+    policy = Policy(engine, device=arguments.runs_on, threads=threads)
     loaded = time.perf_counter()
     policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
     policy.infer(random_observation(policy.metadata, arguments.image_size, np.random.default_rng(0)))
@@ -85,9 +115,9 @@ def measure_engine(engine: Path, threads: int | None, arguments: BenchArgs) -> t
     record = Record(
         suite="chunk",
         name=policy.metadata["name"],
-        contender=f"lightwam-{policy.metadata['precision']}",
+        contender=f"lightwam-{policy.metadata['precision']}{'-cuda' if policy.device == 'cuda' else ''}",
         precision=policy.metadata["precision"],
-        threads=_threads_of(threads),
+        threads=policy.threads,
         seconds=samples["total"],
         stages={stage: seconds.p50 for stage, seconds in samples.items() if stage != "total"},
         flops=_flops(policy.metadata),
@@ -95,11 +125,7 @@ def measure_engine(engine: Path, threads: int | None, arguments: BenchArgs) -> t
         first_chunk_seconds=first - begin,
         peak_memory_bytes=peak_memory_bytes(),
     )
-    return record, samples
-
-
-def _threads_of(threads: int | None) -> int:
-    return threads or len(os.sched_getaffinity(0))
+    return Measurement(record, samples, policy.run_path)
 
 
 def _flops(metadata: dict[str, Any]) -> float | None:
@@ -108,16 +134,18 @@ def _flops(metadata: dict[str, Any]) -> float | None:
     return None if gflop is None else float(gflop) * 1e9
 
 
-def print_table(record: Record, samples: dict[str, Seconds], title: str) -> None:
-    """Percentiles of every stage, start-up and memory on the terminal."""
+def print_table(measurement: Measurement, title: str) -> None:
+    """Percentiles of every stage, what ran, start-up and memory on the terminal."""
     from rich.console import Console
     from rich.table import Table
 
+    record = measurement.record
     table = Table("stage", "p50 ms", "p95 ms", "p99 ms", title=title)
-    for stage, seconds in samples.items():
+    for stage, seconds in measurement.samples.items():
         table.add_row(stage, *(f"{value * 1e3:.2f}" for value in (seconds.p50, seconds.p95, seconds.p99)))
     console = Console()
     console.print(table)
+    console.print(measurement.run_path, markup=False, highlight=False, soft_wrap=True)
     memory = "unknown" if record.peak_memory_bytes is None else f"{record.peak_memory_bytes / 1e6:.0f} MB"
     console.print(
         f"ready after {record.load_seconds:.2f} s, first chunk after {record.first_chunk_seconds:.2f} s, "
@@ -137,11 +165,11 @@ def draw(records: list[Record], title: str, path: Path) -> None:
     for row, record in enumerate(records):
         left = 0.0
         axes.set_prop_cycle(None)  # the same colours in every bar
-        for stage, seconds in (record.stages or {}).items():
+        for stage, seconds in (record.stages or {"chunk": record.seconds.p50}).items():
             label = f"{stage} {seconds * 1e3:.1f} ms" if row == 0 else None
             axes.barh([row], [seconds * 1e3], left=left, label=label)
             left += seconds * 1e3
-    axes.set_yticks(range(len(records)), [f"{record.threads} thread(s)" for record in records])
+    axes.set_yticks(range(len(records)), [_where(record) for record in records])
     axes.invert_yaxis()
     axes.set_xlabel("median of one chunk, ms")
     axes.set_title(title)
@@ -159,12 +187,13 @@ def main(arguments: BenchArgs) -> int:
 
     engine = arguments.engine or bundled_engine()
     if arguments.roofline:
-        return roofline.main(engine, arguments.device, arguments.out)
+        return roofline.main(engine, arguments.predicted_for, arguments.out)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
-        record, samples = _in_own_process(engine, threads, arguments)
-        title = f"{engine.name}, {record.precision}, {record.threads} thread(s), {arguments.runs} chunks"
-        print_table(record, samples, title)
+        measurement = _in_own_process(engine, threads, arguments)
+        record = measurement.record
+        title = f"{engine.name}, {record.precision}, {_where(record)}, {arguments.runs} chunks"
+        print_table(measurement, title)
         records.append(record)
     if arguments.out is not None:
         write_figures(records, arguments.out / "bench.json", engine=engine.name)
@@ -173,7 +202,11 @@ def main(arguments: BenchArgs) -> int:
     return 0
 
 
-def _in_own_process(engine: Path, threads: int | None, arguments: BenchArgs) -> tuple[Record, dict[str, Seconds]]:
+def _where(record: Record) -> str:
+    return f"{record.threads} thread(s)" if record.threads else "GPU"
+
+
+def _in_own_process(engine: Path, threads: int | None, arguments: BenchArgs) -> Measurement:
     """`measure_engine` in a fresh process, so that memory and start-up time are the engine's own."""
     context = multiprocessing.get_context("spawn")
     try:
@@ -189,5 +222,8 @@ def _check(arguments: BenchArgs) -> None:
             f"--runs {arguments.runs}, --warmup {arguments.warmup}, --image-size {arguments.image_size}, "
             f"--threads {arguments.threads}: each must be at least 1"
         )
+    device = arguments.predicted_for if arguments.roofline else arguments.runs_on
+    if arguments.threads and device == "cuda":
+        raise ConfigError(f"--threads {arguments.threads} is of the processor, but --device is cuda: leave one out")
     if arguments.image_size > MAX_IMAGE_SIZE:
         raise ConfigError(f"--image-size is {arguments.image_size}: use at most {MAX_IMAGE_SIZE}")

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from lightwam.export.gpu.report import LaunchCost, PlanCosts
     from lightwam.export.gpu.roofline import Device
 
-DeviceName = Literal["orin", "orin-nano", "thor", "4090", "h100"]
+ModelledGpu = Literal["orin", "orin-nano", "thor", "4090", "h100"]
 
 
-def main(engine: Path, device_name: DeviceName, out: Path | None) -> int:
+def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
     """Lower the engine's graph, print the table, write `roofline.json` into `out` if given; returns the exit status.
 
     Raises `ConfigError` without Triton, `EngineError` for a file that is no engine, `ExportError` for one that no

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from lightwam.runtime.summary import engine_file_name
 
 _logger = logging.getLogger("lightwam.runtime")
 
+DeviceName = Literal["cpu", "cuda", "auto"]
 
 _MAX_THREADS = 1024
 
@@ -93,8 +94,18 @@ class Policy:
         return self._replan
 
     @property
+    def device(self) -> str:
+        """What runs: "cpu" or "cuda"."""
+        return self._engine.device
+
+    @property
+    def threads(self) -> int:
+        """Processor threads; 0 on a GPU."""
+        return self._engine.threads
+
+    @property
     def run_path(self) -> str:
-        """One line: instruction set, threads and precision that this policy runs with, and why."""
+        """One line: device, instruction set, threads and precision that this policy runs with, and why."""
         return self._engine.run_path
 
     def set_instruction(self, text: str) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lightwam.assets import bundled_engine
 from lightwam.errors import ConfigError
+from lightwam.runtime.policy import DeviceName
 from lightwam.sim.closed_loop import Trial, latency_summary, run_trial, stage_summary, start_state
 from lightwam.sim.evaluate import (
     environment_report,
@@ -24,7 +25,7 @@ from lightwam.sim.evaluate import (
     write_report,
 )
 from lightwam.sim.libero import LiberoEnv, Observation, load_task
-from lightwam.sim.policies import PolicyLike, load_policy
+from lightwam.sim.policies import PolicyLike, load_policy, runs_on
 from lightwam.sim.protocols import EvaluationProtocol, protocol
 from lightwam.sim.video import VideoSink, compose_frame, contact_sheet, mark_outcome
 
@@ -47,7 +48,10 @@ class DemoArgs:
     first_trial: int = 0
     states: str = "shifted"
     protocol: str = "paper"
+    device: DeviceName = "cpu"
+    """cpu; cuda: an engine made by `lightwam compile`, on a GPU or not at all; auto: a GPU if it can, else cpu."""
     threads: int | None = None
+    """Processor threads; one per processor when absent."""
     sheet_columns: int = 8
 
 
@@ -96,7 +100,7 @@ def demo(args: DemoArgs) -> dict[str, Any]:
     if args.episodes < 1 or args.sheet_columns < 2:
         raise ConfigError(f"episodes {args.episodes}, sheet columns {args.sheet_columns}: use at least 1 and 2")
     rules, engine = protocol(args.protocol), args.policy or bundled_engine()
-    policy = load_policy(engine, threads=args.threads)
+    policy = load_policy(engine, device=args.device, threads=args.threads)
     env = LiberoEnv(load_task(args.suite, args.task))
     env.seed(rules.seed)
     policy.set_instruction(env.task.instruction)
@@ -107,6 +111,7 @@ def demo(args: DemoArgs) -> dict[str, Any]:
     return {
         "policy": engine.name,
         "policy_sha256": file_checksum(engine),
+        "runs_on": runs_on(policy),
         "protocol": rules.name,
         "states": args.states,
         "suite": args.suite,

@@ -18,9 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lightwam.errors import ConfigError, DataError
+from lightwam.runtime.policy import DeviceName
 from lightwam.sim.closed_loop import STATES, Trial, latency_summary, run_trial, stage_summary, start_state
 from lightwam.sim.libero import LiberoEnv, LiberoTask, load_task
-from lightwam.sim.policies import PolicyLike, load_policy
+from lightwam.sim.policies import PolicyLike, load_policy, runs_on
 from lightwam.sim.protocols import EvaluationProtocol, protocol
 from lightwam.sim.video import VideoSink
 
@@ -44,8 +45,12 @@ class EvalArgs:
     """Folder for one mp4 a trial."""
     beside: tuple[Path, ...] = ()
     """Earlier reports (of baselines, say) to show and keep beside this one."""
+    device: DeviceName = "cpu"
+    """cpu; cuda: an engine made by `lightwam compile`, on a GPU or not at all; auto: a GPU if it can, else cpu."""
     threads: int | None = None
+    """Processor threads; one per processor when absent."""
     precision: str = "auto"
+    """auto is the engine's own; f32, bf16, int8 insist on it."""
 
 
 def evaluate_task(
@@ -188,7 +193,7 @@ def evaluate(args: EvalArgs) -> dict[str, Any]:
     rules = protocol(args.protocol)
     beside = [summary_line(read_report(path)) for path in args.beside]
     tasks = [load_task(args.suite, index) for index in args.tasks]
-    policy = load_policy(args.policy, threads=args.threads, precision=args.precision)
+    policy = load_policy(args.policy, device=args.device, threads=args.threads, precision=args.precision)
     count = args.trials or rules.trials
     indices = list(range(args.first_trial, args.first_trial + count))
     per_task: list[dict[str, Any]] = []
@@ -204,6 +209,7 @@ def evaluate(args: EvalArgs) -> dict[str, Any]:
     return {
         "policy": args.policy.name,
         "policy_sha256": file_checksum(args.policy),
+        "runs_on": runs_on(policy),
         "protocol": rules.name,
         "states": args.states,
         "suite": args.suite,

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from lightwam.errors import ConfigError, EngineError
+from lightwam.errors import ConfigError, DeviceError, EngineError
 from lightwam.sim.libero import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, Observation
 
 Array = npt.NDArray[Any]
@@ -52,6 +52,11 @@ class Chunk:
 
     actions: Array
     timings: Mapping[str, float] = field(default_factory=dict)
+
+
+def runs_on(policy: PolicyLike) -> str:
+    """One line on what computes a policy: an engine's run path; baselines are NumPy."""
+    return str(getattr(policy, "run_path", "NumPy"))
 
 
 class ReplayPolicy:
@@ -116,18 +121,23 @@ class BlindPolicy:
         return Chunk(actions.astype(np.float32))
 
 
-def load_policy(path: Path, *, threads: int | None = None, precision: str = "auto") -> PolicyLike:
+def load_policy(path: Path, *, device: str = "cpu", threads: int | None = None, precision: str = "auto") -> PolicyLike:
     """A policy from a file: an engine (.lwam), or a baseline (.npz with `kind` blind or replay).
 
-    Raises EngineError where the file is missing, ConfigError where it is no policy.
+    device, threads, precision: as of `lightwam.runtime.Policy`. A baseline runs on the processor, in NumPy.
+
+    Raises EngineError where the file is missing, ConfigError where it is no policy, DeviceError where the device cannot
+    run it.
     """
     if not path.is_file():
         raise EngineError(f"policy file {path} does not exist: give an engine (.lwam) or a baseline (.npz)")
     if path.suffix != ".npz":
         from lightwam.runtime import Policy
 
-        engine: PolicyLike = Policy(path, threads=threads, precision=precision)
+        engine: PolicyLike = Policy(path, device=device, threads=threads, precision=precision)
         return engine
+    if device == "cuda":
+        raise DeviceError(f"baseline {path} runs on the processor only: pass --device cpu, or an engine (.lwam)")
     try:
         with np.load(path, allow_pickle=False) as file:
             tensors = {name: file[name] for name in file.files}

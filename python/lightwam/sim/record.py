@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lightwam.data.episode_files import META_FILE, write_episode
 from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError, SimulatorError
+from lightwam.runtime.policy import DeviceName
 from lightwam.sim.libero import LiberoEnv, load_task
 from lightwam.sim.placements import SPREADS
 from lightwam.sim.scenarios import CLIP_KINDS, ROW_HZ, NoiseConfig, ScenarioRunner
@@ -45,6 +46,9 @@ class RecordArgs:
     """Short clips: grasping from nearby, recovering from an empty grasp, dropped and carried objects."""
     policy: Path | None = None
     """Engine file: record corrections of this policy's own roll-outs instead (episodes of them; clips is ignored)."""
+    device: DeviceName = "cpu"
+    """What runs --policy: cpu; cuda (an engine made by `lightwam compile`, on a GPU or not at all); auto (a GPU if it
+    can, else cpu)."""
     placements: Literal["wide", "nominal"] = "wide"
     """How far objects are moved: wider than the shifted protocol, or hardly, as in the official states (baselines)."""
     seed: int = 0
@@ -104,7 +108,7 @@ def make_runner(args: RecordArgs) -> Any:
     from lightwam.sim.corrections import CorrectionRunner
     from lightwam.sim.policies import load_policy
 
-    return CorrectionRunner(env, load_policy(args.policy, threads=1))
+    return CorrectionRunner(env, load_policy(args.policy, device=args.device, threads=1))
 
 
 def _work(args: RecordArgs, jobs: Any, results: Any) -> None:
@@ -183,6 +187,8 @@ def main(args: RecordArgs) -> int:
         )
     if args.seed < 0 or args.image_size < 1:
         raise ConfigError(f"seed {args.seed}, image size {args.image_size}: use >= 0, >= 1")
+    if args.device != "cpu" and args.policy is None:
+        raise ConfigError(f"--device {args.device} is of --policy, and none is given: leave it out")
     if not args.finalise_only:
         record(args)
     if args.finalise or args.finalise_only:

@@ -17,15 +17,26 @@ static int failures = 0;
     } while (0)
 
 static void test_errors(const char* path) {
+    const lightwam_options in_bf16 = {NULL, "bf16", 1};
+    const lightwam_options no_threads = {"cpu", NULL, -3};
+    const lightwam_options on_a_toaster = {"toaster", NULL, 0};
+    const lightwam_options on_a_gpu = {"cuda", NULL, 0};
     lightwam_policy* policy = NULL;
     EXPECT(strcmp(lightwam_last_error(), "") == 0);
-    EXPECT(lightwam_policy_open("no/such/file.lwam", 1, NULL, &policy) == LIGHTWAM_ENGINE_ERROR);
+    EXPECT(lightwam_policy_open("no/such/file.lwam", NULL, &policy) == LIGHTWAM_ENGINE_ERROR);
     EXPECT(policy == NULL && strstr(lightwam_last_error(), "cannot be opened") != NULL);
-    EXPECT(lightwam_policy_open(path, 1, "bf16", &policy) == LIGHTWAM_PRECISION_ERROR);
-    EXPECT(lightwam_policy_open(path, -3, NULL, &policy) == LIGHTWAM_DEVICE_ERROR);
-    EXPECT(lightwam_policy_open(NULL, 1, NULL, &policy) == LIGHTWAM_INTERNAL_ERROR);
+    EXPECT(lightwam_policy_open(path, &in_bf16, &policy) == LIGHTWAM_PRECISION_ERROR);
+    EXPECT(lightwam_policy_open(path, &no_threads, &policy) == LIGHTWAM_DEVICE_ERROR);
+    EXPECT(lightwam_policy_open(path, &on_a_toaster, &policy) == LIGHTWAM_DEVICE_ERROR);
+    EXPECT(strstr(lightwam_last_error(), "'toaster' is unknown; expected 'cpu', 'cuda' or 'auto'") != NULL);
+    EXPECT(lightwam_policy_open(path, &on_a_gpu, &policy) == LIGHTWAM_DEVICE_ERROR);
+    EXPECT(strstr(lightwam_last_error(), "has no machine code for a GPU") != NULL);
+    EXPECT(lightwam_policy_open(NULL, NULL, &policy) == LIGHTWAM_INTERNAL_ERROR);
+    EXPECT(policy == NULL);
     EXPECT(lightwam_policy_set_instruction(NULL, "x") == LIGHTWAM_INTERNAL_ERROR);
     EXPECT(lightwam_policy_camera(NULL, 0) == NULL);
+    EXPECT(lightwam_policy_device(NULL) == NULL && lightwam_policy_warning(NULL) == NULL);
+    EXPECT(lightwam_policy_run_path(NULL) == NULL);
     lightwam_policy_close(NULL);
 }
 
@@ -34,6 +45,7 @@ static void test_policy(const char* path) {
     const float state[5] = {0.0f, 0.1f, 0.2f, 0.3f, 0.4f};
     float actions[12];
     double seconds = -1.0;
+    const lightwam_options options = {"auto", "auto", 1};
     lightwam_sizes sizes;
     lightwam_policy* policy = NULL;
     lightwam_image images[2];
@@ -41,8 +53,11 @@ static void test_policy(const char* path) {
     int i;
 
     for (i = 0; i < (int)sizeof(pixels); ++i) pixels[i] = (uint8_t)(i * 37);
-    EXPECT(lightwam_policy_open(path, 1, "auto", &policy) == LIGHTWAM_OK);
+    EXPECT(lightwam_policy_open(path, &options, &policy) == LIGHTWAM_OK);
     if (policy == NULL) return;
+    EXPECT(strcmp(lightwam_policy_device(policy), "cpu") == 0 && strcmp(lightwam_policy_warning(policy), "") == 0);
+    EXPECT(strstr(lightwam_policy_run_path(policy), "the CPU") != NULL);
+    EXPECT(strstr(lightwam_policy_run_path(policy), "device 'auto': engine 'small' has no machine code") != NULL);
     EXPECT(lightwam_policy_sizes(policy, &sizes) == LIGHTWAM_OK);
     EXPECT(sizes.state_width == 5 && sizes.action_width == 3 && sizes.horizon == 4 && sizes.replan == 2);
     EXPECT(sizes.camera_count == 2 && lightwam_policy_camera(policy, 2) == NULL);

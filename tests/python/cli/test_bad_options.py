@@ -19,6 +19,13 @@ BAD = [
     ("export --random nano --out {tmp}/file/a.lwam", "{tmp}/file"),
     ("inspect {tmp}/file --text-rows -1", "--text-rows is -1"),
     ("bench --image-size 70000", "70000"),
+    ("bench --device orin", "--device orin is a GPU of --roofline"),
+    ("bench --roofline --device cuda", "--device cuda is no GPU that --roofline knows"),
+    ("bench --device cuda --threads 2", "--threads (2,)"),
+    ("bench --device cuda", "has no machine code for a GPU"),
+    ("demo --device cuda --out {tmp}/demo", "has no machine code for a GPU"),
+    ("eval --policy {tmp}/good.npz --device cuda", "good.npz runs on the processor only"),
+    ("record --out {tmp}/set --device auto", "--device auto is of --policy"),
     ("record --out {tmp}/set --seed -1", "seed -1"),
     ("record --out {tmp}/set --image-size 0", "image size 0"),
     ("record --out {tmp}/file/set --episodes 1", "{tmp}/file"),
@@ -44,6 +51,7 @@ def test_bad_options_are_one_line(words: str, named: str, tmp_path: Path, capsys
     (tmp_path / "file").write_text("a file, no folder")
     (tmp_path / "noise.npz").write_bytes(b"noise" * 20)
     np.savez(tmp_path / "replay.npz", kind="replay")
+    np.savez(tmp_path / "good.npz", kind="replay", actions=np.zeros((3, 7)))
     assert cli.main(words.format(tmp=tmp_path).split()) == 2
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0 and named.format(tmp=tmp_path) in error

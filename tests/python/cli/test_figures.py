@@ -67,6 +67,14 @@ def test_bench_measures_each_number_of_threads(tmp_path: Path, capfd: pytest.Cap
     assert "peak memory" in capfd.readouterr().out
 
 
+def test_bench_says_what_ran_where_auto_chose(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The bundled engine has no machine code for a GPU, so it is the processor, whatever the machine."""
+    assert cli.main(["bench", "--device", "auto", "--runs", "1", "--warmup", "1", "--out", str(tmp_path)]) == 0
+    (made,) = read_figures(tmp_path / "bench.json")
+    assert made.contender == "lightwam-f32" and made.threads >= 1
+    assert "has no machine code for a GPU" in capfd.readouterr().out
+
+
 def test_bench_refuses_no_threads(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--threads", "0"]) == 2
     assert "--threads (0,)" in capsys.readouterr().err
