@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,7 +21,7 @@ from lightwam.export.gpu.plan import (
     ProgramPlan,
     WeightAddress,
 )
-from lightwam.export.graph import PROGRAM_NAMES, Graph
+from lightwam.export.graph import ALIGNMENT, PROGRAM_NAMES, Graph
 from lightwam.kernels.task import Argument
 
 FRAMES = "frames."
@@ -44,12 +45,15 @@ def check_plan(plan: LaunchPlan, graph: Graph) -> None:
     instruction = Intervals()
     for name in PROGRAM_NAMES:
         program = plan.programs[name]
+        names = Counter(buffer.name for buffer in program.buffers)
         for buffer in program.buffers:
+            if names[buffer.name] > 1:
+                raise ExportError(f"buffer {buffer.name} of {name} is there twice: lower the graph anew")
             _check_buffer(buffer, name, program, graph)
         for launch in program.launches:
             _check_launch(launch, plan, program)
         _check_reads(plan, name, instruction, graph)
-        _check_lifetimes(plan, program)
+        _check_lifetimes(plan, name)
 
 
 def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:
@@ -79,7 +83,7 @@ def _check_buffer(buffer: Buffer, program_name: str, program: ProgramPlan, graph
         fits = buffer.space == "input" and buffer.name.startswith(FRAMES) and buffer.offset == 0
     elif buffer.space in ("arena", "instruction"):
         block = program.arena_bytes if buffer.space == "arena" else graph.instruction_bytes
-        step = ARENA_ALIGNMENT if buffer.space == "arena" else ADDRESS_ALIGNMENT
+        step = ARENA_ALIGNMENT if buffer.space == "arena" else ALIGNMENT
         fits = buffer.offset >= 0 and buffer.offset % step == 0 and buffer.offset + buffer.num_bytes <= block
     else:
         fits = buffer.offset == 0 and buffer.num_bytes == _bound_bytes(buffer, program_name, graph)
@@ -115,7 +119,8 @@ def _check_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Non
     for access in touched:
         size = plan.weights_bytes if access.buffer is None else access.buffer.num_bytes
         unknown = access.argument.num_bytes is None
-        inside = access.start >= 0 and (size is None if unknown else size is not None and access.end <= size)
+        bounded = size is not None and access.start >= 0 and access.end <= size
+        inside = size is None and access.start == 0 if unknown else bounded
         writable = access.buffer is not None and access.buffer.space != "input"
         if not inside or access.start % ADDRESS_ALIGNMENT or (access.argument.mode == "w" and not writable):
             place = f"bytes {access.start}..{access.end} of {access.buffer.name if access.buffer else 'the weights'}"
@@ -138,57 +143,64 @@ def _meet(one: Access, other: Access) -> bool:
 
 
 def _check_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Graph) -> None:
-    """Every byte is written before it is read; `instruction` holds what `set_instruction` wrote."""
-    program = plan.programs[name]
-    weights = Intervals()
-    for tensor, offset in plan.weights.items():
-        constant = graph.constants.get(tensor) or plan.derived[tensor]
-        weights.add(offset, offset + constant.type.num_bytes)
+    """Every byte is written before it is read, through the same buffer, and the output is written whole.
+
+    `instruction` holds what `set_instruction` writes there, through any buffer; `act` only reads it.
+    """
+    program, weights = plan.programs[name], _filled_weights(plan, graph)
+    inputs = {buffer.name: buffer.num_bytes or 0 for buffer in program.buffers if buffer.space == "input"}
     written = {buffer.name: Intervals() for buffer in program.buffers}
-    for buffer in program.buffers:
-        if buffer.space == "input":
-            written[buffer.name].add(0, buffer.num_bytes or 0)
+    for input_, num_bytes in inputs.items():
+        written[input_].add(0, num_bytes)
     for launch in program.launches:
         touched = list(accesses(launch, plan, program))
-        for access in touched:
-            known, shift = _known_bytes(access, weights, instruction, written)
-            if access.argument.mode == "r" and not known.covers(shift + access.start, shift + access.end):
-                place = access.buffer.name if access.buffer else "the weights"
+        for buffer, start, end in ((a.buffer, a.start, a.end) for a in touched if a.argument.mode == "r"):
+            known = weights if buffer is None else written[buffer.name]
+            if buffer is not None and buffer.space == "instruction" and name == "act":
+                known, start, end = instruction, buffer.offset + start, buffer.offset + end
+            if not known.covers(start, end):
+                place = buffer.name if buffer is not None else "the weights"
                 raise ExportError(
                     f"launch {launch.name}: reads bytes of {place} that nothing wrote: reorder the launches"
                 )
-        for access in touched:
-            if access.argument.mode == "w" and access.buffer is not None:
-                if access.buffer.space == "instruction" and name != "set_instruction":
-                    raise ExportError(f"launch {launch.name}: writes {access.buffer.name} of the instruction in {name}")
-                known, shift = _known_bytes(access, weights, instruction, written)
-                known.add(shift + access.start, shift + access.end)
+        for buffer, start, end in ((a.buffer, a.start, a.end) for a in touched if a.argument.mode == "w"):
+            assert buffer is not None, "weights are read-only"
+            written[buffer.name].add(start, end)
+            if buffer.space == "instruction" and name == "act":
+                raise ExportError(f"launch {launch.name}: writes {buffer.name} of the instruction in {name}")
+            if buffer.space == "instruction":
+                instruction.add(buffer.offset + start, buffer.offset + end)
+    outputs = {buffer.name for buffer in program.buffers if buffer.space == "output"}
     for value in graph.programs[name].outputs.values():
-        if value not in written or not written[value].covers(0, graph.programs[name].values[value].type.num_bytes):
+        if value not in outputs or not written[value].covers(0, graph.programs[name].values[value].type.num_bytes):
             raise ExportError(f"output {value} is not written whole: lower the graph anew")
 
 
-def _known_bytes(
-    access: Access, weights: Intervals, instruction: Intervals, written: dict[str, Intervals]
-) -> tuple[Intervals, int]:
-    """The set that an access belongs to, and where its buffer begins there."""
-    if access.buffer is None:
-        return weights, 0
-    if access.buffer.space == "instruction":
-        return instruction, access.buffer.offset
-    return written[access.buffer.name], 0
+def _filled_weights(plan: LaunchPlan, graph: Graph) -> Intervals:
+    """The bytes of the block of weights that tensors fill."""
+    filled = Intervals()
+    for tensor, offset in plan.weights.items():
+        constant = graph.constants.get(tensor) or plan.derived[tensor]
+        filled.add(offset, offset + constant.type.num_bytes)
+    return filled
 
 
-def _check_lifetimes(plan: LaunchPlan, program: ProgramPlan) -> None:
-    """No two arena buffers alive at once share bytes; a buffer lives from its first to its last access."""
+def _check_lifetimes(plan: LaunchPlan, name: str) -> None:
+    """No two buffers of a space alive at once share bytes.
+
+    A buffer lives from its first to its last access; what `set_instruction` writes of the instruction stays for `act`.
+    """
+    program = plan.programs[name]
+    spaces = ("arena", "instruction") if name == "set_instruction" else ("arena",)
     spans: dict[str, tuple[Buffer, int, int]] = {}
     for index, launch in enumerate(program.launches):
         for access in accesses(launch, plan, program):
-            if access.buffer is not None and access.buffer.space == "arena":
+            if access.buffer is not None and access.buffer.space in spaces:
                 first = spans.get(access.buffer.name, (access.buffer, index, index))[1]
-                spans[access.buffer.name] = (access.buffer, first, index)
+                last = index if access.buffer.space == "arena" else len(program.launches)
+                spans[access.buffer.name] = (access.buffer, first, last)
     for (one, start, end), (other, other_start, other_end) in combinations(spans.values(), 2):
-        together = start <= other_end and other_start <= end
+        together = one.space == other.space and start <= other_end and other_start <= end
         one_end, other_bytes = one.offset + (one.num_bytes or 0), other.offset + (other.num_bytes or 0)
         if together and one.offset < other_bytes and other.offset < one_end:
             raise ExportError(f"buffers {one.name} and {other.name} share bytes while both live: lower the graph anew")
