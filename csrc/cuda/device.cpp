@@ -26,6 +26,7 @@ Gpu describe(const Driver& driver, int ordinal) {
     gpu.max_threads = static_cast<std::uint32_t>(attribute(driver, DeviceAttribute::max_threads_per_block, gpu.device));
     gpu.max_shared =
         static_cast<std::uint32_t>(attribute(driver, DeviceAttribute::max_shared_memory_per_block_optin, gpu.device));
+    gpu.cache_bytes = static_cast<std::size_t>(attribute(driver, DeviceAttribute::l2_cache_size, gpu.device));
     return gpu;
 }
 

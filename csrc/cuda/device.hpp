@@ -18,6 +18,7 @@ struct Gpu {
     bool integrated = false;  // shares its memory with the processor
     std::uint32_t max_threads = 0;
     std::uint32_t max_shared = 0;  // dynamic shared memory of a block, bytes
+    std::size_t cache_bytes = 0;   // its last-level cache
 };
 
 // The first GPU of this process that the plan has machine code for. Throws Error (device) naming the GPUs and the

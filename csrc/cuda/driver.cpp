@@ -55,6 +55,7 @@ Driver look_up(void* library) {
     load(driver.mem_host_get_device_pointer, "cuMemHostGetDevicePointer_v2");
     load(driver.memcpy_htod_async, "cuMemcpyHtoDAsync_v2");
     load(driver.memcpy_dtoh_async, "cuMemcpyDtoHAsync_v2");
+    load(driver.memset_d8_async, "cuMemsetD8Async");
     load(driver.stream_create, "cuStreamCreate");
     load(driver.stream_destroy, "cuStreamDestroy_v2");
     load(driver.stream_synchronize, "cuStreamSynchronize");
@@ -72,7 +73,9 @@ Driver look_up(void* library) {
     load(driver.event_create, "cuEventCreate");
     load(driver.event_destroy, "cuEventDestroy_v2");
     load(driver.event_record, "cuEventRecord");
+    load(driver.event_record_with_flags, "cuEventRecordWithFlags");
     load(driver.event_synchronize, "cuEventSynchronize");
+    load(driver.event_elapsed_time, "cuEventElapsedTime");
     return driver;
 }
 

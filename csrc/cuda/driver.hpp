@@ -71,6 +71,7 @@ enum class DeviceAttribute : int {
     max_threads_per_block = 1,
     integrated = 18,
     can_map_host_memory = 19,
+    l2_cache_size = 38,
     compute_capability_major = 75,
     compute_capability_minor = 76,
     max_shared_memory_per_block_optin = 97,
@@ -80,7 +81,9 @@ enum class FunctionAttribute : int { max_dynamic_shared_size_bytes = 8 };
 
 inline constexpr unsigned kStreamNonBlocking = 1;           // CU_STREAM_NON_BLOCKING
 inline constexpr unsigned kHostAllocDeviceMap = 2;          // CU_MEMHOSTALLOC_DEVICEMAP
+inline constexpr unsigned kEventDefault = 0;                // CU_EVENT_DEFAULT
 inline constexpr unsigned kEventDisableTiming = 2;          // CU_EVENT_DISABLE_TIMING
+inline constexpr unsigned kEventRecordExternal = 1;         // CU_EVENT_RECORD_EXTERNAL
 inline constexpr int kCaptureThreadLocal = 1;               // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 inline constexpr std::size_t kDefaultSharedMax = 48 << 10;  // dynamic shared memory that needs no asking
 
@@ -106,6 +109,7 @@ struct Driver {
     Result (*mem_host_get_device_pointer)(DeviceAddress* address, void* host, unsigned flags);
     Result (*memcpy_htod_async)(DeviceAddress destination, const void* source, std::size_t bytes, Stream stream);
     Result (*memcpy_dtoh_async)(void* destination, DeviceAddress source, std::size_t bytes, Stream stream);
+    Result (*memset_d8_async)(DeviceAddress destination, unsigned char value, std::size_t bytes, Stream stream);
     Result (*stream_create)(Stream* stream, unsigned flags);
     Result (*stream_destroy)(Stream stream);
     Result (*stream_synchronize)(Stream stream);
@@ -125,7 +129,9 @@ struct Driver {
     Result (*event_create)(Event* event, unsigned flags);
     Result (*event_destroy)(Event event);
     Result (*event_record)(Event event, Stream stream);
+    Result (*event_record_with_flags)(Event event, Stream stream, unsigned flags);
     Result (*event_synchronize)(Event event);
+    Result (*event_elapsed_time)(float* milliseconds, Event start, Event end);
 
     // "CUDA_ERROR_OUT_OF_MEMORY (out of memory)".
     std::string text(Result result) const;

@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "cuda/program_memory.hpp"
+#include "cuda/timed_graph.hpp"
+#include "cuda/tuner.hpp"
 
 namespace lightwam::cuda {
 namespace {
@@ -57,6 +59,20 @@ void check_memory(const Driver& driver, const Gpu& gpu, const DeviceMemory& memo
                                        " are free; free some, take an int8 engine, or pass device='cpu'");
 }
 
+// The first launch of each stretch of launches of one stage.
+std::vector<std::size_t> stage_marks(const engine::PlanProgram& program) {
+    std::vector<std::size_t> marks;
+    for (std::size_t i = 0; i < program.launches.size(); ++i)
+        if (i == 0 || program.launches[i].stage != program.launches[i - 1].stage) marks.push_back(i);
+    return marks;
+}
+
+// A chunk's launches with a slot's instruction, recorded.
+struct ChunkGraphs {
+    LaunchGraph whole;
+    TimedGraph by_stage;
+};
+
 }  // namespace
 
 std::size_t instruction_slots(std::uint64_t instruction_bytes, std::size_t capacity) {
@@ -67,14 +83,15 @@ std::size_t instruction_slots(std::uint64_t instruction_bytes, std::size_t capac
 
 struct Executor::Loaded {
     Loaded(const Driver& driver, const Gpu& gpu, const engine::EngineFile& file, std::size_t slots,
-           const DeviceMemory& sizes, std::span<const std::byte> image)
+           const DeviceMemory& sizes, std::vector<std::byte> code, const TacticChoice& choice)
         : driver(driver),
           gpu(gpu),
           plan(*file.launch_plan()),
           policy(file.graph().policy),
           memory(sizes),
+          image(std::move(code)),
           stream(driver),
-          modules(driver, gpu, plan, image, TacticChoice(plan.tasks.size(), 0)),
+          modules(driver, gpu, plan, image, choice),
           weights(driver, memory.weights, "the weights"),
           work(driver, memory.arena + memory.instructions, "the values"),
           text(driver, gpu, plan.set_instruction, policy.cameras),
@@ -91,9 +108,12 @@ struct Executor::Loaded {
     Places places(std::size_t slot) const {
         return {weights.address(), work.address(), work.address() + memory.arena + slot * slot_bytes};
     }
+    // With a slot's instruction and the policy's own tactics.
     std::vector<BoundLaunch> bind(const ProgramMemory& program, std::size_t slot) const {
         return program.bind(modules, places(slot));
     }
+    // Brings the actions to the processor and waits for them.
+    const float* fetch_actions() const;
     void stage(const ActInputs& inputs);
     void stage_frame(std::size_t camera, const ImageView& image, std::int32_t* sizes);
 
@@ -102,6 +122,7 @@ struct Executor::Loaded {
     const engine::LaunchPlan plan;
     const engine::PolicyDescription policy;
     DeviceMemory memory;
+    const std::vector<std::byte> image;  // the machine code
     StreamOwner stream;
     Modules modules;
     DeviceBlock weights;
@@ -109,7 +130,7 @@ struct Executor::Loaded {
     ProgramMemory text;
     ProgramMemory act;
     std::size_t slot_bytes;
-    std::vector<LaunchGraph> graphs;  // of act, by slot
+    std::vector<ChunkGraphs> graphs;  // by slot
     std::vector<float> context;       // where no kernel reads it
     HostConstants constants;
 };
@@ -125,7 +146,7 @@ void Executor::Loaded::stage_frame(std::size_t camera, const ImageView& image, s
     if (bytes > block.bytes()) {
         StagedBlock larger(driver, gpu, bytes, "the frames of camera '" + policy.cameras[camera].name + "'");
         // The graphs hold the address of the old one.
-        for (LaunchGraph& graph : graphs) graph = LaunchGraph();
+        for (ChunkGraphs& graph : graphs) graph = ChunkGraphs();
         memory.staged += larger.bytes() - block.bytes();
         std::swap(block, larger);
     }
@@ -144,17 +165,25 @@ void Executor::Loaded::stage(const ActInputs& inputs) {
     act.upload_inputs(stream.handle());
 }
 
+const float* Executor::Loaded::fetch_actions() const {
+    act.download_outputs(stream.handle());
+    stream.synchronize("computing actions on the GPU");
+    return act.output();
+}
+
 Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std::vector<std::size_t>& text_constants)
     : driver_(load_driver()), gpu_(find_gpu(driver_, *file.launch_plan(), file.graph().name)) {
     const engine::LaunchPlan& plan = *file.launch_plan();
     const std::size_t image_tensor = plan.images[gpu_.image].tensor;
-    const std::vector<std::byte> image = read_tensor(file, image_tensor);
+    std::vector<std::byte> image = read_tensor(file, image_tensor);
     check_images(plan, gpu_, image, file.refusal());
+    tuning_key_ = tuning_key(driver_, plan, gpu_, image);
+    tactics_ = choose_tactics(file.path(), tuning_key_, plan, gpu_);
     context_.emplace(driver_, gpu_);
     const ContextScope scope(driver_, *context_);
     const DeviceMemory sizes = plan_memory(plan, file.graph().instruction_bytes, slots);
     check_memory(driver_, gpu_, sizes, file.graph().name);
-    loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, image);
+    loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, std::move(image), tactics_.choice);
     try {
         for (const std::size_t tensor : text_constants) loaded_->constants.emplace(tensor, std::vector<std::byte>());
         upload_weights(file, driver_, loaded_->stream.handle(), loaded_->weights.address(), loaded_->constants,
@@ -196,11 +225,54 @@ const float* Executor::act(std::size_t slot, const ActInputs& inputs) {
     const ContextScope scope(driver_, *context_);
     Loaded& on = *loaded_;
     on.stage(inputs);
-    if (on.graphs[slot].empty()) on.graphs[slot] = LaunchGraph(driver_, on.stream.handle(), on.bind(on.act, slot));
-    on.graphs[slot].launch(on.stream.handle());
-    on.act.download_outputs(on.stream.handle());
-    on.stream.synchronize("computing actions on the GPU");
-    return on.act.output();
+    LaunchGraph& graph = on.graphs[slot].whole;
+    if (graph.empty()) {
+        const std::vector<BoundLaunch> launches = on.bind(on.act, slot);
+        graph = LaunchGraph(driver_, on.stream.handle(), [&] { launch_all(driver_, on.stream.handle(), launches); });
+    }
+    graph.launch(on.stream.handle());
+    return on.fetch_actions();
+}
+
+const float* Executor::act_by_stage(std::size_t slot, const ActInputs& inputs, Timings& timings) {
+    const ContextScope scope(driver_, *context_);
+    Loaded& on = *loaded_;
+    on.stage(inputs);
+    const std::vector<std::size_t> marks = stage_marks(on.plan.act);
+    TimedGraph& graph = on.graphs[slot].by_stage;
+    if (graph.empty()) graph = TimedGraph(driver_, on.stream.handle(), on.bind(on.act, slot), marks);
+    graph.launch(on.stream.handle());
+    const float* const actions = on.fetch_actions();
+    const std::vector<double> seconds = graph.seconds();
+    for (std::size_t i = 0; i < marks.size(); ++i) {
+        const auto stage = static_cast<std::size_t>(on.plan.act.launches[marks[i]].stage);
+        timings.present[stage] = true;
+        timings.seconds[stage] += seconds[i];
+    }
+    return actions;
+}
+
+Tuning Executor::tune(std::size_t slot, std::size_t spare, const ActInputs& inputs, int repeats,
+                      const TuningProgress& progress) {
+    const ContextScope scope(driver_, *context_);
+    Loaded& on = *loaded_;
+    on.stage(inputs);
+    on.text.upload_inputs(on.stream.handle());
+    const auto count = static_cast<std::size_t>(on.policy.horizon * on.policy.action_width);
+    const TuningGround ground{
+        driver_,
+        gpu_,
+        on.plan,
+        on.image,
+        on.stream,
+        [&](const Modules& modules) { return on.text.bind(modules, on.places(spare)); },
+        [&](const Modules& modules) { return on.act.bind(modules, on.places(slot)); },
+        [&] {
+            const float* const actions = on.fetch_actions();
+            return std::vector<float>(actions, actions + count);
+        },
+    };
+    return cuda::tune(ground, tuning_key_, repeats, progress);
 }
 
 }  // namespace lightwam::cuda

@@ -10,6 +10,7 @@
 
 #include "cuda/graph.hpp"
 #include "cuda/modules.hpp"
+#include "cuda/tuning_file.hpp"
 #include "cuda/upload.hpp"
 
 namespace lightwam::cuda {
@@ -40,6 +41,7 @@ class Executor {
 
     const Gpu& gpu() const { return gpu_; }
     const DeviceMemory& memory() const;
+    const ChosenTactics& tactics() const { return tactics_; }
     const std::byte* text_constant(std::size_t tensor) const;
 
     // Where the rows of an instruction [L, text_width] go before set_instruction.
@@ -50,6 +52,12 @@ class Executor {
     // Computes a chunk with the instruction of a slot; the actions [H, A] stay until the next call. The first call of a
     // slot records the graph, and so does a camera's larger frame.
     const float* act(std::size_t slot, const ActInputs& inputs);
+    // The same from a graph that reads the clock between stages; their times into `timings`.
+    const float* act_by_stage(std::size_t slot, const ActInputs& inputs, Timings& timings);
+
+    // Times all tactics (tuner.hpp) with the instruction of a slot; the values in the slot `spare` are lost.
+    Tuning tune(std::size_t slot, std::size_t spare, const ActInputs& inputs, int repeats,
+                const TuningProgress& progress);
 
   private:
     struct Loaded;  // everything that lives in the context
@@ -57,6 +65,8 @@ class Executor {
     const Driver& driver_;
     Gpu gpu_;
     std::optional<PrimaryContext> context_;
+    TuningKey tuning_key_;
+    ChosenTactics tactics_;
     std::unique_ptr<Loaded> loaded_;
 };
 

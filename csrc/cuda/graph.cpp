@@ -13,10 +13,10 @@ struct RecordedGraph {
     }
 };
 
-void record(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches, RecordedGraph& graph) {
+void record(const Driver& driver, Stream stream, const std::function<void()>& work, RecordedGraph& graph) {
     check(driver, driver.stream_begin_capture(stream, kCaptureThreadLocal), "recording the graph");
     try {
-        launch_all(driver, stream, launches);
+        work();
     } catch (...) {
         // Or the stream would record for ever.
         driver.stream_end_capture(stream, &graph.handle);
@@ -27,16 +27,16 @@ void record(const Driver& driver, Stream stream, const std::vector<BoundLaunch>&
 
 }  // namespace
 
-void launch_all(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches) {
+void launch_all(const Driver& driver, Stream stream, std::span<const BoundLaunch> launches) {
     for (const BoundLaunch& launch : launches) {
         const Result result = launch.call->enqueue(stream, launch.addresses);
         if (result != Result::success) throw DriverError(driver, result, "launching '" + *launch.name + "'");
     }
 }
 
-LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches) {
+LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, const std::function<void()>& work) {
     RecordedGraph graph{driver};
-    record(driver, stream, launches, graph);
+    record(driver, stream, work, graph);
     check(driver, driver.graph_instantiate(&exec_, graph.handle, 0), "making the graph ready");
     driver_ = &driver;
 }

@@ -2,6 +2,8 @@
 // Launches as the driver takes them, and a CUDA graph of them: recorded once, then started with one call.
 #pragma once
 
+#include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,13 +21,13 @@ struct BoundLaunch {
 };
 
 // Puts launches onto a stream, in order.
-void launch_all(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches);
+void launch_all(const Driver& driver, Stream stream, std::span<const BoundLaunch> launches);
 
 class LaunchGraph {
   public:
     LaunchGraph() = default;
-    // Records the launches from the stream, which runs none of them.
-    LaunchGraph(const Driver& driver, Stream stream, const std::vector<BoundLaunch>& launches);
+    // Records from the stream what `work` puts onto it; nothing of it runs.
+    LaunchGraph(const Driver& driver, Stream stream, const std::function<void()>& work);
     ~LaunchGraph();
     LaunchGraph(LaunchGraph&& other) noexcept { *this = std::move(other); }
     LaunchGraph& operator=(LaunchGraph&& other) noexcept {

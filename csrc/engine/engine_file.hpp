@@ -23,6 +23,7 @@ class EngineFile {
     // How to run the graph on a GPU; null when the file has no machine code.
     const LaunchPlan* launch_plan() const { return launch_plan_ ? &*launch_plan_ : nullptr; }
     const Refusal& refusal() const { return refuse_; }
+    const std::string& path() const { return refuse_.path(); }
     // The JSON document as it stands in the file.
     const std::string& document() const { return document_; }
 

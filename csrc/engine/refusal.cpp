@@ -11,7 +11,7 @@ constexpr std::size_t kMaxMessage = 600;
 }  // namespace
 
 void Refusal::operator()(const std::string& why) const {
-    std::string message = "engine file '" + path_ + "': " + why;
+    std::string message = kind_ + " '" + path_ + "': " + why;
     if (message.size() > kMaxMessage) {
         std::size_t end = kMaxMessage;
         while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;

@@ -13,14 +13,16 @@
 
 namespace lightwam::engine {
 
-// Throws Error (engine) "engine file 'PATH': WHY", cut to a reasonable length.
+// Throws Error (engine) "KIND 'PATH': WHY", cut to a reasonable length.
 class Refusal {
   public:
-    explicit Refusal(const std::string& path) : path_(path) {}
+    explicit Refusal(const std::string& path, const std::string& kind = "engine file") : path_(path), kind_(kind) {}
     [[noreturn]] void operator()(const std::string& why) const;
+    const std::string& path() const { return path_; }
 
   private:
     std::string path_;
+    std::string kind_;
 };
 
 // Parses JSON, refusing on a JsonError. `what` names the text in the message.

@@ -45,6 +45,12 @@ class Backend {
     // null or the backend does not know them.
     virtual const float* act(const ActInputs& inputs, Timings* timings) = 0;
 
+    // The same, with the times of stages in any case.
+    virtual const float* act_by_stage(const ActInputs& inputs, Timings& timings) { return act(inputs, &timings); }
+
+    // As Policy::tune; throws Error (device) on a processor.
+    virtual Tuning tune(const ActInputs& inputs, int repeats, const TuningProgress& progress);
+
     virtual std::uint64_t resize_plans_built() const { return 0; }
 };
 

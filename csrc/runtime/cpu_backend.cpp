@@ -237,6 +237,11 @@ const float* CpuBackend::act(const ActInputs& inputs, Timings* timings) {
 
 }  // namespace
 
+Tuning Backend::tune(const ActInputs&, int, const TuningProgress&) {
+    throw Error(ErrorKind::device,
+                "this policy runs on the processor, which has no tactics; open it with device='cuda'");
+}
+
 std::unique_ptr<Backend> make_cpu_backend(const engine::EngineFile& file, const PolicyOptions& options) {
     return std::make_unique<CpuBackend>(file, options);
 }

@@ -27,6 +27,8 @@ class CudaBackend final : public Backend {
     bool recall_instruction(std::string_view text) override;
     void compute_instruction(std::string_view text, std::int32_t rows) override;
     const float* act(const ActInputs& inputs, Timings* timings) override;
+    const float* act_by_stage(const ActInputs& inputs, Timings& timings) override;
+    Tuning tune(const ActInputs& inputs, int repeats, const TuningProgress& progress) override;
 
   private:
     cuda::Executor& executor();
@@ -42,6 +44,8 @@ class CudaBackend final : public Backend {
     std::uint64_t clock_ = 0;
 };
 
+cuda::ActInputs on_gpu(const ActInputs& inputs) { return {inputs.state, inputs.latents, inputs.images}; }
+
 const engine::EngineFile& with_plan(const engine::EngineFile& file) {
     if (file.launch_plan() == nullptr)
         throw Error(ErrorKind::device, "engine '" + file.graph().name +
@@ -54,8 +58,8 @@ CudaBackend::CudaBackend(const engine::EngineFile& file, const PolicyOptions& op
     : slots_(cuda::instruction_slots(with_plan(file).graph().instruction_bytes, options.instruction_cache_capacity)) {
     executor_.emplace(file, slots_.size(), text_constants(file.graph()));
     const cuda::Gpu& gpu = executor_->gpu();
-    run_path_ = "GPU '" + gpu.name + "', sm_" + std::to_string(gpu.arch) +
-                " kernels as one CUDA graph a chunk (timed as a whole)";
+    run_path_ = "GPU '" + gpu.name + "', sm_" + std::to_string(gpu.arch) + " kernels as one CUDA graph a chunk, " +
+                executor_->tactics().why;
 }
 
 void CudaBackend::describe(PolicyInfo& info) const {
@@ -63,6 +67,7 @@ void CudaBackend::describe(PolicyInfo& info) const {
     info.device = "cuda";
     info.arena_bytes = memory.arena;
     info.weight_bytes = memory.weights;
+    info.warning = executor_->tactics().warning;
     info.instruction_set = "sm_" + std::to_string(executor_->gpu().arch);
 }
 
@@ -110,8 +115,17 @@ void CudaBackend::compute_instruction(std::string_view text, std::int32_t rows) 
 }
 
 const float* CudaBackend::act(const ActInputs& inputs, Timings*) {
-    return guarded(
-        [&](cuda::Executor& run) { return run.act(current_, {inputs.state, inputs.latents, inputs.images}); });
+    return guarded([&](cuda::Executor& run) { return run.act(current_, on_gpu(inputs)); });
+}
+
+const float* CudaBackend::act_by_stage(const ActInputs& inputs, Timings& timings) {
+    return guarded([&](cuda::Executor& run) { return run.act_by_stage(current_, on_gpu(inputs), timings); });
+}
+
+Tuning CudaBackend::tune(const ActInputs& inputs, int repeats, const TuningProgress& progress) {
+    const std::size_t spare = (current_ + 1) % slots_.size();
+    slots_[spare] = Slot{};
+    return guarded([&](cuda::Executor& run) { return run.tune(current_, spare, on_gpu(inputs), repeats, progress); });
 }
 
 }  // namespace

@@ -69,7 +69,9 @@ struct Policy::Implementation {
 
     void describe(const std::string& why);
     void set_instruction(std::string_view text);
-    void infer(const Observation& observation, float* actions, std::size_t count, Timings* timings);
+    void infer(const Observation& observation, float* actions, std::size_t count, Timings* timings, bool by_stage);
+    Tuning tune(const Observation& observation, int repeats, const TuningProgress& progress);
+    void expect_instruction() const;
     runtime::ActInputs accept(const Observation& observation);
 
     const engine::Graph& graph() const { return graph_; }
@@ -158,20 +160,24 @@ runtime::ActInputs Policy::Implementation::accept(const Observation& observation
     return inputs;
 }
 
-void Policy::Implementation::infer(const Observation& observation, float* actions, std::size_t count,
-                                   Timings* timings) {
+void Policy::Implementation::expect_instruction() const {
+    if (needs_instruction_ && instruction_.empty())
+        throw Error(ErrorKind::instruction, "no instruction is set; call set_instruction first (engine '" + info_.name +
+                                                "' knows " + runtime::known_instructions(graph_) +
+                                                (info_.has_text_encoder ? ", and takes any other text)" : ")"));
+}
+
+void Policy::Implementation::infer(const Observation& observation, float* actions, std::size_t count, Timings* timings,
+                                   bool by_stage) {
     const Clock::time_point begin = Clock::now();
     const std::size_t expected = static_cast<std::size_t>(info_.horizon * info_.action_width);
     if (actions == nullptr || count != expected)
         throw Error(ErrorKind::internal, "room for " + std::to_string(actions == nullptr ? 0 : count) +
                                              " actions was given; expected " + std::to_string(expected));
-    if (needs_instruction_ && instruction_.empty())
-        throw Error(ErrorKind::instruction, "no instruction is set; call set_instruction first (engine '" + info_.name +
-                                                "' knows " + runtime::known_instructions(graph_) +
-                                                (info_.has_text_encoder ? ", and takes any other text)" : ")"));
+    expect_instruction();
     const runtime::ActInputs inputs = accept(observation);
     if (timings != nullptr) *timings = Timings{};
-    const float* const computed = backend_->act(inputs, timings);
+    const float* const computed = by_stage ? backend_->act_by_stage(inputs, *timings) : backend_->act(inputs, timings);
     if (const std::size_t at = first_non_finite(computed, expected); at < expected)
         throw Error(ErrorKind::engine, "engine '" + info_.name + "' computed the action [" +
                                            std::to_string(at / static_cast<std::size_t>(info_.action_width)) + ", " +
@@ -180,6 +186,14 @@ void Policy::Implementation::infer(const Observation& observation, float* action
                                            ", so no action was returned; check the state's units or export in f32");
     std::memcpy(actions, computed, expected * sizeof(float));
     if (timings != nullptr) timings->total = seconds_since(begin);
+}
+
+Tuning Policy::Implementation::tune(const Observation& observation, int repeats, const TuningProgress& progress) {
+    if (repeats < 1)
+        throw Error(ErrorKind::internal,
+                    "tuning asks for " + std::to_string(repeats) + " repeats; expected at least 1");
+    expect_instruction();
+    return backend_->tune(accept(observation), repeats, progress);
 }
 
 Policy::Policy(const std::string& path, const PolicyOptions& options) {
@@ -200,7 +214,18 @@ void Policy::set_instruction(std::string_view text) {
 
 void Policy::infer(const Observation& observation, float* actions, std::size_t action_count, Timings* timings) {
     const std::lock_guard<std::mutex> lock(implementation_->mutex_);
-    implementation_->infer(observation, actions, action_count, timings);
+    implementation_->infer(observation, actions, action_count, timings, false);
+}
+
+void Policy::infer_by_stage(const Observation& observation, float* actions, std::size_t action_count,
+                            Timings& timings) {
+    const std::lock_guard<std::mutex> lock(implementation_->mutex_);
+    implementation_->infer(observation, actions, action_count, &timings, true);
+}
+
+Tuning Policy::tune(const Observation& observation, int repeats, const TuningProgress& progress) {
+    const std::lock_guard<std::mutex> lock(implementation_->mutex_);
+    return implementation_->tune(observation, repeats, progress);
 }
 
 const PolicyInfo& Policy::info() const noexcept { return implementation_->info_; }

@@ -93,6 +93,14 @@ Result copy(void* destination, const void* source, std::size_t bytes, std::uint6
     return Result::success;
 }
 
+Work read_clock(const EventObject& event) {
+    return [seconds = event.seconds] {
+        const auto now = std::chrono::steady_clock::now().time_since_epoch();
+        *seconds = std::chrono::duration<double>(now).count() + state().advanced;
+        return Result::success;
+    };
+}
+
 bool page_locked(const void* host, std::size_t bytes) {
     const Allocation* const found = state().find(reinterpret_cast<std::uint64_t>(host), bytes);
     if (found != nullptr && found->host) return true;
@@ -153,6 +161,7 @@ EXPORT Result cuInit(unsigned) {
     return Result::success;
 }
 EXPORT Result cuDriverGetVersion(int* version) {
+    BEGIN(begin, "cuDriverGetVersion");
     *version = 12060;
     return Result::success;
 }
@@ -200,6 +209,9 @@ EXPORT Result cuDeviceGetAttribute(int* value, DeviceAttribute attribute, int) {
             return Result::success;
         case DeviceAttribute::max_shared_memory_per_block_optin:
             *value = (on.arch == 87 ? 163 : on.arch == 89 || on.arch == 120 ? 99 : 227) << 10;
+            return Result::success;
+        case DeviceAttribute::l2_cache_size:
+            *value = 1 << 20;
             return Result::success;
     }
     return Result::invalid_value;
@@ -286,6 +298,18 @@ EXPORT Result cuMemcpyDtoHAsync_v2(void* destination, std::uint64_t source, std:
     StreamObject* const on = known(state().streams, stream);
     if (on == nullptr || !page_locked(destination, bytes)) return Result::invalid_value;
     put(on, [=] { return copy(destination, reinterpret_cast<const void*>(source), bytes, source, destination); });
+    return Result::success;
+}
+EXPORT Result cuMemsetD8Async(std::uint64_t destination, unsigned char value, std::size_t bytes, void* stream) {
+    BEGIN(begin_current, "cuMemsetD8Async");
+    const std::lock_guard<std::mutex> lock(state().mutex);
+    StreamObject* const on = known(state().streams, stream);
+    if (on == nullptr) return Result::invalid_value;
+    put(on, [=] {
+        if (state().find(destination, bytes) == nullptr) return lost_with("a fill ran past memory of the device");
+        std::memset(reinterpret_cast<void*>(destination), value, bytes);
+        return Result::success;
+    });
     return Result::success;
 }
 EXPORT Result cuStreamCreate(StreamObject** stream, unsigned) {
@@ -398,9 +422,10 @@ EXPORT Result cuLaunchKernel(FunctionObject* function, unsigned grid_x, unsigned
     put(stream, [module = function->module, launch, arguments] { return run_launch(module, launch, arguments); });
     return Result::success;
 }
-EXPORT Result cuEventCreate(EventObject** event, unsigned) {
+EXPORT Result cuEventCreate(EventObject** event, unsigned flags) {
     BEGIN(begin_current, "cuEventCreate");
     *event = keep(state().events, std::make_unique<EventObject>());
+    (*event)->timed = (flags & lightwam::cuda::kEventDisableTiming) == 0;
     return Result::success;
 }
 EXPORT Result cuEventDestroy_v2(EventObject* event) {
@@ -411,14 +436,22 @@ EXPORT Result cuEventRecord(EventObject* event, StreamObject* stream) {
     BEGIN(begin_current, "cuEventRecord");
     event->stream = stream;
     const std::lock_guard<std::mutex> lock(state().mutex);
-    put(stream, [seconds = event->seconds] {
-        *seconds = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-        return Result::success;
-    });
+    put(stream, read_clock(*event));
+    return Result::success;
+}
+// While a stream records, only an external event becomes a reading of the clock.
+EXPORT Result cuEventRecordWithFlags(EventObject* event, StreamObject* stream, unsigned flags) {
+    BEGIN(begin_current, "cuEventRecordWithFlags");
+    const std::lock_guard<std::mutex> lock(state().mutex);
+    if (known(state().events, event) == nullptr || stream->recording == nullptr ||
+        flags != lightwam::cuda::kEventRecordExternal)
+        return Result::invalid_value;
+    put(stream, read_clock(*event));
     return Result::success;
 }
 EXPORT Result cuEventElapsedTime(float* milliseconds, EventObject* start, EventObject* end) {
     BEGIN(begin_current, "cuEventElapsedTime");
+    if (!start->timed || !end->timed || *start->seconds == 0.0 || *end->seconds == 0.0) return Result::invalid_value;
     *milliseconds = static_cast<float>(1e3 * (*end->seconds - *start->seconds));
     return Result::success;
 }

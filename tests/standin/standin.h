@@ -34,6 +34,8 @@ STANDIN_API void standin_set_device(int count, int arch, int integrated, uint64_
 /* The nth call (1: the next) of a driver function, by its symbol, returns `result`; if such an error loses the device,
  * everything fails from then on until the context is given back. */
 STANDIN_API void standin_fail(const char* function, int nth, int result);
+/* Puts the clock that events read forward: a launch that is to seem slow calls it. */
+STANDIN_API void standin_advance_clock(double seconds);
 /* How many calls of a driver function there were. */
 STANDIN_API uint64_t standin_calls(const char* function);
 /* Objects that are alive: "device", "host", "modules", "streams", "graphs", "execs", "events", "contexts". */

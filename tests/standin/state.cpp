@@ -137,6 +137,8 @@ void standin_fail(const char* function, int nth, int result) {
     standin::state().faults[function] = {nth, static_cast<standin::Result>(result)};
 }
 
+void standin_advance_clock(double seconds) { standin::state().advanced += seconds; }
+
 uint64_t standin_calls(const char* function) { return standin::state().calls[function]; }
 
 uint64_t standin_live(const char* kind) {

@@ -63,6 +63,7 @@ struct ModuleState {
 
 struct EventObject {
     StreamObject* stream = nullptr;
+    bool timed = true;
     std::shared_ptr<double> seconds = std::make_shared<double>(0.0);  // when the stream came to it
 };
 
@@ -83,6 +84,7 @@ struct State {
     std::map<std::string, Fault, std::less<>> faults;
     std::map<std::string, std::uint64_t, std::less<>> calls;
     Result lost = Result::success;  // not success: the device is gone
+    double advanced = 0.0;          // seconds that a test put the clock forward
     std::string misuse;
 
     int retained = 0;

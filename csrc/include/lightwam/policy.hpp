@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -70,12 +71,36 @@ enum class Stage : int { preprocess = 0, vae = 1, backbone = 2, expert = 3, post
 inline constexpr int kStageCount = 6;
 LIGHTWAM_API const char* stage_name(Stage stage) noexcept;
 
-// Seconds of wall time of one chunk. `present` says which stages were timed: none on a GPU, where a chunk is one graph.
+// Seconds of one chunk: wall time of the processor; of a GPU the stages by its own clock. `present` says which stages
+// were timed: infer times none on a GPU, where a chunk is one graph, infer_by_stage does.
 struct Timings {
     double seconds[kStageCount] = {};
     bool present[kStageCount] = {};
     double total = 0.0;
 };
+
+// The tactics of a task of a GPU's launch plan (docs/launch-plan.md): what they are like, and how long they take.
+struct TaskTiming {
+    std::string label;
+    std::string kernel;
+    std::size_t launches = 0;  // of a chunk; of an instruction where a chunk has none
+    std::vector<std::string> tactics;
+    std::vector<double> seconds;  // by tactic, of all launches
+    std::size_t chosen = 0;
+};
+
+// What a GPU says about the tactics of an engine. The first four members: what it is true for.
+struct Tuning {
+    std::string gpu;
+    std::string target;  // "sm_87"
+    int driver = 0;      // the CUDA version that it supports: 12060 for 12.6
+    std::string plan;    // digest of the launch plan and its machine code
+    std::vector<TaskTiming> tasks;
+    double default_seconds = 0.0;  // the launches of a chunk as one graph, default tactics
+    double tuned_seconds = 0.0;    // with the chosen ones; never more
+    double cosine = 0.0;           // of the actions that both compute
+};
+using TuningProgress = std::function<void(int done, int total)>;
 
 struct CameraInfo {
     std::string name;
@@ -122,6 +147,15 @@ class LIGHTWAM_API Policy {
     // camera has been seen at its size. Throws Error (observation, instruction, internal); the policy stays usable.
     // Calls from several threads are served one after the other.
     void infer(const Observation& observation, float* actions, std::size_t action_count, Timings* timings = nullptr);
+
+    // The same actions, and the times of stages also on a GPU. There it is a graph of its own that reads the clock
+    // between stages, so that infer need not, and that runs them one after the other.
+    void infer_by_stage(const Observation& observation, float* actions, std::size_t action_count, Timings& timings);
+
+    // Times every tactic of every task on this policy's GPU, `repeats` times each; the instruction in force stays. The
+    // policy goes on with the tactics it has. `progress` may throw to end it. Throws Error (device; observation and
+    // instruction as infer).
+    Tuning tune(const Observation& observation, int repeats, const TuningProgress& progress);
 
     const PolicyInfo& info() const noexcept;
     std::string instruction() const;                          // the one in force; empty before the first

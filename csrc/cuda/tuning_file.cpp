@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/tuning_file.hpp"
+
+#include <array>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <optional>
+
+#include "engine/checksum.hpp"
+
+namespace lightwam::cuda {
+namespace {
+
+constexpr std::int64_t kFormatVersion = 1;
+constexpr std::size_t kMaxBytes = std::size_t{4} << 20;
+
+// FNV-1a, 64 bit, of numbers and texts.
+class Digest {
+  public:
+    void add(std::uint64_t number) {
+        for (int shift = 0; shift < 64; shift += 8) add_byte(static_cast<unsigned char>(number >> shift));
+    }
+    void add(std::string_view text) {
+        add(text.size());
+        for (const char character : text) add_byte(static_cast<unsigned char>(character));
+    }
+    std::string hexadecimal() const {
+        std::array<char, 16> digits{};
+        const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value_, 16).ptr;
+        const std::string text(digits.data(), end);
+        return std::string(digits.size() - text.size(), '0') + text;
+    }
+
+  private:
+    void add_byte(unsigned char byte) { value_ = (value_ ^ byte) * 0x100000001B3; }
+    std::uint64_t value_ = 0xCBF29CE484222325;
+};
+
+engine::JsonValue read_document(const std::string& path, const engine::Refusal& refuse) {
+    std::ifstream file(path, std::ios::binary);
+    std::string text(kMaxBytes + 1, '\0');
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    if (file.gcount() == 0) refuse("it is empty or cannot be read");
+    if (!file.eof()) refuse("it is longer than " + std::to_string(kMaxBytes) + " bytes");
+    text.resize(static_cast<std::size_t>(file.gcount()));
+    try {
+        return engine::parse_json(text);
+    } catch (const engine::JsonError& error) {
+        refuse(std::string("it is not valid JSON: ") + error.what());
+    }
+}
+
+// An entry's tactics, each within those of its task.
+TacticChoice read_tactics(const engine::JsonValue& entry, const std::string& where, const engine::LaunchPlan& plan,
+                          const Gpu& gpu, const engine::Refusal& refuse) {
+    const std::vector<std::int64_t> indices = engine::read_integers(entry.find("tactics"), where, "tactics", refuse);
+    if (indices.size() != plan.tasks.size())
+        refuse(where + ": 'tactics' has " + std::to_string(indices.size()) + " numbers; expected one for each of " +
+               std::to_string(plan.tasks.size()) + " tasks");
+    TacticChoice choice;
+    for (std::size_t task = 0; task < indices.size(); ++task) {
+        const auto count = static_cast<std::int64_t>(plan.tasks[task].tactics[gpu.image].size());
+        if (indices[task] < 0 || indices[task] >= count)
+            refuse(where + ": tactic " + std::to_string(indices[task]) + " of task '" + plan.tasks[task].label +
+                   "'; expected one of 0 to " + std::to_string(count - 1));
+        choice.push_back(static_cast<std::size_t>(indices[task]));
+    }
+    return choice;
+}
+
+// The choice for `key`; none when the file has no entry for it.
+std::optional<TacticChoice> read_choice(const std::string& path, const TuningKey& key, const engine::LaunchPlan& plan,
+                                        const Gpu& gpu, const engine::Refusal& refuse) {
+    const engine::JsonValue document = read_document(path, refuse);
+    if (engine::read_string(document, "the document", "format", refuse) != "lightwam-tuning")
+        refuse("'format' is not 'lightwam-tuning'");
+    engine::read_integer(document, "the document", "format_version", kFormatVersion, kFormatVersion, refuse);
+    const engine::JsonValue::Array& entries = engine::read_list(document, "the document", "gpus", refuse);
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+        const std::string where = "entry " + std::to_string(i) + " of 'gpus'";
+        const engine::JsonValue& entry = entries[i];
+        const auto same = [&](const std::string& name, const std::string& value) {
+            return engine::read_string(entry, where, name, refuse) == value;
+        };
+        const std::int64_t driver =
+            engine::read_integer(entry, where, "driver", 0, std::numeric_limits<std::int32_t>::max(), refuse);
+        if (same("gpu", key.gpu) && same("target", key.target) && same("plan", key.plan) && driver == key.driver)
+            return read_tactics(entry, where, plan, gpu, refuse);
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image) {
+    Digest digest;
+    digest.add(engine::crc32(image.data(), image.size()));
+    for (const engine::PlanTask& task : plan.tasks) {
+        digest.add(task.kernel);
+        for (const engine::Tactic& tactic : task.tactics[gpu.image]) {
+            for (const std::uint64_t number : {tactic.offset, tactic.bytes}) digest.add(number);
+            for (const std::uint32_t number : tactic.grid) digest.add(number);
+            for (const std::uint32_t number : {tactic.threads, tactic.shared}) digest.add(number);
+        }
+    }
+    for (const engine::PlanProgram* program : {&plan.set_instruction, &plan.act})
+        for (const engine::Launch& launch : program->launches) digest.add(launch.task);
+    return digest.hexadecimal();
+}
+
+TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const Gpu& gpu,
+                     std::span<const std::byte> image) {
+    TuningKey key{gpu.name, plan.images[gpu.image].target, 0, plan_digest(plan, gpu, image)};
+    check(driver, driver.driver_get_version(&key.driver), "asking the GPU driver for its version");
+    return key;
+}
+
+std::string tuning_path(const std::string& engine_path) { return engine_path + ".tuning.json"; }
+
+ChosenTactics choose_tactics(const std::string& engine_path, const TuningKey& key, const engine::LaunchPlan& plan,
+                             const Gpu& gpu) {
+    const std::string path = tuning_path(engine_path);
+    const std::string advice = "; run 'lightwam tune' for this GPU";
+    ChosenTactics chosen{TacticChoice(plan.tasks.size(), 0), "default tactics (not tuned" + advice + ")", ""};
+    std::error_code failure;
+    if (!std::filesystem::exists(path, failure)) return chosen;
+    try {
+        std::optional<TacticChoice> found = read_choice(path, key, plan, gpu, engine::Refusal(path, "tuning file"));
+        if (found) return {*std::move(found), "tactics tuned on this GPU", ""};
+        chosen.warning = "tuning file '" + path + "' has no entry for GPU '" + key.gpu + "' (" + key.target +
+                         "), its driver (CUDA " + std::to_string(key.driver / 1000) + "." +
+                         std::to_string(key.driver % 1000 / 10) + ") and this engine's machine code";
+    } catch (const Error& error) {
+        chosen.warning = error.what();
+    }
+    chosen.why = "default tactics (the tuning file does not fit" + advice + ")";
+    chosen.warning += ": the default tactics run" + advice;
+    return chosen;
+}
+
+}  // namespace lightwam::cuda

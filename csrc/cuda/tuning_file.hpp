@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// The file beside an engine that says which tactics are fast on which GPU (docs/launch-plan.md, section 3.1). Written
+// by `lightwam tune`; a choice only changes how fast a chunk is, so a file that cannot be used is a warning, not an
+// error.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "cuda/device.hpp"
+#include "cuda/tactic.hpp"
+#include "engine/engine_file.hpp"
+
+namespace lightwam::cuda {
+
+// What a tuning is for. All four must be the same again.
+struct TuningKey {
+    std::string gpu;     // its name
+    std::string target;  // "sm_87"
+    int driver = 0;      // the CUDA version that it supports: 12060 for 12.6
+    std::string plan;    // plan_digest
+};
+
+// The tactics that a policy runs, and why those.
+struct ChosenTactics {
+    TacticChoice choice;
+    std::string why;      // "tactics tuned on this GPU", or "default tactics (...)"
+    std::string warning;  // one line when there is a file that cannot be used; else empty
+};
+
+// Sixteen hexadecimal digits of what decides how fast tactics are: the machine code for the GPU's target, the launches
+// and how each tactic is launched. Weights are no part of it.
+std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image);
+
+TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const Gpu& gpu,
+                     std::span<const std::byte> image);
+
+// Where the tuning of an engine file lies: "PATH.tuning.json".
+std::string tuning_path(const std::string& engine_path);
+
+// The tactics of the file's entry for `key`, or the defaults. Does not throw for any contents of the file.
+ChosenTactics choose_tactics(const std::string& engine_path, const TuningKey& key, const engine::LaunchPlan& plan,
+                             const Gpu& gpu);
+
+}  // namespace lightwam::cuda
