@@ -8,6 +8,7 @@ std::size_t dtype_bytes(DType dtype) noexcept {
         case DType::f32:
             return 4;
         case DType::bf16:
+        case DType::f16:
             return 2;
         case DType::i8:
             return 1;
@@ -18,8 +19,12 @@ std::size_t dtype_bytes(DType dtype) noexcept {
 }
 
 const char* dtype_name(DType dtype) noexcept {
-    static constexpr const char* kNames[] = {"f32", "bf16", "i8", "i32"};
+    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "i8", "i32"};
     return kNames[static_cast<int>(dtype)];
+}
+
+bool is_float(DType dtype) noexcept {
+    return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16;
 }
 
 const char* op_name(OpKind kind) noexcept {
@@ -52,7 +57,7 @@ const char* op_name(OpKind kind) noexcept {
 }
 
 const char* precision_name(Precision precision) noexcept {
-    static constexpr const char* kNames[] = {"f32", "bf16", "int8"};
+    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "int8"};
     return kNames[static_cast<int>(precision)];
 }
 

@@ -16,9 +16,9 @@
 
 namespace lightwam::engine {
 
-enum class DType : std::uint8_t { f32, bf16, i8, i32 };
+enum class DType : std::uint8_t { f32, bf16, f16, i8, i32 };
 enum class Storage : std::uint8_t { arena, input, instruction };
-enum class Precision : std::uint8_t { f32, bf16, int8 };
+enum class Precision : std::uint8_t { f32, bf16, f16, int8 };
 enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
 
 enum class OpKind : std::uint8_t {
@@ -58,8 +58,9 @@ inline constexpr std::size_t kMaxRank = 6;
 
 std::size_t dtype_bytes(DType dtype) noexcept;
 const char* dtype_name(DType dtype) noexcept;
+bool is_float(DType dtype) noexcept;
 const char* op_name(OpKind kind) noexcept;
-// "f32", "bf16", "int8".
+// "f32", "bf16", "f16", "int8".
 const char* precision_name(Precision precision) noexcept;
 inline constexpr int kOpKindCount = static_cast<int>(OpKind::reshape) + 1;
 // "[2, 3]".
@@ -70,7 +71,7 @@ std::int64_t element_count(const Shape& shape) noexcept;
 // A constant of the file.
 struct Tensor {
     std::string name;
-    DType dtype = DType::f32;  // f32, bf16 or i8
+    DType dtype = DType::f32;  // any but i32
     Shape shape;
     std::uint64_t offset = 0;  // of its first byte in the file
     std::size_t bytes = 0;

@@ -12,12 +12,12 @@ constexpr std::int64_t kMaxPadding = 1 << 20;
 std::string label_of(const char* kind, const std::string& role) { return std::string(kind) + " '" + role + "'"; }
 
 bool holds(DType dtype, Numbers numbers) {
-    if (numbers == Numbers::real) return dtype == DType::f32 || dtype == DType::bf16;
+    if (numbers == Numbers::real) return is_float(dtype);
     return dtype == (numbers == Numbers::i32 ? DType::i32 : DType::i8);
 }
 
 const char* name_of(Numbers numbers) {
-    static constexpr const char* kNames[] = {"f32 or bf16", "i32", "i8"};
+    static constexpr const char* kNames[] = {"f32, bf16 or f16", "i32", "i8"};
     return kNames[static_cast<int>(numbers)];
 }
 
@@ -76,7 +76,7 @@ std::optional<Operand> OpChecker::optional_constant(const std::string& role, boo
     if (!any_float && tensor.dtype != DType::f32)
         refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected f32");
     if (!holds(tensor.dtype, Numbers::real))
-        refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected f32 or bf16");
+        refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected " + name_of(Numbers::real));
     return operand;
 }
 
@@ -187,8 +187,11 @@ void OpChecker::expect_same_dtype(const Operand& a, const Operand& b) const {
 }
 
 void OpChecker::expect_product(const Operand& x, const Operand& weight) const {
-    if (x.dtype == DType::bf16 && weight.dtype == DType::f32)
-        refuse(weight.label + " is f32; expected bf16, since " + x.label + " is bf16");
+    const bool widened = x.dtype == DType::f32 && weight.dtype == DType::bf16;
+    if (weight.dtype != x.dtype && !widened)
+        refuse(weight.label + " is " + dtype_name(weight.dtype) + "; expected " +
+               (x.dtype == DType::f32 ? "f32 or bf16" : dtype_name(x.dtype)) + ", since " + x.label + " is " +
+               dtype_name(x.dtype));
 }
 
 void OpChecker::finish(const std::vector<Binding>& bindings, const char* kind) const {

@@ -23,7 +23,7 @@ struct Operand {
     Matrix matrix() const { return matrix_view(*shape); }
 };
 
-// The numbers that a role holds: f32 or bf16, or integers of one width.
+// The numbers that a role holds: f32, bf16 or f16, or integers of one width.
 enum class Numbers : std::uint8_t { real, i32, i8 };
 
 class OpChecker {
@@ -41,7 +41,7 @@ class OpChecker {
     Op& op() { return op_; }
     bool in_act() const { return &program_ == &graph_.act; }
 
-    // Operands by role. Inputs are f32 or bf16 unless asked for as integers; constants are f32 unless `any_float`.
+    // Operands by role. Inputs are f32, bf16 or f16 unless asked for as integers; constants are f32 unless `any_float`.
     Operand input(const std::string& role);
     std::optional<Operand> optional_input(const std::string& role);
     Operand integer_input(const std::string& role, Numbers numbers = Numbers::i32);
@@ -65,7 +65,7 @@ class OpChecker {
     void expect_rank(const Operand& operand, std::size_t rank) const;
     void expect_f32(const Operand& operand) const;
     void expect_same_dtype(const Operand& a, const Operand& b) const;
-    // bf16 x with an f32 weight is refused.
+    // Refuses factors that do not fit: both of one type, or x f32 and the weight bf16.
     void expect_product(const Operand& x, const Operand& weight) const;
     [[noreturn]] void refuse(const std::string& why) const { refuse_(where_ + ": " + why); }
 

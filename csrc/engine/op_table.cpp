@@ -180,7 +180,7 @@ std::int64_t take_keys(OpChecker& check, const Operand& q, const std::string& ca
     check.expect_same_dtype(q, text);
     const Operand bias = check.input("key_bias");
     check.expect_shape(bias, {rows});
-    if (bias.dtype != DType::f32) check.refuse("input 'key_bias' is bf16; expected f32");
+    check.expect_f32(bias);
     check.expect_shape(check.integer_input("key_count"), {1});
     const auto key_proprio = check.optional_input("key_proprio");
     const auto proprio = check.optional_input(carried + "_proprio");
@@ -229,7 +229,7 @@ void check_text_key_bias(OpChecker& check) {
     check.expect_shape(check.integer_input("text_rows"), {1});
     const Operand bias = check.output("key_bias");
     check.expect_shape(bias, {check.policy().context_rows});
-    if (bias.dtype != DType::f32) check.refuse("output 'key_bias' is bf16; expected f32");
+    check.expect_f32(bias);
     check.expect_shape(check.integer_output("key_count"), {1});
 }
 

@@ -96,8 +96,9 @@ const Shape& expect_width(const Graph& graph, std::size_t tensor, const std::str
     if (shape.size() != 2 || shape[1] != graph.policy.text_width)
         refuse(where + ": tensor '" + graph.tensors[tensor].name + "' has shape " + shape_text(shape) +
                "; expected [rows, " + std::to_string(graph.policy.text_width) + "]");
-    if (graph.tensors[tensor].dtype == DType::i8)
-        refuse(where + ": tensor '" + graph.tensors[tensor].name + "' is i8; expected f32 or bf16");
+    if (const DType dtype = graph.tensors[tensor].dtype; dtype != DType::f32 && dtype != DType::bf16)
+        refuse(where + ": tensor '" + graph.tensors[tensor].name + "' is " + dtype_name(dtype) +
+               "; expected f32 or bf16");
     return shape;
 }
 

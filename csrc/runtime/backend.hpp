@@ -30,6 +30,10 @@ class Backend {
     virtual void describe(PolicyInfo& info) const = 0;
     // "the CPU, avx2 kernels (...), 2 threads (...)": for the run path.
     virtual std::string run_path() const = 0;
+    // "bf16 products (as exported)": likewise.
+    virtual std::string products(const engine::Graph& graph) const {
+        return std::string(engine::precision_name(graph.precision)) + " products (as exported)";
+    }
 
     // A constant of text_constants() as it stands in the file.
     virtual const std::byte* text_constant(std::size_t tensor) = 0;

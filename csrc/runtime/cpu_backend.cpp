@@ -10,6 +10,7 @@
 #include "runtime/backend.hpp"
 #include "runtime/binder.hpp"
 #include "runtime/block.hpp"
+#include "runtime/half.hpp"
 #include "runtime/instruction_cache.hpp"
 #include "runtime/instruction_rows.hpp"
 #include "runtime/processors.hpp"
@@ -76,6 +77,7 @@ class CpuBackend final : public Backend {
 
     void describe(PolicyInfo& info) const override;
     std::string run_path() const override;
+    std::string products(const engine::Graph& graph) const override;
     const std::byte* text_constant(std::size_t tensor) override { return weights_->raw(tensor); }
     float* context() override { return context_; }
     bool recall_instruction(std::string_view text) override;
@@ -88,7 +90,7 @@ class CpuBackend final : public Backend {
     std::vector<Step> bind_act(const InstructionCache::Entry& entry);
     cpu::Execution execution() { return {kernels_, &*pool_, scratch_.data()}; }
 
-    const engine::Graph graph_;
+    const engine::Graph graph_;  // without f16
     const PolicyOptions options_;
     const cpu::KernelTable* kernels_ = nullptr;
     std::optional<cpu::ThreadPool> pool_;
@@ -109,7 +111,7 @@ class CpuBackend final : public Backend {
 };
 
 CpuBackend::CpuBackend(const engine::EngineFile& file, const PolicyOptions& options)
-    : graph_(file.graph()), options_(options), cache_(options.instruction_cache_capacity) {
+    : graph_(halves_as_f32(file.graph())), options_(options), cache_(options.instruction_cache_capacity) {
     const int threads = choose_threads(options.threads);
     kernels_ = choose_kernels(options.instruction_set);
     try {
@@ -177,6 +179,13 @@ std::string CpuBackend::run_path() const {
                                                : " kernels (as asked), ") +
            std::to_string(threads) + (threads == 1 ? " thread" : " threads") +
            (options_.threads == 0 ? " (one per available processor)" : " (as asked)");
+}
+
+std::string CpuBackend::products(const engine::Graph& graph) const {
+    if (!has_halves(graph)) return Backend::products(graph);
+    const std::string note = "its f16 weights and values widened to f32: a bf16 export takes half the memory";
+    if (graph.precision == engine::Precision::f16) return "f32 products (" + note + ")";
+    return Backend::products(graph) + " (" + note + ")";
 }
 
 bool CpuBackend::recall_instruction(std::string_view text) {

@@ -30,9 +30,9 @@ void check_device(const std::string& device) {
 void check_precision(const std::string& asked, const engine::Graph& graph) {
     const std::string own = engine::precision_name(graph.precision);
     if (asked == "auto" || asked == own) return;
-    if (asked != "f32" && asked != "bf16" && asked != "int8")
+    if (asked != "f32" && asked != "bf16" && asked != "f16" && asked != "int8")
         throw Error(ErrorKind::precision,
-                    "precision '" + asked + "' is unknown; expected 'auto', 'f32', 'bf16' or 'int8'");
+                    "precision '" + asked + "' is unknown; expected 'auto', 'f32', 'bf16', 'f16' or 'int8'");
     throw Error(
         ErrorKind::precision,
         "precision '" + asked + "' was asked for, but engine '" + graph.name + "' computes in " + own +
@@ -116,7 +116,7 @@ void Policy::Implementation::describe(const std::string& why) {
     for (const engine::KnownInstruction& known : policy.instructions) info_.instructions.push_back(known.text);
     backend_->describe(info_);
     info_.run_path = engine::one_line("engine '" + info_.name + "' runs on " + backend_->run_path() + why + ", " +
-                                      info_.precision + " products (as exported)");
+                                      backend_->products(graph_));
     info_.warning = engine::one_line(info_.warning);
 }
 

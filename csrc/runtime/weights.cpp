@@ -3,8 +3,12 @@
 
 #include <algorithm>
 
+#include "runtime/half.hpp"
+
 namespace lightwam::runtime {
 namespace {
+
+bool is_half(const engine::Tensor& tensor) { return tensor.dtype == engine::DType::f16; }
 
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;  // of a constant that is not packed
 
@@ -88,17 +92,24 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
         return tensors[a.tensor].offset < tensors[b.tensor].offset;
     });
     std::size_t largest = 0;
-    for (const Piece& piece : pieces) largest = std::max(largest, aligned(piece.bytes));
+    for (const Piece& piece : pieces)
+        largest = std::max(largest, aligned(piece.bytes) + (is_half(tensors[piece.tensor]) ? 2 * piece.bytes : 0));
+    largest = aligned(largest);
     // One buffer a thread; a copied constant is read to where it stays.
     const Block buffers(largest * static_cast<std::size_t>(pool.threads()), "the buffers to load the weights");
     pool.parallel_for(pieces.size(), [&](std::size_t i, int thread) {
         Piece& piece = pieces[i];
         const bool direct = piece.entry != nullptr && !piece.packed;
-        std::byte* const data = direct ? block_.data() + piece.entry->offset + piece.begin
-                                       : buffers.data() + largest * static_cast<std::size_t>(thread);
+        std::byte* const buffer = buffers.data() + largest * static_cast<std::size_t>(thread);
+        std::byte* const data = direct ? block_.data() + piece.entry->offset + piece.begin : buffer;
         piece.report = file.read(tensors[piece.tensor], piece.begin, piece.bytes, data);
-        if (piece.packed && piece.report.read_error == 0)
-            cpu::pack_piece(kernels_, piece.entry->shape, piece.index, data, block_.data() + piece.entry->offset);
+        if (!piece.packed || piece.report.read_error != 0) return;
+        const std::byte* rows = data;
+        if (is_half(tensors[piece.tensor])) {
+            rows = buffer + aligned(piece.bytes);
+            widen_halves(data, piece.bytes / 2, reinterpret_cast<float*>(buffer + aligned(piece.bytes)));
+        }
+        cpu::pack_piece(kernels_, piece.entry->shape, piece.index, rows, block_.data() + piece.entry->offset);
     });
     check(file, pieces);
     loaded_ = true;

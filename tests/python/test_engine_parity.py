@@ -23,7 +23,7 @@ from lightwam.model.vae import WanVAE
 from lightwam.runtime import Policy
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-FORMATS = [("f32", None), ("f32", "bf16"), ("bf16", None)]
+FORMATS = [("f32", None), ("f32", "bf16"), ("bf16", None), ("f16", None)]
 SENTENCE = "Pick up the alphabet-soup, place it in the basket!"
 
 

@@ -79,7 +79,7 @@ def export_engine(
         instructions: text -> context rows [n, text width] (zero rows at the end are dropped): the known instructions.
         normalizer: statistics (the content of stats.json) or ready vectors; None: states (clamped all the same) and
             actions stay normalised, the gripper's too.
-        precision: what the matrix products compute in, 'f32' or 'bf16'.
+        precision: what the matrix products compute in, 'f32', 'bf16' or 'f16'.
         weight_dtype: 'bf16' stores an f32 engine's weights in half the bytes; the runtime widens them.
         start_at: 'images', or 'latents' for callers that encode images themselves.
         latent_shape: [Z, h, w] when it is not that of the configured cameras.
@@ -94,7 +94,7 @@ def export_engine(
         show_progress: draw progress bars.
 
     Raises:
-        ExportError: an option that is not folded, weights that do not fit, or parity out of its limit (1e-4 relative
+        ExportError: an option that is not folded, weights that do not fit (or f16), or parity out of its limit (1e-4 relative
             with float32 weights, else cosine 0.9995).
     """
     if start_at == "images" and vae is None:

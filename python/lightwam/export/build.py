@@ -95,11 +95,11 @@ def folds_output(wish: CrossOutput, dit: VideoDiTConfig, tokens: int, keys: int)
 
 
 def _check_formats(options: BuildOptions) -> None:
-    if options.precision not in ("f32", "bf16"):
-        raise ExportError(f"precision is {options.precision!r}: use 'f32' or 'bf16'")
+    if options.precision not in ("f32", "bf16", "f16"):
+        raise ExportError(f"precision is {options.precision!r}: use 'f32', 'bf16' or 'f16'")
     if options.cross_output not in ("auto", "folded", "projected"):
         raise ExportError(f"cross_output is {options.cross_output!r}: use 'auto', 'folded' or 'projected'")
-    allowed = (None, "bf16") if options.precision == "bf16" else (None, "f32", "bf16")
+    allowed = (None, "f32", "bf16") if options.precision == "f32" else (None, options.precision)
     if options.weight_dtype not in allowed:
         raise ExportError(
             f"weight_dtype is {options.weight_dtype!r}: with precision {options.precision!r} use one of {allowed}"

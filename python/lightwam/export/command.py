@@ -39,7 +39,7 @@ class ExportArgs:
     """Instead of a checkpoint: random weights of this configuration (for latency, not for robots)."""
     seed: int = 0
     """Seed of the random weights."""
-    precision: Literal["f32", "bf16", "int8"] = "f32"
+    precision: Literal["f32", "bf16", "f16", "int8"] = "f32"
     """What the matrix products compute in; int8 with --random only (for a checkpoint: bf16, then lightwam quantize)."""
     weights: Literal["f32", "bf16"] | None = None
     """How weights are stored; bf16 halves an f32 engine's file."""

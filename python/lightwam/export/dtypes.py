@@ -8,14 +8,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-DType = Literal["f32", "bf16", "i32", "i8"]
+DType = Literal["f32", "bf16", "f16", "i32", "i8"]
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-ITEM_SIZE: dict[DType, int] = {"f32": 4, "bf16": 2, "i32": 4, "i8": 1}
+ITEM_SIZE: dict[DType, int] = {"f32": 4, "bf16": 2, "f16": 2, "i32": 4, "i8": 1}
 #: How an array of each format is held in NumPy; bfloat16 as its bits.
-NUMPY_DTYPE: dict[DType, Any] = {"f32": np.float32, "bf16": np.uint16, "i32": np.int32, "i8": np.int8}
-SAFETENSORS_NAME: dict[DType, str] = {"f32": "F32", "bf16": "BF16", "i32": "I32", "i8": "I8"}
+NUMPY_DTYPE: dict[DType, Any] = {
+    "f32": np.float32,
+    "bf16": np.uint16,
+    "f16": np.float16,
+    "i32": np.int32,
+    "i8": np.int8,
+}
+SAFETENSORS_NAME: dict[DType, str] = {"f32": "F32", "bf16": "BF16", "f16": "F16", "i32": "I32", "i8": "I8"}
 
 
 def num_elements(shape: Shape) -> int:
@@ -45,5 +51,7 @@ def bf16_bits_to_f32(bits: Array) -> NDArray[np.float32]:
 
 
 def decode(stored: Array, dtype: DType) -> Array:
-    """Numbers as a file holds them -> numbers to compute with: bfloat16 patterns become float32, the rest stays."""
-    return bf16_bits_to_f32(stored) if dtype == "bf16" else stored
+    """Numbers as a file holds them -> numbers to compute with: those of 16 bits become float32, the rest stays."""
+    if dtype == "bf16":
+        return bf16_bits_to_f32(stored)
+    return stored.astype(np.float32) if dtype == "f16" else stored

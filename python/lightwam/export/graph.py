@@ -20,8 +20,8 @@ ALIGNMENT = 64
 
 Storage = Literal["arena", "input", "instruction"]
 Stage = Literal["preprocess", "vae", "backbone", "expert", "postprocess", "text"]
-FloatPrecision = Literal["f32", "bf16"]
-Precision = Literal["f32", "bf16", "int8"]
+FloatPrecision = Literal["f32", "bf16", "f16"]
+Precision = Literal["f32", "bf16", "f16", "int8"]
 STAGES: tuple[Stage, ...] = ("preprocess", "vae", "backbone", "expert", "postprocess", "text")
 PROGRAM_NAMES = ("set_instruction", "act")
 Attr = int | float | str | bool | None | tuple[int, ...]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph in plain PyTorch on the CPU: the oracle for every backend.
 
-It computes in float64 (or float32) and rounds a value to bfloat16 where the graph declares it so. Nothing else is
-rounded but `scale_shift_clamp` and the scales of `quantize_rows`, to float32; integers are exact. Symbols as in
+It computes in float64 (or float32) and rounds a value to bfloat16 or float16 where the graph declares it so, unless
+told not to (`rounds`). Nothing else is rounded but `scale_shift_clamp` and the scales of `quantize_rows`, to float32; integers are exact. Symbols as in
 `lightwam.export.ops`.
 """
 
@@ -74,6 +74,7 @@ def _add_residual(c: Call, y: Tensor) -> Tensor:
     return y if residual is None else y + residual
 
 
+_HALVES = {"bf16": torch.bfloat16, "f16": torch.float16}
 SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
 
 
@@ -273,7 +274,8 @@ def is_small(graph: Graph) -> bool:
 class Interpreter:
     """Runs a graph's programs. `trace` keeps values of the last `act`: all with `keep_trace`, else those of `kept`.
 
-    `on_op` hears of each op before it runs: the program's name, the op, and its operands.
+    `on_op` hears of each op before it runs: the program's name, the op, and its operands. Without `rounds` values keep
+    all digits that they were computed with, whatever the graph declares: what a backend's rounding is measured from.
     """
 
     graph: Graph
@@ -282,6 +284,7 @@ class Interpreter:
     kept: frozenset[str] = frozenset()
     keep_constants: bool = True
     on_op: Callable[[str, Op, Call], None] | None = None
+    rounds: bool = True
     trace: dict[str, Tensor] = field(default_factory=dict)
     _instruction: dict[str, Tensor] | None = None
     _constants: dict[str, Tensor] = field(default_factory=dict)
@@ -354,7 +357,8 @@ class Interpreter:
     def _round(self, y: Tensor, dtype: str) -> Tensor:
         if dtype in ("i8", "i32"):
             return y
-        return y.to(torch.bfloat16).to(self.dtype) if dtype == "bf16" else y.to(self.dtype)
+        half = _HALVES.get(dtype) if self.rounds else None
+        return y.to(self.dtype) if half is None else y.to(half).to(self.dtype)
 
     def _constant(self, name: str) -> Tensor:
         if name not in self._constants:

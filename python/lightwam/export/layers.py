@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightwam.errors import ExportError
 from lightwam.export.builder import ProgramBuilder
 from lightwam.export.dtypes import Array, DType, Shape
 from lightwam.export.fold import Affine, split_heads
@@ -33,12 +34,23 @@ def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) 
     """A constant whose numbers `make` computes when asked."""
 
     def load() -> Array:
+        if dtype == "f16":
+            return _half(name, make())
         if dtype == "bf16":
             return np.asarray(make().to(torch.bfloat16).contiguous().view(torch.int16).numpy()).view(np.uint16)
         whole = torch.int8 if dtype == "i8" else torch.float32
         return np.asarray(make().to(whole).contiguous().numpy())
 
     return Constant(name, TensorType(dtype, shape), load)
+
+
+def _half(name: str, numbers: Tensor) -> Array:
+    """Rounded to float16. Raises `ExportError` if one lies beyond its largest, 65,504."""
+    rounded = numbers.to(torch.float16)
+    if bool(rounded.isinf().any()):
+        largest = numbers.flatten()[numbers.abs().argmax()].item()
+        raise ExportError(f"constant {name} holds {largest:.6g}, beyond f16's 65504: export with --precision bf16")
+    return np.asarray(rounded.contiguous().numpy())
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,8 @@ class Emitter:
         dtype: DType = "f32",
         storage: Storage = "arena",
     ) -> Value:
-        """y = act(x W^T + b) + residual. An f32 `x` in a bf16 engine keeps f32 weights (small layers only)."""
-        widened = x.type.dtype == "f32" and self.formats.compute == "bf16"
+        """y = act(x W^T + b) + residual. An f32 `x` in a bf16 or f16 engine keeps f32 weights (small layers only)."""
+        widened = x.type.dtype == "f32" and self.formats.compute != "f32"
         weight = layer.weight("f32" if widened else self.formats.weight)
         inputs = {"x": x} if residual is None else {"x": x, "residual": residual}
         return self.program.emit(

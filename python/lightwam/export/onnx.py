@@ -26,7 +26,7 @@ class OnnxArgs:
     """Write an engine as ONNX models: the action pass, and what runs once an instruction; the weights beside them."""
 
     engine: Path
-    """Engine file (*.lwam) in f32 or bf16."""
+    """Engine file (*.lwam) in f32, bf16 or f16."""
     out: Path
     """The model of the action pass to write (*.onnx)."""
     text_rows: int | None = None
@@ -65,7 +65,7 @@ def write_onnx(
     """Write an engine's two programs as ONNX models (operator set 23) that compute in float32.
 
     Args:
-        graph: of an f32 or bf16 engine.
+        graph: of an f32, bf16 or f16 engine.
         path: the model of `act` (*.onnx). Inputs: `state` f32 [1, P] in robot units; `canvas` f32 [h, w, 3] in -1..1
             (the joined, resized cameras; docs/onnx.md) or `latents` f32 [Z, h, w]; the values that the instruction's
             model returned, under the same names. Output: `actions` f32 [H, A] in robot units.

@@ -2,7 +2,7 @@
 """Makes ONNX models node by node, their weights in one data file beside them, streamed tensor by tensor.
 
 Models of one policy share the data file: a weight that both use is stored once. Values are float32 throughout; a weight
-stored in bfloat16 is widened by a Cast, which every runtime folds while it loads.
+stored in 16 bits is widened by a Cast, which every runtime folds while it loads.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class ModelBuilder:
         made = shape or constant.type.shape
         name = f"{constant.name}:{variant}" if variant else constant.name
         stored_as = constant.type.dtype
-        if stored_as not in ("f32", "bf16"):
-            raise ExportError(f"constant {constant.name} is {constant.type}: export the policy in f32 or bf16 for ONNX")
+        if stored_as not in ("f32", "bf16", "f16"):
+            raise ExportError(f"constant {constant.name} is {constant.type}: export the policy in a float precision for ONNX")
         if stored_as == "f32" and num_elements(made) <= _INLINE_ELEMENTS:
             array = constant.array()
             return self._inline(name, np.array(array if transform is None else transform(array)))
@@ -144,8 +144,8 @@ class ModelBuilder:
 
     def _external(self, name: str, stored: StoredTensor) -> Any:
         proto = self._onnx.TensorProto
-        wide = stored.constant.type.dtype == "f32"
-        tensor = proto(name=name, dims=stored.shape, data_type=proto.FLOAT if wide else proto.BFLOAT16)
+        types = {"f32": proto.FLOAT, "bf16": proto.BFLOAT16, "f16": proto.FLOAT16}
+        tensor = proto(name=name, dims=stored.shape, data_type=types[stored.constant.type.dtype])
         tensor.data_location = proto.EXTERNAL
         places = {"location": self._weights.location, "offset": stored.offset, "length": stored.num_bytes}
         for key, value in places.items():

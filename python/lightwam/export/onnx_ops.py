@@ -26,7 +26,7 @@ def lower(t: Lowering, op: Op) -> None:
     """Append an op of the engine. Raises `ExportError` for one that has no float form."""
     made = _LOWERINGS.get(op.op)
     if made is None or "i8" in _dtypes(t, op):
-        raise ExportError(f"op {op.name} ({op.op}) is eight-bit: export the policy in f32 or bf16 for ONNX")
+        raise ExportError(f"op {op.name} ({op.op}) is eight-bit: export the policy in a float precision for ONNX")
     made(t, op)
 
 

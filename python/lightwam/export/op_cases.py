@@ -46,16 +46,17 @@ class OpCase:
         """What its products compute in."""
         if self.op == "quantize_rows" or "x_scale" in self.inputs:
             return "int8"
-        return "bf16" if any(tensor.dtype == "bf16" for tensor in self.inputs.values()) else "f32"
+        formats = {tensor.dtype for tensor in self.inputs.values()}
+        return "bf16" if "bf16" in formats else "f16" if "f16" in formats else "f32"
 
     def tolerance(self) -> float:
         """Of max |error| / max |reference|."""
-        rounded = self.precision == "bf16" or self.output == "bf16"
         if self.output == "f32" and self.on_grid:
             return OPS["linear"].tolerance["i8"]
         if self.op == "quantize_rows":
             return 2 / 255  # a step of at most (high - low) / 255, seen from the larger of the two
-        return OPS[self.op].tolerance["bf16" if rounded else "f32"]
+        formats = (self.precision, self.output)
+        return OPS[self.op].tolerance["bf16" if "bf16" in formats else "f16" if "f16" in formats else "f32"]
 
     def __str__(self) -> str:
         return f"{self.op}-{self.label}"
@@ -71,6 +72,7 @@ def _products() -> Iterator[OpCase]:
         ("f32", "bf16", "f32"),
         ("bf16", "bf16", "bf16"),
         ("bf16", "bf16", "f32"),
+        ("f16", "f16", "f16"),
     )
     for formats in combinations:
         label = "/".join(formats)
@@ -120,7 +122,12 @@ def _convolutions(formats: tuple[DType, DType, DType], label: str) -> Iterator[O
 
 
 def _norms() -> Iterator[OpCase]:
-    formats: tuple[tuple[DType, DType], ...] = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"))
+    formats: tuple[tuple[DType, DType], ...] = (
+        ("f32", "f32"),
+        ("f32", "bf16"),
+        ("bf16", "bf16"),
+        ("f32", "f16"),
+    )
     for x, y in formats:
         label = f"{x}/{y}"
         weight = {"weight": _t("f32", 72)}
@@ -136,7 +143,7 @@ def _norms() -> Iterator[OpCase]:
 
 
 def _attention() -> Iterator[OpCase]:
-    formats: tuple[DType, ...] = ("f32", "bf16")
+    formats: tuple[DType, ...] = ("f32", "bf16", "f16")
     for dtype in formats:
         for tokens, heads, width in ((24, 3, 24), (128, 6, 32), (33, 2, 128), (40, 1, 384), (1, 4, 20)):
             q = _t(dtype, tokens, heads * width)
@@ -177,7 +184,7 @@ def _folded_cross_attention(dtype: DType) -> Iterator[OpCase]:
 
 
 def _elementwise() -> Iterator[OpCase]:
-    formats: tuple[DType, ...] = ("f32", "bf16")
+    formats: tuple[DType, ...] = ("f32", "bf16", "f16")
     for dtype in formats:
         x, row = _t(dtype, 13, 21), _t(dtype, 1, 21)
         for op in ("add", "subtract"):
@@ -218,7 +225,7 @@ def _eight_bit() -> Iterator[OpCase]:
                     "linear", f"residual-{label}", {**x, **residual}, constants, {"activation": "none"}, output,
                     on_grid=True,
                 )  # fmt: skip
-    for dtype in outputs:
+    for dtype in (*outputs, "f16"):
         for rows, columns in ((1, 1), (1, 2), (13, 21), (3, 200), (65, 64)):
             x = {"x": _t(dtype, rows, columns)}
             yield OpCase("quantize_rows", f"{rows}x{columns}-{dtype}", x)

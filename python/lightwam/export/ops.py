@@ -77,7 +77,7 @@ class OpSpec:
     product: bool = False
     free_shape: bool = False  # the graph declares the output shape, the rule checks it
     integers: Mapping[str, DType] = field(default_factory=dict)  # operands and outputs that may (or must) be whole
-    tolerance: Mapping[str, float] = field(default_factory=lambda: {"f32": 1e-5, "bf16": 1e-2})
+    tolerance: Mapping[str, float] = field(default_factory=lambda: {"f32": 1e-5, "bf16": 1e-2, "f16": 1.5e-3})
 
     def in_place_roles(self) -> tuple[str, ...]:
         return tuple(role.name for role in self.inputs if role.in_place)
@@ -126,7 +126,7 @@ def _attr_fits(attr: Attr, kind: AttrKind) -> bool:
 
 
 def _check_integers(spec: OpSpec, operands: Operands) -> None:
-    """Values and constants are f32 or bf16, but where the op says otherwise."""
+    """Values and constants are f32, bf16 or f16, but where the op says otherwise."""
     groups = (operands.inputs, operands.constants, operands.declared)
     for role, tensor in ((role, tensor) for group in groups for role, tensor in group.items()):
         whole = tensor.dtype in ("i8", "i32")
@@ -135,7 +135,7 @@ def _check_integers(spec: OpSpec, operands: Operands) -> None:
 
 def _check_product_formats(operands: Operands) -> None:
     x, weight = operands.inputs["x"].dtype, operands.constants["weight"].dtype
-    fitting = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"), ("i8", "i8"))
+    fitting = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"), ("f16", "f16"), ("i8", "i8"))
     operands.require((x, weight) in fitting, "x and weight formats that fit")
     bias = operands.constants.get("bias")
     operands.require(bias is None or bias.dtype == "f32", "an f32 bias")
@@ -335,7 +335,7 @@ _SPECS = (
     OpSpec("linear", _linear, (_X, _RESIDUAL, Role("x_scale", optional=True), Role("x_zero", optional=True)),
            (_WEIGHT, _BIAS, Role("weight_scale", optional=True)), {"activation": "activation"}, _linear_flops,
            product=True, integers={"x": "i8", "x_zero": "i32", "weight": "i8"},
-           tolerance={"f32": 1e-5, "bf16": 1e-2, "i8": 3e-6}),
+           tolerance={"f32": 1e-5, "bf16": 1e-2, "f16": 1.5e-3, "i8": 3e-6}),
     OpSpec("quantize_rows", _quantize_rows, (_X,), outputs=("y", "scale", "zero"),
            integers={"y": "i8", "zero": "i32"}),
     OpSpec("grouped_linear", _grouped_linear, (_X,), (_WEIGHT, _BIAS), {}, _grouped_linear_flops, product=True),

@@ -51,7 +51,7 @@ def find_layers(graph: Graph, min_weights: int = MIN_WEIGHTS) -> tuple[Layer, ..
     where it shares its weight with one of `act`.
     """
     if graph.precision == "int8":
-        raise ExportError(f"engine {graph.name} is quantised already: give the f32 or bf16 engine it was made from")
+        raise ExportError(f"engine {graph.name} is quantised already: give the float engine it was made from")
     act = graph.programs["act"]
     edges = _edge_weights(act)
     readers = _weight_readers(graph)

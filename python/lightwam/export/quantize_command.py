@@ -24,7 +24,7 @@ class QuantizeArgs:
     """Compute an engine's large linears in eight bits, layer by layer where that is accurate enough."""
 
     engine: Positional[Path]
-    """Engine file (*.lwam) in f32 or bf16; what is not quantised stays in that precision."""
+    """Engine file (*.lwam) in f32, bf16 or f16; what is not quantised stays in that precision."""
     out: Path
     """The engine file to write; the report goes beside it, as *.report.json."""
     calibration: Path | None = None

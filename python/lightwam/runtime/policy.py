@@ -40,7 +40,7 @@ class Policy:
     device: "cpu", "cuda" (an engine made by `lightwam compile`, never the processor instead), or "auto": a GPU if the
         driver, machine code for it and enough memory are there, else the processor (the log says which, and why).
     threads: processor threads; None takes one per processor that this process may use. The actions do not depend on it.
-    precision: "auto" takes the engine's own; "f32", "bf16" or "int8" insist on it.
+    precision: "auto" takes the engine's own; "f32", "bf16", "f16" or "int8" insist on it.
 
     Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError. Logs one line to the
     logger "lightwam.runtime" that says what runs and why. Calls from several threads are served one after the other.
@@ -56,7 +56,7 @@ class Policy:
         if not isinstance(device, str):
             raise DeviceError(f"device is {device!r}; expected 'cpu', 'cuda' or 'auto'")
         if not isinstance(precision, str):
-            raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16' or 'int8'")
+            raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16', 'f16' or 'int8'")
         self._engine = _engine.Policy(engine_file_name(path), device, _thread_count(threads), precision)
         self._metadata: dict[str, Any] = json.loads(self._engine.document)
         policy = self._metadata["policy"]

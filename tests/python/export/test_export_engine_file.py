@@ -35,7 +35,7 @@ def _graph(precision: str = "bf16") -> Graph:
     return build_graph(config, StateDictWeights(random_model(config).state_dict()), options)
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
 def test_round_trip_keeps_graph_and_numbers(tmp_path: Path, precision: str) -> None:
     graph = replace(_graph(precision), provenance={"why": 'test "quotes", ünïcode'})
     size = write_engine(graph, tmp_path / "a.lwam")

@@ -18,9 +18,11 @@ from lightwam.errors import ExportError
 from lightwam.export import export_engine
 from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.interpret import Interpreter
+from lightwam.export.layers import constant
 from lightwam.export.parity import CHUNK
 from lightwam.export.policy import Normalization
 from lightwam.export.weights import StateDictWeights
+from lightwam.model import LightWAM
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.model.vae import WanVAE
 from lightwam.runtime import Policy
@@ -117,12 +119,14 @@ def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
     np.testing.assert_array_equal(actions[:, 6], np.sign(-(2 * wanted[:, 6] - 1)))
 
 
-def _tiny_export(tmp_path: Path, config: LightWAMConfig | None = None, **options: Any) -> None:
+def _tiny_export(
+    tmp_path: Path, config: LightWAMConfig | None = None, model: LightWAM | None = None, **options: Any
+) -> None:
     defaults: dict[str, Any] = {
         "start_at": "latents", "latent_shape": (16, 8, 8), "context_rows": 4, "parity_seeds": (),
         "instructions": {"go": np.ones((2, 32))},
     }  # fmt: skip
-    export_engine(random_model(config or tiny_config()), tmp_path / "tiny.lwam", **{**defaults, **options})
+    export_engine(model or random_model(config or tiny_config()), tmp_path / "tiny.lwam", **{**defaults, **options})
 
 
 _REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -133,6 +137,7 @@ _REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "repeated instruction": ({"instructions": {"go": np.ones((2, 32)), " go ": np.ones((1, 32))}}, "given twice"),
     "unknown precision": ({"precision": "fp32"}, "precision is 'fp32'"),
     "unknown weight format": ({"weight_dtype": "f16"}, "weight_dtype is 'f16'"),
+    "bf16 weights in an f16 engine": ({"precision": "f16", "weight_dtype": "bf16"}, "weight_dtype is 'bf16'"),
     "float32 weights in a bf16 engine": ({"precision": "bf16", "weight_dtype": "f32"}, "weight_dtype is 'f32'"),
     "provenance that is no JSON": ({"provenance": {"who": object()}}, "provenance"),
     "unknown start": ({"start_at": "tokens"}, "start_at is 'tokens'"),
@@ -154,6 +159,24 @@ def test_what_is_not_folded_is_refused_by_name(option: str, tmp_path: Path) -> N
     with pytest.raises(ExportError, match=message):
         _tiny_export(tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weight_beyond_f16_is_refused_by_name_and_value(tmp_path: Path) -> None:
+    model = random_model(tiny_config())
+    with torch.no_grad():
+        model.get_parameter("mot.mixtures.video.blocks.0.cross_attn.q.weight")[3, 4] = -1e6
+    with pytest.raises(ExportError, match=r"blocks\.0\.cross_attn\.q\.weight holds -.*, beyond f16's 65504: export with"):
+        _tiny_export(tmp_path, model=model, precision="f16")
+    assert list(tmp_path.iterdir()) == []
+    _tiny_export(tmp_path, model=model, precision="bf16")  # has the range of f32
+
+
+def test_the_largest_f16() -> None:
+    """65,519.9 rounds to it, 65,520 to infinity."""
+    numbers = torch.tensor([1.0, -65_519.9, 1e-9], dtype=torch.float64)
+    np.testing.assert_array_equal(constant("w", "f16", (3,), lambda: numbers).array(), np.float16([1, -65_504, 0]))
+    with pytest.raises(ExportError, match="constant w holds -65520, beyond f16's 65504"):
+        constant("w", "f16", (3,), lambda: numbers - 0.1).array()
 
 
 def test_flip_of_one_axis_is_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def with_eps(graph: Graph, eps: float) -> Graph:
     return replace(graph, programs={**graph.programs, "act": replace(act, ops=ops)})
 
 
-@pytest.mark.parametrize(("precision", "eps"), [("f32", None), ("f32", 0.5), ("bf16", None)])
+@pytest.mark.parametrize(("precision", "eps"), [("f32", None), ("f32", 0.5), ("bf16", None), ("f16", None)])
 def test_nano_from_the_canvas(precision: str, eps: float | None, tmp_path: Path) -> None:
     graph = nano_graph(precision=precision)
     graph = graph if eps is None else with_eps(graph, eps)
@@ -136,7 +136,7 @@ def test_every_op_of_the_table(case: OpCase, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", INT8_CASES[:1] + INT8_CASES[-1:], ids=str)
 def test_eight_bit_ops_are_refused_by_name(case: OpCase, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"eight-bit.*f32 or bf16"):
+    with pytest.raises(ExportError, match=r"eight-bit.*float precision"):
         write_onnx(one_op_graph(case), tmp_path / "op.onnx")
     assert list(tmp_path.iterdir()) == []
 

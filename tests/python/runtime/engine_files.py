@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Tensor = NDArray[np.float32] | NDArray[np.uint16] | NDArray[np.int8]  # uint16 holds the bits of bf16
-SAFETENSORS_NAMES = {"float32": "F32", "uint16": "BF16", "int8": "I8"}
+Tensor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.int8]  # uint16 holds the bits of bf16
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
 
 TASK = "pick up the soup"
 CONTEXT_ROWS, TEXT_WIDTH, STATE_WIDTH, ACTION_WIDTH, HORIZON, WIDTH = 6, 8, 5, 3, 4, 8

@@ -75,6 +75,15 @@ def value(name: str, program: str = "act", /, **fields: Any) -> Spoil:
     return lambda engine: engine.value(name, program).update(fields)
 
 
+def tensor(name: str, change: Any) -> Spoil:
+    """Replaces a tensor by what `change` makes of it."""
+
+    def spoil(engine: Engine) -> None:
+        engine.tensors[name] = change(engine.tensors[name].copy())
+
+    return spoil
+
+
 def both_values(name: str, /, **fields: Any) -> Spoil:
     def spoil(engine: Engine) -> None:
         engine.value(name, "act").update(fields)

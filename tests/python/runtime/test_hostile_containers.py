@@ -196,11 +196,17 @@ def test_misaligned_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("bf16", [True, False])
-@pytest.mark.parametrize("name", ["query.weight", "instruction.0"])
-def test_constants_that_are_not_finite(tmp_path: Path, value: float, bf16: bool, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("query.weight", "f32"), ("query.weight", "bf16"), ("query.weight", "f16"), ("instruction.0", "f32"),
+     ("instruction.0", "bf16")],
+)  # fmt: skip
+def test_constants_that_are_not_finite(tmp_path: Path, value: float, dtype: str, name: str) -> None:
     engine = small_engine()
     engine.tensors[name][-1, -1] = value
-    if bf16:
+    if dtype == "bf16":
         engine.tensors[name] = to_bf16(engine.tensors[name])
+    if dtype == "f16":
+        engine.tensors[name] = engine.tensors[name].astype(np.float16)
+        engine.value("normed")["dtype"] = "f16"  # what the weight is multiplied with
     refused(write_engine(tmp_path / "bad.lwam", engine), f"tensor '{name}' holds NaN or infinity")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ from hostile_files import (
     op,
     refused,
     role,
+    tensor,
     value,
 )
+from numpy.typing import NDArray
 
 from lightwam.runtime import Policy
 
@@ -34,6 +37,10 @@ FOLDED = both(
     op("attention", op="cross_attention_folded"),
     role("attention", "inputs", value_text=..., output_text="value"),
 )
+
+
+def to_f16(values: NDArray[Any]) -> NDArray[np.float16]:
+    return values.astype(np.float16)
 
 
 def folded_shapes(engine: Engine) -> None:
@@ -54,7 +61,7 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("version no integer", document("format_version", 1.5), "expected an integer"),
     ("version a string", document("format_version", "1"), "is a string; expected an integer"),
     ("no name", document("name", ...), "'name' is missing"),
-    ("precision", document("precision", "int4"), "expected f32, bf16 or int8"),
+    ("precision", document("precision", "int4"), "expected f32, bf16, f16 or int8"),
     ("no provenance", document("provenance", ...), "'provenance' is missing"),
     ("instruction block too large", document("instruction_bytes", 2**35), "expected 0 to"),
     ("negative block", document("instruction_bytes", -1), "expected 0 to"),
@@ -172,7 +179,11 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("output shape", value("query", shape=[31, 8]), r"'y' has shape \[31, 8\]; expected \[32, 8\]"),
     ("attention value shape", both_values("value", shape=[5, 8]), r"expected \[6, 8\]"),
     ("key count a float", both_values("key_count", dtype="f32"), "is f32; expected i32"),
-    ("float input an integer", value("query", dtype="i32"), "is i32; expected f32 or bf16"),
+    ("float input an integer", value("query", dtype="i32"), "is i32; expected f32, bf16 or f16"),
+    ("f16 input, f32 weight", both(value("normed", dtype="f16", offset=0)), "'weight' is f32; expected f16"),
+    ("f32 input, f16 weight", tensor("query.weight", to_f16), "'weight' is f16; expected f32 or bf16, since input 'x'"),
+    ("f16 as a norm's weight", tensor("norm.weight", to_f16), "is f16; expected f32"),
+    ("f16 context", tensor("instruction.0", to_f16), "is f16; expected f32 or bf16"),
     ("bf16 input, f32 weight", both(value("normed", dtype="bf16", offset=0)), "'weight' is f32; expected bf16"),
     ("reshape elsewhere", value("tokens", offset=2048), "does not lie on the bytes"),
     ("reshape retyped", value("tokens", dtype="bf16", shape=[64, 8]), "is bf16; expected f32"),

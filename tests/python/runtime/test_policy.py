@@ -229,6 +229,24 @@ def test_bf16_arithmetic_is_near_the_reference(tmp_path: Path) -> None:
     assert "bf16 products" in policy.run_path
 
 
+def test_f16_is_widened_and_said_aloud(tmp_path: Path) -> None:
+    """Where a value keeps its offset but fills twice the bytes, its neighbour moves; f32 holds every f16."""
+    plain = small_engine(images=False)
+    plain.tensors["query.weight"] = plain.tensors["query.weight"].astype(np.float16).astype(np.float32)
+    engine = small_engine(images=False)
+    engine.document["precision"] = "f16"
+    engine.value("normed")["dtype"] = "f16"
+    engine.tensors["query.weight"] = plain.tensors["query.weight"].astype(np.float16)
+    seen, chunks = observation(images=False), []
+    for each in (plain, engine):
+        policy = Policy(write_engine(tmp_path / "e.lwam", each), threads=1)
+        policy.set_instruction(TASK)
+        chunks.append(policy.infer(seen).actions)
+    assert "f32 products (its f16 weights and values widened to f32" in policy.run_path
+    assert policy.metadata["precision"] == "f16"
+    np.testing.assert_array_equal(*chunks)  # nothing was rounded to f16
+
+
 def test_every_instruction_set_gives_the_same_actions(tmp_path: Path) -> None:
     path = write_engine(tmp_path / "e.lwam", small_engine(images=False))
     seen = observation(images=False)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import runtime_reference
 from engine_files import TASK, Engine, as_float, observation, quantised, small_engine, write_engine
-from hostile_files import Spoil, both, refused, role, value
+from hostile_files import Spoil, both, refused, role, tensor, value
 from numpy.typing import NDArray
 
 from lightwam.errors import EngineError, PrecisionError
@@ -90,15 +90,6 @@ def test_overflowing_activations_give_an_error_and_no_action(tmp_path: Path) -> 
     policy.infer(observation(images=False))
 
 
-def tensor(name: str, change: Any) -> Spoil:
-    """Replaces a tensor by what `change` makes of it."""
-
-    def spoil(engine: Engine) -> None:
-        engine.tensors[name] = change(engine.tensors[name].copy())
-
-    return spoil
-
-
 def with_entry(index: tuple[int, ...], entry: float) -> Any:
     def change(tensor: NDArray[Any]) -> NDArray[Any]:
         tensor[index] = entry
@@ -143,7 +134,7 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("no x_scale", role("query", "inputs", x_scale=...), "input 'x_scale' is missing"),
     ("no x_zero", role("query", "inputs", x_zero=...), "input 'x_zero' is missing"),
     ("no weight_scale", role("query", "constants", weight_scale=...), "constant 'weight_scale' is missing"),
-    ("x f32", role("query", "inputs", x="normed"), "'weight' is i8; expected f32 or bf16"),
+    ("x f32", role("query", "inputs", x="normed"), "'weight' is i8; expected f32, bf16 or f16"),
     ("x_scale i32", role("query", "inputs", x_scale="normed.zero"), "'x_scale' is i32; expected f32"),
     ("x_zero f32", role("query", "inputs", x_zero="normed.scale"), "'x_zero' is f32; expected i32"),
     ("x_scale of other rows", role("query", "inputs", x_scale="state.scale"), r"\[1\]; expected \[32\]"),
@@ -161,13 +152,13 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ),
     ("x of another op", lambda engine: twice_quantised(engine, "x"), "of op 'other', which writes 'x'"),
     ("y not i8", value("normed.y", dtype="f32"), "output 'y' is f32; expected i8"),
-    ("y i8 elsewhere", value("query", dtype="i8"), "output 'y' is i8; expected f32 or bf16"),
+    ("y i8 elsewhere", value("query", dtype="i8"), "output 'y' is i8; expected f32, bf16 or f16"),
     ("y shape", value("normed.y", shape=[32, 7]), r"\[32, 7\]; expected \[32, 8\]"),
     ("scale bf16 value", value("normed.scale", dtype="bf16"), "output 'scale' is bf16; expected f32"),
     ("zero i8", value("normed.zero", dtype="i8"), "output 'zero' is i8; expected i32"),
     ("rows", both(value("normed.scale", shape=[31])), r"\[31\]; expected \[32\]"),
     ("too long", long_rows, "sums 66312 products of 8 bits; expected at most 66311"),
-    ("i8 in a convolution", tensor("conv.weight", lambda t: t.astype(np.int8)), "is i8; expected f32 or bf16"),
+    ("i8 in a convolution", tensor("conv.weight", lambda t: t.astype(np.int8)), "is i8; expected f32, bf16 or f16"),
     ("i8 as a norm's weight", tensor("norm.weight", lambda t: t.astype(np.int8)), "is i8; expected f32"),
     ("i8 context", tensor("instruction.0", lambda t: t.astype(np.int8)), "is i8; expected f32 or bf16"),
 ]

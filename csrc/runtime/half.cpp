@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/half.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
+
+namespace lightwam::runtime {
+namespace {
+
+using engine::DType;
+using engine::Graph;
+using engine::Program;
+using engine::Value;
+
+std::uint64_t doubled(std::uint64_t bytes, const Graph& graph) {
+    if (bytes > engine::kMaxBlockBytes / 2)
+        throw Error(ErrorKind::engine, "engine '" + graph.name + "' needs a block of " + std::to_string(2 * bytes) +
+                                           " bytes for its f16 values as f32; expected at most " +
+                                           std::to_string(engine::kMaxBlockBytes));
+    return 2 * bytes;
+}
+
+void widen(Program& program, const Graph& graph) {
+    program.arena_bytes = doubled(program.arena_bytes, graph);
+    for (Value& value : program.values) {
+        value.offset *= 2;
+        if (value.dtype != DType::f16) continue;
+        value.dtype = DType::f32;
+        value.bytes *= 2;
+    }
+}
+
+bool holds_halves(const Program& program) noexcept {
+    return std::any_of(program.values.begin(), program.values.end(),
+                       [](const Value& value) { return value.dtype == DType::f16; });
+}
+
+// Exponent and fraction keep their places above those of f32, whose exponent counts from 112 less: so does a factor of
+// 2^112, which also makes normal numbers of what is subnormal in f16.
+float widen(std::uint16_t half) noexcept {
+    const float magnitude = std::bit_cast<float>(static_cast<std::uint32_t>(half & 0x7FFFU) << 13) * 0x1p112F;
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) |
+                                (static_cast<std::uint32_t>(half & 0x8000U) << 16));
+}
+
+}  // namespace
+
+bool has_halves(const Graph& graph) noexcept {
+    return holds_halves(graph.set_instruction) || holds_halves(graph.act);
+}
+
+Graph halves_as_f32(const Graph& graph) {
+    Graph wide = graph;
+    if (!has_halves(graph)) return wide;
+    wide.instruction_bytes = doubled(graph.instruction_bytes, graph);
+    for (Program* program : {&wide.set_instruction, &wide.act}) widen(*program, graph);
+    return wide;
+}
+
+void widen_halves(const std::byte* halves, std::size_t count, float* wide) noexcept {
+    constexpr std::size_t kChunk = 1024;
+    std::uint16_t chunk[kChunk];
+    for (std::size_t at = 0; at < count; at += kChunk) {
+        const std::size_t length = std::min(kChunk, count - at);
+        std::memcpy(chunk, halves + at * sizeof(std::uint16_t), length * sizeof(std::uint16_t));
+        for (std::size_t i = 0; i < length; ++i) wide[at + i] = widen(chunk[i]);
+    }
+}
+
+}  // namespace lightwam::runtime
