@@ -23,9 +23,7 @@ const char* dtype_name(DType dtype) noexcept {
     return kNames[static_cast<int>(dtype)];
 }
 
-bool is_float(DType dtype) noexcept {
-    return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16;
-}
+bool is_float(DType dtype) noexcept { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16; }
 
 const char* op_name(OpKind kind) noexcept {
     static constexpr const char* kNames[] = {

@@ -15,8 +15,8 @@ struct SafeTensors {
     std::string lightwam;         // the text of the metadata entry "lightwam"
 };
 
-// Reads and checks the header: lengths, dtypes (F32, BF16, F16 and I8), shapes, offsets, alignment, and that tensors neither
-// overlap nor leave holes. Throws Error (engine); `path` is for its message.
+// Reads and checks the header: lengths, dtypes, shapes, offsets, alignment, and that tensors neither overlap
+// nor leave holes. Throws Error (engine); `path` is for its message.
 SafeTensors read_safetensors(const InputFile& file, const std::string& path);
 
 }  // namespace lightwam::engine

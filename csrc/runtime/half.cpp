@@ -47,9 +47,7 @@ float widen(std::uint16_t half) noexcept {
 
 }  // namespace
 
-bool has_halves(const Graph& graph) noexcept {
-    return holds_halves(graph.set_instruction) || holds_halves(graph.act);
-}
+bool has_halves(const Graph& graph) noexcept { return holds_halves(graph.set_instruction) || holds_halves(graph.act); }
 
 Graph halves_as_f32(const Graph& graph) {
     Graph wide = graph;

@@ -94,8 +94,8 @@ def export_engine(
         show_progress: draw progress bars.
 
     Raises:
-        ExportError: an option that is not folded, weights that do not fit (or f16), or parity out of its limit (1e-4 relative
-            with float32 weights, else cosine 0.9995).
+        ExportError: an option that is not folded, weights that do not fit (the configuration, or f16), or parity out of its
+            limit (1e-4 relative with float32 weights, else cosine 0.9995).
     """
     if start_at == "images" and vae is None:
         raise ExportError("vae is None: an engine that starts at images needs the VAE, or start_at='latents'")

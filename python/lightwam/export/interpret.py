@@ -2,8 +2,8 @@
 """The graph in plain PyTorch on the CPU: the oracle for every backend.
 
 It computes in float64 (or float32) and rounds a value to bfloat16 or float16 where the graph declares it so, unless
-told not to (`rounds`). Nothing else is rounded but `scale_shift_clamp` and the scales of `quantize_rows`, to float32; integers are exact. Symbols as in
-`lightwam.export.ops`.
+told not to (`rounds`). Nothing else is rounded but `scale_shift_clamp` and the scales of `quantize_rows`, to float32;
+integers are exact. Symbols as in `lightwam.export.ops`.
 """
 
 from __future__ import annotations

@@ -130,7 +130,9 @@ class ModelBuilder:
         name = f"{constant.name}:{variant}" if variant else constant.name
         stored_as = constant.type.dtype
         if stored_as not in ("f32", "bf16", "f16"):
-            raise ExportError(f"constant {constant.name} is {constant.type}: export the policy in a float precision for ONNX")
+            raise ExportError(
+                f"constant {constant.name} is {constant.type}: export the policy in a float precision for ONNX"
+            )
         if stored_as == "f32" and num_elements(made) <= _INLINE_ELEMENTS:
             array = constant.array()
             return self._inline(name, np.array(array if transform is None else transform(array)))

@@ -130,7 +130,7 @@ void test_options(const std::string& path) {
     refused([](PolicyOptions& o) { o.device = "cuda"; }, "has no machine code for a GPU");
     refused([](PolicyOptions& o) { o.device = "npu"; }, "device 'npu' is unknown");
     refused([](PolicyOptions& o) { o.precision = "bf16"; }, "computes in f32");
-    refused([](PolicyOptions& o) { o.precision = "f8"; }, "precision 'f16' is unknown");
+    refused([](PolicyOptions& o) { o.precision = "f8"; }, "precision 'f8' is unknown");
     refused([](PolicyOptions& o) { o.threads = -1; }, "threads is -1");
     refused([](PolicyOptions& o) { o.threads = 5000; }, "threads is 5000");
 }

@@ -165,7 +165,9 @@ def test_a_weight_beyond_f16_is_refused_by_name_and_value(tmp_path: Path) -> Non
     model = random_model(tiny_config())
     with torch.no_grad():
         model.get_parameter("mot.mixtures.video.blocks.0.cross_attn.q.weight")[3, 4] = -1e6
-    with pytest.raises(ExportError, match=r"blocks\.0\.cross_attn\.q\.weight holds -.*, beyond f16's 65504: export with"):
+    with pytest.raises(
+        ExportError, match=r"blocks\.0\.cross_attn\.q\.weight holds -.*, beyond f16's 65504: export with"
+    ):
         _tiny_export(tmp_path, model=model, precision="f16")
     assert list(tmp_path.iterdir()) == []
     _tiny_export(tmp_path, model=model, precision="bf16")  # has the range of f32

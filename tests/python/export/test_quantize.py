@@ -55,7 +55,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    scope="module", params=[("golden_set1", "f32"), ("golden_set3", "bf16"), ("golden_set3", "f16")], ids=lambda p: f"{p[0]}-{p[1]}"
+    scope="module",
+    params=[("golden_set1", "f32"), ("golden_set3", "bf16"), ("golden_set3", "f16")],
+    ids=lambda p: f"{p[0]}-{p[1]}",
 )
 def any_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _export(*request.param, tmp_path_factory.mktemp("engine"))

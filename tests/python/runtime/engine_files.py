@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Tensor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.int8]  # uint16 holds the bits of bf16
+# uint16 holds the bits of bf16.
+Tensor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.int8]
 SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
 
 TASK = "pick up the soup"
@@ -226,6 +227,13 @@ def act_program(images: bool) -> dict[str, Any]:
     program.value("actions", [HORIZON, ACTION_WIDTH], at="denormalised")
     program.op("gripper_rule", "gripper", "postprocess", {"x": "denormalised"}, {"y": "actions"}, column=2)
     return program.program({"actions": "actions"})
+
+
+def with_normed_in(engine: Engine, dtype: str) -> Engine:
+    """`normed` in 16 bits, so in a place of its own; what it is multiplied with has to follow."""
+    engine.value("normed").update(dtype=dtype, offset=engine.act["arena_bytes"])
+    engine.act["arena_bytes"] += 1024
+    return engine
 
 
 def small_engine(images: bool = True, text_encoder: bool = True, bf16_weights: bool = False) -> Engine:

@@ -22,6 +22,7 @@ from engine_files import (
     observation,
     small_engine,
     to_bf16,
+    with_normed_in,
     write_engine,
 )
 from hostile_files import loads_or_is_refused, refused
@@ -208,5 +209,5 @@ def test_constants_that_are_not_finite(tmp_path: Path, value: float, dtype: str,
         engine.tensors[name] = to_bf16(engine.tensors[name])
     if dtype == "f16":
         engine.tensors[name] = engine.tensors[name].astype(np.float16)
-        engine.value("normed")["dtype"] = "f16"  # what the weight is multiplied with
+        with_normed_in(engine, "f16")
     refused(write_engine(tmp_path / "bad.lwam", engine), f"tensor '{name}' holds NaN or infinity")

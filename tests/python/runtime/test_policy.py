@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runtime_reference
-from engine_files import TASK, Engine, observation, small_engine, to_bf16, write_engine
+from engine_files import TASK, Engine, observation, small_engine, to_bf16, with_normed_in, write_engine
 
 from lightwam.errors import DeviceError, EngineError, InstructionError, LightWAMError, PrecisionError
 from lightwam.runtime import ActionChunk, Policy, _engine
@@ -214,9 +214,7 @@ def bf16_engine() -> Engine:
     engine = small_engine(images=False, bf16_weights=True)
     engine.document["precision"] = "bf16"
     engine.value("canvas")["dtype"] = "bf16"
-    engine.value("normed").update(dtype="bf16", offset=engine.act["arena_bytes"])
-    engine.act["arena_bytes"] += 1024
-    return engine
+    return with_normed_in(engine, "bf16")
 
 
 def test_bf16_arithmetic_is_near_the_reference(tmp_path: Path) -> None:
@@ -230,12 +228,11 @@ def test_bf16_arithmetic_is_near_the_reference(tmp_path: Path) -> None:
 
 
 def test_f16_is_widened_and_said_aloud(tmp_path: Path) -> None:
-    """Where a value keeps its offset but fills twice the bytes, its neighbour moves; f32 holds every f16."""
+    """Every value's bytes are doubled; f32 holds every f16."""
     plain = small_engine(images=False)
     plain.tensors["query.weight"] = plain.tensors["query.weight"].astype(np.float16).astype(np.float32)
-    engine = small_engine(images=False)
+    engine = with_normed_in(small_engine(images=False), "f16")
     engine.document["precision"] = "f16"
-    engine.value("normed")["dtype"] = "f16"
     engine.tensors["query.weight"] = plain.tensors["query.weight"].astype(np.float16)
     seen, chunks = observation(images=False), []
     for each in (plain, engine):
