@@ -94,7 +94,7 @@ def export_engine(
         show_progress: draw progress bars.
 
     Raises:
-        ExportError: an option that is not folded, weights that do not fit (the configuration, or f16), or parity out of its
+        ExportError: an option that is not folded, weights that do not fit (f16 among others), or parity out of its
             limit (1e-4 relative with float32 weights, else cosine 0.9995).
     """
     if start_at == "images" and vae is None:
