@@ -24,7 +24,7 @@ from typing import Any
 import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from lightwam.kernels.interpret import kernel_module, kernel_parameters
@@ -140,11 +140,17 @@ def compile_variant(variant: Variant) -> Code:
     with tempfile.TemporaryDirectory() as folder:
         knobs.cache.dir = folder
         compiled = triton.compile(_source(variant), target=GPUTarget("cuda", architecture, _WARP), options=options)
-    metadata, cubin = compiled.metadata, compiled.asm["cubin"]
+    metadata = compiled.metadata
     if metadata.global_scratch_size or metadata.profile_scratch_size:
         raise ValueError(f"{variant.name}: needs scratch memory, which a launch plan does not give")
     if getattr(metadata, "num_ctas", 1) != 1 or getattr(metadata, "launch_cooperative_grid", False):
         raise ValueError(f"{variant.name}: needs clusters or a cooperative launch, which a launch plan has not")
+    return code_of(compiled)
+
+
+def code_of(compiled: CompiledKernel) -> Code:
+    """What Triton compiled, with the registers and the stack that its machine code asks for."""
+    metadata, cubin = compiled.metadata, compiled.asm["cubin"]
     registers, stack = _resources(cubin)
     return Code(cubin, metadata.name, _WARP * metadata.num_warps, metadata.shared, registers, stack)
 

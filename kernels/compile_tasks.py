@@ -109,12 +109,9 @@ class Compiler:
         for tactic in tactics:
             key = variant_key(Variant(result.task, tactic, result.target))
             outcome = self._outcomes[key]
-            if isinstance(outcome, str):
-                result.dropped.append((tactic, outcome))
-            elif outcome.shared > limit:
-                result.dropped.append((tactic, f"{outcome.shared} bytes of shared memory, the target has {limit}"))
-            elif outcome.stack:
-                result.dropped.append((tactic, f"spills {outcome.stack} bytes"))
+            reason = drop_reason(outcome, limit)
+            if isinstance(outcome, str) or reason:
+                result.dropped.append((tactic, reason))
             else:
                 result.kept.append(CompiledTactic(tactic, key, outcome))
 
@@ -131,6 +128,15 @@ class Compiler:
         least = min(spilling, key=lambda compiled: compiled.code.stack)
         result.dropped = [(tactic, reason) for tactic, reason in result.dropped if tactic is not least.tactic]
         result.kept.append(least)
+
+
+def drop_reason(outcome: Outcome, most_shared: int) -> str:
+    """Why a tactic gives way to others; '' where it need not. `most_shared`: bytes of shared memory of a program."""
+    if isinstance(outcome, str):
+        return outcome
+    if outcome.shared > most_shared:
+        return f"{outcome.shared} bytes of shared memory, the target has {most_shared}"
+    return f"spills {outcome.stack} bytes" if outcome.stack else ""
 
 
 def candidates(task: Task, target: str) -> list[Tactic]:

@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime import driver
 
+from lightwam.kernels.compile import Code, code_of
+from lightwam.kernels.compile_tasks import CompileError, candidates, drop_reason
+from lightwam.kernels.devices import DEVICES
 from lightwam.kernels.interpret import kernel_module, kernel_parameters, run
-from lightwam.kernels.task import Argument, DType, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task
+
+_logger = logging.getLogger("lightwam.kernels")
+_chosen: dict[Hashable, Tactic] = {}  # by kernel, constants, arguments, target
 
 TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "f32": torch.float32,
@@ -25,7 +34,8 @@ def launch(task: Task, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Run a task on the tensors of its read arguments, in their order; returns those that it writes, in theirs.
 
     Tensors are contiguous, on one device, and have the argument's format and number of elements; ValueError otherwise.
-    On a CUDA device the default tactic of its architecture runs on the current stream; nothing waits for it.
+    On a CUDA device the first tactic that does not spill runs on the current stream; it is compiled on first use, and
+    nothing waits for the launch. CompileError where none can be compiled.
     """
     given, device = list(tensors), tensors[0].device
     every: list[Tensor] = []
@@ -51,13 +61,53 @@ def _checked(task: Task, argument: Argument, tensor: Tensor, device: torch.devic
 
 def _launch_compiled(task: Task, tensors: Sequence[Tensor]) -> None:
     module, device = kernel_module(task), tensors[0].device
-    major, minor = torch.cuda.get_device_capability(device)
-    tactic = module.tactics(task, f"sm_{major}{minor}")[0]
+    target = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    key = (task.kernel, tuple(task.constants.items()), task.arguments, target)
+    with torch.cuda.device(device):
+        tactic = _chosen.get(key)
+        if tactic is None:
+            tactic = _chosen[key] = choose_tactic(task, target, tensors)
+        module.kernel[module.grid(task, tactic)](**_parameters(task, tactic, tensors))
+
+
+def choose_tactic(task: Task, target: str, tensors: Sequence[Tensor]) -> Tactic:
+    """The first tactic that compiles for the GPU in use without spilling, else the one that spills least (a warning).
+
+    `target`: that GPU's. CompileError where it is none of lightwam.kernels.devices, and where no tactic compiles.
+    """
+    if target not in DEVICES:
+        raise CompileError(f"kernel {task.kernel} has no tactics for {target}, only for {', '.join(DEVICES)}")
+    module = kernel_module(task)
+    most_shared = driver.active.utils.get_device_properties(driver.active.get_current_device())["max_shared_mem"]
+    spilling: list[tuple[int, Tactic]] = []
+    reasons: list[str] = []
+    for tactic in candidates(task, target):
+        outcome: Code | str
+        try:
+            parameters = _parameters(task, tactic, tensors)
+            outcome = code_of(module.kernel.warmup(grid=module.grid(task, tactic), **parameters))
+        except Exception as error:  # whatever the compiler raises
+            lines = str(error).strip().splitlines() or [""]
+            outcome = f"{type(error).__name__}: {lines[-1]}"
+        reason = drop_reason(outcome, most_shared)
+        if not reason:
+            return tactic
+        reasons.append(reason)
+        if isinstance(outcome, Code) and outcome.shared <= most_shared:
+            spilling.append((outcome.stack, tactic))
+    if not spilling:
+        why = "; ".join(dict.fromkeys(reasons)) or "it has no tactics"
+        raise CompileError(f"kernel {task.kernel} cannot be compiled for {target}: {why}")
+    stack, tactic = min(spilling, key=lambda pair: pair[0])
+    _logger.warning("kernel %s: every tactic for %s spills, at least %d bytes a thread", task.kernel, target, stack)
+    return tactic
+
+
+def _parameters(task: Task, tactic: Tactic, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    """Every parameter of the kernel by name, and the tactic's options for Triton."""
     memory = {argument.name: tensor for argument, tensor in zip(task.arguments, tensors, strict=True)}
     bound = {
         name: memory[value.name] if isinstance(value, Argument) else value
         for name, value in kernel_parameters(task, tactic).items()
     }
-    options = {"num_warps": tactic.num_warps, "num_stages": tactic.num_stages}
-    with torch.cuda.device(device):
-        module.kernel[module.grid(task, tactic)](**bound, **options)
+    return {**bound, "num_warps": tactic.num_warps, "num_stages": tactic.num_stages, "enable_fp_fusion": True}

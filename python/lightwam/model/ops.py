@@ -281,4 +281,7 @@ def _run(
         raise ConfigError(f"kernel {kernel} needs {error.name}: pip install 'lightwam[gpu]'") from None
     task = module.task(*sizes, **options)
     shaped = (x.view(a.shape) for x, a in zip(tensors, (a for a in task.arguments if a.mode == "r"), strict=True))
-    return tuple(launcher.launch(task, list(shaped)))
+    try:
+        return tuple(launcher.launch(task, list(shaped)))
+    except launcher.CompileError as error:
+        raise ConfigError(f"{error}: choose attention 'sdpa' or 'softmax' on this GPU") from None

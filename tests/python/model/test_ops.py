@@ -229,6 +229,15 @@ def test_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         ops.self_attention_by_kernel(*_attention_inputs(torch.float32), HEADS)
 
 
+def test_a_gpu_that_kernels_cannot_be_made_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise torch_launch.CompileError("kernel self_attention has no tactics for sm_75")
+
+    monkeypatch.setattr(torch_launch, "launch", refuse)
+    with pytest.raises(ConfigError, match=r"no tactics for sm_75: choose attention 'sdpa'"):
+        ops.self_attention_by_kernel(*_attention_inputs(torch.float32), HEADS)
+
+
 def test_launch_refuses_what_does_not_fit() -> None:
     task = self_attention_kernel.task(8, 1, 16, x="f32", y="f32", scale=0.25)
     good = torch.randn(8, 16)
@@ -253,9 +262,15 @@ def test_launch_on_a_gpu_binds_every_parameter(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(self_attention_kernel, "kernel", Recorder())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    torch_launch._launch_compiled(task, tensors)
-    ((grid, options),) = calls
+    choices: list[Any] = []
+    monkeypatch.setattr(torch_launch, "_chosen", {})
+    monkeypatch.setattr(torch_launch, "choose_tactic", lambda *given: choices.append(given) or tactic)
+    for _ in range(2):
+        torch_launch._launch_compiled(task, tensors)
+    assert choices == [(task, "sm_90", tensors)]  # once
+    (grid, options), again = calls
+    assert again == (grid, options)
     assert grid == self_attention_kernel.grid(task, tactic) and grid[2] == 3
-    assert list(options) == [*inspect.signature(Recorder.fn).parameters, "num_warps", "num_stages"]
+    assert list(options) == [*inspect.signature(Recorder.fn).parameters, "num_warps", "num_stages", "enable_fp_fusion"]
     assert all(options[a.name] is tensor for a, tensor in zip(task.arguments, tensors, strict=True))
     assert options["statistics"] is None and options["BLOCK_M"] == tactic.constants["BLOCK_M"]
