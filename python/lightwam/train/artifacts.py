@@ -51,7 +51,7 @@ def save_checkpoint(
     """Write a checkpoint folder; an older one of the same name is replaced as a whole."""
     with replacing(folder) as building:
         save_config(building, config)
-        kept = {name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}
+        kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
         save_file(kept, building / WEIGHTS_FILE)
         if statistics is not None:
             statistics.save(building / STATISTICS_FILE)
@@ -119,7 +119,7 @@ def load_resume_point(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")  # wherever it trained
     except Exception as error:  # torch.load raises many classes on a damaged file
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"resume point {path} is damaged ({reason}): delete it to start again") from error

@@ -41,6 +41,7 @@ from lightwam.train.artifacts import (
     save_checkpoint,
     save_resume_point,
 )
+from lightwam.train.device import batch_to_device, choose_attention, mixed_precision, to_device, use_device
 from lightwam.train.policy_data import PolicyData, load_policy_data
 
 log = logging.getLogger(__name__)
@@ -78,12 +79,16 @@ class PolicyTrainArgs:
     """Share of samples whose state is hidden (zeros)."""
     localisation_weight: float = 0.3
     held_out: float = 0.04
-    attention: AttentionMethod = "softmax"
-    """How attention is computed; `softmax` is the fastest on a CPU in bfloat16."""
+    device: str = "cpu"
+    """cpu, cuda (the first GPU) or cuda:N. Data stays in the processor's memory, batches are copied."""
+    attention: AttentionMethod | None = None
+    """How attention is computed. When absent `softmax` on a CPU; on a GPU `kernels` (Triton), or `sdpa` where there are
+    none for it."""
     future_stride: int = 4
     """Futures are encoded for every so many rows."""
     seed: int = 42
     threads: int = 1
+    """Processor threads of PyTorch."""
     log_every: int = 50
     save_every: int = 250
 
@@ -99,6 +104,11 @@ class PolicyNetworks(nn.Module):
         self.text_encoder = HashedWordsEncoder(config.text)
         features = config.action_expert.per_layer_dim * len(config.video_dit.adapters.layers)
         self.localiser = nn.Linear(features, located) if located else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.policy.proprio_encoder.weight.device
 
     def weights(self) -> dict[str, Tensor]:
         """Policy and text encoder under the names of a checkpoint folder."""
@@ -117,9 +127,9 @@ class PolicyNetworks(nn.Module):
 
 
 def with_context(networks: PolicyNetworks, data: PolicyData, batch: dict[str, Tensor], rows: Tensor) -> None:
-    """Add `context` [B, L, E] and `context_mask` of the rows' tasks to a batch."""
+    """Add `context` [B, L, E] and `context_mask` of the rows' tasks to a batch on the networks' device."""
     context = networks.text_encoder(data.tasks)
-    tasks = data.task_N[rows]
+    tasks = to_device(data.task_N[rows], networks.device)
     batch["context"], batch["context_mask"] = context.rows[tasks], context.mask[tasks]
 
 
@@ -127,23 +137,27 @@ def training_losses(
     networks: PolicyNetworks, data: PolicyData, rows: Tensor, entries: Tensor, args: PolicyTrainArgs
 ) -> dict[str, Tensor]:
     """All losses of one step: `rows` for the action pass, `entries` of the futures for the video pass."""
-    config = networks.policy.config
+    config, device = networks.policy.config, networks.device
     batch = data.batch(rows)
-    with_context(networks, data, batch, rows)
     hidden = torch.rand(len(rows), 1) < args.state_dropout
     batch["proprio"] = batch["proprio"].masked_fill(hidden, 0.0)
+    batch = batch_to_device(batch, device)
+    with_context(networks, data, batch, rows)
     loss_action, output = networks.policy.action_loss(batch)
     losses = {"loss_action": loss_action}
     total = config.loss.lambda_action * loss_action
     if len(entries):
         video, video_rows = data.video_batch(entries)
+        video = batch_to_device(video, device)
         with_context(networks, data, video, video_rows)
         losses["loss_video"] = networks.policy.video_loss(video)
         total = total + config.loss.lambda_video * losses["loss_video"]
     located = networks.locate(output.compressed)
     if located is not None:
         # Not the square: centimetres must go on to matter once decimetres are right.
-        losses["loss_localisation"] = F.smooth_l1_loss(located.float(), data.located_NK[rows], beta=0.1)
+        losses["loss_localisation"] = F.smooth_l1_loss(
+            located.float(), to_device(data.located_NK[rows], device), beta=0.1
+        )
         total = total + args.localisation_weight * losses["loss_localisation"]
     return {"loss": total, **losses}
 
@@ -154,16 +168,17 @@ def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> di
 
     Nothing where no episode is held out.
     """
-    config = networks.policy.config
+    config, device = networks.policy.config, networks.device
     if not len(data.held_out_rows):
         return {}
+    std_K = to_device(data.located_std_K, device)
     chosen = data.held_out_rows[:: max(1, len(data.held_out_rows) // count)]
     squared: list[Tensor] = []
     off: list[Tensor] = []
     off_blind: list[Tensor] = []
     for start in range(0, len(chosen), 32):
         rows = torch.from_numpy(chosen[start : start + 32])
-        batch = data.batch(rows)
+        batch = batch_to_device(data.batch(rows), device)
         with_context(networks, data, batch, rows)
         _, output = networks.policy.action_loss(batch)
         error = (output.actions_BHA.float() - batch["action"]).square()[:, : config.replan]
@@ -173,7 +188,7 @@ def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> di
         for collected, result in ((off, output), (off_blind, hidden)):
             located = networks.locate(result.compressed)
             if located is not None:
-                centimetres = 100 * (located.float() - data.located_NK[rows]) * data.located_std_K
+                centimetres = 100 * (located.float() - to_device(data.located_NK[rows], device)) * std_K
                 collected.append(centimetres.view(len(rows), -1, 2).norm(dim=-1))
     errors = torch.cat(squared)
     figures = {"held_out/action_mse": errors.mean(), "held_out/translation_mse": errors[:, :3].mean(),
@@ -198,13 +213,15 @@ class PolicyTrainer:
     """One run: networks, their average, optimiser, data, and what a resume point holds."""
 
     def __init__(self, args: PolicyTrainArgs) -> None:
+        self.args, self.device = args, use_device(args.device)
+        attention = choose_attention(args.attention, self.device)
         torch.manual_seed(args.seed)
         vae_config, vae_weights = load_checkpoint(args.vae)
-        self.args = args
         self.config = dataclasses.replace(LightWAMConfig.nano(), vae=vae_config.vae)
         self.vae = WanVAE(self.config.vae)
         self.vae_weights = part(vae_weights, "vae.")
         load_exactly(self.vae, self.vae_weights, f"VAE checkpoint {args.vae}")
+        self.vae.to(self.device)
         statistics = _earlier_statistics(args)
         self.data, self.statistics = load_policy_data(
             args.data, self.config, self.vae, args.cache, statistics=statistics, held_out=args.held_out,
@@ -213,12 +230,14 @@ class PolicyTrainer:
         torch.manual_seed(args.seed)
         located = self.data.located_NK.shape[1]
         self.networks, self.average = PolicyNetworks(self.config, located), PolicyNetworks(self.config, located)
-        self.networks.policy.set_attention(args.attention)
-        self.average.policy.set_attention(args.attention)
+        self.networks.policy.set_attention(attention)
+        self.average.policy.set_attention(attention)
         if args.init is not None:
             self.networks.load_weights(load_checkpoint(args.init)[1])
         self.average.load_state_dict(self.networks.state_dict())
         self.average.requires_grad_(False)
+        self.networks.to(self.device)  # the random start is the processor's, on every device
+        self.average.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(), lr=args.peak_learning_rate, betas=(0.9, 0.95), weight_decay=args.weight_decay
         )
@@ -246,7 +265,7 @@ class PolicyTrainer:
         entries = torch.from_numpy(rng.choice(data.training_entries, args.video_batch))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, args.peak_learning_rate, args.warmup_steps, args.steps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(self.device):
             losses = training_losses(self.networks, data, rows, entries, args)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
@@ -279,15 +298,15 @@ class PolicyTrainer:
 
     def run(self) -> None:
         """Train to the last step, saving as it goes."""
-        args, recent, started = self.args, list[dict[str, float]](), time.perf_counter()
+        args, recent, started = self.args, list[dict[str, Tensor]](), time.perf_counter()
         last = min(args.steps, args.stop_after or args.steps)
         with progress_bar() as progress:
             task = progress.add_task("train policy", total=last, completed=self.step)
             while self.step < last:
-                recent.append({name: float(value.detach()) for name, value in self.train_step().items()})
+                recent.append({name: value.detach() for name, value in self.train_step().items()})  # not waited for
                 progress.advance(task)
                 if self.step % args.log_every == 0:
-                    point = {name: float(np.mean([values[name] for values in recent])) for name in recent[0]}
+                    point = {n: float(np.mean([float(values[n]) for values in recent])) for n in recent[0]}
                     point["seconds_a_step"] = (time.perf_counter() - started) / len(recent)
                     recent, started = [], time.perf_counter()
                     self._report(point)

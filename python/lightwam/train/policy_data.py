@@ -25,6 +25,7 @@ from lightwam.data.normalize import DatasetStatistics, Normalizer
 from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
 from lightwam.errors import DataError
 from lightwam.model.vae import WanVAE
+from lightwam.train.device import mixed_precision, to_device
 from lightwam.train.vae import located_objects
 from lightwam.train.vae_path import encode_moments
 
@@ -75,22 +76,25 @@ class PolicyData:
 def encode_function(vae: WanVAE, batch: int) -> tuple[Callable[[Frames], np.ndarray], Callable[[Frames], np.ndarray]]:
     """(frames [n, H, W, 3] -> [n, C, h, w], clips [m, F, H, W, 3] -> [m, T-1, C, h, w]), normalised latents."""
 
+    device = next(vae.parameters()).device
+
     @torch.inference_mode()
     def encode(clips_nFHW3: Frames) -> Tensor:
         latents = []
         for start in range(0, len(clips_nFHW3), batch):
-            pixels = torch.from_numpy(clips_nFHW3[start : start + batch].copy()).float() / 255.0
+            clips_u8 = torch.from_numpy(clips_nFHW3[start : start + batch].copy())
+            pixels = to_device(clips_u8, device).float() / 255.0
             mean, _ = encode_moments(vae, scale_pixels(pixels.permute(0, 4, 1, 2, 3)))
             latents.append(vae.normalize(mean))
         return torch.cat(latents)
 
     def frames(images: Frames) -> np.ndarray:
-        return encode(images[:, None])[:, :, 0].numpy()
+        return encode(images[:, None])[:, :, 0].cpu().numpy()
 
     def futures(clips: Frames) -> np.ndarray:
         # Futures are only predicted, never acted on: bfloat16 is exact enough, and twice as fast.
-        with torch.autocast("cpu", torch.bfloat16):
-            return encode(clips)[:, :, 1:].transpose(1, 2).float().numpy()
+        with mixed_precision(device):
+            return encode(clips)[:, :, 1:].transpose(1, 2).float().cpu().numpy()
 
     return frames, futures
 
@@ -100,7 +104,7 @@ def weights_fingerprint(vae: WanVAE) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().float().numpy().tobytes())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
     digest.update(repr((vae.config.latent_mean, vae.config.latent_std)).encode())
     return digest.hexdigest()[:8]
 

@@ -38,6 +38,7 @@ from lightwam.train.artifacts import (
     save_checkpoint,
     save_resume_point,
 )
+from lightwam.train.device import mixed_precision, to_device, use_device
 from lightwam.train.vae_path import decode_raw, encode_moments
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class VAETrainArgs:
     """How much more a pixel counts that differs from the mean image."""
     localisation_weight: float = 0.1
     held_out: float = 0.05
+    device: str = "cpu"
+    """cpu, cuda (the first GPU) or cuda:N. Data stays in the processor's memory, batches are copied."""
     seed: int = 42
     threads: int = 1
     save_every: int = 200
@@ -90,9 +93,10 @@ class Localiser(nn.Module):
 
 
 class FrameSource:
-    """All frames of some data sets in memory, with what is needed to draw batches of frames and clips."""
+    """All frames of some data sets in memory, with what is needed to draw batches of frames and clips on a device."""
 
-    def __init__(self, args: VAETrainArgs, config: LightWAMConfig) -> None:
+    def __init__(self, args: VAETrainArgs, config: LightWAMConfig, device: torch.device) -> None:
+        self.device = device
         frames, held_out, clips, located, start = [], [], [], [], 0
         for folder in args.data:
             dataset = first_episodes(open_dataset(folder), args.max_episodes)
@@ -114,18 +118,22 @@ class FrameSource:
         sample = np.random.default_rng(args.seed).choice(self.training, min(1000, len(self.training)), replace=False)
         self.mean_image = self._video(self.frames[np.sort(sample)]).mean(0)
 
-    @staticmethod
-    def _video(frames: npt.NDArray[np.uint8]) -> Tensor:
-        """uint8 [..., H, W, 3] -> [-1, 1] float [..., 3, H, W]."""
-        return scale_pixels(torch.from_numpy(np.moveaxis(frames, -1, -3).copy()).float() / 255.0)
+    def _video(self, frames: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 [..., H, W, 3] -> [-1, 1] float [..., 3, H, W], on the device."""
+        return scale_pixels(
+            to_device(torch.from_numpy(np.moveaxis(frames, -1, -3).copy()), self.device).float() / 255.0
+        )
+
+    def _located(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        return to_device(torch.from_numpy(self.located[rows]), self.device)
 
     def images(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(clips of one frame [N, 3, 1, H, W], object positions [N, 2 K])."""
-        return self._video(self.frames[rows]).unsqueeze(2), torch.from_numpy(self.located[rows])
+        return self._video(self.frames[rows]).unsqueeze(2), self._located(rows)
 
     def clips(self, rows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """(clips [N, 3, F, H, W] that start at these rows, object positions in their first frame)."""
-        return self._video(self.frames[self.clip_rows[rows]]).transpose(1, 2), torch.from_numpy(self.located[rows])
+        return self._video(self.frames[self.clip_rows[rows]]).transpose(1, 2), self._located(rows)
 
 
 def located_objects(dataset: LeRobotDataset) -> npt.NDArray[np.float32]:
@@ -185,7 +193,7 @@ def validate(vae: WanVAE, localiser: Localiser | None, source: FrameSource) -> d
     foreground = (video - source.mean_image[:, None]).abs().mean(1) > 0.1
     result = {"held_out/psnr_foreground_db": float(-10 * torch.log10(error[foreground].mean()))}
     if localiser is not None:
-        off = (localiser(mean[:, :, 0]) - located) * torch.from_numpy(source.located_std)
+        off = (localiser(mean[:, :, 0]) - located) * torch.from_numpy(source.located_std).to(located)
         result["held_out/localisation_cm"] = float(100 * off.view(len(rows), -1, 2).norm(dim=-1).mean())
     return result
 
@@ -216,13 +224,14 @@ class VAETrainer:
     """One run: networks, optimiser, and what a resume point holds."""
 
     def __init__(self, args: VAETrainArgs, config: LightWAMConfig) -> None:
+        self.args, self.config, self.device = args, config, use_device(args.device)
         torch.manual_seed(args.seed)
-        self.args, self.config, self.source = args, config, FrameSource(args, config)
+        self.source = FrameSource(args, config, self.device)
         self.vae = WanVAE(config.vae)
         initialise(self.vae)
         outputs = self.source.located.shape[1]
         self.localiser = Localiser(config.vae.z_dim, config.latent_size, outputs) if outputs else None
-        self.networks = nn.ModuleList([self.vae, *([self.localiser] if self.localiser else [])])
+        self.networks = nn.ModuleList([self.vae, *([self.localiser] if self.localiser else [])]).to(self.device)
         self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
         self.step = 0
         state = load_resume_point(args.out / "resume.pt")
@@ -244,7 +253,7 @@ class VAETrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, args.peak_learning_rate, args.warmup_steps, args.steps)
         columns = _camera_columns(self.config, int(rng.integers(1000)))
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(self.device):
             losses = vae_losses(self.vae, self.localiser, video, located, source.mean_image, args, columns)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
@@ -269,15 +278,15 @@ class VAETrainer:
     def run(self) -> None:
         """Train to the last step, saving as it goes."""
         started, first = time.perf_counter(), self.step
-        recent: list[dict[str, float]] = []
+        recent: list[dict[str, Tensor]] = []
         with progress_bar() as progress:
             task = progress.add_task("train VAE", total=self.args.steps, completed=self.step)
             while self.step < self.args.steps:
                 losses = self.train_step()
-                recent += [{name: float(value.detach()) for name, value in losses.items()}] if losses else []
+                recent += [{name: value.detach() for name, value in losses.items()}] if losses else []
                 progress.advance(task)
                 if self.step % 50 == 0:
-                    point: dict[str, Any] = {name: np.mean([r[name] for r in recent]) for name in recent[0]}
+                    point: dict[str, Any] = {n: np.mean([float(values[n]) for values in recent]) for n in recent[0]}
                     recent = []
                     point["seconds_a_step"] = (time.perf_counter() - started) / (self.step - first)
                     self.curves.add(self.step, point)

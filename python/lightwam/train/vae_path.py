@@ -35,7 +35,7 @@ class _NormSiLU(torch.autograd.Function):
         channels = x.shape[1]
         rows_RC = x.permute(0, 2, 3, 1).reshape(-1, channels)
         repeats = math.gcd(rows_RC.shape[0], max(1, _TILE_WIDTH // channels))
-        mean_CC = torch.full((channels, channels), 1.0 / channels, dtype=x.dtype)
+        mean_CC = torch.full((channels, channels), 1.0 / channels, dtype=x.dtype, device=x.device)
         inverse_RC = ((rows_RC * rows_RC) @ mean_CC).add_(_EPS).rsqrt_()
         normed = (rows_RC * inverse_RC).view(-1, repeats * channels)
         gamma_tile = gamma.to(x.dtype).repeat(repeats)

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short real trainings on a tiny data set: checkpoints load, a resumed run equals an uninterrupted one."""
 
+import copy
 import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lightwam.config import AdapterConfig, LightWAMConfig
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, DataError
+from lightwam.model.attention import AttentionMethod
 from lightwam.presets import libero_cameras
 from lightwam.train import blind, loop, vae
 from lightwam.train.artifacts import learning_rate, load_checkpoint, load_resume_point
@@ -170,3 +174,50 @@ def test_a_resume_point_of_another_run_is_one_line(folders: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match="is damaged") as caught:
         loop.main(args)
     assert "\n" not in str(caught.value)
+
+
+def on_no_device(module: nn.Module) -> nn.Module:
+    """The module without data. Most operators refuse such a tensor beside one with data, as a GPU would."""
+    return copy.deepcopy(module).to("meta")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "softmax", "kernels"])
+def test_a_step_computes_where_the_networks_are(
+    folders: Path, attention: AttentionMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no device without data
+    trainer = loop.PolicyTrainer(_policy_args(folders, "elsewhere", attention=attention))
+    networks = on_no_device(trainer.networks)
+    assert isinstance(networks, loop.PolicyNetworks) and networks.device.type == "meta"
+    losses = loop.training_losses(networks, trainer.data, torch.arange(2), torch.arange(1), trainer.args)
+    assert set(losses) == {"loss", "loss_action", "loss_video", "loss_localisation"}
+    assert {loss.device.type for loss in losses.values()} == {"meta"}
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and p.grad.device.type == "meta" for p in networks.localiser.parameters())  # type: ignore[union-attr]
+
+
+def test_a_step_of_the_vae_computes_where_it_is(folders: Path) -> None:
+    args = vae.VAETrainArgs(data=(folders / "data",), out=folders / "elsewhere", cache=folders / "cache", held_out=0.3)
+    trainer = vae.VAETrainer(args, LightWAMConfig.nano())
+    source, networks = trainer.source, on_no_device(trainer.networks)
+    source.device, mean_image = torch.device("meta"), source.mean_image.to("meta")
+    for video, located in (source.images(np.arange(2)), source.clips(np.arange(1))):
+        losses = vae.vae_losses(*networks, video, located, mean_image, args, None)  # type: ignore[misc]
+        assert {loss.device.type for loss in losses.values()} == {"meta"} and "localisation" in losses
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+
+
+def test_a_run_resumes_where_there_is_no_gpu(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resume point whose tensors were saved from a GPU is read into the processor's memory."""
+    trainer = loop.PolicyTrainer(_policy_args(folders, "moved", steps=2))
+    trainer.train_step()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:3")
+        trainer.save()
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(folders / "moved/resume.pt", weights_only=True)
+    resumed = loop.PolicyTrainer(_policy_args(folders, "moved", steps=2))
+    assert resumed.step == 1
+    for one, other in zip(trainer.networks.parameters(), resumed.networks.parameters(), strict=True):
+        assert torch.equal(one, other)
+    resumed.train_step()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where training computes: the processor or one GPU, its mixed precision, and how batches get there."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lightwam.errors import DeviceError
+from lightwam.model.attention import AttentionMethod
+
+log = logging.getLogger(__name__)
+
+
+def use_device(name: str) -> torch.device:
+    """The device of `--device`: 'cpu', 'cuda' (the first GPU) or 'cuda:N'; logged.
+
+    What is not computed in bfloat16 is float32 on both: on a GPU this turns off convolutions in tf32, which PyTorch
+    takes by default.
+
+    Raises:
+        DeviceError: another name, no CUDA in this PyTorch, no GPU, or none of that number.
+    """
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name)
+    if match is None:
+        raise DeviceError(f"--device is {name!r}: give cpu, cuda or cuda:N")
+    if name == "cpu":
+        log.info("training on the CPU, %d thread(s)", torch.get_num_threads())
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        why = "is built without CUDA" if torch.version.cuda is None else "finds no GPU that it can use"
+        raise DeviceError(f"--device {name}: PyTorch {torch.__version__} {why}: install one that does, or give cpu")
+    number, count = int(match[1] or 0), torch.cuda.device_count()
+    if number >= count:
+        raise DeviceError(f"--device {name}: this process may use {count} GPU(s): give a number below {count}")
+    device = torch.device("cuda", number)
+    torch.backends.cudnn.allow_tf32 = False
+    log.info("training on GPU %d, %s (sm_%d%d)", number, torch.cuda.get_device_name(device), *_capability(device))
+    return device
+
+
+def choose_attention(asked: AttentionMethod | None, device: torch.device) -> AttentionMethod:
+    """How attention is computed: what was asked for, else the fastest that this device is known to run; logged."""
+    method, why = (asked, "as asked for") if asked is not None else _fastest_attention(device)
+    log.info("attention %s: %s (--attention sdpa, softmax or kernels)", method, why)
+    return method
+
+
+def _fastest_attention(device: torch.device) -> tuple[AttentionMethod, str]:
+    if device.type == "cpu":
+        return "softmax", "the fastest on a CPU in bfloat16"
+    if importlib.util.find_spec("triton") is None:
+        return "sdpa", "the kernels need Triton: pip install 'lightwam[gpu]'"
+    from lightwam.kernels.devices import DEVICES
+
+    target = "sm_{}{}".format(*_capability(device))
+    if target not in DEVICES:
+        return "sdpa", f"the kernels have no tactics for {target}, only for {', '.join(DEVICES)}"
+    return "kernels", f"Triton kernels, compiled for {target} on first use"
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """The context of a training step: products in bfloat16, the rest in float32."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the processor on the device: to a GPU from page-locked memory, and nothing waits for the copy."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def batch_to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """`to_device` of every tensor of a batch."""
+    return {name: to_device(tensor, device) for name, tensor in batch.items()}
