@@ -58,6 +58,7 @@ def export_engine(
     normalizer: Normalization | Mapping[str, Any] | None = None,
     precision: FloatPrecision = "f32",
     weight_dtype: DType | None = None,
+    stream_dtype: DType = "f32",
     start_at: StartAt = "images",
     latent_shape: tuple[int, int, int] | None = None,
     context_rows: int | None = None,
@@ -81,6 +82,8 @@ def export_engine(
             actions stay normalised, the gripper's too.
         precision: what the matrix products compute in, 'f32', 'bf16' or 'f16'.
         weight_dtype: 'bf16' stores an f32 engine's weights in half the bytes; the runtime widens them.
+        stream_dtype: 'f16' halves the bytes of the backbone's token stream on a GPU, for bf16 and f16 engines; the
+            stream must stay below 65,504 (docs/export.md).
         start_at: 'images', or 'latents' for callers that encode images themselves.
         latent_shape: [Z, h, w] when it is not that of the configured cameras.
         context_rows: L when it is not the configured length.
@@ -102,8 +105,9 @@ def export_engine(
     config = model.config
     normalization = _normalization(config, normalizer)
     options = BuildOptions(
-        precision, weight_dtype, start_at, latent_shape, context_rows, normalization, control_hz, name, cross_output
-    )
+        precision, weight_dtype, stream_dtype, start_at, latent_shape, context_rows, normalization, control_hz, name,
+        cross_output,
+    )  # fmt: skip
     weights = StateDictWeights(_state_dict(model, vae, text_encoder))
     graph = build_policy_graph(
         config, weights, options, text_encoder is not None, instructions, context_mask, vae and vae.config

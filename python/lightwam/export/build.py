@@ -45,6 +45,7 @@ class BuildOptions:
 
     precision: FloatPrecision = "f32"
     weight_dtype: DType | None = None
+    stream_dtype: DType = "f32"
     start_at: StartAt = "images"
     latent_shape: tuple[int, int, int] | None = None
     context_rows: int | None = None
@@ -104,6 +105,11 @@ def _check_formats(options: BuildOptions) -> None:
         raise ExportError(
             f"weight_dtype is {options.weight_dtype!r}: with precision {options.precision!r} use one of {allowed}"
         )
+    streams = ("f32",) if options.precision == "f32" else ("f32", "f16")
+    if options.stream_dtype not in streams:
+        raise ExportError(
+            f"stream_dtype is {options.stream_dtype!r}: with precision {options.precision!r} use one of {streams}"
+        )
 
 
 @dataclass
@@ -118,7 +124,7 @@ class _GraphBuilder:
     def programs(self) -> tuple[dict[str, Program], dict[str, Constant]]:
         """Both programs without dead ops, and the constants that they use."""
         constants: dict[str, Constant] = {}
-        formats = Formats.of(self.options.precision, self.options.weight_dtype)
+        formats = Formats.of(self.options.precision, self.options.weight_dtype, self.options.stream_dtype)
         fold, fold_output = BackboneFold(self.weights, self.config), self._fold_output()
 
         text = ProgramBuilder(constants, "text")

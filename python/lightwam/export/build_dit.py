@@ -238,7 +238,9 @@ class BackboneBuilder:
         video = self._fold.config.video
         factor = video.spatial_downsample if video.downsample_action_pass else 1
         weight, bias = self._fold.patch_kernel(factor, self._emit.formats.weight)
-        patches = self._emit.conv2d("patch_embedding", latents, weight, bias, weight.type.shape[1], dtype="f32")
+        patches = self._emit.conv2d(
+            "patch_embedding", latents, weight, bias, weight.type.shape[1], dtype=self._emit.formats.stream
+        )
         rows, columns, width = patches.type.shape
         return self._emit.reshape("tokens", patches, (rows * columns, width))
 
@@ -282,7 +284,7 @@ class BackboneBuilder:
             "self_attention", f"{name}.attention", parts, {}, compute,
             heads=dit.num_heads, scale=1.0 / math.sqrt(dit.head_dim),
         )  # fmt: skip
-        return self._emit.linear(self._fold.gated(layer, "self_attn.o", dit.attention_dim), attended, residual=tokens)
+        return self._added(self._fold.gated(layer, "self_attn.o", dit.attention_dim), attended, tokens)
 
     def _cross_attention(self, layer: int, tokens: Value, proprio: Value, cache: InstructionCache) -> Value:
         name, compute, dit = f"blocks.{layer}.cross_attn", self._emit.formats.compute, self._dit
@@ -305,19 +307,23 @@ class BackboneBuilder:
         output, scale = self._fold.cross(layer, "o"), 1.0 / math.sqrt(dit.head_dim)
         if self._fold_output:
             return self._emit.program.emit(
-                "cross_attention_folded", f"{name}.o", {**inputs, "residual": tokens}, {"bias": output.bias()}, "f32",
-                heads=dit.num_heads, scale=scale,
+                "cross_attention_folded", f"{name}.o", {**inputs, "residual": tokens}, {"bias": output.bias()},
+                self._emit.formats.stream, heads=dit.num_heads, scale=scale,
             )  # fmt: skip
         attended = self._emit.program.emit(
             "cross_attention", f"{name}.attention", inputs, {}, compute, heads=dit.num_heads, scale=scale
         )
-        return self._emit.linear(output, attended, residual=tokens)
+        return self._added(output, attended, tokens)
 
     def _feed_forward(self, layer: int, tokens: Value) -> Value:
         normed = self._emit.layer_norm(f"blocks.{layer}.norm2", tokens, self._dit.eps)
         first = self._fold.modulated(layer, "ffn.0", self._dit.ffn_dim)
         hidden = self._emit.linear(first, normed, activation="gelu_tanh", dtype=self._emit.formats.compute)
-        return self._emit.linear(self._fold.gated(layer, "ffn.2", self._dit.ffn_dim), hidden, residual=tokens)
+        return self._added(self._fold.gated(layer, "ffn.2", self._dit.ffn_dim), hidden, tokens)
+
+    def _added(self, layer: Linear, x: Value, tokens: Value) -> Value:
+        """What `layer` makes of x, added to the token stream."""
+        return self._emit.linear(layer, x, residual=tokens, dtype=self._emit.formats.stream)
 
     def _adapter(self, layer: int, tokens: Value) -> dict[FeatureSource, Value]:
         """backbone h, delta h' - h, adapted h'. What nothing reads is pruned later."""
@@ -326,7 +332,8 @@ class BackboneBuilder:
         hidden = self._emit.linear(down, normed, activation="gelu_tanh", dtype=self._emit.formats.compute)
         layers = self._dit.adapters.layers
         if "delta" not in self._fold.config.action_expert.sources_per_layer(len(layers))[layers.index(layer)]:
-            return {"backbone": tokens, "adapted": self._emit.linear(up, hidden, residual=tokens)}
-        delta = self._emit.linear(up, hidden)
-        adapted = self._emit.program.emit("add", f"adapters.{layer}.adapted", {"a": tokens, "b": delta})
+            return {"backbone": tokens, "adapted": self._added(up, hidden, tokens)}
+        stream = self._emit.formats.stream
+        delta = self._emit.linear(up, hidden, dtype=stream)
+        adapted = self._emit.program.emit("add", f"adapters.{layer}.adapted", {"a": tokens, "b": delta}, dtype=stream)
         return {"backbone": tokens, "delta": delta, "adapted": adapted}

@@ -43,6 +43,8 @@ class ExportArgs:
     """What the matrix products compute in; int8 with --random only (for a checkpoint: bf16, then lightwam quantize)."""
     weights: Literal["f32", "bf16"] | None = None
     """How weights are stored; bf16 halves an f32 engine's file."""
+    streams: Literal["f32", "f16"] = "f32"
+    """The backbone's token stream; f16 moves fewer bytes on a GPU, in bf16, f16 and int8 engines (docs/export.md)."""
     name: str | None = None
     """The policy's name; that of the configuration when absent."""
     instructions: Path | None = None
@@ -95,6 +97,7 @@ def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
         normalizer=checkpoint.statistics,
         precision=arguments.precision,
         weight_dtype=arguments.weights,
+        stream_dtype=arguments.streams,
         name=arguments.name,
         cross_output=arguments.cross_output,
         provenance={"checkpoint_sha256": file_sha256(folder / WEIGHTS_FILE, show_progress=True)},
@@ -120,6 +123,7 @@ def export_random(arguments: ExportArgs) -> None:
         BuildOptions(
             precision,
             arguments.weights,
+            arguments.streams,
             name=arguments.name or f"random-{config.name}",
             cross_output=arguments.cross_output,
         ),

@@ -20,14 +20,17 @@ from lightwam.export.weights import Weights
 
 @dataclass(frozen=True)
 class Formats:
-    """What products read (`compute`) and how their weights are stored; streams, norms and tables stay float32."""
+    """What products read (`compute`), how their weights are stored (`weight`), what the backbone's blocks add to
+    (`stream`); the expert's stream, norms and tables stay float32.
+    """
 
     compute: DType
     weight: DType
+    stream: DType = "f32"
 
     @staticmethod
-    def of(precision: FloatPrecision, weight_dtype: DType | None) -> Formats:
-        return Formats(compute=precision, weight=weight_dtype or precision)
+    def of(precision: FloatPrecision, weight_dtype: DType | None, stream_dtype: DType = "f32") -> Formats:
+        return Formats(compute=precision, weight=weight_dtype or precision, stream=stream_dtype)
 
 
 def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) -> Constant:
