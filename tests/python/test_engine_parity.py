@@ -23,7 +23,14 @@ from lightwam.model.vae import WanVAE
 from lightwam.runtime import Policy
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-FORMATS = [("f32", None), ("f32", "bf16"), ("bf16", None), ("f16", None)]
+#: Of products, weights (None: the same), and token streams.
+FORMATS = [
+    ("f32", None, "f32"),
+    ("f32", "bf16", "f32"),
+    ("bf16", None, "f32"),
+    ("bf16", None, "f16"),
+    ("f16", None, "f32"),
+]
 SENTENCE = "Pick up the alphabet-soup, place it in the basket!"
 
 
@@ -43,10 +50,12 @@ def _assert_close(made: Any, wanted: Any, exact: bool) -> None:
     assert _cosine(made, wanted) >= 0.9995
 
 
-@pytest.mark.parametrize(("precision", "weight_dtype"), FORMATS)
+@pytest.mark.parametrize(("precision", "weight_dtype", "stream_dtype"), FORMATS)
 @pytest.mark.parametrize("cross_output", ["folded", "projected"])
 @pytest.mark.parametrize("name", ["golden_set1", "golden_set3"])
-def test_golden_policies(name: str, cross_output: Any, precision: Any, weight_dtype: Any, tmp_path: Path) -> None:
+def test_golden_policies(
+    name: str, cross_output: Any, precision: Any, weight_dtype: Any, stream_dtype: Any, tmp_path: Path
+) -> None:
     """From latents; the published actions are normalised ones, so the gripper rule is left out."""
     mapping = json.loads((GOLDEN / f"{name}.json").read_text())
     tensors = load_file(GOLDEN / f"{name}.safetensors")
@@ -60,7 +69,7 @@ def test_golden_policies(name: str, cross_output: Any, precision: Any, weight_dt
     export_engine(
         model, engine, start_at="latents", latent_shape=(channels, height, width), context_rows=context.shape[1],
         instructions={str(i): rows for i, rows in enumerate(context)}, precision=precision, weight_dtype=weight_dtype,
-        cross_output=cross_output,
+        stream_dtype=stream_dtype, cross_output=cross_output,
     )  # fmt: skip
     policy = Policy(engine)
     interpreter = Interpreter(read_engine(engine))
@@ -98,8 +107,8 @@ def _statistics() -> dict[str, Any]:
     return {"state": {"default": field(8)}, "action": {"default": field(7)}}
 
 
-@pytest.mark.parametrize(("precision", "weight_dtype"), FORMATS)
-def test_nano_from_images(precision: Any, weight_dtype: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "weight_dtype", "stream_dtype"), FORMATS)
+def test_nano_from_images(precision: Any, weight_dtype: Any, stream_dtype: Any, tmp_path: Path) -> None:
     """Pixels and a sentence to robot actions: three implementations, one answer."""
     from lightwam.data.normalize import DatasetStatistics, Normalizer
     from lightwam.export.images import compose_canvas
@@ -110,7 +119,7 @@ def test_nano_from_images(precision: Any, weight_dtype: Any, tmp_path: Path) -> 
     statistics = _statistics()
     export_engine(
         model, engine, vae=vae, text_encoder=text, normalizer=statistics, precision=precision,
-        weight_dtype=weight_dtype, parity_seeds=(),
+        weight_dtype=weight_dtype, stream_dtype=stream_dtype, parity_seeds=(),
     )  # fmt: skip
     policy, interpreter = Policy(engine), Interpreter(read_engine(engine))
     rng = np.random.default_rng(0)

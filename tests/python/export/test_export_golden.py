@@ -13,6 +13,7 @@ from conftest import GoldenPolicy, random_model, randomize
 from lightwam.config import LightWAMConfig
 from lightwam.export import export_engine
 from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.dtypes import DType
 from lightwam.export.engine import read_engine
 from lightwam.export.interpret import Interpreter
 from lightwam.export.parity import CHUNK
@@ -39,8 +40,9 @@ _STAGES = {
 }  # fmt: skip
 
 
-def _options(golden: GoldenPolicy, precision: str, cross_output: str) -> BuildOptions:
+def _options(golden: GoldenPolicy, precision: str, cross_output: str, stream_dtype: DType = "f32") -> BuildOptions:
     return BuildOptions(
+        stream_dtype=stream_dtype,
         precision=precision,  # type: ignore[arg-type]
         cross_output=cross_output,  # type: ignore[arg-type]
         start_at="latents",
@@ -77,6 +79,23 @@ def test_every_stage_equals_the_published_numbers(golden: GoldenPolicy, cross_ou
 def test_bf16_graph_stays_within_its_cosine(golden: GoldenPolicy, cross_output: str) -> None:
     made = _trace(golden, "bf16", 0, cross_output)[CHUNK].flatten()
     wanted = golden.tensors["out.action"][0].double().flatten()
+    assert torch.cosine_similarity(made, wanted, 0) > 0.9995
+
+
+@FORMS
+def test_token_streams_in_f16(golden: GoldenPolicy, cross_output: str) -> None:
+    """Every sum of the backbone's stream is f16, the expert's none; the answer stays as near as bf16 products allow."""
+    options = _options(golden, "bf16", cross_output, "f16")
+    graph = build_graph(golden.model.config, StateDictWeights(golden.model.state_dict()), options)
+    sums = {op.name: graph.programs["act"].values[op.outputs["y"]] for op in graph.programs["act"].ops
+            if "residual" in op.inputs or op.name.endswith(".adapted")}  # fmt: skip
+    assert len(sums) > 3
+    assert {value.type.dtype for name, value in sums.items() if not name.startswith("expert.")} == {"f16"}
+    assert {value.type.dtype for name, value in sums.items() if name.startswith("expert.")} == {"f32"}
+    interpreter = Interpreter(graph, keep_trace=True)
+    interpreter.set_instruction(golden.tensors["in.context"][0].numpy())
+    interpreter.act(golden.tensors["in.proprio"][0].numpy(), golden.tensors["in.latents"][0, :, 0].numpy())
+    made, wanted = interpreter.trace[CHUNK].flatten(), golden.tensors["out.action"][0].double().flatten()
     assert torch.cosine_similarity(made, wanted, 0) > 0.9995
 
 

@@ -139,6 +139,8 @@ _REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown weight format": ({"weight_dtype": "f16"}, "weight_dtype is 'f16'"),
     "bf16 weights in an f16 engine": ({"precision": "f16", "weight_dtype": "bf16"}, "weight_dtype is 'bf16'"),
     "float32 weights in a bf16 engine": ({"precision": "bf16", "weight_dtype": "f32"}, "weight_dtype is 'f32'"),
+    "half streams in an f32 engine": ({"stream_dtype": "f16"}, r"stream_dtype is 'f16': with precision 'f32'"),
+    "unknown stream format": ({"precision": "bf16", "stream_dtype": "bf16"}, "stream_dtype is 'bf16'"),
     "provenance that is no JSON": ({"provenance": {"who": object()}}, "provenance"),
     "unknown start": ({"start_at": "tokens"}, "start_at is 'tokens'"),
     "latents of another width": ({"latent_shape": (4, 8, 8)}, r"latent_shape is \[4, 8, 8\]"),
