@@ -76,16 +76,24 @@ std::pair<const float*, std::size_t> float_view(py::handle value) {
     return {static_cast<const float*>(array.data()), static_cast<std::size_t>(array.size())};
 }
 
-// Writes the actions and, into `seconds`, the total and each stage's time (-1 for a stage the engine does not have).
-void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents, py::handle state, py::array& actions,
-           py::array& seconds) {
-    std::array<lightwam::ImageView, kMaxCameras> views;
+using Views = std::array<lightwam::ImageView, kMaxCameras>;
+
+// `views`: where the observation's images are described.
+lightwam::Observation observation_of(const py::dict& images, py::handle latents, py::handle state, Views& views) {
     if (images.size() > views.size()) refuse("more than 64 images");
     lightwam::Observation observation;
     observation.images = views.data();
     for (const auto& [name, value] : images) views[observation.image_count++] = image_view(name, value);
     std::tie(observation.latents, observation.latent_count) = float_view(latents);
     std::tie(observation.state, observation.state_width) = float_view(state);
+    return observation;
+}
+
+// Writes the actions and, into `seconds`, the total and each stage's time (-1 for a stage that was not timed).
+void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents, py::handle state, py::array& actions,
+           py::array& seconds, bool by_stage) {
+    Views views;
+    const lightwam::Observation observation = observation_of(images, latents, state, views);
     const auto [action_data, action_count] = float_view(actions);
     if (seconds.dtype().kind() != 'f' || seconds.itemsize() != 8 || seconds.size() != lightwam::kStageCount + 1)
         refuse("seconds is not float64 [7]");
@@ -94,10 +102,38 @@ void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents,
     lightwam::Timings timings;
     {
         const py::gil_scoped_release release;
-        policy.infer(observation, out, action_count, &timings);
+        if (by_stage)
+            policy.infer_by_stage(observation, out, action_count, timings);
+        else
+            policy.infer(observation, out, action_count, &timings);
     }
     times[0] = timings.total;
     for (int i = 0; i < lightwam::kStageCount; ++i) times[i + 1] = timings.present[i] ? timings.seconds[i] : -1.0;
+}
+
+// Times all tactics; the members of lightwam.runtime.tuning.Tuning.
+py::dict tune(lightwam::Policy& policy, const py::dict& images, py::handle latents, py::handle state, int repeats,
+              const py::function& progress) {
+    Views views;
+    const lightwam::Observation observation = observation_of(images, latents, state, views);
+    lightwam::Tuning tuning;
+    {
+        const py::gil_scoped_release release;
+        tuning = policy.tune(observation, repeats, [&](int done, int total) {
+            const py::gil_scoped_acquire acquire;
+            progress(done, total);
+        });
+    }
+    py::list tasks;
+    for (const lightwam::TaskTiming& task : tuning.tasks)
+        tasks.append(py::dict(py::arg("label") = task.label, py::arg("kernel") = task.kernel,
+                              py::arg("launches") = task.launches,
+                              py::arg("tactics") = py::tuple(py::cast(task.tactics)),
+                              py::arg("seconds") = py::tuple(py::cast(task.seconds)), py::arg("chosen") = task.chosen));
+    return py::dict(py::arg("gpu") = tuning.gpu, py::arg("target") = tuning.target, py::arg("driver") = tuning.driver,
+                    py::arg("plan") = tuning.plan, py::arg("tasks") = tasks,
+                    py::arg("default_seconds") = tuning.default_seconds,
+                    py::arg("tuned_seconds") = tuning.tuned_seconds, py::arg("cosine") = tuning.cosine);
 }
 
 void set_instruction(lightwam::Policy& policy, const std::string& text) {
@@ -144,7 +180,9 @@ PYBIND11_MODULE(_engine, module) {
              py::arg("instruction_set") = "auto")
         .def("set_instruction", &set_instruction, py::arg("text"))
         .def("infer", &infer, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("actions"),
-             py::arg("seconds"))
+             py::arg("seconds"), py::arg("by_stage") = false)
+        .def("tune", &tune, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("repeats"),
+             py::arg("progress"))
         .def_property_readonly("instruction", &Policy::instruction)
         .def_property_readonly("instruction_computations", &Policy::instruction_computations)
         .def_property_readonly("resize_plans_built", &Policy::resize_plans_built)

@@ -17,7 +17,9 @@ constexpr int kWarmUp = 3;
 constexpr double kFasterBy = 0.02;
 // The least cosine of the chosen tactics' actions with the defaults': sums in another order, a rounding at a tie.
 constexpr double kLeastCosine = 0.99;
-constexpr std::size_t kLeastFlushBytes = std::size_t{32} << 20;
+// Of the cache; it need not replace what was used longest ago.
+constexpr std::size_t kFlushCaches = 4;
+constexpr std::size_t kLeastFlushBytes = std::size_t{1} << 20;
 
 double median(std::vector<double> samples) {
     const auto middle = samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2);
@@ -45,7 +47,8 @@ class CacheFlush {
   public:
     explicit CacheFlush(const TuningGround& ground)
         : ground_(ground),
-          block_(ground.driver, std::max(2 * ground.gpu.cache_bytes, kLeastFlushBytes), "filling the cache") {}
+          block_(ground.driver, std::max(kFlushCaches * ground.gpu.cache_bytes, kLeastFlushBytes),
+                 "filling the cache") {}
     void operator()() const {
         check(ground_.driver,
               ground_.driver.memset_d8_async(block_.address(), 0, block_.bytes(), ground_.stream.handle()),

@@ -211,7 +211,7 @@ EXPORT Result cuDeviceGetAttribute(int* value, DeviceAttribute attribute, int) {
             *value = (on.arch == 87 ? 163 : on.arch == 89 || on.arch == 120 ? 99 : 227) << 10;
             return Result::success;
         case DeviceAttribute::l2_cache_size:
-            *value = 1 << 20;
+            *value = 64 << 10;
             return Result::success;
     }
     return Result::invalid_value;

@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "compile": Verb(
         "add machine code for GPUs to an engine file", "lightwam.export.gpu.compile_command", "CompileArgs"
     ),
+    "tune": Verb("find the fastest tactics of a compiled engine on this GPU", "lightwam.cli.tune", "TuneArgs"),
     "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.export.onnx", "OnnxArgs"),
 }
 

@@ -84,15 +84,23 @@ def random_observation(metadata: dict[str, Any], image_size: int, rng: np.random
 
 
 def measure(policy: Policy, arguments: BenchArgs) -> dict[str, NDArray[np.float64]]:
-    """Seconds of every counted chunk, by stage (`total` among them): {stage: [runs]}."""
+    """Seconds of every counted chunk, by stage (`total` among them): {stage: [runs]}.
+
+    On a GPU the stages are of other chunks, run after those whose total counts: what times stages costs time.
+    """
     from rich.progress import track
 
     rng = np.random.default_rng(0)
     observation = random_observation(policy.metadata, arguments.image_size, rng)
     for _ in range(arguments.warmup):
         policy.infer(observation)
-    chunks = [policy.infer(observation).timings for _ in track(range(arguments.runs), description="measuring")]
-    return {stage: np.array([timings[stage] for timings in chunks]) for stage in chunks[0]}
+    runs = range(arguments.runs)
+    chunks = [policy.infer(observation).timings for _ in track(runs, description="measuring")]
+    samples = {stage: np.array([timings[stage] for timings in chunks]) for stage in chunks[0]}
+    if policy.device != "cuda":
+        return samples
+    chunks = [policy.infer(observation, by_stage=True).timings for _ in track(runs, description="measuring stages")]
+    return {stage: np.array([timings[stage] for timings in chunks]) for stage in chunks[0]} | samples
 
 
 class Measurement(NamedTuple):

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +21,16 @@ class Policy:
         state: NDArray[np.float32],
         actions: NDArray[np.float32],
         seconds: NDArray[np.float64],
+        by_stage: bool = False,
     ) -> None: ...
+    def tune(
+        self,
+        images: dict[str, NDArray[np.uint8]],
+        latents: NDArray[np.float32] | None,
+        state: NDArray[np.float32],
+        repeats: int,
+        progress: Callable[[int, int], None],
+    ) -> dict[str, Any]: ...
     @property
     def instruction(self) -> str: ...
     @property

@@ -16,7 +16,7 @@ class ActionChunk:
     """The next actions of a policy.
 
     actions: float32 [H, A] in robot units, first action first (H horizon, A action width).
-    timings: seconds of wall time by stage, in the order of execution, and "total".
+    timings: seconds of wall time by stage, in the order of execution, and "total". Stages of a GPU: see `Policy.infer`.
     replan: how many of the actions to execute before asking again, 1 to H.
     """
 

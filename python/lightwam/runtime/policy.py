@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +16,14 @@ from lightwam.runtime import _engine
 from lightwam.runtime.chunk import ActionChunk
 from lightwam.runtime.observation import ObservationShape, check_observation
 from lightwam.runtime.summary import engine_file_name
+from lightwam.runtime.tuning import TaskTiming, Tuning
 
 _logger = logging.getLogger("lightwam.runtime")
 
 DeviceName = Literal["cpu", "cuda", "auto"]
 
 _MAX_THREADS = 1024
+_MAX_REPEATS = 10_000
 
 
 def _thread_count(threads: object) -> int:
@@ -122,8 +124,11 @@ class Policy:
             raise InstructionError(f"the instruction {text!r} is not valid text: {error.reason}") from None
         self._engine.set_instruction(text)
 
-    def infer(self, observation: Mapping[str, Any]) -> ActionChunk:
+    def infer(self, observation: Mapping[str, Any], *, by_stage: bool = False) -> ActionChunk:
         """One action chunk from `{"images": {camera: uint8 [h, w, 3]}, "state": [P]}` (see `Observation`).
+
+        by_stage: time stages on a GPU too. There the chunk is one CUDA graph, which reads no clock; this takes another
+        one, which reads the GPU's clock between stages and runs them one after the other.
 
         Raises ObservationError for anything missing, unknown, of a wrong type or size, or not finite; InstructionError
         before the first `set_instruction`; EngineError if the engine computes an action that is not finite. After an
@@ -132,10 +137,26 @@ class Policy:
         checked = check_observation(observation, self._shape)
         actions = np.empty(self._actions_shape, dtype=np.float32)
         seconds = np.empty(len(_engine.STAGES) + 1, dtype=np.float64)
-        self._engine.infer(checked.images, checked.latents, checked.state, actions, seconds)
+        self._engine.infer(checked.images, checked.latents, checked.state, actions, seconds, by_stage)
         timings = {stage: float(value) for stage, value in zip(_engine.STAGES, seconds[1:], strict=True) if value >= 0}
         timings["total"] = float(seconds[0])
         return ActionChunk(actions=actions, timings=timings, replan=self._replan)
+
+    def tune(
+        self, observation: Mapping[str, Any], repeats: int = 20, on_progress: Callable[[int, int], None] | None = None
+    ) -> Tuning:
+        """Time every tactic of the engine's launch plan on this policy's GPU; `write_tuning` keeps what it returns.
+
+        repeats: chunks timed with each tactic. on_progress(done, total) may raise to end it. This policy goes on with
+        the tactics it has. Raises DeviceError on a processor, for an error of the driver, and when the fastest tactics
+        compute other actions than the default ones; otherwise as `infer`.
+        """
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= _MAX_REPEATS:
+            raise DeviceError(f"repeats is {repeats!r}; expected a whole number from 1 to {_MAX_REPEATS}")
+        checked = check_observation(observation, self._shape)
+        heard = on_progress or (lambda done, total: None)
+        found = self._engine.tune(checked.images, checked.latents, checked.state, repeats, heard)
+        return Tuning(**{**found, "tasks": tuple(TaskTiming(**task) for task in found["tasks"])})
 
     def reset(self) -> None:
         """Marks the start of an episode. A policy keeps nothing from one chunk to the next, so nothing is to be done;

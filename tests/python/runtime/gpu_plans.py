@@ -42,6 +42,8 @@ KERNELS: dict[str, list[tuple[str, str, int | None]]] = {
     "act": [("x", "r", WIDTH * 4), ("y", "w", HORIZON * ACTION_WIDTH * 4)],
 }
 THREADS = 64
+#: How many tactics a kernel has, where not one. They differ in the name of their entry.
+TACTICS = {"mix": 2, "double": 3}
 
 
 def attribute(form: int, kind: int, value: int = 0, payload: bytes = b"") -> bytes:
@@ -75,17 +77,25 @@ def cubin(entry: str, parameters: int, arch: int, abi: int, threads: int = THREA
     return header + body + sections
 
 
+def entry_name(kernel: str, tactic: int) -> str:
+    """Of the machine code of a tactic; what is before "_kernel" says what it computes."""
+    return f"{kernel}_kernel_{tactic}" if tactic else f"{kernel}_kernel"
+
+
 def plan_and_images() -> tuple[dict[str, Any], dict[str, bytes]]:
     images = dict.fromkeys(TARGETS, b"")
     tasks: list[dict[str, Any]] = []
     for kernel, arguments in KERNELS.items():
         tactics: dict[str, list[dict[str, Any]]] = {}
         for target, (arch, abi) in TARGETS.items():
-            code = cubin(f"{kernel}_kernel", len(arguments) + 2, arch, abi)
-            place = {"entry": f"{kernel}_kernel", "offset": len(images[target]), "bytes": len(code)}
             sizes = {"grid": [2, 1, 1], "threads": THREADS, "shared": 50_000 if kernel == "mix" else 0, "registers": 32}
-            tactics[target] = [place | sizes | {"note": "by hand"}]
-            images[target] += code
+            tactics[target] = []
+            for tactic in range(TACTICS.get(kernel, 1)):
+                entry = entry_name(kernel, tactic)
+                code = cubin(entry, len(arguments) + 2, arch, abi)
+                place = {"entry": entry, "offset": len(images[target]), "bytes": len(code)}
+                tactics[target].append(place | sizes | {"note": f"way {tactic}"})
+                images[target] += code
         entries = [{"name": name, "mode": mode, "bytes": size} for name, mode, size in arguments]
         numbers = {"flops": 2 * WIDTH, "product_type": "none"}
         tasks.append({"kernel": kernel, "label": kernel, "arguments": entries, **numbers, "tactics": tactics})

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lightwam tune`: times an engine's tactics on this machine's GPU and writes the fastest beside the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tyro.conf import Positional
+
+from lightwam.cli.bench import MAX_IMAGE_SIZE, random_observation
+from lightwam.errors import ConfigError
+from lightwam.runtime import Policy
+from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
+
+_MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class TuneArgs:
+    """Find the fastest tactics of a compiled engine on this machine's GPU; write them to ENGINE.tuning.json."""
+
+    engine: Positional[Path]
+    """Engine file (*.lwam) made by `lightwam compile`."""
+    repeats: int = 20
+    """Chunks timed with each tactic."""
+    image_size: int = 256
+    """Side of the square camera images, pixels."""
+    instruction: str = "pick up the object"
+    """What the policy is told when the engine carries no instruction of its own."""
+
+
+def main(arguments: TuneArgs) -> int:
+    """Time, print a table, write the file. Raises `ConfigError`, `EngineError`, `DeviceError`: nothing is written."""
+    if arguments.repeats < 1:
+        raise ConfigError(f"--repeats is {arguments.repeats}: use at least 1")
+    if not 1 <= arguments.image_size <= MAX_IMAGE_SIZE:
+        raise ConfigError(f"--image-size is {arguments.image_size}: use 1 to {MAX_IMAGE_SIZE}")
+    policy = Policy(arguments.engine, device="cuda")
+    policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
+    seen = random_observation(policy.metadata, arguments.image_size, np.random.default_rng(0))
+    tuning = _tune(policy, seen, arguments.repeats)
+    replaced = write_tuning(arguments.engine, tuning)
+    if replaced:
+        print(f"replaced: {replaced}")
+    print_tuning(tuning)
+    print(f"wrote {tuning_path(arguments.engine)}")
+    return 0
+
+
+def _tune(policy: Policy, seen: dict[str, object], repeats: int) -> Tuning:
+    from rich.progress import Progress
+
+    with Progress() as progress:
+        bar = progress.add_task("timing tactics", total=None)
+        return policy.tune(seen, repeats, lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def print_tuning(tuning: Tuning) -> None:
+    """The tasks that gain most, and the whole chunk."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    changed = sorted((task for task in tuning.tasks if task.chosen), key=_gain, reverse=True)
+    if changed:
+        title = f"{len(changed)} of {len(tuning.tasks)} tasks run another tactic than the default"
+        table = Table("task", "kernel", "launches", "default µs", "tuned µs", "tactic", title=title)
+        for task in changed[:_MOST_ROWS]:
+            times = (f"{1e6 * task.seconds[tactic]:.1f}" for tactic in (0, task.chosen))
+            row = (task.label, task.kernel, str(task.launches), *times, task.tactics[task.chosen])
+            table.add_row(*(Text(cell) for cell in row))  # names are no markup
+        Console().print(table)
+    print(
+        f"{tuning.gpu} ({tuning.target}): a chunk's launches take {1e3 * tuning.tuned_seconds:.3f} ms, "
+        f"{1e3 * tuning.default_seconds:.3f} ms with the default tactics"
+    )
+
+
+def _gain(task: TaskTiming) -> float:
+    return task.seconds[0] - task.seconds[task.chosen]
