@@ -114,6 +114,10 @@ class Standin:
         """The nth call from now of a driver function returns an error."""
         self._library.standin_fail(function.encode(), nth, result)
 
+    def advance_clock(self, seconds: float) -> None:
+        """What a kernel calls that is to seem slow."""
+        self._library.standin_advance_clock(ctypes.c_double(seconds))
+
     def calls(self, function: str) -> int:
         return int(self._library.standin_calls(function.encode()))
 

@@ -8,39 +8,18 @@ from pathlib import Path
 from standin import run_script
 
 TOY = """
-import ctypes, sys
+import sys
 import numpy as np
 from engine_files import TASK, observation, write_engine
 from gpu_plans import small_gpu_engine
 from standin import Standin
+from toy_policy import run_toy
 from lightwam.errors import DeviceError
 from lightwam.runtime import Policy
 
-def floats(address, *shape):
-    size = int(np.prod(shape))
-    return np.ctypeslib.as_array((ctypes.c_float * size).from_address(address)).reshape(shape)
-
-def toy(launch):
-    a, name = launch.addresses, launch.entry.partition("_kernel")[0]
-    if name == "encode":
-        rows = ctypes.c_int32.from_address(a[1]).value
-        floats(a[2], 6, 8)[:] = floats(a[0], 6, 8) * rows
-    elif name == "look":
-        sizes = (ctypes.c_int32 * 4).from_address(a[2])
-        counts = [sizes[0] * sizes[1] * 3, sizes[2] * sizes[3] * 3]
-        frames = [(ctypes.c_uint8 * count).from_address(at) for count, at in zip(counts, a)]
-        floats(a[3], 8)[:] = [*(np.mean(np.ctypeslib.as_array(frame)) for frame in frames), *sizes, 0, 0]
-    elif name == "mix":
-        floats(a[5], 8)[:] = (floats(a[2], 8, 5) @ floats(a[4], 5) + floats(a[3], 8) + floats(a[1], 8)
-                              + floats(a[0], 6, 8).sum(axis=0))
-    elif name == "double":
-        floats(a[1], 8)[:] = 2 * floats(a[0], 8)
-    else:
-        floats(a[1], 12)[:] = np.resize(floats(a[0], 8), 12)
-
 standin = Standin(sys.argv[1])
 standin.set_device(87)
-standin.set_kernel(toy)
+standin.set_kernel(run_toy)
 engine = small_gpu_engine()
 """
 
@@ -76,7 +55,7 @@ for message in ("computing actions on the GPU: the GPU driver says", "make a new
     else:
         raise AssertionError("no error")
 assert "a wrong launch" in standin.failures[0]
-standin.set_kernel(toy)
+standin.set_kernel(run_toy)
 assert Policy(path, device="auto").run_path.startswith("engine 'small' runs on GPU")
 assert not standin.misuse and standin.leaked == 0, standin.misuse
 """

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lightwam tune` on the stand-in driver: toy kernels of which some seem slow; the file that it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from standin import run_script
+
+from lightwam.runtime import TaskTiming, Tuning, read_tunings, tuning_path, write_tuning
+
+TUNE = """
+import json, sys
+from pathlib import Path
+from engine_files import TASK, observation, write_engine
+from gpu_plans import small_gpu_engine
+from standin import Standin
+from toy_policy import run_toy
+from lightwam.cli import main
+from lightwam.cli.bench import BenchArgs, measure_engine
+from lightwam.runtime import Policy, read_tunings, tuning_path
+
+standin = Standin(sys.argv[1])
+standin.set_device(87)
+slow = {"double_kernel": 0.002, "double_kernel_2": 0.001, "mix_kernel": 0.003, "mix_kernel_1": 0.003}
+launched = set()
+def kernel(launch):
+    launched.add(launch.entry)
+    standin.advance_clock(slow.get(launch.entry, 0.002))
+    run_toy(launch)
+standin.set_kernel(kernel)
+path = write_engine(Path(sys.argv[2]) / "small.lwam", small_gpu_engine())
+
+def tune(*options):
+    return main(["tune", str(path), "--repeats", "2", *options])
+
+def failing(nth):
+    standin.fail("cuGraphLaunch", nth, 1)
+
+failing(30)
+assert tune() == 2 and not tuning_path(path).exists()
+assert "default tactics (not tuned; run 'lightwam tune'" in Policy(path, device="cuda").run_path
+assert tune() == 0
+tuning, = read_tunings(path)
+assert [task.chosen for task in tuning.tasks] == [0, 0, 0, 2, 0] and tuning.gpu == "Stand-in", tuning
+assert 0.002 <= tuning.tasks[3].seconds[0] < 0.003 and tuning.tuned_seconds < tuning.default_seconds
+
+policy = Policy(path, device="cuda")
+assert "tactics tuned on this GPU" in policy.run_path
+policy.set_instruction(TASK)
+launched.clear()
+policy.infer(observation())
+assert {"double_kernel_2", "mix_kernel"} <= launched, launched
+seen = policy.infer(observation(), by_stage=True)
+assert list(seen.timings) == ["preprocess", "backbone", "expert", "postprocess", "total"], seen.timings
+assert 0.001 <= seen.timings["expert"] < 0.002
+
+measured = measure_engine(path, None, BenchArgs(device="cuda", runs=2, warmup=1))
+assert set(measured.record.stages) == {"preprocess", "backbone", "expert", "postprocess"}, measured
+assert measured.samples["expert"].p50 >= 0.001
+
+before = tuning_path(path).read_bytes()
+failing(30)  # in the middle, with a good file there
+assert tune() == 2 and tuning_path(path).read_bytes() == before
+tuning_path(path).write_text("{")
+assert tune() == 0 and len(read_tunings(path)) == 1
+assert tune("--image-size", "0") == 2 and tune("--repeats", "0") == 2
+assert not standin.misuse and not standin.failures and standin.leaked == 0, (standin.misuse, standin.failures)
+"""
+
+TIMING = TaskTiming("block.0", "matmul", 2, ("a", "b"), (2e-3, 1e-3), 1)
+TUNING = Tuning("GPU", "sm_87", 12060, "0123456789abcdef", (TIMING,), 2e-3, 1e-3, 1.0)
+
+
+def test_tune_bench_and_a_tuned_policy(tmp_path: Path, standin_library: Path) -> None:
+    run_script(TUNE, standin_library, tmp_path)
+
+
+def test_a_file_holds_several_gpus(tmp_path: Path) -> None:
+    engine = tmp_path / "policy.lwam"
+    other = dataclasses.replace(TUNING, gpu="Other")
+    newer = dataclasses.replace(TUNING, plan="f" * 16, tasks=(TIMING, TIMING))
+    for tuning, expected in ((TUNING, (TUNING,)), (other, (TUNING, other)), (newer, (other, newer))):
+        assert write_tuning(engine, tuning) == "" and read_tunings(engine) == expected
+    document = json.loads(tuning_path(engine).read_text())
+    assert document["gpus"][1]["tactics"] == [1, 1] and "chosen" not in document["gpus"][1]["tasks"][0]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.lwam.tuning.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format": "lightwam-tuning", "format_version": 2, "gpus": []}', "\x00",
+     '{"format": "lightwam-tuning", "format_version": 1, "gpus": [{"tactics": [], "tasks": [{}]}]}'],
+)  # fmt: skip
+def test_a_damaged_file_is_replaced_and_said_to_be(tmp_path: Path, text: str) -> None:
+    engine = tmp_path / "policy.lwam"
+    tuning_path(engine).write_text(text)
+    said = write_tuning(engine, TUNING)
+    assert str(tuning_path(engine)) in said and "\n" not in said
+    assert read_tunings(engine) == (TUNING,)
+
+
+def test_a_file_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tmp_path / "policy.lwam"
+    write_tuning(engine, TUNING)
+
+    def refuse(source: object, target: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr("lightwam.runtime.tuning.os.replace", refuse)
+    with pytest.raises(OSError, match="no room"):
+        write_tuning(engine, dataclasses.replace(TUNING, gpu="Other"))
+    assert read_tunings(engine) == (TUNING,)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.lwam.tuning.json"]
