@@ -21,7 +21,8 @@ constexpr int kRepeats = 2;
 constexpr int kOutOfMemory = 2;
 constexpr int kLaunchFailed = 719;
 
-// Toy kernels of which some are slow by the GPU's clock, and one may compute something else.
+// Toy kernels of which some are slow by the GPU's clock (by so much that the real time beside it is nothing), and one
+// may compute something else.
 struct Workshop {
     const Standin& standin;
     std::map<std::string, double, std::less<>> slow = {};  // entry -> seconds
@@ -92,20 +93,20 @@ void test_times(const Standin& standin, const std::string& source) {
     const std::vector<float> actions = infer(policy, seen.view());
     const std::uint64_t modules = standin.live("modules");
     // A tactic that is a little faster is no reason to leave the default.
-    bench.shop.slow = {{"mix_kernel", 1.0},      {"mix_kernel_1", 0.99},   {"double_kernel", 2.0},
-                       {"double_kernel_1", 3.0}, {"double_kernel_2", 1.5}, {"encode_kernel", 4.0}};
+    bench.shop.slow = {{"mix_kernel", 100},      {"mix_kernel_1", 99},     {"double_kernel", 200},
+                       {"double_kernel_1", 300}, {"double_kernel_2", 150}, {"encode_kernel", 400}};
     std::vector<std::pair<int, int>> heard;
     const Tuning tuning =
         policy.tune(seen.view(), kRepeats, [&](int done, int total) { heard.emplace_back(done, total); });
     EXPECT(tuning.gpu == "Stand-in" && tuning.target == "sm_87" && tuning.driver == 12060);
     EXPECT(tuning.plan.size() == 16 && tuning.cosine > 0.999999);
     EXPECT(tuning.tasks.size() == 5 && task(tuning, "double").tactics.size() == 3);
-    const auto about = [](double value, double expected) { return value >= expected && value < expected + 0.1; };
-    EXPECT(task(tuning, "mix").chosen == 0 && about(task(tuning, "mix").seconds[1], 0.99));
-    EXPECT(task(tuning, "double").chosen == 2 && about(task(tuning, "double").seconds[0], 2.0));
-    EXPECT(about(task(tuning, "double").seconds[1], 3.0) && about(task(tuning, "double").seconds[2], 1.5));
-    EXPECT(task(tuning, "encode").launches == 1 && about(task(tuning, "encode").seconds[0], 4.0));
-    EXPECT(about(tuning.default_seconds, 3.0) && about(tuning.tuned_seconds, 2.5));
+    const auto about = [](double value, double expected) { return value >= expected && value < expected + 10; };
+    EXPECT(task(tuning, "mix").chosen == 0 && about(task(tuning, "mix").seconds[1], 99));
+    EXPECT(task(tuning, "double").chosen == 2 && about(task(tuning, "double").seconds[0], 200));
+    EXPECT(about(task(tuning, "double").seconds[1], 300) && about(task(tuning, "double").seconds[2], 150));
+    EXPECT(task(tuning, "encode").launches == 1 && about(task(tuning, "encode").seconds[0], 400));
+    EXPECT(about(tuning.default_seconds, 300) && about(tuning.tuned_seconds, 250));
     // Warm-up and repeats of three rounds of tactics, then of the default and the choice.
     EXPECT(heard.size() == (3 + kRepeats) * 5 && heard.back() == std::make_pair(25, 25));
     // The policy is as it was.
@@ -118,10 +119,10 @@ void test_slower_chunk(const Standin& standin, const std::string& source) {
     Bench bench(source, standin);
     Policy policy(bench.path, on_cuda());
     policy.set_instruction(kTask);
-    bench.shop.slow = {{"double_kernel", 1.0}};
+    bench.shop.slow = {{"double_kernel", 100}};
     const SmallObservation seen;
     const Tuning tuning = policy.tune(seen.view(), kRepeats, [&](int done, int) {
-        if (done == (3 + kRepeats) * 3) bench.shop.slow = {{"double_kernel_1", 1.0}};
+        if (done == (3 + kRepeats) * 3) bench.shop.slow = {{"double_kernel_1", 100}};
     });
     EXPECT(task(tuning, "double").chosen == 0 && tuning.tuned_seconds == tuning.default_seconds);
 }
@@ -132,7 +133,7 @@ void test_other_actions(const Standin& standin, const std::string& source) {
     policy.set_instruction(kTask);
     const SmallObservation seen;
     const std::vector<float> actions = infer(policy, seen.view());
-    bench.shop.slow = {{"double_kernel", 1.0}, {"double_kernel_1", 1.0}};
+    bench.shop.slow = {{"double_kernel", 1.0}, {"double_kernel_1", 100}};
     bench.shop.wrong = "double_kernel_2";
     EXPECT(throws_with<Error>("compute other actions than the default ones: cosine -1", [&] { tune(policy, seen); }));
     EXPECT(infer(policy, seen.view()) == actions);
@@ -216,7 +217,7 @@ void test_stages(const Standin& standin, const std::string& source) {
     Bench bench(source, standin);
     Policy policy(bench.path, on_cuda());
     policy.set_instruction(kTask);
-    bench.shop.slow = {{"look_kernel", 1.0}, {"mix_kernel", 2.0}, {"double_kernel", 3.0}, {"act_kernel", 4.0}};
+    bench.shop.slow = {{"look_kernel", 100}, {"mix_kernel", 200}, {"double_kernel", 300}, {"act_kernel", 400}};
     std::vector<float> actions(kActions);
     for (const SmallObservation& seen : {SmallObservation(4, 4), SmallObservation(9, 9)}) {
         const std::vector<float> expected = infer(policy, seen.view());
@@ -227,12 +228,12 @@ void test_stages(const Standin& standin, const std::string& source) {
         for (int again = 0; again < 2; ++again) {
             policy.infer_by_stage(seen.view(), actions.data(), actions.size(), timings);
             EXPECT(actions == expected);
-            for (const auto& [stage, seconds] : std::map<Stage, double>{{Stage::preprocess, 1.0},
-                                                                        {Stage::backbone, 2.0},
-                                                                        {Stage::expert, 3.0},
-                                                                        {Stage::postprocess, 4.0}}) {
+            for (const auto& [stage, seconds] : std::map<Stage, double>{{Stage::preprocess, 100},
+                                                                        {Stage::backbone, 200},
+                                                                        {Stage::expert, 300},
+                                                                        {Stage::postprocess, 400}}) {
                 const auto at = static_cast<std::size_t>(stage);
-                EXPECT(timings.present[at] && timings.seconds[at] >= seconds && timings.seconds[at] < seconds + 0.1);
+                EXPECT(timings.present[at] && timings.seconds[at] >= seconds && timings.seconds[at] < seconds + 10);
             }
             EXPECT(!timings.present[static_cast<std::size_t>(Stage::vae)]);
         }
