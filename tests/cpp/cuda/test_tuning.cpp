@@ -122,7 +122,7 @@ void test_slower_chunk(const Standin& standin, const std::string& source) {
     bench.shop.slow = {{"double_kernel", 100}};
     const SmallObservation seen;
     const Tuning tuning = policy.tune(seen.view(), kRepeats, [&](int done, int) {
-        if (done == (3 + kRepeats) * 3) bench.shop.slow = {{"double_kernel_1", 100}};
+        if (done == (3 + kRepeats) * 3) bench.shop.slow = {{"double_kernel_1", 100}, {"double_kernel_2", 100}};
     });
     EXPECT(task(tuning, "double").chosen == 0 && tuning.tuned_seconds == tuning.default_seconds);
 }

@@ -83,7 +83,7 @@ PLANS: list[tuple[str, Spoil, str]] = [
     ("no target", document(f"{GPU}.tasks.0.tactics.sm_110", ...), "'sm_110' is missing"),
     ("other target", document(f"{GPU}.tasks.0.tactics.sm_90", []), "has tactics for 3 targets; 'images' has 2"),
     ("no entry", document(f"{TACTIC}.entry", ""), "'entry' is empty"),
-    ("code past the end", document(f"{TACTIC}.offset", 9000), "its machine code is bytes 9000 to"),
+    ("code past the end", document(f"{TACTIC}.offset", 4900), "its machine code is bytes 4900 to"),
     ("code of no byte", document(f"{TACTIC}.bytes", 0), "'bytes' is 0; expected 1 to"),
     ("grid zero", document(f"{TACTIC}.grid", [0, 1, 1]), r"grid \[0, 1, 1\] is out of range"),
     ("grid too tall", document(f"{TACTIC}.grid", [1, 65536, 1]), r"grid \[1, 65536, 1\] is out of range"),
