@@ -36,7 +36,7 @@ lint: $(VENV)/.test-installed
 	$(BIN)/ruff check python kernels tests benchmarks
 	$(BIN)/ruff format --check python kernels tests benchmarks
 	$(BIN)/mypy
-	find csrc tests/cpp benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/cpp tests/standin benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,stddev,rounds

@@ -18,6 +18,8 @@ from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 
 MOST_CAMERAS = 8
+#: Rows and columns of the canvas and of frames (the runtime refuses larger ones): offsets are counted in 32 bits.
+MOST_ROWS = 1 << 14
 CHANNELS = 3
 
 
@@ -155,10 +157,13 @@ def cameras_of(task: Task) -> list[Camera]:
 def task(cameras: Sequence[Camera], canvas: tuple[int, int], *, y: DType) -> Task:
     """frame0, frame1, ... u8 [h, w, 3] of any size, frame_sizes i32 [cameras, 2] -> y [canvas h, canvas w, 3] in -1..1.
 
-    The cameras' rectangles tile the canvas (they are not checked here). ValueError for more than MOST_CAMERAS.
+    The cameras' rectangles tile the canvas (they are not checked here). ValueError for more than MOST_CAMERAS, or a
+    canvas of more than MOST_ROWS in a direction.
     """
     if not 1 <= len(cameras) <= MOST_CAMERAS:
         raise ValueError(f"preprocess_images: {len(cameras)} cameras; a launch takes 1 to {MOST_CAMERAS}")
+    if max(canvas) > MOST_ROWS:
+        raise ValueError(f"preprocess_images: canvas {list(canvas)}; rows and columns are at most {MOST_ROWS}")
     frames = [Argument(f"frame{index}", "r", "u8", None) for index in range(len(cameras))]
     arguments = (
         *frames,

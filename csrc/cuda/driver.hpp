@@ -49,6 +49,7 @@ constexpr bool loses_device(Result result) noexcept {
         case 201:  // invalid context
         case 214:  // uncorrectable memory error
         case 220:  // link to another GPU failed
+        case 226:  // an exception on the device, contained
         case 700:  // illegal address
         case 702:  // time-out
         case 709:  // context destroyed
@@ -59,6 +60,7 @@ constexpr bool loses_device(Result result) noexcept {
         case 717:  // invalid address space
         case 718:  // invalid program counter
         case 719:  // launch failed
+        case 721:  // tensor memory not given back
         case 999:  // unknown
             return true;
         default:

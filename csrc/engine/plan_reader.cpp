@@ -105,7 +105,9 @@ class PlanReader {
         const char* const end = target.data() + target.size();
         if (target.starts_with("sm_")) {
             const auto [parsed, error] = std::from_chars(target.data() + 3, end, arch);
-            if (error == std::errc() && parsed == end && arch >= 10 && arch <= 999) return arch;
+            // One spelling each: no two images are for the same GPUs.
+            const bool spelt = parsed == end && target == "sm_" + std::to_string(arch);
+            if (error == std::errc() && spelt && arch >= 10 && arch <= 999) return arch;
         }
         refuse_(where + ": expected a target as 'sm_87'");
     }

@@ -7,7 +7,8 @@
 namespace lightwam::runtime {
 namespace {
 
-constexpr std::int64_t kMaxImageSize = 1 << 16;
+// Bytes of a frame are counted in 32 bits on a GPU (kernels/preprocess_images.py).
+constexpr std::int64_t kMaxImageSize = 1 << 14;
 constexpr std::size_t kAbsent = engine::npos;
 
 [[noreturn]] void refuse(const std::string& why) { throw Error(ErrorKind::observation, why); }
@@ -22,7 +23,7 @@ void check_image(const ImageView& image) {
     const auto subject = [&] { return "image of camera '" + std::string(image.camera) + "'"; };
     if (image.height < 1 || image.width < 1 || image.height > kMaxImageSize || image.width > kMaxImageSize)
         refuse(subject() + " is " + std::to_string(image.height) + " x " + std::to_string(image.width) +
-               " pixels; expected 1 to 65536 in both directions");
+               " pixels; expected 1 to 16384 in both directions");
     if (image.pixels == nullptr) refuse(subject() + " has no pixels");
 }
 

@@ -97,6 +97,10 @@ def test_frames_of_any_size_are_the_exporters_canvas(sizes: tuple[tuple[int, int
         (lambda: conv2d.task(2, 2, 4, 8, x="f32", weight="f32", y="f32"), "nothing to compute"),
         (lambda: conv2d.task(8, 8, 4, 8, x="f32", weight="f32", y=None), "y is written without one"),
         (lambda: preprocess_images.task([], (4, 4), y="f32"), "0 cameras; a launch takes 1 to 8"),
+        (
+            lambda: preprocess_images.task([preprocess_images.Camera(0, 0, 9, 16385)], (9, 16385), y="f32"),
+            r"canvas \[9, 16385\]; rows and columns are at most 16384",
+        ),
     ],
 )
 def test_what_a_kernel_cannot_do_is_refused(make: Callable[[], Task], message: str) -> None:

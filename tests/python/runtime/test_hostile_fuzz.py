@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_files import small_engine, write_engine
+from gpu_plans import small_gpu_engine
 from hostile_files import loads_or_is_refused, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,23 @@ PLACES = [place for place in places(small_engine().document) if place]
 @given(place=st.sampled_from(PLACES), value=JSON)
 def test_any_value_anywhere(tmp_path: Path, place: tuple[Any, ...], value: Any) -> None:
     engine = small_engine()
+    target: Any = engine.document
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    loads_or_is_refused(write_engine(tmp_path / "fuzzed.lwam", engine))
+
+
+PLAN_PLACES = [("gpu", *place) for place in places(small_gpu_engine().document["gpu"])]
+PLAN_JSON = JSON | st.sampled_from(
+    ["b", "w", "r", "sm_87", "sm_087", "sm_90", "gpu.sm_87", "input", "output", 0, 16, 64, 2**34]
+)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(place=st.sampled_from(PLAN_PLACES), value=PLAN_JSON)
+def test_any_value_anywhere_in_a_launch_plan(tmp_path: Path, place: tuple[Any, ...], value: Any) -> None:
+    engine = small_gpu_engine()
     target: Any = engine.document
     for key in place[:-1]:
         target = target[key]

@@ -61,6 +61,7 @@ PLANS: list[tuple[str, Spoil, str]] = [
     ("no image", document(f"{GPU}.images", {}), "'images' is empty"),
     ("target", document(f"{GPU}.images", {"gfx90": "gpu.sm_87"}), "image 'gfx90': expected a target as 'sm_87'"),
     ("target without number", document(f"{GPU}.images", {"sm_8x": "gpu.sm_87"}), "expected a target as"),
+    ("target twice", document(f"{GPU}.images", {"sm_87": "gpu.sm_87", "sm_087": "gpu.sm_110"}), "image 'sm_087'"),
     ("image not there", document(f"{GPU}.images.sm_87", "x"), "names the tensor 'x', which is not there"),
     ("image no text", document(f"{GPU}.images.sm_87", 3), "is a number; expected a tensor's name"),
     ("image of floats", image_of_floats, "tensor 'conv.weight', f32; expected i8"),

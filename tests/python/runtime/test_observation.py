@@ -58,6 +58,7 @@ BAD_IMAGES: list[tuple[str, Spoil, str]] = [
     ("no rows", put_image("wrist", zeros(0, 8, 3)), "camera 'wrist' is empty"),
     ("no columns", put_image("wrist", zeros(8, 0, 3)), "camera 'wrist' is empty"),
     ("huge", put_image("wrist", np.broadcast_to(zeros(1, 1, 3), (70000, 1, 3))), "70000 x 1 pixels"),
+    ("one too high", put_image("wrist", np.broadcast_to(zeros(1, 1, 3), (16385, 1, 3))), "expected 1 to 16384"),
     ("state too long", put("state", zeros(6, dtype=np.float32)), r"state is float32 \[6\]; expected .* \[5\]"),
     ("state too short", put("state", zeros(4, dtype=np.float32)), r"state is float32 \[4\]"),
     ("state batched", put("state", zeros(1, 5, dtype=np.float32)), r"state is float32 \[1, 5\]"),
