@@ -60,8 +60,8 @@ def golden_sample(name: str, precision: Precision, cross_output: CrossOutput) ->
     golden = golden_policy(name)
     context = golden.tensors["in.context"][0]
     options = BuildOptions(
-        "bf16" if precision == "int8" else precision, None, "latents", golden.latent_shape, golden.context_rows,
-        cross_output=cross_output,
+        "bf16" if precision == "int8" else precision, start_at="latents", latent_shape=golden.latent_shape,
+        context_rows=golden.context_rows, cross_output=cross_output,
     )  # fmt: skip
     weights = StateDictWeights(golden.model.state_dict())
     graph = build_policy_graph(golden.model.config, weights, options, False, {"go": context})
@@ -97,7 +97,7 @@ def small_sample(precision: Precision, cross_output: CrossOutput = "folded") -> 
         rng.uniform(0.5, 2, 8), rng.uniform(-1, 1, 8), rng.uniform(0.5, 2, 7), rng.uniform(-1, 1, 7), 5.0
     )
     options = BuildOptions(
-        "bf16" if precision == "int8" else precision, None, cross_output=cross_output, normalization=normalization
+        "bf16" if precision == "int8" else precision, cross_output=cross_output, normalization=normalization
     )
     graph = build_policy_graph(config, weights, options, False, {"go": context}, vae_config=config.vae)
     sizes = ((40, 48, 3), (25, 32, 3))

@@ -17,6 +17,7 @@ from lightwam.export.builder import ProgramBuilder
 from lightwam.export.gpu import fuse_attention, fuse_norms, fuse_rows
 from lightwam.export.gpu.check import check_plan
 from lightwam.export.gpu.lower import FUSIONS, Fusion, lower
+from lightwam.export.gpu.nodes import WeightRows
 from lightwam.export.gpu.plan import LaunchPlan
 from lightwam.export.graph import Constant, Graph, Program, TensorType
 from lightwam.export.layers import constant
@@ -114,6 +115,13 @@ def test_weights_of_all_blocks_lie_side_by_side() -> None:
     keys = [f"blocks.{block}.cross_attn.k.weight" for block in range(3)]
     sizes = [sample.graph.constants[name].type.num_bytes for name in keys]
     assert np.diff([plan.weights[name] for name in keys]).tolist() == sizes[:2]
+
+
+def test_weights_lie_side_by_side_in_one_order() -> None:
+    rows = WeightRows({name: constant(name, "f32", (8,), lambda: torch.zeros(8)) for name in "abc"})
+    assert not rows.join(("a", "b"), ("b", "a")) and not rows.rows
+    assert rows.join(("a", "b", "c"), ("b", "c"), ("c",)) and not rows.join(("a", "c"))
+    assert set(rows.rows.values()) == {("a", "b", "c")}
 
 
 def _two_readers() -> Sample:

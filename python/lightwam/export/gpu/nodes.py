@@ -65,9 +65,11 @@ class WeightRows:
 
     def join(self, *groups: tuple[str, ...]) -> bool:
         """Lay the constants of each group side by side; False, and no change, where a size or row forbids it."""
-        if not all(self._can_join(names) for names in groups):
-            return False
+        before = dict(self.rows)
         for names in groups:
+            if not self._can_join(names):  # seen with the groups before it, which may hold some of the same
+                self.rows = before
+                return False
             if len(names) > 1 and names[0] not in self.rows:
                 self.rows.update(dict.fromkeys(names, names))
         return True
