@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A GPU from Python through its driver alone: memory, machine code, launches, times. For checks, not for robots."""
+"""A GPU from Python through its driver alone: memory, machine code, launches. For checks, not for robots."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,7 +14,6 @@ _STAGING_BYTES = 4 << 20
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute
 _MAX_SHARED = 8  # CUfunction_attribute
 _DEFAULT_SHARED = 48 << 10  # dynamic shared memory that needs no asking
-_CAPTURE_THREAD_LOCAL = 1
 _BY_VALUE: dict[str, tuple[Any, ...]] = {
     "cuMemAlloc_v2": (ctypes.c_void_p, ctypes.c_size_t),
     "cuMemFree_v2": (ctypes.c_uint64,),
@@ -22,7 +21,6 @@ _BY_VALUE: dict[str, tuple[Any, ...]] = {
     "cuMemFreeHost": (ctypes.c_void_p,),
     "cuMemcpyHtoDAsync_v2": (ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
     "cuMemcpyDtoHAsync_v2": (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p),
-    "cuGraphInstantiateWithFlags": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64),
     "cuModuleGetFunction": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
     "cuFuncSetAttribute": (ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
     "cuLaunchKernel": (ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
@@ -194,33 +192,3 @@ class Gpu:
         parameters = (ctypes.c_void_p * len(values))(*(base + 8 * index for index in range(len(values))))
         sizes = (*function.grid, function.threads, 1, 1, function.shared)
         self._call("cuLaunchKernel", function.handle, *sizes, self._stream, ctypes.addressof(parameters), None)
-
-    def seconds(self, enqueue: Callable[[], None], repeats: int, warm_up: int = 1) -> list[float]:
-        """Device time of each of `repeats` replays of the launches that `enqueue` makes, recorded as one graph."""
-        self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_CAPTURE_THREAD_LOCAL))
-        try:
-            enqueue()
-        finally:
-            graph = ctypes.c_void_p()
-            self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
-        with ExitStack() as stack:
-            stack.callback(self._call, "cuGraphDestroy", graph)
-            replay = self._made("cuGraphInstantiateWithFlags", graph, 0)
-            stack.callback(self._call, "cuGraphExecDestroy", replay)
-            events = []
-            for _ in range(2):
-                events.append(self._made("cuEventCreate", ctypes.c_uint(0)))
-                stack.callback(self._call, "cuEventDestroy_v2", events[-1])
-            for _ in range(warm_up):
-                self._call("cuGraphLaunch", replay, self._stream)
-            self.wait()
-            return [self._replay_seconds(replay, events) for _ in range(repeats)]
-
-    def _replay_seconds(self, replay: ctypes.c_void_p, events: Sequence[ctypes.c_void_p]) -> float:
-        self._call("cuEventRecord", events[0], self._stream)
-        self._call("cuGraphLaunch", replay, self._stream)
-        self._call("cuEventRecord", events[1], self._stream)
-        self.wait()
-        milliseconds = ctypes.c_float()
-        self._call("cuEventElapsedTime", ctypes.byref(milliseconds), *events)
-        return milliseconds.value * 1e-3

@@ -51,12 +51,16 @@ def text(check: Mapping[str, Any]) -> str:
     chunks = _chunks(results)
     if chunks:
         parts += ["## One chunk, from camera images to actions", _CHUNK_NOTE]
-        headings = ("policy", "p50 ms", "p95", "p99", "GPU alone ms", "roofline ms", "share", "GB on the GPU", "cosine")
+        headings = ("policy", "p50 ms", "p95", "p99", "GPU alone, default ms", "chosen ms", "roofline ms", "share",
+                    "GB on the GPU", "cosine")  # fmt: skip
         parts.append(table(headings, chunks))
+    stages = _stages(results)
+    if stages:
+        parts += ["Median of the stages, ms, by the GPU's clock:", stages]
     for name, result in results.items():
-        if name.startswith("launches "):
+        if name.startswith("tune "):
             parts += [
-                f"## Kernels of {name.removeprefix('launches ')}",
+                f"## Kernels of {name.removeprefix('tune ')}",
                 _LAUNCH_NOTE,
                 _by_kernel(result),
                 *_slow(result),
@@ -65,13 +69,14 @@ def text(check: Mapping[str, Any]) -> str:
 
 
 _CHUNK_NOTE = (
-    "Percentiles: a whole chunk, frames up and actions down. GPU alone: the launches as one graph, median. Share: of "
-    "the roofline, by the time of the GPU alone. Cosine: the least, of the actions with those of the processor. Memory "
-    "of a policy: what is free less after it ran; of PyTorch: the most that it had."
+    "Percentiles: a whole chunk, frames up and actions down. GPU alone: the launches as one graph, median, with "
+    "default tactics and with the chosen ones, which the policy runs. Share: of the roofline, by the latter. Cosine: "
+    "the least, of the actions with those of the processor. Memory of a policy: what is free less after it ran; of "
+    "PyTorch: the most that it had."
 )
 _LAUNCH_NOTE = (
-    "Each task's launches of a chunk as one graph, each with its own weights, inputs mostly in the cache; tactic: the "
-    "default. Best: with the fastest tactic of every task."
+    "Times of the launches where they run in a chunk, the clock read between them (about a microsecond each); before "
+    "each chunk the cache was filled with other bytes. First with the default tactic, then with the chosen one."
 )
 
 
@@ -103,26 +108,36 @@ def _chunks(results: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for name, result in results.items():
         if name.startswith("policy "):
-            launches = results.get(f"launches {name.removeprefix('policy ')}")
+            tuned = results.get(f"tune {name.removeprefix('policy ')}")
             cosine = f"{min(result['cosines']):.6f}" + ("" if result["ok"] else f" **below {result['gate']}**")
-            rows.append([name.removeprefix("policy "), *_times(result["seconds"]), *_alone(launches),
+            rows.append([name.removeprefix("policy "), *_times(result["seconds"]), *_alone(tuned),
                          _gigabytes(result), cosine])  # fmt: skip
         elif name.startswith("pytorch "):
-            rows.append([result["contender"], *_times(result["seconds"]), "", "", "", _gigabytes(result), ""])
+            rows.append([result["contender"], *_times(result["seconds"]), "", "", "", "", _gigabytes(result), ""])
     return rows
+
+
+def _stages(results: Mapping[str, Any]) -> str:
+    policies = {name.removeprefix("policy "): result for name, result in results.items() if name.startswith("policy ")}
+    names = list(dict.fromkeys(stage for result in policies.values() for stage in result["stages"]))
+    rows = [
+        [policy, *(f"{1e3 * result['stages'][name]:.3f}" if name in result["stages"] else "" for name in names)]
+        for policy, result in policies.items()
+    ]
+    return table(("policy", *names), rows) if rows else ""
 
 
 def _times(seconds: Mapping[str, float]) -> list[str]:
     return [f"{1e3 * seconds[name]:.3f}" for name in ("p50", "p95", "p99")]
 
 
-def _alone(launches: Mapping[str, Any] | None) -> list[str]:
-    """Median of the launches alone, the roofline, the share."""
-    if launches is None:
-        return ["", "", ""]
-    samples = sorted(launches["chunk_seconds"])
-    median, bound = samples[len(samples) // 2], launches["roofline_seconds"]
-    return [f"{1e3 * median:.3f}", *(("", "") if bound is None else (f"{1e3 * bound:.3f}", _share(bound, median)))]
+def _alone(tuned: Mapping[str, Any] | None) -> list[str]:
+    """Median of the launches alone with default tactics and with the chosen ones, the roofline, the share."""
+    if tuned is None:
+        return ["", "", "", ""]
+    seconds, bound = tuned["tuned_seconds"], tuned["roofline_seconds"]
+    times = [f"{1e3 * value:.3f}" for value in (tuned["default_seconds"], seconds)]
+    return [*times, *(("", "") if bound is None else (f"{1e3 * bound:.3f}", _share(bound, seconds)))]
 
 
 def _share(bound: float | None, seconds: float) -> str:
@@ -137,26 +152,27 @@ def _by_kernel(result: Mapping[str, Any]) -> str:
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in result["tasks"]:
         groups[row["kernel"]].append(row)
-    whole = sum(row["seconds"][0] for row in result["tasks"])
+    whole = sum(row["seconds"] for row in result["tasks"])
     rows = []
-    for kernel, tasks in sorted(groups.items(), key=lambda item: -sum(row["seconds"][0] for row in item[1])):
-        seconds, best = (sum(pick(row["seconds"]) for row in tasks) for pick in (lambda times: times[0], min))
+    for kernel, tasks in sorted(groups.items(), key=lambda item: -sum(row["seconds"] for row in item[1])):
+        default, seconds = (sum(row[name] for row in tasks) for name in ("default_seconds", "seconds"))
         bounds = [row["roofline_seconds"] for row in tasks]
         bound = None if None in bounds else sum(bounds)
         rows.append([
-            kernel, str(sum(row["launches"] for row in tasks)), f"{1e6 * seconds:.1f}", f"{seconds / whole:.0%}",
-            f"{1e6 * best:.1f}", "" if bound is None else f"{1e6 * bound:.1f}", _share(bound, seconds),
+            kernel, str(sum(row["launches"] for row in tasks)), f"{1e6 * default:.1f}", f"{1e6 * seconds:.1f}",
+            f"{seconds / whole:.0%}", "" if bound is None else f"{1e6 * bound:.1f}", _share(bound, seconds),
         ])  # fmt: skip
-    return table(("kernel", "launches", "µs", "of all", "best µs", "roofline µs", "share"), rows)
+    return table(("kernel", "launches", "default µs", "µs", "of all", "roofline µs", "share"), rows)
 
 
 def _slow(result: Mapping[str, Any]) -> list[str]:
     """The ten tasks that take longest."""
-    tasks = sorted(result["tasks"], key=lambda row: -float(row["seconds"][0]))[:10]
+    tasks = sorted(result["tasks"], key=lambda row: -float(row["seconds"]))[:10]
     rows = [
-        [row["label"], row["kernel"], str(row["launches"]), f"{1e6 * row['seconds'][0] / row['launches']:.2f}",
-         _share(row["roofline_seconds"], row["seconds"][0]), row["tactics"][0],
-         row["tactics"][row["seconds"].index(min(row["seconds"]))]]
+        [row["label"], row["kernel"], str(row["launches"]), f"{1e6 * row['default_seconds'] / row['launches']:.2f}",
+         f"{1e6 * row['seconds'] / row['launches']:.2f}", _share(row["roofline_seconds"], row["seconds"]),
+         str(row["tactic_index"]), row["tactic"]]
         for row in tasks
     ]  # fmt: skip
-    return [table(("task", "kernel", "launches", "µs a launch", "share", "tactic", "fastest tactic"), rows)]
+    headings = ("task", "kernel", "launches", "default µs a launch", "µs a launch", "share", "tactic", "which is")
+    return [table(headings, rows)]

@@ -3,7 +3,7 @@
 
 python benchmarks/gpu_steps.py kernels OUT --cache FOLDER [--tactics N]
 python benchmarks/gpu_steps.py policy OUT --engine FILE [--runs N]
-python benchmarks/gpu_steps.py launches OUT --engine FILE
+python benchmarks/gpu_steps.py tune OUT --engine FILE [--repeats N]
 python benchmarks/gpu_steps.py pytorch OUT --size libero [--runs N] [--compile]
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_driver import Gpu
+from gpu_driver import Gpu, GpuFacts
 from numpy.typing import NDArray
 
 #: The least cosine of the GPU's actions and the processor's, by the engine's precision. f32: sums in another order.
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 GATES: Mapping[str, float] = {"f32": 0.99999, "bf16": 0.999, "int8": 0.99}
 OBSERVATIONS = 3
 WARM_UP = 10
+STAGE_RUNS = 20
 
 
 def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> d
         began = time.perf_counter()
         seconds.append(policy.infer(observations[index % OBSERVATIONS]).timings["total"])
         host.append(time.perf_counter() - began)
+    chunks_by_stage = [policy.infer(observations[0], by_stage=True).timings for _ in range(STAGE_RUNS)]
     return {
         "engine": engine.name,
         "precision": metadata["precision"],
@@ -62,8 +64,23 @@ def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> d
         "load_seconds": load,
         "seconds": percentiles(seconds),
         "python_seconds": percentiles(host),
+        "stages": {
+            stage: float(np.median([timings[stage] for timings in chunks_by_stage]))
+            for stage in chunks_by_stage[0]
+            if stage != "total"
+        },
         "device_memory_bytes": before - gpu.memory()[0],
     }
+
+
+def tune_engine(facts: GpuFacts, engine: Path, repeats: int) -> dict[str, Any]:
+    """`lightwam tune`, which writes its choice beside the engine; the times of its launches beside the roofline."""
+    from gpu_plan import launch_times
+
+    from lightwam.cli.tune import TuneArgs, tune
+
+    tuning = tune(TuneArgs(engine, repeats=repeats))
+    return {"gpu": asdict(facts), **launch_times(facts, engine, tuning), "ok": True}
 
 
 def _chunk(policy: Any, seen: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -132,23 +149,20 @@ def run(step: str, arguments: argparse.Namespace, gpu: Gpu) -> dict[str, Any]:
         return {**result, "ok": not result["faults"] and not result["refused"]}
     if step == "policy":
         return check_policy(gpu, arguments.engine, arguments.runs)
-    if step == "launches":
-        from gpu_plan import measure_launches
-
-        facts = gpu.facts()
-        return {"gpu": asdict(facts), **measure_launches(gpu, facts, arguments.engine, arguments.repeats), "ok": True}
+    if step == "tune":
+        return tune_engine(gpu.facts(), arguments.engine, arguments.repeats)
     return {**measure_pytorch(arguments.size, arguments.runs, arguments.compile), "ok": True}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("kernels", "policy", "launches", "pytorch"))
+    parser.add_argument("step", choices=("kernels", "tune", "policy", "pytorch"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--engine", type=Path)
     parser.add_argument("--cache", type=Path, help="folder of compiled kernels")
     parser.add_argument("--size", choices=("nano", "libero"), default="libero")
     parser.add_argument("--runs", type=int, default=200, help="chunks that count")
-    parser.add_argument("--repeats", type=int, default=20, help="replays of each kernel's launches")
+    parser.add_argument("--repeats", type=int, default=20, help="chunks timed with each tactic")
     parser.add_argument("--tactics", type=int, default=1, help="ways of each product to check")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     arguments = parser.parse_args()

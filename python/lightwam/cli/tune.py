@@ -32,7 +32,14 @@ class TuneArgs:
 
 
 def main(arguments: TuneArgs) -> int:
-    """Time, print a table, write the file. Raises `ConfigError`, `EngineError`, `DeviceError`: nothing is written."""
+    """`tune`, then a table of what it found."""
+    print_tuning(tune(arguments))
+    print(f"wrote {tuning_path(arguments.engine)}")
+    return 0
+
+
+def tune(arguments: TuneArgs) -> Tuning:
+    """Time the tactics and write the choice. Raises `ConfigError`, `EngineError`, `DeviceError`: nothing is written."""
     if arguments.repeats < 1:
         raise ConfigError(f"--repeats is {arguments.repeats}: use at least 1")
     if not 1 <= arguments.image_size <= MAX_IMAGE_SIZE:
@@ -40,19 +47,18 @@ def main(arguments: TuneArgs) -> int:
     policy = Policy(arguments.engine, device="cuda")
     policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
     seen = random_observation(policy.metadata, arguments.image_size, np.random.default_rng(0))
-    tuning = _tune(policy, seen, arguments.repeats)
+    tuning = _with_progress(policy, seen, arguments.repeats)
     replaced = write_tuning(arguments.engine, tuning)
     if replaced:
         print(f"replaced: {replaced}")
-    print_tuning(tuning)
-    print(f"wrote {tuning_path(arguments.engine)}")
-    return 0
+    return tuning
 
 
-def _tune(policy: Policy, seen: dict[str, object], repeats: int) -> Tuning:
+def _with_progress(policy: Policy, seen: dict[str, object], repeats: int) -> Tuning:
+    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("timing tactics", total=None)
         return policy.tune(seen, repeats, lambda done, total: progress.update(bar, completed=done, total=total))
 

@@ -78,26 +78,30 @@ from engine_files import small_engine, write_engine
 from shells import write_shell_engine
 from lightwam.export.engine import read_engine
 from lightwam.export.gpu.lower import lower
-from gpu_plan import measure_launches
-from gpu_steps import check_policy
+from gpu_plan import launch_times
+import gpu_steps
+from lightwam.cli.tune import TuneArgs, tune
 
 source, path = folder / "plain.lwam", folder / "small.lwam"
 write_engine(source, small_engine(images=False))
 graph = read_engine(source)
 standin.set_kernel(interpreted(standin, write_shell_engine(graph, lower(graph), path)))
 with Gpu() as gpu:
-    checked = check_policy(gpu, path, 1, warm_up=1)
+    tuning = tune(TuneArgs(path, repeats=1))
+    gpu_steps.STAGE_RUNS = 1
+    checked = gpu_steps.check_policy(gpu, path, 1, warm_up=1)
+    assert {"backbone", "expert"} <= set(checked["stages"]) and "tactics tuned" in checked["run_path"], checked
     assert checked["ok"] and min(checked["cosines"]) > 1 - 1e-9, checked
     assert checked["device_memory_bytes"] > 0 and "GPU" in checked["run_path"]
     facts = replace(gpu.facts(), name="Jetson AGX Orin", memory_bytes=64 << 30)
-    measured = measure_launches(gpu, facts, path, 1)
+    measured = launch_times(facts, path, tuning)
     assert measured["roofline"]["name"].startswith("Jetson AGX Orin")
     assert sum(row["launches"] for row in measured["tasks"]) == measured["launches"] > 5
     assert abs(sum(row["roofline_seconds"] for row in measured["tasks"]) - measured["roofline_seconds"]) < 1e-12
-    assert all(len(row["seconds"]) == 1 and row["seconds"][0] > 0 for row in measured["tasks"])
-    assert len(measured["chunk_seconds"]) == 4 and min(measured["chunk_seconds"]) > 0
+    assert all(row["seconds"] == row["default_seconds"] > 0 for row in measured["tasks"])
+    assert 0 < measured["tuned_seconds"] <= measured["default_seconds"]
 assert not standin.failures and not standin.misuse, (standin.failures, standin.misuse)
-print(json.dumps({"policy small": checked, "launches small": measured}))
+print(json.dumps({"policy small": checked, "tune small": measured}))
 """
 
 
@@ -112,7 +116,7 @@ def test_policy_and_launches_of_an_engine(tmp_path: Path, standin_library: Path)
     assert "| small | " in written and "## Kernels of small" in written and "| matvec | " in written
     failed = {**results, "policy small": {**results["policy small"], "ok": False}}
     assert "**below 0.99999**" in gpu_report.text(_check(failed))
-    assert "## Kernels of" not in gpu_report.text(_check({**results, "launches small": None}))
+    assert "## Kernels of" not in gpu_report.text(_check({**results, "tune small": None}))
 
 
 def _check(results: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def test_steps_fit_together(tmp_path: Path) -> None:
         makers, engines = engine_steps(arguments, "sm_90", ready)
         steps = [*first, *makers, *measuring_steps(arguments, engines, ready)]
         names = [step.name for step in steps]
-        assert len(set(names)) == len(names) and {"policy mine", "launches libero-int8", "kernels"} <= set(names)
+        assert len(set(names)) == len(names) and {"policy mine", "tune libero-int8", "kernels"} <= set(names)
         assert all(need in names for step in steps for need in step.needs)
 
 
