@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the constructors of configurations share: checks that raise a one-line `ConfigError`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+from lightwam.errors import ConfigError
+
+
+def require(condition: bool, what: str, value: object, remedy: str) -> None:
+    """Raise a one-line `ConfigError` that names the field, its value and the remedy."""
+    if not condition:
+        raise ConfigError(f"{what} is {value!r}: {remedy}")
+
+
+def require_positive(owner: str, **values: float) -> None:
+    """`require` for every value, named `owner`.NAME."""
+    for name, value in values.items():
+        require(value > 0, f"{owner}.{name}", value, "it must be positive")
+
+
+def numbers(config: Any) -> dict[str, float]:
+    """The plain number fields of a dataclass."""
+    values = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if type(value) in (int, float)}
+
+
+def require_layers(owner: str, layers: tuple[int, ...]) -> None:
+    """`require` that block numbers rise from 0 or more."""
+    increasing = all(a < b for a, b in itertools.pairwise(layers))
+    require(len(layers) > 0 and increasing and layers[0] >= 0, f"{owner}.layers", layers, "give rising block numbers")
