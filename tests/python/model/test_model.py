@@ -9,83 +9,18 @@ from typing import Any
 import pytest
 import torch
 from model_golden import load_json, load_tensors, relative_error
+from model_tiny import build, example, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightwam.config import ActionExpertConfig, AdapterConfig, LightWAMConfig, LoRAConfig, VideoDiTConfig
-from lightwam.errors import CheckpointError, ConfigError, DataError
+from lightwam.config import ActionExpertConfig, LightWAMConfig
+from lightwam.errors import CheckpointError, ConfigError
 from lightwam.model import LightWAM
 from lightwam.model.action_expert import LearnedQueryPooler
 from lightwam.model.attention import attention
 from lightwam.model.dit import video_mask
-from lightwam.model.losses import action_loss
 
 SOURCES = ("backbone", "adapted", "delta")
-
-
-def tiny(**expert: Any) -> LightWAMConfig:
-    nano = LightWAMConfig.nano()
-    dit = VideoDiTConfig(
-        hidden_dim=48,
-        ffn_dim=64,
-        num_heads=2,
-        head_dim=24,
-        num_layers=4,
-        adapters=AdapterConfig(layers=(0, 2), dim=8),
-        lora=LoRAConfig(layers=(1, 3), modules=("self_attn.q", "cross_attn.o", "ffn.2"), rank=2, alpha=6.0),
-        freq_dim=16,
-        text_dim=20,
-    )
-    settings: dict[str, Any] = {
-        "per_layer_dim": 12,
-        "trunk_dim": 16,
-        "step_pos_dim": 8,
-        "num_queries": 3,
-        "num_heads": 4,
-    }
-    return replace(
-        nano,
-        video_dit=dit,
-        text=replace(nano.text, width=20),
-        action_expert=ActionExpertConfig(**{**settings, **expert}),
-        action_dim=14,
-        state_dim=14,
-        gripper="none",
-    )
-
-
-def build(config: LightWAMConfig) -> LightWAM:
-    """A model with every parameter random, so that fresh zeros hide nothing."""
-    torch.manual_seed(0)
-    model = LightWAM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
-def example(model: LightWAM, batch: int = 2, rows: int = 5) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        "latents": torch.randn(batch, 16, 1, 4, 8, generator=generator),
-        "context": torch.randn(batch, rows, 20, generator=generator),
-        "context_mask": torch.ones(batch, rows, dtype=torch.bool),
-        "proprio": torch.randn(batch, model.config.state_dim, generator=generator),
-    }
-
-
-def example_batch(model: LightWAM) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    inputs = example(model)
-    return {
-        "video_latents": torch.randn(2, 16, 2, 4, 8, generator=generator),
-        "action": torch.randn(2, 16, 14, generator=generator),
-        "proprio": torch.randn(2, 16, 14, generator=generator),
-        "context": inputs["context"],
-        "context_mask": inputs["context_mask"],
-        "image_is_pad": torch.zeros(2, 5, dtype=torch.bool),
-        "action_is_pad": torch.zeros(2, 16, dtype=torch.bool),
-    }
 
 
 # Options --------------------------------------------------------------------------------------------------------------
@@ -252,82 +187,6 @@ def test_imagined_video_keeps_the_first_latent() -> None:
         model.sample_video(inputs["latents"], *condition, noise=torch.zeros(2, 16, 2, 4, 8))
 
 
-# Training -------------------------------------------------------------------------------------------------------------
-
-
-def test_frozen_backbone_gets_no_gradient_and_the_rest_does() -> None:
-    model = build(tiny())
-    model.training_losses(example_batch(model))["loss"].backward()  # type: ignore[no-untyped-call]
-    learned = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert learned == {name for name, p in model.named_parameters() if p.requires_grad}
-    assert any("blocks" in name for name in learned)
-    assert all("lora" in name for name in learned if ".blocks." in name)
-
-
-def test_nano_trains_whole() -> None:
-    model = LightWAM(LightWAMConfig.nano())
-    assert all(p.requires_grad for p in model.parameters())
-    assert sum(p.numel() for p in model.parameters()) < 12_000_000
-
-
-def test_losses_are_the_sum_of_their_weighted_parts() -> None:
-    model = build(replace(tiny(), loss=replace(tiny().loss, lambda_video=1.0, lambda_action=1.0)))
-    loss = replace(model.config.loss, lambda_video=0.5, lambda_action=3.0)
-    heavy = LightWAM(replace(model.config, loss=loss))
-    heavy.load_state_dict(model.state_dict())
-    batch = example_batch(model)
-    noise, timestep = torch.randn(2, 16, 2, 2, 4), torch.tensor([300.0, 800.0])
-    light, weighted = (m.training_losses(batch, noise=noise, timestep=timestep) for m in (model, heavy))
-    torch.testing.assert_close(weighted["loss_video"], 0.5 * light["loss_video"])
-    torch.testing.assert_close(weighted["loss_action"], 3.0 * light["loss_action"])
-    torch.testing.assert_close(weighted["loss"], weighted["loss_video"] + weighted["loss_action"])
-
-
-def test_padding_everything_costs_nothing() -> None:
-    model = build(tiny())
-    batch = example_batch(model)
-    batch["image_is_pad"][:, 1:] = True
-    batch["action_is_pad"][:] = True
-    assert model.training_losses(batch)["loss"].item() == 0.0
-
-
-def test_partly_padded_latents_count() -> None:
-    """A latent is padding only if all four of its frames are."""
-    model = build(tiny())
-    batch = example_batch(model)
-    noise, timestep = torch.randn(2, 16, 2, 2, 4), torch.tensor([300.0, 800.0])
-    whole = model.video_loss(batch, noise, timestep)
-    batch["image_is_pad"][:, 2:] = True
-    torch.testing.assert_close(model.video_loss(batch, noise, timestep), whole)
-
-
-def test_action_loss_ignores_padded_steps() -> None:
-    actions, target = torch.zeros(1, 4, 2), torch.tensor([[[1.0, 1], [2, 2], [9, 9], [9, 9]]])
-    pad = torch.tensor([[False, False, True, True]])
-    assert action_loss(actions, target, pad, None).item() == pytest.approx(2.5)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "named"),
-    [
-        ("action", torch.zeros(2, 8, 14), r"action has shape \(2, 8, 14\)"),
-        ("action_is_pad", torch.zeros(2, 16), "action_is_pad is torch.float32"),
-        ("image_is_pad", torch.zeros(2, 4, dtype=torch.bool), "image_is_pad"),
-        ("image_is_pad", torch.zeros(2, 9, dtype=torch.bool), "image_is_pad marks"),
-        ("proprio", None, r"batch lacks \['proprio'\]"),
-    ],
-)
-def test_bad_batches(key: str, value: Tensor | None, named: str) -> None:
-    model = build(tiny())
-    batch = example_batch(model)
-    if value is None:
-        del batch[key]
-    else:
-        batch[key] = value
-    with pytest.raises(DataError, match=named):
-        model.training_losses(batch)
-
-
 # Bad inputs and checkpoints -------------------------------------------------------------------------------------------
 
 
@@ -389,15 +248,3 @@ def test_runs_in_bf16() -> None:
     assert narrow.dtype == torch.bfloat16
     cosine = F.cosine_similarity(narrow.float().flatten(), expected.flatten(), dim=0)
     assert cosine > 0.999
-
-
-@pytest.mark.parametrize("method", ["softmax", "kernels"])
-def test_trains_under_bf16_autocast(method: Any) -> None:
-    model = build(tiny()).set_attention(method)
-    batch, noise, timestep = example_batch(model), torch.randn(2, 16, 2, 2, 4), torch.tensor([300.0, 800.0])
-    exact = model.training_losses(batch, noise=noise, timestep=timestep)["loss"]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model.training_losses(batch, noise=noise, timestep=timestep)["loss"]
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(exact.item(), rel=0.02)

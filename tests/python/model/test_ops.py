@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from model_golden import relative_error
-from test_model import build, example_batch, tiny
+from model_tiny import build, example_batch, tiny
 from torch import Tensor
 from torch.nn import functional as F
 
