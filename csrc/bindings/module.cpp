@@ -141,6 +141,12 @@ void set_instruction(lightwam::Policy& policy, const std::string& text) {
     policy.set_instruction(text);
 }
 
+// Waits until no other thread is in the policy, which may itself wait for Python (the progress of `tune`).
+std::string instruction(const lightwam::Policy& policy) {
+    const py::gil_scoped_release release;
+    return policy.instruction();
+}
+
 std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
                                               const std::string& precision, const std::string& instruction_set) {
     lightwam::PolicyOptions options;
@@ -183,7 +189,7 @@ PYBIND11_MODULE(_engine, module) {
              py::arg("seconds"), py::arg("by_stage") = false)
         .def("tune", &tune, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("repeats"),
              py::arg("progress"))
-        .def_property_readonly("instruction", &Policy::instruction)
+        .def_property_readonly("instruction", &instruction)
         .def_property_readonly("instruction_computations", &Policy::instruction_computations)
         .def_property_readonly("resize_plans_built", &Policy::resize_plans_built)
         .def_property_readonly("document", [](const Policy& p) { return p.info().metadata_json; })

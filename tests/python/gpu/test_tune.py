@@ -71,12 +71,43 @@ assert tune("--image-size", "0") == 2 and tune("--repeats", "0") == 2
 assert not standin.misuse and not standin.failures and standin.leaked == 0, (standin.misuse, standin.failures)
 """
 
+OTHER_THREAD = """
+import sys
+from pathlib import Path
+from threading import Thread
+from engine_files import TASK, observation, write_engine
+from gpu_plans import small_gpu_engine
+from standin import Standin
+from toy_policy import run_toy
+from lightwam.runtime import Policy
+
+standin = Standin(sys.argv[1])
+standin.set_device(87)
+standin.set_kernel(run_toy)
+policy = Policy(write_engine(Path(sys.argv[2]) / "small.lwam", small_gpu_engine()), device="cuda")
+policy.set_instruction(TASK)
+told = []
+readers = [Thread(target=lambda: told.append(policy.instruction)) for _ in range(3)]
+def progress(done, total):
+    if done <= len(readers):
+        readers[done - 1].start()
+policy.tune(observation(), 2, progress)
+for reader in readers:
+    reader.join()
+assert told == [TASK] * 3, told
+"""
+
 TIMING = TaskTiming("block.0", "matmul", 2, ("a", "b"), (2e-3, 1e-3), 1)
 TUNING = Tuning("GPU", "sm_87", 12060, "0123456789abcdef", (TIMING,), 2e-3, 1e-3, 1.0)
 
 
 def test_tune_bench_and_a_tuned_policy(tmp_path: Path, standin_library: Path) -> None:
     run_script(TUNE, standin_library, tmp_path)
+
+
+def test_another_thread_reads_the_instruction_meanwhile(tmp_path: Path, standin_library: Path) -> None:
+    """It waits for the policy without holding the interpreter, which the progress of the tuning needs."""
+    run_script(OTHER_THREAD, standin_library, tmp_path, timeout=60)
 
 
 def test_a_file_holds_several_gpus(tmp_path: Path) -> None:
