@@ -82,8 +82,17 @@ ContextScope::~ContextScope() {
     driver_.ctx_pop_current(&popped);
 }
 
-StreamOwner::StreamOwner(const Driver& driver) : driver_(driver) {
-    check(driver, driver.stream_create(&handle_, kStreamNonBlocking), "making a stream on the GPU");
+StreamOwner::StreamOwner(const Driver& driver, StreamPriority priority) : driver_(driver) {
+    const char* const what = "making a stream on the GPU";
+    int last = 0;
+    int first = 0;
+    check(driver, driver.ctx_get_stream_priority_range(&last, &first), what);
+    const int number = priority == StreamPriority::first ? first : last;
+    check(driver, driver.stream_create_with_priority(&handle_, kStreamNonBlocking, number), what);
+}
+
+EventOwner::EventOwner(const Driver& driver) : driver_(driver) {
+    check(driver, driver.event_create(&handle_, kEventDisableTiming), "making an event on the GPU");
 }
 
 std::size_t available_memory(const Driver& driver, const Gpu& gpu) {

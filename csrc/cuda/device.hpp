@@ -52,9 +52,12 @@ class ContextScope {
     const Driver& driver_;
 };
 
+// Whose launches the GPU takes first, of those that are ready.
+enum class StreamPriority { first, last };
+
 class StreamOwner {
   public:
-    explicit StreamOwner(const Driver& driver);
+    explicit StreamOwner(const Driver& driver, StreamPriority priority = StreamPriority::first);
     ~StreamOwner() { driver_.stream_destroy(handle_); }
     StreamOwner(const StreamOwner&) = delete;
     StreamOwner& operator=(const StreamOwner&) = delete;
@@ -64,6 +67,20 @@ class StreamOwner {
   private:
     const Driver& driver_;
     Stream handle_ = nullptr;
+};
+
+// A place in a stream. Tells no time.
+class EventOwner {
+  public:
+    explicit EventOwner(const Driver& driver);
+    ~EventOwner() { driver_.event_destroy(handle_); }
+    EventOwner(const EventOwner&) = delete;
+    EventOwner& operator=(const EventOwner&) = delete;
+    Event handle() const { return handle_; }
+
+  private:
+    const Driver& driver_;
+    Event handle_ = nullptr;
 };
 
 // Bytes that may be allocated now, in the current context. An integrated GPU has what the system can make free: the

@@ -56,9 +56,11 @@ Driver look_up(void* library) {
     load(driver.memcpy_htod_async, "cuMemcpyHtoDAsync_v2");
     load(driver.memcpy_dtoh_async, "cuMemcpyDtoHAsync_v2");
     load(driver.memset_d8_async, "cuMemsetD8Async");
-    load(driver.stream_create, "cuStreamCreate");
+    load(driver.ctx_get_stream_priority_range, "cuCtxGetStreamPriorityRange");
+    load(driver.stream_create_with_priority, "cuStreamCreateWithPriority");
     load(driver.stream_destroy, "cuStreamDestroy_v2");
     load(driver.stream_synchronize, "cuStreamSynchronize");
+    load(driver.stream_wait_event, "cuStreamWaitEvent");
     load(driver.stream_begin_capture, "cuStreamBeginCapture_v2");
     load(driver.stream_end_capture, "cuStreamEndCapture");
     load(driver.graph_instantiate, "cuGraphInstantiateWithFlags");

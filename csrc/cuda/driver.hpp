@@ -81,13 +81,14 @@ enum class DeviceAttribute : int {
 
 enum class FunctionAttribute : int { max_dynamic_shared_size_bytes = 8 };
 
-inline constexpr unsigned kStreamNonBlocking = 1;           // CU_STREAM_NON_BLOCKING
-inline constexpr unsigned kHostAllocDeviceMap = 2;          // CU_MEMHOSTALLOC_DEVICEMAP
-inline constexpr unsigned kEventDefault = 0;                // CU_EVENT_DEFAULT
-inline constexpr unsigned kEventDisableTiming = 2;          // CU_EVENT_DISABLE_TIMING
-inline constexpr unsigned kEventRecordExternal = 1;         // CU_EVENT_RECORD_EXTERNAL
-inline constexpr int kCaptureThreadLocal = 1;               // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-inline constexpr std::size_t kDefaultSharedMax = 48 << 10;  // dynamic shared memory that needs no asking
+inline constexpr unsigned kStreamNonBlocking = 1;            // CU_STREAM_NON_BLOCKING
+inline constexpr unsigned kHostAllocDeviceMap = 2;           // CU_MEMHOSTALLOC_DEVICEMAP
+inline constexpr unsigned kEventDefault = 0;                 // CU_EVENT_DEFAULT
+inline constexpr unsigned kEventDisableTiming = 2;           // CU_EVENT_DISABLE_TIMING
+inline constexpr unsigned kEventRecordExternal = 1;          // CU_EVENT_RECORD_EXTERNAL
+inline constexpr int kCaptureThreadLocal = 1;                // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+inline constexpr std::size_t kDefaultSharedMax = 48 << 10;   // dynamic shared memory that needs no asking
+inline constexpr unsigned long long kGraphNodePriority = 8;  // CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY
 
 // Pointers to the driver's functions, named as there without "cu" and version.
 struct Driver {
@@ -112,9 +113,11 @@ struct Driver {
     Result (*memcpy_htod_async)(DeviceAddress destination, const void* source, std::size_t bytes, Stream stream);
     Result (*memcpy_dtoh_async)(void* destination, DeviceAddress source, std::size_t bytes, Stream stream);
     Result (*memset_d8_async)(DeviceAddress destination, unsigned char value, std::size_t bytes, Stream stream);
-    Result (*stream_create)(Stream* stream, unsigned flags);
+    Result (*ctx_get_stream_priority_range)(int* least, int* greatest);
+    Result (*stream_create_with_priority)(Stream* stream, unsigned flags, int priority);
     Result (*stream_destroy)(Stream stream);
     Result (*stream_synchronize)(Stream stream);
+    Result (*stream_wait_event)(Stream stream, Event event, unsigned flags);
     Result (*stream_begin_capture)(Stream stream, int mode);
     Result (*stream_end_capture)(Stream stream, Graph* graph);
     Result (*graph_instantiate)(GraphExec* exec, Graph graph, unsigned long long flags);

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cuda/program_memory.hpp"
+#include "cuda/side_stream.hpp"
 #include "cuda/timed_graph.hpp"
 #include "cuda/tuner.hpp"
 
@@ -98,6 +99,8 @@ struct Executor::Loaded {
           act(driver, gpu, plan.act, policy.cameras),
           slot_bytes(aligned(file.graph().instruction_bytes)),
           graphs(slots) {
+        if (plan.set_instruction.side.launches != 0 || plan.act.side.launches != 0)
+            side.emplace(driver, stream.handle());
         // A plan need not read the rows.
         if (text.input<float>("context") == nullptr)
             context.resize(static_cast<std::size_t>(policy.context_rows * policy.text_width));
@@ -112,6 +115,14 @@ struct Executor::Loaded {
     std::vector<BoundLaunch> bind(const ProgramMemory& program, std::size_t slot) const {
         return program.bind(modules, places(slot));
     }
+    // Puts a program onto the stream, and its side branch beside it.
+    void launch_program(const ProgramMemory& program, const engine::PlanSide& branch, std::size_t slot) const {
+        const std::vector<BoundLaunch> launches = bind(program, slot);
+        if (branch.launches == 0)
+            launch_all(driver, stream.handle(), launches);
+        else
+            side->launch_all(launches, branch);
+    }
     // Brings the actions to the processor and waits for them.
     const float* fetch_actions() const;
     void stage(const ActInputs& inputs);
@@ -124,6 +135,7 @@ struct Executor::Loaded {
     DeviceMemory memory;
     const std::vector<std::byte> image;  // the machine code
     StreamOwner stream;
+    std::optional<SideStream> side;  // where a program has a branch
     Modules modules;
     DeviceBlock weights;
     DeviceBlock work;  // the arena, then the slots
@@ -217,7 +229,7 @@ void Executor::set_instruction(std::size_t slot, std::int32_t text_rows) {
     Loaded& on = *loaded_;
     if (auto* const rows = on.text.input<std::int32_t>("text_rows"); rows != nullptr) *rows = text_rows;
     on.text.upload_inputs(on.stream.handle());
-    launch_all(driver_, on.stream.handle(), on.bind(on.text, slot));
+    on.launch_program(on.text, on.plan.set_instruction.side, slot);
     on.stream.synchronize("computing the instruction on the GPU");
 }
 
@@ -226,10 +238,8 @@ const float* Executor::act(std::size_t slot, const ActInputs& inputs) {
     Loaded& on = *loaded_;
     on.stage(inputs);
     LaunchGraph& graph = on.graphs[slot].whole;
-    if (graph.empty()) {
-        const std::vector<BoundLaunch> launches = on.bind(on.act, slot);
-        graph = LaunchGraph(driver_, on.stream.handle(), [&] { launch_all(driver_, on.stream.handle(), launches); });
-    }
+    if (graph.empty())
+        graph = LaunchGraph(driver_, on.stream.handle(), [&] { on.launch_program(on.act, on.plan.act.side, slot); });
     graph.launch(on.stream.handle());
     return on.fetch_actions();
 }

@@ -18,7 +18,7 @@ void record(const Driver& driver, Stream stream, const std::function<void()>& wo
     try {
         work();
     } catch (...) {
-        // Or the stream would record for ever.
+        // Or the stream would record for ever, and another that it has made record.
         driver.stream_end_capture(stream, &graph.handle);
         throw;
     }
@@ -37,7 +37,7 @@ void launch_all(const Driver& driver, Stream stream, std::span<const BoundLaunch
 LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, const std::function<void()>& work) {
     RecordedGraph graph{driver};
     record(driver, stream, work, graph);
-    check(driver, driver.graph_instantiate(&exec_, graph.handle, 0), "making the graph ready");
+    check(driver, driver.graph_instantiate(&exec_, graph.handle, kGraphNodePriority), "making the graph ready");
     driver_ = &driver;
 }
 

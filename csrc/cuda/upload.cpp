@@ -15,25 +15,23 @@ constexpr std::size_t kPieceBytes = kUploadBytes / 2;
 class UploadBuffer {
   public:
     UploadBuffer(const Driver& driver, Stream stream)
-        : driver_(driver), stream_(stream), block_(driver, kPieceBytes, false, "loading the weights") {
-        check(driver, driver.event_create(&copied_, kEventDisableTiming), "making an event on the GPU");
-    }
-    ~UploadBuffer() {
-        driver_.stream_synchronize(stream_);  // copies may still read the buffer
-        driver_.event_destroy(copied_);
-    }
+        : driver_(driver),
+          stream_(stream),
+          block_(driver, kPieceBytes, false, "loading the weights"),
+          copied_(driver) {}
+    ~UploadBuffer() { driver_.stream_synchronize(stream_); }  // copies may still read the buffer
     UploadBuffer(const UploadBuffer&) = delete;
     UploadBuffer& operator=(const UploadBuffer&) = delete;
 
     std::byte* acquire() {
-        if (in_flight_) check(driver_, driver_.event_synchronize(copied_), "copying the weights to the GPU");
+        if (in_flight_) check(driver_, driver_.event_synchronize(copied_.handle()), "copying the weights to the GPU");
         in_flight_ = false;
         return block_.data();
     }
     void copy(DeviceAddress destination, std::size_t bytes) {
         const char* const what = "copying the weights to the GPU";
         check(driver_, driver_.memcpy_htod_async(destination, block_.data(), bytes, stream_), what);
-        check(driver_, driver_.event_record(copied_, stream_), what);
+        check(driver_, driver_.event_record(copied_.handle(), stream_), what);
         in_flight_ = true;
     }
 
@@ -41,7 +39,7 @@ class UploadBuffer {
     const Driver& driver_;
     Stream stream_;
     PinnedBlock block_;
-    Event copied_ = nullptr;
+    EventOwner copied_;
     bool in_flight_ = false;
 };
 

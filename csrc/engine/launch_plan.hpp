@@ -82,10 +82,17 @@ struct Launch {
     std::vector<PlanAddress> arguments;
 };
 
+// The first `launches` of a program run beside those from there to `join`, which waits for both. 0: no side branch.
+struct PlanSide {
+    std::size_t launches = 0;
+    std::size_t join = 0;
+};
+
 struct PlanProgram {
     std::uint64_t arena_bytes = 0;
     std::vector<PlanBuffer> buffers;
     std::vector<Launch> launches;
+    PlanSide side;
 };
 
 struct LaunchPlan {
@@ -103,7 +110,8 @@ inline constexpr std::string_view kFramePrefix = "frames.";
 // Reads the member `gpu` of the document and checks each number of it by itself. Marks the images' tensors as opaque.
 LaunchPlan read_launch_plan(const JsonValue& gpu, Graph& graph, const Refusal& refuse);
 
-// Checks what the parts say together: extents, the inputs and outputs of the policy, reads before writes, overlaps.
+// Checks what the parts say together: extents, the inputs and outputs of the policy, reads before writes, overlaps,
+// side branches.
 void check_launch_plan(const LaunchPlan& plan, const Graph& graph, const Refusal& refuse);
 
 }  // namespace lightwam::engine

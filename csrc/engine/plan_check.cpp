@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <unordered_set>
 
 #include "engine/intervals.hpp"
@@ -174,6 +175,7 @@ class ProgramCheck {
                 check_read(launch, extent, instruction);
         }
         check_overlaps(launch, extents);
+        check_side(at, launch, extents);
         for (const Extent& extent : extents) {
             if (!extent.argument->written) continue;
             written_[extent.buffer].add(extent.begin, extent.begin + extent.bytes);
@@ -282,6 +284,31 @@ class ProgramCheck {
         }
     }
 
+    // What runs beside a side branch may come before, after or between its launches: nothing of it touches bytes that
+    // the branch writes, or writes bytes that the branch reads.
+    void check_side(std::size_t at, const Launch& launch, const std::vector<Extent>& extents) {
+        if (at >= program_.side.join) return;
+        for (const Extent& extent : extents) {
+            if (extent.weight || extent.bytes == 0) continue;
+            const PlanBuffer& buffer = program_.buffers[extent.buffer];
+            if (buffer.space == Space::input) continue;  // of which nothing is written
+            SideBytes& side = side_[static_cast<std::size_t>(buffer.space)];
+            const std::uint64_t begin = buffer.offset + extent.begin;
+            const std::uint64_t end = begin + extent.bytes;
+            const bool written = extent.argument->written;
+            if (at < program_.side.launches)
+                (written ? side.written : side.read).add(begin, end);
+            else if (side.written.intersects(begin, end) || (written && side.read.intersects(begin, end)))
+                refuse_(text(launch, extent) + " has bytes of the side branch, which runs beside it");
+        }
+    }
+
+    // Bytes of a space that the side branch touches.
+    struct SideBytes {
+        Intervals written;
+        Intervals read;
+    };
+
     const LaunchPlan& plan_;
     const PolicyDescription& policy_;
     const Intervals& weights_;
@@ -294,6 +321,7 @@ class ProgramCheck {
     std::vector<std::size_t> first_write_;  // by buffer: index of a launch
     std::vector<std::size_t> last_access_;
     std::vector<Intervals> written_;  // by buffer
+    std::array<SideBytes, 4> side_;   // by space
     Blocks arena_;
     Blocks instruction_;
 };

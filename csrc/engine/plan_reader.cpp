@@ -198,7 +198,7 @@ class PlanReader {
     void read_program(const JsonValue& programs, const std::string& name, PlanProgram& program) const {
         const std::string where = kWhere + ": program '" + name + "'";
         const JsonValue& json = read_object(programs, kWhere + ": programs", name, refuse_);
-        expect_keys(json, {"arena_bytes", "buffers", "launches"}, where, refuse_);
+        expect_keys(json, {"arena_bytes", "buffers", "launches", "side"}, where, refuse_);
         program.arena_bytes = unsigned_integer(json, where, "arena_bytes", kMaxBlock);
         for (const JsonValue& item : read_list(json, where, "buffers", refuse_)) {
             const std::string of = where + ": buffer " + std::to_string(program.buffers.size());
@@ -208,6 +208,21 @@ class PlanReader {
             const std::string of = where + ": launch " + std::to_string(program.launches.size());
             program.launches.push_back(read_launch(item, of, program));
         }
+        if (json.find("side") != nullptr) program.side = read_side(json, where, program.launches.size());
+    }
+
+    PlanSide read_side(const JsonValue& program, const std::string& program_where, std::size_t launches) const {
+        const std::string where = program_where + ": side branch";
+        const JsonValue& json = read_object(program, program_where, "side", refuse_);
+        expect_keys(json, {"launches", "join"}, where, refuse_);
+        PlanSide side;
+        const auto all = static_cast<std::int64_t>(launches);
+        side.launches = static_cast<std::size_t>(integer(json, where, "launches", 1, all));
+        side.join = static_cast<std::size_t>(integer(json, where, "join", 1, all));
+        if (side.join <= side.launches)
+            refuse_(where + " of " + std::to_string(side.launches) + " launches: 'join' is " +
+                    std::to_string(side.join) + "; expected more");
+        return side;
     }
 
     PlanBuffer read_buffer(const JsonValue& item, const std::string& where) const {

@@ -1,83 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The driver's functions, those that csrc/cuda/driver.cpp looks up. They check what a driver checks.
+// The driver's functions, those that csrc/cuda/driver.cpp looks up, but for streams (driver_streams.cpp). They check
+// what a driver checks.
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstring>
 
-#include "state.hpp"
+#include "calls.hpp"
 
 namespace standin {
 namespace {
 
 using lightwam::cuda::DeviceAttribute;
-
-thread_local int current_depth = 0;
-
-// Counts a call. A fault that the test asked for, or the loss of the device, ends it.
-Result begin(const char* function) {
-    State& on = state();
-    const std::lock_guard<std::mutex> lock(on.mutex);
-    ++on.calls[function];
-    const auto fault = on.faults.find(function);
-    if (fault != on.faults.end() && --fault->second.countdown == 0) {
-        const Result result = fault->second.result;
-        on.faults.erase(fault);
-        if (lightwam::cuda::loses_device(result) && on.retained > 0) on.lost = result;
-        return result;
-    }
-    return on.lost;
-}
-
-// The same for what needs a current context.
-Result begin_current(const char* function) {
-    if (const Result result = begin(function); result != Result::success) return result;
-    return current_depth > 0 && state().retained > 0 ? Result::success : Result::invalid_context;
-}
-
-// Memory may not be allocated or freed, nor a stream waited for, while one records.
-Result begin_outside_of_recordings(const char* function) {
-    if (const Result result = begin_current(function); result != Result::success) return result;
-    for (auto& [stream, owner] : state().streams) {
-        if (stream->recording == nullptr) continue;
-        stream->spoiled = true;
-        return Result::stream_capture_unsupported;
-    }
-    return Result::success;
-}
-
-void put(StreamObject* stream, Work work) {
-    if (stream->recording != nullptr)
-        stream->recording->work.push_back(std::move(work));
-    else
-        stream->waiting.push_back(std::move(work));
-}
-
-template <typename Objects, typename Handle>
-auto* known(Objects& objects, Handle handle) {
-    const auto found = objects.find(reinterpret_cast<typename Objects::key_type>(handle));
-    return found == objects.end() ? nullptr : found->first;
-}
-
-template <typename Objects, typename Handle>
-Result destroy(Objects& objects, Handle handle, const char* what) {
-    const std::lock_guard<std::mutex> lock(state().mutex);
-    const auto found = objects.find(reinterpret_cast<typename Objects::key_type>(handle));
-    if (found == objects.end()) {
-        state().complain(std::string(what) + " was destroyed that does not live");
-        return Result::invalid_value;
-    }
-    objects.erase(found);
-    return Result::success;
-}
-
-template <typename Object>
-Object* keep(std::map<Object*, std::unique_ptr<Object>>& objects, std::unique_ptr<Object> object) {
-    const std::lock_guard<std::mutex> lock(state().mutex);
-    Object* const handle = object.get();
-    objects.emplace(handle, std::move(object));
-    return handle;
-}
 
 Result lost_with(const std::string& why) {
     const std::lock_guard<std::mutex> lock(state().mutex);
@@ -91,14 +24,6 @@ Result copy(void* destination, const void* source, std::size_t bytes, std::uint6
         return lost_with("a copy ran on memory of the host that is gone");
     std::memcpy(destination, source, bytes);
     return Result::success;
-}
-
-Work read_clock(const EventObject& event) {
-    return [seconds = event.seconds] {
-        const auto now = std::chrono::steady_clock::now().time_since_epoch();
-        *seconds = std::chrono::duration<double>(now).count() + state().advanced;
-        return Result::success;
-    };
 }
 
 bool page_locked(const void* host, std::size_t bytes) {
@@ -125,6 +50,10 @@ std::size_t elf_bytes(const unsigned char* image) {
     return static_cast<std::size_t>(end);
 }
 
+void spoil(StreamObject* stream) {
+    if (stream->recording != nullptr) stream->recording->spoiled = true;
+}
+
 Result run_launch(const std::shared_ptr<const ModuleImage>& module, standin_launch launch,
                   const std::vector<std::uint64_t>& arguments) {
     State& on = state();
@@ -148,11 +77,6 @@ Result run_launch(const std::shared_ptr<const ModuleImage>& module, standin_laun
 }  // namespace standin
 
 using namespace standin;
-#define EXPORT __attribute__((visibility("default")))
-#define BEGIN(check, name)                                                            \
-    do {                                                                              \
-        if (const Result begun = check(name); begun != Result::success) return begun; \
-    } while (false)
 
 extern "C" {
 
@@ -312,57 +236,6 @@ EXPORT Result cuMemsetD8Async(std::uint64_t destination, unsigned char value, st
     });
     return Result::success;
 }
-EXPORT Result cuStreamCreate(StreamObject** stream, unsigned) {
-    BEGIN(begin_current, "cuStreamCreate");
-    *stream = keep(state().streams, std::make_unique<StreamObject>());
-    return Result::success;
-}
-EXPORT Result cuStreamDestroy_v2(StreamObject* stream) {
-    BEGIN(begin_current, "cuStreamDestroy_v2");
-    return destroy(state().streams, stream, "a stream");
-}
-EXPORT Result cuStreamSynchronize(StreamObject* stream) {
-    BEGIN(begin_outside_of_recordings, "cuStreamSynchronize");
-    return flush(stream);
-}
-EXPORT Result cuStreamBeginCapture_v2(StreamObject* stream, int) {
-    BEGIN(begin_current, "cuStreamBeginCapture_v2");
-    if (stream->recording != nullptr) return Result::stream_capture_unsupported;
-    stream->recording = std::make_unique<GraphObject>();
-    stream->spoiled = false;
-    return Result::success;
-}
-EXPORT Result cuStreamEndCapture(StreamObject* stream, GraphObject** graph) {
-    *graph = nullptr;
-    const Result begun = begin_current("cuStreamEndCapture");
-    std::unique_ptr<GraphObject> recorded = std::move(stream->recording);
-    if (begun != Result::success) return begun;
-    if (recorded == nullptr) return Result::invalid_value;
-    if (stream->spoiled) return Result::stream_capture_invalidated;
-    *graph = keep(state().graphs, std::move(recorded));
-    return Result::success;
-}
-EXPORT Result cuGraphInstantiateWithFlags(GraphObject** exec, GraphObject* graph, unsigned long long) {
-    BEGIN(begin_outside_of_recordings, "cuGraphInstantiateWithFlags");
-    if (known(state().graphs, graph) == nullptr) return Result::invalid_value;
-    *exec = keep(state().execs, std::make_unique<GraphObject>(*graph));
-    return Result::success;
-}
-EXPORT Result cuGraphLaunch(GraphObject* exec, StreamObject* stream) {
-    BEGIN(begin_current, "cuGraphLaunch");
-    const std::lock_guard<std::mutex> lock(state().mutex);
-    if (known(state().execs, exec) == nullptr) return Result::invalid_value;
-    for (const Work& work : exec->work) put(stream, work);
-    return Result::success;
-}
-EXPORT Result cuGraphExecDestroy(GraphObject* exec) {
-    BEGIN(begin_current, "cuGraphExecDestroy");
-    return destroy(state().execs, exec, "a graph");
-}
-EXPORT Result cuGraphDestroy(GraphObject* graph) {
-    BEGIN(begin_current, "cuGraphDestroy");
-    return destroy(state().graphs, graph, "a recorded graph");
-}
 EXPORT Result cuModuleLoadData(ModuleState** module, const unsigned char* image) {
     BEGIN(begin_current, "cuModuleLoadData");
     auto loaded = std::make_shared<ModuleImage>();
@@ -399,13 +272,13 @@ EXPORT Result cuLaunchKernel(FunctionObject* function, unsigned grid_x, unsigned
                              unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                              StreamObject* stream, void** parameters, void** extra) {
     if (const Result begun = begin_current("cuLaunchKernel"); begun != Result::success) {
-        stream->spoiled = true;
+        spoil(stream);
         return begun;
     }
     const std::array<std::uint32_t, 3> block = {block_x, block_y, block_z};
     if (extra != nullptr || grid_x == 0 || grid_y == 0 || grid_z == 0 || shared > function->max_shared ||
         block != function->module->cubin.required_threads) {
-        stream->spoiled = true;
+        spoil(stream);
         return Result::invalid_value;
     }
     // Parameters are copied now, whatever happens to them later.
@@ -421,43 +294,6 @@ EXPORT Result cuLaunchKernel(FunctionObject* function, unsigned grid_x, unsigned
     const std::lock_guard<std::mutex> lock(state().mutex);
     put(stream, [module = function->module, launch, arguments] { return run_launch(module, launch, arguments); });
     return Result::success;
-}
-EXPORT Result cuEventCreate(EventObject** event, unsigned flags) {
-    BEGIN(begin_current, "cuEventCreate");
-    *event = keep(state().events, std::make_unique<EventObject>());
-    (*event)->timed = (flags & lightwam::cuda::kEventDisableTiming) == 0;
-    return Result::success;
-}
-EXPORT Result cuEventDestroy_v2(EventObject* event) {
-    BEGIN(begin_current, "cuEventDestroy_v2");
-    return destroy(state().events, event, "an event");
-}
-EXPORT Result cuEventRecord(EventObject* event, StreamObject* stream) {
-    BEGIN(begin_current, "cuEventRecord");
-    event->stream = stream;
-    const std::lock_guard<std::mutex> lock(state().mutex);
-    put(stream, read_clock(*event));
-    return Result::success;
-}
-// While a stream records, only an external event becomes a reading of the clock.
-EXPORT Result cuEventRecordWithFlags(EventObject* event, StreamObject* stream, unsigned flags) {
-    BEGIN(begin_current, "cuEventRecordWithFlags");
-    const std::lock_guard<std::mutex> lock(state().mutex);
-    if (known(state().events, event) == nullptr || stream->recording == nullptr ||
-        flags != lightwam::cuda::kEventRecordExternal)
-        return Result::invalid_value;
-    put(stream, read_clock(*event));
-    return Result::success;
-}
-EXPORT Result cuEventElapsedTime(float* milliseconds, EventObject* start, EventObject* end) {
-    BEGIN(begin_current, "cuEventElapsedTime");
-    if (!start->timed || !end->timed || *start->seconds == 0.0 || *end->seconds == 0.0) return Result::invalid_value;
-    *milliseconds = static_cast<float>(1e3 * (*end->seconds - *start->seconds));
-    return Result::success;
-}
-EXPORT Result cuEventSynchronize(EventObject* event) {
-    BEGIN(begin_outside_of_recordings, "cuEventSynchronize");
-    return event->stream == nullptr ? Result::success : flush(event->stream);
 }
 
 }  // extern "C"

@@ -36,6 +36,10 @@ STANDIN_API void standin_set_device(int count, int arch, int integrated, uint64_
 STANDIN_API void standin_fail(const char* function, int nth, int result);
 /* Puts the clock that events read forward: a launch that is to seem slow calls it. */
 STANDIN_API void standin_advance_clock(double seconds);
+/* Of work that may run in any order (pieces of a graph, several streams), what comes first: the oldest, the newest, or
+ * (any other number) a random one, always the same for a number. */
+enum { STANDIN_OLDEST = 0, STANDIN_NEWEST = 1 };
+STANDIN_API void standin_set_order(unsigned order);
 /* How many calls of a driver function there were. */
 STANDIN_API uint64_t standin_calls(const char* function);
 /* Objects that are alive: "device", "host", "modules", "streams", "graphs", "execs", "events", "contexts". */

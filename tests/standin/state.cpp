@@ -85,37 +85,6 @@ Result State::release(std::uint64_t address, bool host) {
     return Result::success;
 }
 
-Result flush(StreamObject* stream) {
-    State& on = state();
-    std::vector<Work> work;
-    {
-        const std::lock_guard<std::mutex> lock(on.mutex);
-        work.swap(stream->waiting);
-    }
-    for (const Work& each : work) {
-        const Result result = each();
-        if (result == Result::success) continue;
-        const std::lock_guard<std::mutex> lock(on.mutex);
-        on.lost = result;
-        return result;
-    }
-    const std::lock_guard<std::mutex> lock(on.mutex);
-    on.check_guards();
-    return Result::success;
-}
-
-Result flush_all() {
-    State& on = state();
-    std::vector<StreamObject*> streams;
-    {
-        const std::lock_guard<std::mutex> lock(on.mutex);
-        for (const auto& [stream, owner] : on.streams) streams.push_back(stream);
-    }
-    for (StreamObject* const stream : streams)
-        if (const Result result = flush(stream); result != Result::success) return result;
-    return Result::success;
-}
-
 }  // namespace standin
 
 extern "C" {
@@ -138,6 +107,7 @@ void standin_fail(const char* function, int nth, int result) {
 }
 
 void standin_advance_clock(double seconds) { standin::state().advanced += seconds; }
+void standin_set_order(unsigned order) { standin::state().order = order; }
 
 uint64_t standin_calls(const char* function) { return standin::state().calls[function]; }
 

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the stand-in driver keeps: memory with guards, streams that wait, graphs, modules, and the faults a test asked
-// for.
+// What the stand-in driver keeps: memory with guards, streams, graphs, modules, and the faults a test asked for.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -16,10 +14,9 @@
 #include "cuda/cubin.hpp"
 #include "cuda/driver.hpp"
 #include "standin.h"
+#include "streams.hpp"
 
 namespace standin {
-
-using lightwam::cuda::Result;
 
 inline constexpr std::size_t kGuardBytes = 512;
 inline constexpr unsigned char kGuard = 0xA5;
@@ -31,19 +28,6 @@ struct Allocation {
     std::size_t bytes = 0;
     bool host = false;
     bool mapped = false;
-};
-
-// A piece of work on a stream.
-using Work = std::function<Result()>;
-
-struct GraphObject {
-    std::vector<Work> work;
-};
-
-struct StreamObject {
-    std::vector<Work> waiting;
-    std::unique_ptr<GraphObject> recording;
-    bool spoiled = false;  // of the recording
 };
 
 struct ModuleImage {
@@ -61,12 +45,6 @@ struct ModuleState {
     std::vector<std::unique_ptr<FunctionObject>> functions;
 };
 
-struct EventObject {
-    StreamObject* stream = nullptr;
-    bool timed = true;
-    std::shared_ptr<double> seconds = std::make_shared<double>(0.0);  // when the stream came to it
-};
-
 struct Fault {
     int countdown = 0;
     Result result = Result::success;
@@ -80,6 +58,8 @@ struct State {
     std::uint64_t memory_bytes = std::uint64_t{8} << 30;
     standin_launcher launcher = nullptr;
     void* user = nullptr;
+    unsigned order = STANDIN_OLDEST;
+    std::uint64_t put_count = 0;  // pieces of work, onto all streams
 
     std::map<std::string, Fault, std::less<>> faults;
     std::map<std::string, std::uint64_t, std::less<>> calls;
@@ -110,9 +90,5 @@ struct State {
 };
 
 State& state();
-
-// Runs what waits on a stream. Called without the lock.
-Result flush(StreamObject* stream);
-Result flush_all();
 
 }  // namespace standin

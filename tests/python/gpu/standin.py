@@ -19,7 +19,8 @@ from pathlib import Path
 import lightwam
 
 ROOT = Path(__file__).parents[3]
-SOURCES = ("tests/standin/driver.cpp", "tests/standin/state.cpp", "csrc/cuda/cubin.cpp")
+STANDIN = ("calls", "driver", "driver_streams", "state", "streams")
+SOURCES = (*(f"tests/standin/{part}.cpp" for part in STANDIN), "csrc/cuda/cubin.cpp")
 
 
 def build_standin(folder: Path) -> Path:
@@ -95,6 +96,10 @@ class Standin:
     def set_device(self, arch: int, *, count: int = 1, integrated: bool = False, memory_bytes: int = 8 << 30) -> None:
         """`count` GPUs of compute capability arch / 10."""
         self._library.standin_set_device(count, arch, int(integrated), memory_bytes)
+
+    def set_order(self, order: int) -> None:
+        """Of work that may run in any order, what comes first: 0 the oldest, 1 the newest, others a random one."""
+        self._library.standin_set_order(order)
 
     def set_kernel(self, kernel: Kernel) -> None:
         """Computes every launch from now on. An exception is a launch that failed on the device."""

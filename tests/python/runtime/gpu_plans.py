@@ -27,7 +27,8 @@ from engine_files import (
 TARGETS = {"sm_87": (87, 7), "sm_110": (110, 8)}  # architecture, version of the cubin's binary interface
 CAMERAS = ("agentview", "wrist")
 #: kernel -> arguments (name, mode, bytes; None: a frame)
-KERNELS: dict[str, list[tuple[str, str, int | None]]] = {
+Kernels = dict[str, list[tuple[str, str, int | None]]]
+KERNELS: Kernels = {
     "encode": [("context", "r", CONTEXT_ROWS * TEXT_WIDTH * 4), ("text_rows", "r", 4), ("keys", "w", 192)],
     "look": [("frame_0", "r", None), ("frame_1", "r", None), ("frame_sizes", "r", 16), ("y", "w", WIDTH * 4)],
     "mix": [
@@ -82,10 +83,11 @@ def entry_name(kernel: str, tactic: int) -> str:
     return f"{kernel}_kernel_{tactic}" if tactic else f"{kernel}_kernel"
 
 
-def plan_and_images() -> tuple[dict[str, Any], dict[str, bytes]]:
+def tasks_and_images(kernels: Kernels) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """A task for each kernel, and the machine code of all for each target."""
     images = dict.fromkeys(TARGETS, b"")
     tasks: list[dict[str, Any]] = []
-    for kernel, arguments in KERNELS.items():
+    for kernel, arguments in kernels.items():
         tactics: dict[str, list[dict[str, Any]]] = {}
         for target, (arch, abi) in TARGETS.items():
             sizes = {"grid": [2, 1, 1], "threads": THREADS, "shared": 50_000 if kernel == "mix" else 0, "registers": 32}
@@ -99,9 +101,15 @@ def plan_and_images() -> tuple[dict[str, Any], dict[str, bytes]]:
         entries = [{"name": name, "mode": mode, "bytes": size} for name, mode, size in arguments]
         numbers = {"flops": 2 * WIDTH, "product_type": "none"}
         tasks.append({"kernel": kernel, "label": kernel, "arguments": entries, **numbers, "tactics": tactics})
+    return tasks, images
 
-    def buffer(name: str, space: str, size: int | None, offset: int = 0) -> dict[str, Any]:
-        return {"name": name, "space": space, "offset": offset, "bytes": size}
+
+def buffer(name: str, space: str, size: int | None, offset: int = 0) -> dict[str, Any]:
+    return {"name": name, "space": space, "offset": offset, "bytes": size}
+
+
+def plan_and_images() -> tuple[dict[str, Any], dict[str, bytes]]:
+    tasks, images = tasks_and_images(KERNELS)
 
     def launch(kernel: str, stage: str, *arguments: list[Any]) -> dict[str, Any]:
         return {"name": kernel, "stage": stage, "task": list(KERNELS).index(kernel), "arguments": list(arguments)}
@@ -130,24 +138,32 @@ def plan_and_images() -> tuple[dict[str, Any], dict[str, bytes]]:
         launch("act", "postprocess", b["doubled"], b["actions"]),
     ]
     text = [launch("encode", "text", ["b", 0, 0], ["b", 1, 0], ["b", 2, 0])]
-    plan = {
+    programs = {
+        "set_instruction": {"arena_bytes": 0, "buffers": text_buffers, "launches": text},
+        "act": {"arena_bytes": 512, "buffers": act_buffers, "launches": act},
+    }
+    return plan_of(tasks, programs), images
+
+
+def plan_of(tasks: list[dict[str, Any]], programs: dict[str, Any]) -> dict[str, Any]:
+    return {
         "plan_version": 1,
         "weights_bytes": 192,
         "weights": [{"tensor": "state.weight", "offset": 0}, {"tensor": "state.bias", "offset": 160}],
         "images": {target: f"gpu.{target}" for target in TARGETS},
         "tasks": tasks,
-        "programs": {
-            "set_instruction": {"arena_bytes": 0, "buffers": text_buffers, "launches": text},
-            "act": {"arena_bytes": 512, "buffers": act_buffers, "launches": act},
-        },
+        "programs": programs,
     }
-    return plan, images
 
 
 def small_gpu_engine() -> Engine:
     """The small engine with the plan above and its machine code."""
+    return with_plan(*plan_and_images())
+
+
+def with_plan(plan: dict[str, Any], images: dict[str, bytes]) -> Engine:
+    """The small engine with a plan and its machine code."""
     engine = small_engine()
-    plan, images = plan_and_images()
     engine.document["gpu"] = plan
     for target, image in images.items():
         engine.tensors[f"gpu.{target}"] = np.frombuffer(image, dtype=np.int8)

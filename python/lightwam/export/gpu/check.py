@@ -54,6 +54,7 @@ def check_plan(plan: LaunchPlan, graph: Graph) -> None:
             _check_launch(launch, plan, program)
         _check_reads(plan, name, instruction, graph)
         _check_lifetimes(plan, name)
+        _check_side(plan, program)
 
 
 def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:
@@ -140,6 +141,23 @@ def _meet(one: Access, other: Access) -> bool:
         return False
     a, b = one.buffer.offset, other.buffer.offset
     return a + one.start < b + other.end and b + other.start < a + one.end
+
+
+def _check_side(plan: LaunchPlan, program: ProgramPlan) -> None:
+    """What runs beside a side branch touches nothing that it writes, and writes nothing that it reads."""
+    if program.side is None:
+        return
+    count, join = program.side.launches, program.side.join
+    if not 0 < count < join <= len(program.launches):
+        place = f"{count} launches beside those up to {join} of {len(program.launches)}"
+        raise ExportError(f"side branch of {place}: it must begin first and be joined later: lower the graph anew")
+    apart = [(launch, access) for launch in program.launches[:count] for access in accesses(launch, plan, program)]
+    for launch in program.launches[count:join]:
+        for access in accesses(launch, plan, program):
+            for other, touched in apart:
+                if "w" in (access.argument.mode, touched.argument.mode) and _meet(access, touched):
+                    names = f"{access.argument.name} shares bytes with {touched.argument.name} of {other.name}"
+                    raise ExportError(f"launch {launch.name}: {names}, which runs beside it: join before it")
 
 
 def _check_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Graph) -> None:

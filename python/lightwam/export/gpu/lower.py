@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph -> launch plan: simplify, fuse, order, make tasks, place everything (docs/launch-plan.md)."""
+"""Graph -> launch plan: simplify, fuse, order, make tasks, part a side branch, place everything (docs/launch-plan.md)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from lightwam.export.gpu.plan import (
     LaunchPlan,
     PlannedTask,
     ProgramPlan,
+    Side,
     WeightAddress,
 )
+from lightwam.export.gpu.side import side_branch
 from lightwam.export.gpu.simplify import SIMPLIFICATIONS, sum_name
 from lightwam.export.gpu.tasks import Call, Operand, WeightOperand, make_call
 from lightwam.export.graph import PROGRAM_NAMES, Constant, Graph, TensorType
@@ -55,6 +57,7 @@ class _Lowered:
     nodes: Nodes
     order: tuple[Node, ...]
     calls: tuple[Call, ...]
+    side: Side | None
 
 
 def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> LaunchPlan:
@@ -70,7 +73,9 @@ def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> LaunchPlan:
     planned: list[PlannedTask] = []
     programs: dict[str, ProgramPlan] = {}
     for name, program in lowered.items():
-        buffers, indices, arena_bytes = place_values(program.nodes, graph.programs[name], program.calls)
+        buffers, indices, arena_bytes = place_values(
+            program.nodes, graph.programs[name], program.calls, program.side
+        )
         launches: list[Launch] = []
         for node, call in zip(program.order, program.calls, strict=True):
             key = _identity(call.task)
@@ -79,7 +84,7 @@ def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> LaunchPlan:
                 planned.append(PlannedTask(node.name, call.task))
             addresses = tuple(_address(program.nodes, operand, offsets, indices) for operand in call.operands)
             launches.append(Launch(node.name, node.stage, tasks[key], addresses))
-        programs[name] = ProgramPlan(arena_bytes, tuple(buffers), tuple(launches))
+        programs[name] = ProgramPlan(arena_bytes, tuple(buffers), tuple(launches), program.side)
     return LaunchPlan(
         weights_bytes,
         offsets,
@@ -100,7 +105,8 @@ def _lower_program(graph: Graph, name: str, rows: WeightRows, fusions: Sequence[
             calls.append(make_call(nodes, node))
         except ValueError as error:
             raise ExportError(f"op {node.name}: no kernel computes it ({error}): run this engine on the CPU") from error
-    return _Lowered(nodes, tuple(nodes.nodes), tuple(calls))
+    order, side = side_branch(nodes, calls)
+    return _Lowered(nodes, tuple(nodes.nodes[i] for i in order), tuple(calls[i] for i in order), side)
 
 
 def _identity(task: Task) -> Hashable:

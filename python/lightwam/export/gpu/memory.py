@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lightwam.export.gpu.nodes import Nodes, WeightRows
-from lightwam.export.gpu.plan import ARENA_ALIGNMENT, WEIGHT_ALIGNMENT, Buffer, Space
+from lightwam.export.gpu.plan import ARENA_ALIGNMENT, WEIGHT_ALIGNMENT, Buffer, Side, Space
 from lightwam.export.gpu.tasks import Call, ValueOperand
 from lightwam.export.graph import Program
 from lightwam.export.plan import Buffer as Lifetime
@@ -25,15 +25,22 @@ def place_weights(rows: WeightRows, used: Iterable[str]) -> tuple[dict[str, int]
     return offsets, end
 
 
-def place_values(nodes: Nodes, program: Program, calls: Sequence[Call]) -> tuple[list[Buffer], dict[str, int], int]:
-    """The buffers of a program, value -> index of its buffer, and the size of its arena."""
+def place_values(
+    nodes: Nodes, program: Program, calls: Sequence[Call], side: Side | None = None
+) -> tuple[list[Buffer], dict[str, int], int]:
+    """The buffers of a program, value -> index of its buffer, and the size of its arena.
+
+    What a side branch touches lives until it is joined: nothing beside it lies there.
+    """
     spans: dict[str, Lifetime] = {}
     for index, call in enumerate(calls):
         for operand in call.operands:
             if isinstance(operand, ValueOperand):
                 base = nodes.place(operand.value).base
                 size = -(-nodes.num_bytes(base) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
-                spans.setdefault(base, Lifetime(size, index, index)).end = index
+                end = side.join - 1 if side is not None and index < side.launches else index
+                span = spans.setdefault(base, Lifetime(size, index, end))
+                span.end = max(span.end, end)
     spaces = {base: _space(base, nodes, program) for base in spans}
     arena_bytes = place([span for base, span in spans.items() if spaces[base] == "arena"])
     buffers: list[Buffer] = []

@@ -57,12 +57,24 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Side:
+    """The first `launches` of a program run beside those after them, up to `join`, which waits for both.
+
+    Both are indices; `launches` < `join`. The two sides keep their own order, and share no byte that one of them writes.
+    """
+
+    launches: int
+    join: int
+
+
+@dataclass(frozen=True)
 class ProgramPlan:
     """The launches of a program in order, and the buffers that they read and write."""
 
     arena_bytes: int
     buffers: tuple[Buffer, ...]
     launches: tuple[Launch, ...]
+    side: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,8 @@ def _code_to_json(code: Code) -> dict[str, Any]:
 
 
 def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
-    return {
+    side = {} if program.side is None else {"side": {"launches": program.side.launches, "join": program.side.join}}
+    return side | {
         "arena_bytes": program.arena_bytes,
         "buffers": [
             {"name": buffer.name, "space": buffer.space, "offset": buffer.offset, "bytes": buffer.num_bytes}

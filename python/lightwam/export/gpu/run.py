@@ -6,7 +6,8 @@ Arenas are filled with NaN bytes before a program starts, so that what is read w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, zip_longest
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ from lightwam.kernels.task import Argument
 
 #: "interpreter": the kernels' Triton source, on addresses. "reference": their float64 references, on arrays.
 Way = Literal["interpreter", "reference"]
+#: How launches beside each other are ordered: the side branch first, last, or in turns with what it runs beside.
+Order = Literal["side_first", "side_last", "in_turns"]
 POISON = 0xFF
 _ALIGNMENT = 256
 
@@ -29,9 +32,9 @@ class PlanRunner:
 
     def __init__(
         self, graph: Graph, plan: LaunchPlan, way: Way = "interpreter",
-        on_launch: Callable[[str, Launch], None] | None = None,
+        on_launch: Callable[[str, Launch], None] | None = None, order: Order = "side_first",
     ) -> None:  # fmt: skip
-        self.graph, self.plan, self.way, self.on_launch = graph, plan, way, on_launch
+        self.graph, self.plan, self.way, self.on_launch, self.order = graph, plan, way, on_launch, order
         self._weights = _memory(plan.weights_bytes)
         for name, offset in plan.weights.items():
             constant = graph.constants.get(name) or plan.derived[name]
@@ -78,7 +81,7 @@ class PlanRunner:
                 self._bound[buffer.name] = _memory(buffer.num_bytes or 0)
             elif buffer.space == "input":
                 self._bound[buffer.name] = _bind(buffer, inputs)
-        for launch in program.launches:
+        for launch in ordered_launches(program, self.order):
             if self.on_launch is not None:
                 self.on_launch(name, launch)
             self._launch(name, program, launch)
@@ -115,6 +118,18 @@ class PlanRunner:
             start = buffer.offset + address.offset
         size = len(block) if argument.num_bytes is None else argument.num_bytes
         return block[start : start + size]
+
+
+def ordered_launches(program: ProgramPlan, order: Order) -> Sequence[Launch]:
+    """The launches of a program, those of its side branch where `order` says."""
+    if program.side is None or order == "side_first":
+        return program.launches
+    side, beside = program.launches[: program.side.launches], program.launches[program.side.launches :]
+    beside, rest = beside[: program.side.join - len(side)], beside[program.side.join - len(side) :]
+    if order == "side_last":
+        return beside + side + rest
+    turns = chain.from_iterable(zip_longest(beside, side))
+    return (*(launch for launch in turns if launch is not None), *rest)
 
 
 def _memory(size: int) -> Array:
