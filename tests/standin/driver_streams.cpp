@@ -36,6 +36,8 @@ EXPORT Result cuStreamCreateWithPriority(StreamObject** stream, unsigned, int pr
 }
 EXPORT Result cuStreamDestroy_v2(StreamObject* stream) {
     BEGIN(begin_current, "cuStreamDestroy_v2");
+    if (known(state().streams, stream) != nullptr && !stream->waiting.empty())
+        state().complain("a stream was destroyed with work on it");
     return destroy(state().streams, stream, "a stream");
 }
 EXPORT Result cuStreamSynchronize(StreamObject* stream) {

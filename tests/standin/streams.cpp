@@ -15,7 +15,7 @@ constexpr auto kMerge = static_cast<Result>(903);      // two recordings that wo
 // Chooses among what is ready, oldest first, as standin_set_order says.
 class Choice {
   public:
-    Choice() : order_(state().order), random_(static_cast<std::minstd_rand::result_type>(order_)) {}
+    Choice() : order_(state().order), random_(order_) {}
     std::size_t operator()(std::size_t count) {
         if (order_ == STANDIN_OLDEST) return 0;
         return order_ == STANDIN_NEWEST ? count - 1 : random_() % count;
@@ -23,7 +23,7 @@ class Choice {
 
   private:
     unsigned order_;
-    std::minstd_rand random_;
+    std::mt19937 random_;
 };
 
 // The stream and those whose marks it waits for, directly or not; none if somebody runs one of them.

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "engine/engine_file.hpp"
 #include "expect.hpp"
 #include "toy_kernels.hpp"
 
@@ -11,16 +10,6 @@ using namespace lightwam;
 using namespace lightwam::test;
 
 namespace {
-
-std::vector<float> tensor_of(const engine::EngineFile& file, const std::string& name) {
-    for (const engine::Tensor& tensor : file.graph().tensors) {
-        if (tensor.name != name) continue;
-        std::vector<float> values(tensor.bytes / sizeof(float));
-        file.read(tensor, 0, tensor.bytes, reinterpret_cast<std::byte*>(values.data()));
-        return values;
-    }
-    return {};
-}
 
 // What the plan computes, from the observation and the instruction's known rows.
 std::vector<float> expected(const engine::EngineFile& file, const Observation& observation) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The stand-in driver in this process, and the five kernels of tests/data/engines/small_gpu.lwam (made by
-// tests/python/runtime/gpu_plans.py) computed on the processor.
+// The stand-in driver in this process, and the kernels of tests/data/engines/small_gpu.lwam and small_side.lwam (made
+// by tests/python/runtime/gpu_plans.py and gpu_side_plan.py) computed on the processor.
 #pragma once
 
 #include <dlfcn.h>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../runtime/small_engine.hpp"
+#include "engine/engine_file.hpp"
 #include "standin.h"
 
 namespace lightwam::test {
@@ -32,6 +33,7 @@ struct Standin {
         look_up(set_device, "standin_set_device");
         look_up(fail, "standin_fail");
         look_up(advance_clock, "standin_advance_clock");
+        look_up(set_order, "standin_set_order");
         look_up(calls, "standin_calls");
         look_up(live, "standin_live");
         look_up(leaked, "standin_leaked");
@@ -57,6 +59,7 @@ struct Standin {
     decltype(&standin_set_device) set_device = nullptr;
     decltype(&standin_fail) fail = nullptr;
     decltype(&standin_advance_clock) advance_clock = nullptr;
+    decltype(&standin_set_order) set_order = nullptr;
     decltype(&standin_calls) calls = nullptr;
     decltype(&standin_live) live = nullptr;
     decltype(&standin_leaked) leaked = nullptr;
@@ -64,6 +67,17 @@ struct Standin {
     decltype(&standin_bytes_from) bytes_from = nullptr;
     decltype(&standin_misuse) misuse = nullptr;
 };
+
+// A constant of an engine; empty when it has none of that name.
+inline std::vector<float> tensor_of(const engine::EngineFile& file, const std::string& name) {
+    for (const engine::Tensor& tensor : file.graph().tensors) {
+        if (tensor.name != name) continue;
+        std::vector<float> values(tensor.bytes / sizeof(float));
+        file.read(tensor, 0, tensor.bytes, reinterpret_cast<std::byte*>(values.data()));
+        return values;
+    }
+    return {};
+}
 
 // keys = context * text_rows.
 inline void encode(const float* context, const std::int32_t* text_rows, float* keys) {
@@ -106,6 +120,14 @@ inline std::string_view toy_name(const standin_launch* launch) {
     return entry.substr(0, entry.find("_kernel"));
 }
 
+inline void drive(const float* state, float* y) {
+    for (std::size_t j = 0; j < kWidth; ++j) y[j] = state[j % kStateWidth];
+}
+
+inline void add(const float* a, const float* b, std::size_t count, float* y) {
+    for (std::size_t i = 0; i < count; ++i) y[i] = a[i] + b[i];
+}
+
 // Computes a launch; `user` is null, or a counter of launches.
 inline int run_toy(void* user, const standin_launch* launch) {
     const auto read = [&](std::size_t i) { return reinterpret_cast<const float*>(launch->arguments[i]); };
@@ -129,6 +151,10 @@ inline int run_toy(void* user, const standin_launch* launch) {
         twice(read(0), write(1));
     } else if (entry == "act") {
         act(read(0), write(1));
+    } else if (entry == "drive") {
+        drive(read(0), write(1));
+    } else if (entry == "add" || entry == "merge") {
+        add(read(0), read(1), entry == "add" ? kWidth : kKeys, write(2));
     } else {
         return 1;
     }
