@@ -284,30 +284,22 @@ class ProgramCheck {
         }
     }
 
-    // What runs beside a side branch may come before, after or between its launches: nothing of it touches bytes that
-    // the branch writes, or writes bytes that the branch reads.
+    // What runs beside a side branch may come before, after or between its launches, so it touches no byte that the
+    // branch writes. What the branch reads is read-only here, or written by the branch before.
     void check_side(std::size_t at, const Launch& launch, const std::vector<Extent>& extents) {
         if (at >= program_.side.join) return;
+        const bool beside = at >= program_.side.launches;
         for (const Extent& extent : extents) {
-            if (extent.weight || extent.bytes == 0) continue;
+            if (extent.weight || (!beside && !extent.argument->written)) continue;
             const PlanBuffer& buffer = program_.buffers[extent.buffer];
-            if (buffer.space == Space::input) continue;  // of which nothing is written
-            SideBytes& side = side_[static_cast<std::size_t>(buffer.space)];
+            Intervals& side = side_[static_cast<std::size_t>(buffer.space)];
             const std::uint64_t begin = buffer.offset + extent.begin;
-            const std::uint64_t end = begin + extent.bytes;
-            const bool written = extent.argument->written;
-            if (at < program_.side.launches)
-                (written ? side.written : side.read).add(begin, end);
-            else if (side.written.intersects(begin, end) || (written && side.read.intersects(begin, end)))
-                refuse_(text(launch, extent) + " has bytes of the side branch, which runs beside it");
+            if (!beside)
+                side.add(begin, begin + extent.bytes);
+            else if (side.intersects(begin, begin + extent.bytes))
+                refuse_(text(launch, extent) + " has bytes that the side branch writes, which runs beside it");
         }
     }
-
-    // Bytes of a space that the side branch touches.
-    struct SideBytes {
-        Intervals written;
-        Intervals read;
-    };
 
     const LaunchPlan& plan_;
     const PolicyDescription& policy_;
@@ -321,7 +313,7 @@ class ProgramCheck {
     std::vector<std::size_t> first_write_;  // by buffer: index of a launch
     std::vector<std::size_t> last_access_;
     std::vector<Intervals> written_;  // by buffer
-    std::array<SideBytes, 4> side_;   // by space
+    std::array<Intervals, 4> side_;   // by space: bytes that the side branch writes
     Blocks arena_;
     Blocks instruction_;
 };

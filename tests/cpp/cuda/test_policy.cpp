@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "engine_tensors.hpp"
 #include "expect.hpp"
 #include "toy_kernels.hpp"
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/side_stream.hpp"
+#include "engine_tensors.hpp"
 #include "expect.hpp"
 #include "toy_kernels.hpp"
 

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "../runtime/small_engine.hpp"
-#include "engine/engine_file.hpp"
 #include "standin.h"
 
 namespace lightwam::test {
@@ -67,17 +66,6 @@ struct Standin {
     decltype(&standin_bytes_from) bytes_from = nullptr;
     decltype(&standin_misuse) misuse = nullptr;
 };
-
-// A constant of an engine; empty when it has none of that name.
-inline std::vector<float> tensor_of(const engine::EngineFile& file, const std::string& name) {
-    for (const engine::Tensor& tensor : file.graph().tensors) {
-        if (tensor.name != name) continue;
-        std::vector<float> values(tensor.bytes / sizeof(float));
-        file.read(tensor, 0, tensor.bytes, reinterpret_cast<std::byte*>(values.data()));
-        return values;
-    }
-    return {};
-}
 
 // keys = context * text_rows.
 inline void encode(const float* context, const std::int32_t* text_rows, float* keys) {

@@ -132,7 +132,9 @@ def test_json_says_what_the_contract_says(plan: LaunchPlan) -> None:
     assert set(document) == {"plan_version", "weights_bytes", "weights", "images", "tasks", "programs"}
     assert set(document["tasks"][0]) == {"kernel", "label", "arguments", "flops", "product_type", "tactics"}
     act = document["programs"]["act"]
-    assert set(act) == {"arena_bytes", "buffers", "launches"}
+    assert set(act) == {"arena_bytes", "buffers", "launches", "side"}
+    assert set(act["side"]) == {"launches", "join"}
+    assert "side" not in document["programs"]["set_instruction"]
     kinds = {address[0] for launch in act["launches"] for address in launch["arguments"]}
     assert kinds == {"b", "w"}
     assert all(len(a) == (3 if a[0] == "b" else 2) for launch in act["launches"] for a in launch["arguments"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from standin import Compiled, Launch, Standin, interpreted
+from standin import NEWEST_FIRST, Compiled, Launch, Standin, interpreted
 
 from lightwam.export.engine import read_engine
 from lightwam.export.graph import Graph
@@ -35,7 +35,7 @@ class Figures:
     published_errors: list[float] = field(default_factory=list)  # of the GPU from the published chunks, the largest
     published_cosines: list[float] = field(default_factory=list)
     wrong_grippers: int = 0  # of the GPU, where the oracle is sure
-    integrated_equals: bool = True  # the same bits on a GPU that shares the processor's memory
+    integrated_equals: bool = True  # the same bits on a GPU that shares the processor's memory, side branches last
     instructions_differ: float = 1.0  # two instructions' chunks of one observation
     launches: int = 0
     misuse: str = ""
@@ -84,7 +84,8 @@ def infer(policy: Policy, text: str, seen: Mapping[str, Any]) -> Array:
 
 
 def measure(standin: Standin, engine: Path, compiled: Compiled, plain: Path, count: int, integrated: bool) -> Figures:
-    """Both devices and the oracle on `count` observations; if `integrated`, the last again on such a GPU.
+    """Both devices and the oracle on `count` observations; if `integrated`, the last again on such a GPU, where what
+    may run in any order runs in another one.
 
     `compiled`: what the machine code of `engine` stands for. `plain`: the engine without; published.npz beside it holds
     published observations, if there are any.
@@ -133,6 +134,7 @@ def _compare(
     if integrated is not None:
         del policies
         integrated.set_device(87, integrated=True)
+        integrated.set_order(NEWEST_FIRST)
         _again(figures, Policy(engine, device="cuda"), seen_in_order, chunks["cuda"])
 
 

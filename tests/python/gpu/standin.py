@@ -80,6 +80,9 @@ class Launch:
 Kernel = Callable[[Launch], None]
 
 
+OLDEST_FIRST, NEWEST_FIRST = 0, 1  # other orders are random ones
+
+
 class Standin:
     """The stand-in driver of this process. Load it before the first policy on a GPU."""
 
@@ -98,7 +101,7 @@ class Standin:
         self._library.standin_set_device(count, arch, int(integrated), memory_bytes)
 
     def set_order(self, order: int) -> None:
-        """Of work that may run in any order, what comes first: 0 the oldest, 1 the newest, others a random one."""
+        """What comes first of work that may run in any order."""
         self._library.standin_set_order(order)
 
     def set_kernel(self, kernel: Kernel) -> None:

@@ -27,6 +27,7 @@ from lightwam.export.gpu.plan import (
     Launch,
     LaunchPlan,
     ProgramPlan,
+    Side,
     WeightAddress,
     plan_to_json,
 )
@@ -55,11 +56,17 @@ class Changes:
     def _program(self, plan: LaunchPlan) -> LaunchPlan:
         name = self._random.choice(("act", "act", "set_instruction"))
         program = plan.programs[name]
-        kind = self._random.choices((self._buffer, self._launch, self._arena), (3, 5, 1))[0]
+        kind = self._random.choices((self._buffer, self._launch, self._arena, self._side), (3, 5, 1, 2))[0]
         return replace(plan, programs={**plan.programs, name: kind(program, plan)})
 
     def _arena(self, program: ProgramPlan, plan: LaunchPlan) -> ProgramPlan:
         return replace(program, arena_bytes=max(0, program.arena_bytes + self._random.choice((-256, -64, -1, 256))))
+
+    def _side(self, program: ProgramPlan, plan: LaunchPlan) -> ProgramPlan:
+        ends = range(len(program.launches) + 2)
+        first, second = self._random.choice(ends), self._random.choice(ends)
+        ordered = Side(min(first, second), max(first, second))
+        return replace(program, side=self._random.choice((None, Side(first, second), ordered, ordered)))
 
     def _buffer(self, program: ProgramPlan, plan: LaunchPlan) -> ProgramPlan:
         buffers = list(program.buffers)

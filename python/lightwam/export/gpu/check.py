@@ -144,18 +144,22 @@ def _meet(one: Access, other: Access) -> bool:
 
 
 def _check_side(plan: LaunchPlan, program: ProgramPlan) -> None:
-    """What runs beside a side branch touches nothing that it writes, and writes nothing that it reads."""
+    """What runs beside a side branch touches nothing that the branch writes.
+
+    What the branch reads is read-only here, or written by the branch before: so nothing beside it writes that either.
+    """
     if program.side is None:
         return
     count, join = program.side.launches, program.side.join
     if not 0 < count < join <= len(program.launches):
         place = f"{count} launches beside those up to {join} of {len(program.launches)}"
         raise ExportError(f"side branch of {place}: it must begin first and be joined later: lower the graph anew")
-    apart = [(launch, access) for launch in program.launches[:count] for access in accesses(launch, plan, program)]
+    branch = [(launch, access) for launch in program.launches[:count] for access in accesses(launch, plan, program)]
+    written = [(launch, access) for launch, access in branch if access.argument.mode == "w"]
     for launch in program.launches[count:join]:
         for access in accesses(launch, plan, program):
-            for other, touched in apart:
-                if "w" in (access.argument.mode, touched.argument.mode) and _meet(access, touched):
+            for other, touched in written:
+                if _meet(access, touched):
                     names = f"{access.argument.name} shares bytes with {touched.argument.name} of {other.name}"
                     raise ExportError(f"launch {launch.name}: {names}, which runs beside it: join before it")
 

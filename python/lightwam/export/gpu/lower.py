@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph -> launch plan: simplify, fuse, order, make tasks, part a side branch, place everything (docs/launch-plan.md)."""
+"""Graph -> launch plan: simplify, fuse, order, make tasks, part a branch, place everything (docs/launch-plan.md)."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> LaunchPlan:
     planned: list[PlannedTask] = []
     programs: dict[str, ProgramPlan] = {}
     for name, program in lowered.items():
-        buffers, indices, arena_bytes = place_values(
-            program.nodes, graph.programs[name], program.calls, program.side
-        )
+        buffers, indices, arena_bytes = place_values(program.nodes, graph.programs[name], program.calls, program.side)
         launches: list[Launch] = []
         for node, call in zip(program.order, program.calls, strict=True):
             key = _identity(call.task)

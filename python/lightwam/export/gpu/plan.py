@@ -60,7 +60,7 @@ class Launch:
 class Side:
     """The first `launches` of a program run beside those after them, up to `join`, which waits for both.
 
-    Both are indices; `launches` < `join`. The two sides keep their own order, and share no byte that one of them writes.
+    Both are indices, `launches` < `join`. Each keeps its own order; they share no byte that one of them writes.
     """
 
     launches: int
