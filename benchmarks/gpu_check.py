@@ -30,6 +30,8 @@ STEPS = str(Path(__file__).parent / "gpu_steps.py")
 #: As lightwam.kernels.targets, which is not there before the build.
 TARGETS = ("sm_87", "sm_89", "sm_90", "sm_110", "sm_120")
 NANO = ROOT / "python/lightwam/assets/nano-libero-object-0.lwam"
+#: Engines of random weights.
+RANDOM = (("nano", "bf16"), ("libero", "bf16"), ("libero", "int8"))
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def engine_steps(arguments: argparse.Namespace, target: str, ready: tuple[str, .
     nano = folder / "nano-f32.lwam"
     steps = [Step("engine nano-f32", (*lightwam, "compile", str(NANO), str(nano), "--targets", target, *cache), 120,
                   ready, nano)]  # fmt: skip
-    for size, precision in (("nano", "bf16"), ("libero", "bf16"), ("libero", "int8")):
+    for size, precision in RANDOM:
         name, made = f"{size}-{precision}", folder / f"{size}-{precision}.lwam"
         script = (
             f'"$0" -m lightwam.cli export --random {size} --precision {precision} --out "$1" && '
@@ -195,6 +197,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=480, help="time for all of it")
     arguments = parser.parse_args(words)
     arguments.out = arguments.out.absolute()
+    names = ["nano-f32", *(f"{size}-{precision}" for size, precision in RANDOM)]
+    for engine in arguments.engine:
+        if engine.stem in names:  # of steps and results
+            parser.error(f"--engine {engine}: another engine of this check is named {engine.stem!r}; rename the file")
+        names.append(engine.stem)
     return arguments
 
 

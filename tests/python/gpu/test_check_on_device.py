@@ -162,6 +162,13 @@ def test_a_step_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert late.run(_python("late", "")).state == "left out"
 
 
+@pytest.mark.parametrize("files", [("a/mine.lwam", "b/mine.lwam"), ("libero-int8.lwam",)])
+def test_engines_of_one_name_are_refused(files: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse([word for file in files for word in ("--engine", file)])
+    assert "another engine of this check is named" in capsys.readouterr().err
+
+
 def test_steps_fit_together(tmp_path: Path) -> None:
     """Every step's needs are steps; a wheel of lightwam takes the place of the build."""
     (tmp_path / "lightwam-0.1.0-cp311.whl").write_bytes(b"")
