@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lightwam.errors import ConfigError
 
@@ -51,19 +51,23 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
     from rich.console import Console
     from rich.table import Table
 
-    from lightwam.export.gpu.roofline import SHARE
+    from lightwam.export.gpu.roofline import SHARE, chunk_seconds
+    from lightwam.export.graph import STAGES
 
     columns = ("MB", "ms, 100 %", f"ms, {SHARE:.0%}")
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
     table = Table(*headings, title=f"Prediction, not a measurement: {what}, {device.name}")
-    rows = list(zip(costs.launches, through_memory, strict=True))
-    for stage in dict.fromkeys(launch.stage for launch in costs.launches):
-        of_stage = [row for row in rows if row[0].stage == stage]
-        table.add_row(stage, *_figures(of_stage, device), style="bold")
-        for kernel in dict.fromkeys(launch.kernel for launch, _ in of_stage):
-            table.add_row(f"  {kernel}", *_figures([row for row in of_stage if row[0].kernel == kernel], device))
+    seconds, with_cache = chunk_seconds(costs, device), chunk_seconds(costs, device, through_memory)
+    rows = [_Row(*row) for row in zip(costs.launches, seconds, through_memory, with_cache, strict=True)]
+    for stage in STAGES:
+        of_stage = [row for row in rows if row.launch.stage == stage]
+        if not of_stage:
+            continue
+        table.add_row(stage, *_figures(of_stage), style="bold")
+        for kernel in dict.fromkeys(row.launch.kernel for row in of_stage):
+            table.add_row(f"  {kernel}", *_figures([row for row in of_stage if row.launch.kernel == kernel]))
         table.add_section()
-    table.add_row("chunk", *_figures(rows, device))
+    table.add_row("chunk", *_figures(rows))
     console = Console()
     console.print(table)
     source = "measured" if device.measured else "from data sheets"
@@ -74,6 +78,7 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
         f"its products, its bytes of memory and of the cache, and nothing to start.\n"
         f"MB and ms: all through device memory; with 'cache': the cache model, which keeps what was used last in half "
         f"of the nominal {device.cache / 2**20:.0f} MiB.\n"
+        f"{_side_text(costs, through_memory, device)}"
         f"All through memory: {costs.num_bytes / 1e6:.0f} MB, {costs.num_bytes / costs.bound:.2f} of the least that "
         f"fused groups can move.\n"
         f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {device.memory / 1e9:.0f} GB; without machine "
@@ -82,21 +87,54 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
     )
 
 
-def _figures(rows: Sequence[tuple[LaunchCost, int]], device: Device) -> list[str]:
-    from lightwam.export.gpu.roofline import SHARE, launch_seconds
+def _side_text(costs: PlanCosts, through_memory: Sequence[int], device: Device) -> str:
+    """How much of a side branch is predicted to hide, as a line; empty without one."""
+    from lightwam.export.gpu.roofline import SHARE, chunk_seconds, launch_seconds
 
-    cells = [str(len(rows)), f"{sum(launch.flops for launch, _ in rows) / 1e9:.1f}"]
-    for counted in ([(launch, launch.num_bytes) for launch, _ in rows], rows):
-        milliseconds = 1e3 * sum(launch_seconds(launch, device, num_bytes) for launch, num_bytes in counted)
-        megabytes = sum(num_bytes for _, num_bytes in counted) / 1e6
-        cells += [f"{megabytes:.1f}", f"{milliseconds:.2f}", f"{milliseconds / SHARE:.2f}"]
-    return cells
+    if costs.side is None:
+        return ""
+    branch = costs.launches[: costs.side.launches]
+    told = []
+    for moved in (None, through_memory):
+        sizes = moved if moved is not None else [None] * len(branch)
+        alone = sum(launch_seconds(launch, device, size) for launch, size in zip(branch, sizes, strict=False))
+        shown = sum(chunk_seconds(costs, device, moved)[: len(branch)])
+        told.append(f"{1e3 * (alone - shown) / SHARE:.2f} of {1e3 * alone / SHARE:.2f} ms")
+    return (
+        f"Side branch: {len(branch)} launches, {sum(launch.num_bytes for launch in branch) / 1e6:.0f} MB, beside "
+        f"{costs.side.join - len(branch)} others: while those wait for their products, {told[0]} at {SHARE:.0%} hide "
+        f"({told[1]} with the cache), if the GPU runs both at once; ms are what is left.\n"
+    )
+
+
+class _Row(NamedTuple):
+    """A launch: what it adds to a chunk all through memory, and with the cache model."""
+
+    launch: LaunchCost
+    seconds: float
+    through_memory: int
+    with_cache: float
+
+
+def _figures(rows: Sequence[_Row]) -> list[str]:
+    from lightwam.export.gpu.roofline import SHARE
+
+    def cells(num_bytes: int, seconds: float) -> list[str]:
+        return [f"{num_bytes / 1e6:.1f}", f"{1e3 * seconds:.2f}", f"{1e3 * seconds / SHARE:.2f}"]
+
+    return [
+        str(len(rows)),
+        f"{sum(row.launch.flops for row in rows) / 1e9:.1f}",
+        *cells(sum(row.launch.num_bytes for row in rows), sum(row.seconds for row in rows)),
+        *cells(sum(row.through_memory for row in rows), sum(row.with_cache for row in rows)),
+    ]
 
 
 def write_prediction(costs: PlanCosts, through_memory: Sequence[int], device: Device, engine: str, path: Path) -> None:
-    """The prediction launch by launch as JSON, under a temporary name first."""
-    from lightwam.export.gpu.roofline import SHARE, launch_seconds, predict
+    """The prediction as JSON, under a temporary name first; of each launch the seconds that it adds to a chunk."""
+    from lightwam.export.gpu.roofline import SHARE, chunk_seconds, predict
 
+    side = costs.side
     document: dict[str, Any] = {
         "kind": "prediction",
         "engine": engine,
@@ -114,14 +152,17 @@ def write_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
         "bytes_with_cache": sum(through_memory),
         "bound_bytes": costs.bound,
         "memory": dict(costs.memory),
+        "side": None if side is None else {"launches": side.launches, "join": side.join},
         "launches": [
             {
                 "name": launch.name, "stage": launch.stage, "kernel": launch.kernel, "flops": launch.flops,
                 "product_type": launch.product_type, "bytes": launch.num_bytes,
-                "seconds": launch_seconds(launch, device), "bytes_with_cache": num_bytes,
-                "seconds_with_cache": launch_seconds(launch, device, num_bytes),
+                "seconds": seconds, "bytes_with_cache": num_bytes, "seconds_with_cache": with_cache,
             }
-            for launch, num_bytes in zip(costs.launches, through_memory, strict=True)
+            for launch, seconds, num_bytes, with_cache in zip(
+                costs.launches, chunk_seconds(costs, device), through_memory,
+                chunk_seconds(costs, device, through_memory), strict=True,
+            )
         ],
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,11 @@ from __future__ import annotations
 from gpu_graphs import full_size_graph
 
 from lightwam.export.counts import graph_costs
-from lightwam.export.gpu.cache import LINE, Cache, Touch, bytes_through_memory
+from lightwam.export.gpu.cache import LINE, USABLE, Cache, Touch, bytes_through_memory
 from lightwam.export.gpu.lower import lower
+from lightwam.export.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, Side
 from lightwam.export.gpu.report import plan_costs
+from lightwam.kernels.task import Argument, Task
 
 
 def _read(start: int, end: int, argument: str = "x", block: str = "arena") -> Touch:
@@ -67,6 +69,19 @@ def test_ranges_that_overlap_are_one_and_parts_of_lines_count_as_they_are() -> N
     assert cache.launch("self_attention", touches) == LINE + 512
     assert cache.launch("row_norm", [Touch("y", "output", 0, 100, True)]) == 0
     assert cache.flush() == 100
+
+
+def test_a_branch_goes_through_the_cache_beside_other_launches() -> None:
+    """Three lines fit. 2 are written, read and read again; the 4 that pass beside them drive them out."""
+    row, long = Argument("x", "r", "i8", (2 * LINE,)), Argument("x", "r", "i8", (4 * LINE,))
+    written = Argument("y", "w", "i8", (2 * LINE,))
+    tasks = [Task("row_norm", {}, arguments, 0, "none") for arguments in ((long,), (written,), (row,), (row,))]
+    buffers = (Buffer("state", "input", 0, 4 * LINE), Buffer("y", "arena", 0, 2 * LINE))
+    launches = [Launch(str(i), "backbone", i, (BufferAddress(min(i, 1), 0),)) for i in range(4)]
+    for side, moved in ((None, [4, 0, 0, 2]), (Side(1, 3), [6, 0, 2, 0])):
+        program = ProgramPlan(2 * LINE, buffers, tuple(launches), side)
+        plan = LaunchPlan(0, {}, tuple(PlannedTask("", task) for task in tasks), {"act": program})
+        assert [size / LINE for size in bytes_through_memory(plan, 1, 3 * LINE / USABLE)] == moved
 
 
 def test_a_chunk_moves_less_with_a_larger_cache_and_all_without() -> None:

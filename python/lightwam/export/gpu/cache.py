@@ -4,7 +4,8 @@
 A model, pessimistic where in doubt: least recently used lines of 4 KiB, half of the nominal size, cold at the start. A
 launch first touches what each of its programs reads anew; through everything else it goes at one pace, so a long read
 (weights) drives out what the launch itself has written. Written lines cost a write when they leave, dead or not, and
-at the end of the chunk.
+at the end of the chunk. A side branch goes through its arguments while the launches beside it go through theirs: both
+at one pace from the first line to the last.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import chain, pairwise
 
 from lightwam.export.gpu.check import accesses
 from lightwam.export.gpu.intervals import Intervals
-from lightwam.export.gpu.plan import Launch, LaunchPlan, ProgramPlan
+from lightwam.export.gpu.plan import Launch, LaunchPlan, ProgramPlan, Side
 from lightwam.export.gpu.report import counted_end
 
 #: Bytes of a line: coarser than the hardware's, so that a chunk is a million touches.
@@ -44,6 +45,10 @@ class Touch:
     written: bool
 
 
+#: Block and number; bytes of it that are used; whether written.
+Line = tuple[tuple[str, int], int, bool]
+
+
 class Cache:
     """Lines in order of their last use, with the bytes of each that memory doesn't have yet."""
 
@@ -54,9 +59,7 @@ class Cache:
 
     def launch(self, kernel: str, touches: Sequence[Touch]) -> int:
         """Bytes through device memory while a launch runs: reads that miss, and older writes that must leave."""
-        first = [touch for touch in touches if touch.argument in _FIRST.get(kernel, ())]
-        rest = [touch for touch in touches if touch.argument not in _FIRST.get(kernel, ())]
-        return self._use(first) + self._use(rest)
+        return sum(self.use(line) for line in launch_lines(kernel, touches))
 
     def flush(self) -> int:
         """Write back everything; returns its bytes."""
@@ -64,16 +67,22 @@ class Cache:
         self._unwritten.clear()
         return moved
 
-    def _use(self, touches: Sequence[Touch]) -> int:
-        moved = 0
-        for _, key, size, written in sorted(chain.from_iterable(_lines(touches))):
-            unwritten = self._unwritten.pop(key, None)
-            if unwritten is None and not written:
-                moved += size
-            self._unwritten[key] = min((unwritten or 0) + (size if written else 0), LINE)
-            if len(self._unwritten) > self._limit:
-                moved += self._unwritten.popitem(last=False)[1]
+    def use(self, line: Line) -> int:
+        """Read or write a line; returns the bytes through device memory."""
+        key, size, written = line
+        unwritten = self._unwritten.pop(key, None)
+        moved = size if unwritten is None and not written else 0
+        self._unwritten[key] = min((unwritten or 0) + (size if written else 0), LINE)
+        if len(self._unwritten) > self._limit:
+            moved += self._unwritten.popitem(last=False)[1]
         return moved
+
+
+def launch_lines(kernel: str, touches: Sequence[Touch]) -> list[Line]:
+    """The lines that a launch uses, in order: what each of its programs reads anew, then the rest at one pace."""
+    first = [touch for touch in touches if touch.argument in _FIRST.get(kernel, ())]
+    rest = [touch for touch in touches if touch.argument not in _FIRST.get(kernel, ())]
+    return [line[1:] for part in (first, rest) for line in sorted(chain.from_iterable(_lines(part)))]
 
 
 _Line = tuple[float, tuple[str, int], int, bool]
@@ -97,12 +106,27 @@ def bytes_through_memory(plan: LaunchPlan, text_rows: int, cache_bytes: float) -
     What is left to write at the end of the chunk counts for the last launch.
     """
     cache, program = Cache(cache_bytes * USABLE), plan.programs["act"]
-    moved = [
-        cache.launch(plan.tasks[launch.task].task.kernel, launch_touches(launch, plan, program, text_rows))
-        for launch in program.launches
-    ]
+    side = program.side or Side(0, 0)
+    moved = [0] * len(program.launches)
+
+    def lines(first: int, last: int) -> Iterator[tuple[int, Line]]:
+        for index in range(first, last):
+            launch = program.launches[index]
+            touches = launch_touches(launch, plan, program, text_rows)
+            for line in launch_lines(plan.tasks[launch.task].task.kernel, touches):
+                yield index, line
+
+    beside = _at_one_pace(list(lines(0, side.launches)), list(lines(side.launches, side.join)))
+    for index, line in chain(beside, lines(side.join, len(program.launches))):
+        moved[index] += cache.use(line)
     moved[-1] += cache.flush()
     return tuple(moved)
+
+
+def _at_one_pace(*parts: Sequence[tuple[int, Line]]) -> list[tuple[int, Line]]:
+    """Several sequences as one, each spread over its whole length."""
+    paced = [((position + 1) / len(part), item) for part in parts for position, item in enumerate(part)]
+    return [item for _, item in sorted(paced, key=lambda entry: entry[0])]
 
 
 def launch_touches(launch: Launch, plan: LaunchPlan, program: ProgramPlan, text_rows: int) -> list[Touch]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lightwam.export.counts import counted_text_rows, graph_costs
 from lightwam.export.gpu.check import Access, accesses
 from lightwam.export.gpu.intervals import Intervals
-from lightwam.export.gpu.plan import Launch, LaunchPlan
+from lightwam.export.gpu.plan import Launch, LaunchPlan, Side
 from lightwam.export.graph import Graph, Op, Program, Stage
 from lightwam.kernels.task import ProductType
 
@@ -43,13 +43,15 @@ class PlanCosts:
     """One chunk (`act`), for an instruction of `text_rows` rows.
 
     `bound`: the bytes of the weights once, and of the inputs and outputs of every fused group. `memory`: bytes on the
-    device by purpose (weights, slots of instructions, arena, bound inputs and outputs), without machine code.
+    device by purpose (weights, slots of instructions, arena, bound inputs and outputs), without machine code. `side`:
+    the branch that runs beside other launches.
     """
 
     launches: tuple[LaunchCost, ...]
     text_rows: int
     bound: int
     memory: Mapping[str, int]
+    side: Side | None = None
 
     @property
     def flops(self) -> int:
@@ -68,7 +70,8 @@ def plan_costs(plan: LaunchPlan, graph: Graph, text_rows: int | None = None) -> 
     """Count `act`. `text_rows`: length of the instruction; None: the longest known one, 32 rows where none is."""
     rows = counted_text_rows(graph) if text_rows is None else text_rows
     launches = tuple(_launch_cost(plan, launch, rows) for launch in plan.programs["act"].launches)
-    return PlanCosts(launches, rows, lower_bound(graph, rows), device_memory(plan, graph))
+    memory = device_memory(plan, graph)
+    return PlanCosts(launches, rows, lower_bound(graph, rows), memory, plan.programs["act"].side)
 
 
 def _launch_cost(plan: LaunchPlan, launch: Launch, text_rows: int) -> LaunchCost:

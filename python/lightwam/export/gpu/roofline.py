@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predicted time of a plan on a device: each launch takes its products at peak or its bytes at bandwidth.
 
-A prediction, not a measurement: launches run one after the other, cost nothing to start, and reach a given share of
-the roofline. FLOPs and bytes are the plan's own.
+A prediction, not a measurement: launches run one after the other but for a side branch, cost nothing to start, and
+reach a given share of the roofline. FLOPs and bytes are the plan's own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightwam.export.gpu.report import LaunchCost, PlanCosts
+from lightwam.export.graph import STAGES
 from lightwam.kernels.task import ProductType
 
 #: What good kernels reach of the roofline; the other figure told is the whole of it.
@@ -66,21 +67,44 @@ def launch_seconds(launch: LaunchCost, device: Device, through_memory: int | Non
 
     `through_memory`: the bytes that the cache model leaves for memory; None: all of the launch's, from no cache.
     """
-    products = 0.0 if launch.product_type == "none" else launch.flops / device.peaks[launch.product_type]
+    return max(_product_seconds(launch, device), _memory_seconds(launch, device, through_memory))
+
+
+def _product_seconds(launch: LaunchCost, device: Device) -> float:
+    return 0.0 if launch.product_type == "none" else launch.flops / device.peaks[launch.product_type]
+
+
+def _memory_seconds(launch: LaunchCost, device: Device, through_memory: int | None) -> float:
     memory = (launch.num_bytes if through_memory is None else through_memory) / device.bandwidth
-    return max(products, memory, launch.num_bytes / (CACHE_SPEED * device.bandwidth))
+    return max(memory, launch.num_bytes / (CACHE_SPEED * device.bandwidth))
+
+
+def chunk_seconds(costs: PlanCosts, device: Device, through_memory: Sequence[int] | None = None) -> tuple[float, ...]:
+    """What each launch adds to a chunk at the whole of the roofline, in order.
+
+    Launches run one after the other, but for a side branch: its bytes move while the launches beside it have the memory
+    to spare (their products take longer than their bytes); only the rest of its time counts, spread over its launches.
+    Its products hide nowhere. `through_memory`: bytes by launch from the cache model (`bytes_through_memory`); None:
+    all through device memory.
+    """
+    moved = through_memory if through_memory is not None else [launch.num_bytes for launch in costs.launches]
+    alone = [launch_seconds(launch, device, size) for launch, size in zip(costs.launches, moved, strict=True)]
+    if costs.side is None:
+        return tuple(alone)
+    count, join = costs.side.launches, costs.side.join
+    beside = zip(alone[count:join], costs.launches[count:join], moved[count:join], strict=True)
+    spare = sum(seconds - _memory_seconds(launch, device, size) for seconds, launch, size in beside)
+    branch = zip(alone[:count], costs.launches[:count], strict=True)
+    hideable = sum(seconds - _product_seconds(launch, device) for seconds, launch in branch)
+    shown = 1 - min(spare, hideable) / sum(alone[:count])
+    return (*(seconds * shown for seconds in alone[:count]), *alone[count:])
 
 
 def predict(
     costs: PlanCosts, device: Device, share: float = 1.0, through_memory: Sequence[int] | None = None
 ) -> dict[str, float]:
-    """Predicted seconds of a chunk by stage, in order of execution, at a share of the roofline.
-
-    `through_memory`: bytes by launch from the cache model (`bytes_through_memory`); None: all through device memory.
-    """
+    """Predicted seconds of a chunk by stage at a share of the roofline; arguments as of `chunk_seconds`."""
     seconds: dict[str, float] = {}
-    moved = through_memory if through_memory is not None else [launch.num_bytes for launch in costs.launches]
-    for launch, num_bytes in zip(costs.launches, moved, strict=True):
-        taken = launch_seconds(launch, device, num_bytes) / share
-        seconds[launch.stage] = seconds.get(launch.stage, 0.0) + taken
-    return seconds
+    for launch, taken in zip(costs.launches, chunk_seconds(costs, device, through_memory), strict=True):
+        seconds[launch.stage] = seconds.get(launch.stage, 0.0) + taken / share
+    return {stage: seconds[stage] for stage in STAGES if stage in seconds}
