@@ -38,6 +38,7 @@ _POINTERS: Mapping[DType, str] = {
     "f32": "*fp32",
     "f16": "*fp16",
     "bf16": "*bf16",
+    "f8": "*fp8e4nv",
     "i8": "*i8",
     "i32": "*i32",
     "u8": "*u8",

@@ -14,7 +14,7 @@ from lightwam.kernels.compile import Code, Variant, variant_key
 from lightwam.kernels.compile_cache import CompileCache
 from lightwam.kernels.compile_worker import Outcome, compile_variants
 from lightwam.kernels.interpret import kernel_module
-from lightwam.kernels.targets import TARGETS, known_targets
+from lightwam.kernels.targets import TARGETS, known_targets, refuse_lacking
 from lightwam.kernels.task import Tactic, Task
 
 MOST_TACTICS = 3  # of a task with products; row-wise kernels have one
@@ -59,11 +59,13 @@ class Compiler:
         most_tactics: int = MOST_TACTICS,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[dict[str, CompiledTask]]:
-        """Each task for each target (names of TARGETS, ValueError otherwise), with at most `most_tactics` tactics.
+        """Each task for each target, with at most `most_tactics` tactics.
 
-        `on_progress` hears of the variants that are done, and of all. CompileError where a task is left with none.
+        `on_progress` hears of the variants that are done, and of all. ValueError for a name that is not in TARGETS, and
+        for a target that lacks a format of a task. CompileError where a task is left with no tactic.
         """
         targets = known_targets(targets)
+        refuse_lacking(tasks, targets)
         results = [{target: CompiledTask(task, target) for target in targets} for task in tasks]
         open_ = [(result, candidates(result.task, result.target)) for row in results for result in row.values()]
         while open_:  # once, but for tasks whose first tactics are all dropped

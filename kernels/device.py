@@ -57,6 +57,14 @@ def round_to_eight_bits(x, inverse, zero):
 
 
 @triton.jit
+def e4m3_scale(low, high):
+    """The row's (scale, 1 / scale) of engine-format 4.1 for f8, from its smallest and largest value."""
+    scale = tl.maximum(tl.maximum(-low, high), 0.0) / 448.0
+    scale = tl.where(scale < 1.1754943508222875e-38, 1.0, scale)
+    return scale, 1.0 / scale
+
+
+@triton.jit
 def largest_or_infinity(x):
     """x, and infinity where x is NaN. A maximum over it shows a NaN of the row; hardware maxima pass over NaN."""
     return tl.where(x == x, x, float("inf"))

@@ -3,7 +3,8 @@
 
 The interpreter executes the kernel's own source with NumPy, program by program. It is built here from the compiled
 function, so one process interprets and compiles (TRITON_INTERPRET stays unset). On top of Triton's own:
-- bfloat16 is computed in float32 and rounded to nearest even (Triton 3.9.0 multiplies its bits as integers);
+- bfloat16 is computed in float32 and rounded to nearest even (Triton 3.9.0 multiplies its bits as integers), e4m3 is
+  rounded to nearest even and saturates, as the hardware's conversion does (Triton truncates, and wraps);
 - every address read or written must lie in an argument of the right mode, and in the one that its pointer came from;
 - a float32 product in the tensor cores' ten bits of mantissa is refused: the interpreter would hide what it loses.
 What it can't show: races, the hardware's own rounding, errors of the compiler, speed.
@@ -35,6 +36,7 @@ _POINTEES: Mapping[DType, Any] = {
     "f32": tl.float32,
     "f16": tl.float16,
     "bf16": tl.bfloat16,
+    "f8": tl.float8e4nv,
     "i8": tl.int8,
     "i32": tl.int32,
     "u8": tl.uint8,

@@ -19,7 +19,7 @@ from triton import language as tl
 from triton.runtime import interpreter as triton_interpreter
 from triton.runtime.jit import JITFunction
 
-from lightwam.kernels.formats import Array, bfloat16_bits, bfloat16_values
+from lightwam.kernels.formats import Array, bfloat16_bits, bfloat16_values, e4m3_bits, e4m3_values
 from lightwam.kernels.task import Mode
 
 TAG_SHIFT = np.uint64(56)  # addresses of processes use the 47 or 48 bits below
@@ -78,7 +78,7 @@ def mended(kernel: str, extents: Sequence[Extent]) -> Iterator[None]:
         scope = triton_interpreter._patch_lang(types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
         try:
             scope.set_attr(JITFunction, "__call__", lambda self, *args, **kwargs: rewritten(self.fn)(*args, **kwargs))
-            for name, method in _bfloat16_methods().items():
+            for name, method in _narrow_methods().items():
                 scope.set_attr(_Builder, name, method)
             for name, method in _checked_accesses(kernel, extents).items():
                 scope.set_attr(_Builder, name, method)
@@ -88,13 +88,21 @@ def mended(kernel: str, extents: Sequence[Extent]) -> Iterator[None]:
             scope.restore()
 
 
+#: Formats that NumPy lacks: their bits to float32 values, and back, rounded.
+_NARROW: dict[Any, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    tl.bfloat16: (bfloat16_values, bfloat16_bits),
+    tl.float8e4nv: (e4m3_values, e4m3_bits),
+}
+
+
 def _is_bfloat16(handle: Any) -> bool:
     return bool(handle.dtype.scalar == tl.bfloat16)
 
 
 def _widened(handle: Any) -> Any:
-    """A bfloat16 handle as float32, others as they are."""
-    return _Handle(bfloat16_values(handle.data), tl.float32) if _is_bfloat16(handle) else handle
+    """A handle of a narrow format as float32, others as they are."""
+    element = handle.dtype.scalar
+    return _Handle(_NARROW[element][0](handle.data), tl.float32) if element in _NARROW else handle
 
 
 def _narrowed(handle: Any) -> Any:
@@ -115,15 +123,15 @@ def _in_float32(original: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-def _bfloat16_methods() -> dict[str, Callable[..., Any]]:
+def _narrow_methods() -> dict[str, Callable[..., Any]]:
     cast = _Builder.cast_impl
 
     def cast_impl(self: Any, source: Any, target: Any) -> Any:
         element = target.scalar
-        if element == tl.bfloat16:
-            if _is_bfloat16(source):
+        if element in _NARROW:
+            if source.dtype.scalar == element:
                 return source
-            return _Handle(bfloat16_bits(source.data.astype(np.float32)), element)
+            return _Handle(_NARROW[element][1](_widened(source).data.astype(np.float32)), element)
         return cast(self, _widened(source), target)
 
     def fp_to_fp(self: Any, source: Any, target: Any, rounding_mode: Any) -> Any:
@@ -152,7 +160,7 @@ def _dot(kernel: str) -> Callable[..., Any]:
         if a.dtype.scalar == tl.float32 and input_precision == tf32:
             raise LaunchError(f'kernel {kernel}: a float32 product needs input_precision="ieee" or "tf32x3"')
         # Sums of 8-bit products are exact in float64; so BLAS does all of them.
-        compute = np.float64 if a.data.dtype.kind in "iu" and not _is_bfloat16(a) else np.float32
+        compute = np.float64 if a.data.dtype.kind in "iu" and a.dtype.scalar not in _NARROW else np.float32
         product = _widened(a).data.astype(compute) @ _widened(b).data.astype(compute)
         return _Handle(product.astype(d.data.dtype) + d.data, d.dtype.scalar)
 

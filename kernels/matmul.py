@@ -24,6 +24,7 @@ from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize"]
 FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
+EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 
 
 @triton.jit
@@ -54,6 +55,7 @@ def kernel(
     TAIL_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    STEP_SUMS: tl.constexpr,
 ):
     ROW_BLOCKS: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
     row_block = tl.program_id(0) % ROW_BLOCKS
@@ -64,19 +66,19 @@ def kernel(
         product_tile(
             x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
             row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, TAIL_M != 0,
+            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, TAIL_M != 0,
         )  # fmt: skip
     elif row_block < ROWS // BLOCK_M:
         product_tile(
             x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
             row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, False,
+            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, False,
         )  # fmt: skip
     else:
         product_tile(
             x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
             row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, TAIL_M, BLOCK_N, BLOCK_K, True,
+            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS, True,
         )  # fmt: skip
 
 
@@ -102,12 +104,13 @@ def task(
     """y [rows, n * groups] = act(f(x) Wᵀ + bias) + residual, of x [rows, groups, k] and weight [groups, n, k].
 
     f is `x_mode`: "plain" (x as it is; f32 with a narrower weight: the weight is widened), "quantized" (x is i8, with
-    x_scale f32 and x_zero i32 [rows]), "layer_norm" (no affine, eps; from the `moments` x_statistics [rows, x_partials,
-    2] of x_partial_width columns each; rounded to the weight's format) or "quantize" (to i8 as `quantize_rows`, from
-    the `range` x_statistics). An i8 weight comes with weight_scale f32 [n] and weight_sum f32 [n], the sum of every
-    row of it (exact: below 2^24). residual: its format; [residual_rows, n * groups], 1 row or all. statistics: the kind
-    to write, [rows, ceil(n / 64), 2]. Engine-format 4, `linear` and `grouped_linear`. ValueError: a combination that
-    the kernel does not compute.
+    x_scale f32 and x_zero i32 [rows], or f8, with x_scale), "layer_norm" (no affine, eps; from the `moments`
+    x_statistics [rows, x_partials, 2] of x_partial_width columns each; rounded to the weight's format) or "quantize"
+    (to the weight's i8 or f8 as `quantize_rows`, from the `range` x_statistics). An 8-bit weight comes with
+    weight_scale f32 [n], one of i8 also with weight_sum f32 [n], the sum of every row of it (exact: below 2^24).
+    residual: its format; [residual_rows, n * groups], 1 row or all. statistics: the kind to write,
+    [rows, ceil(n / 64), 2]. Engine-format 4, `linear` and `grouped_linear`. ValueError: a combination that the kernel
+    does not compute.
     """
     residual_rows = rows if residual_rows is None else residual_rows
     product = _product_type(x, weight, x_mode)
@@ -116,12 +119,16 @@ def task(
         raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
     arguments = [Argument("x", "r", x, (rows, groups, k))]
     if x_mode == "quantized":
-        arguments += [Argument("x_scale", "r", "f32", (rows,)), Argument("x_zero", "r", "i32", (rows,))]
+        arguments.append(Argument("x_scale", "r", "f32", (rows,)))
+        if x == "i8":
+            arguments.append(Argument("x_zero", "r", "i32", (rows,)))
     elif x_mode != "plain":
         arguments.append(Argument("x_statistics", "r", "f32", (rows, x_partials, 2)))
     arguments.append(Argument("weight", "r", weight, (groups, n, k)))
+    if weight in EIGHT_BITS:
+        arguments.append(Argument("weight_scale", "r", "f32", (n,)))
     if weight == "i8":
-        arguments += [Argument("weight_scale", "r", "f32", (n,)), Argument("weight_sum", "r", "f32", (n,))]
+        arguments.append(Argument("weight_sum", "r", "f32", (n,)))
     if bias:
         arguments.append(Argument("bias", "r", "f32", (n * groups,)))
     if residual is not None:
@@ -151,10 +158,11 @@ def _product_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
         return x  # type: ignore[return-value]
     if x_mode == "plain" and x == "f32" and weight in FLOATS:
         return "f32"
-    if x_mode == "quantized" and x == weight == "i8":
-        return "i8"
-    if x_mode == "quantize" and x in FLOATS and weight == "i8":
-        return "i8"
+    if weight in EIGHT_BITS and (x_mode, x in FLOATS, x == weight) in (
+        ("quantized", False, True),
+        ("quantize", True, False),
+    ):
+        return weight  # type: ignore[return-value]
     if x_mode == "layer_norm" and x in FLOATS and weight in FLOATS:
         return weight  # type: ignore[return-value]
     raise ValueError(f"matmul: x {x}, weight {weight} and x_mode {x_mode!r} do not go together")
@@ -219,11 +227,17 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         dtype = next(argument.dtype for argument in task.arguments if argument.name == "weight")
         x = decode(encode(x, dtype), dtype)
     elif constants["X_MODE"] == "quantize" and statistics is not None:
-        scale, zero = oracle.eight_bit_scale(statistics[:, :, 0].min(axis=1), statistics[:, :, 1].max(axis=1))
-        x = oracle.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
+        low, high = statistics[:, :, 0].min(axis=1), statistics[:, :, 1].max(axis=1)
+        if task.product_type == "f8":
+            scale = oracle.e4m3_scale(low, high)
+            x = oracle.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
+        else:
+            scale, zero = oracle.eight_bit_scale(low, high)
+            x = oracle.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
     y = np.einsum("rgk,gnk->rgn", x, weight, optimize=True)
-    if scale is not None and zero is not None:
+    if zero is not None:
         y = y - zero[:, None, None] * arguments["weight_sum"]
+    if scale is not None:
         y = y * scale[:, None, None] * arguments["weight_scale"]
     y = y.reshape(rows, -1)
     if "bias" in arguments:
@@ -248,12 +262,14 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
         kind = "moments" if task.constants["X_MODE"] == "layer_norm" else "range"
         width = int(task.constants["X_PARTIAL_WIDTH"] or 0)
         inputs = {"x": x.reshape(rows, groups, k), "x_statistics": oracle.row_statistics(x, kind, width)}
-    if "weight_scale" in arguments:
+    if "weight_sum" in arguments:
         inputs["weight"] = generator.integers(-127, 128, arguments["weight"].shape)
         inputs["weight_sum"] = inputs["weight"].sum(axis=(0, 2))
+    if "weight_scale" in arguments:
         inputs["weight_scale"] = generator.uniform(0.5, 1.5, arguments["weight_scale"].shape)
     if "x_scale" in arguments:
         inputs["x_scale"] = generator.uniform(0.5, 1.5, rows) / 127
+    if "x_zero" in arguments:
         inputs["x_zero"] = generator.integers(-128, 128, rows)
     return inputs
 
@@ -262,6 +278,8 @@ def slack(task: Task) -> float:
     """What results may differ by, of the largest element: f32 sums; one step of a factor or of y beside a tie."""
     dtypes = {argument.name: argument.dtype for argument in task.arguments}
     rounded_on_load = {"layer_norm": 1e-3, "quantize": 3e-3}.get(str(task.constants["X_MODE"]), 5e-6)
+    if task.product_type == "f8":  # steps are coarse, and sums of a step may have 14 bits
+        rounded_on_load = 2e-2 if task.constants["X_MODE"] == "quantize" else 1e-3
     return max(rounded_on_load, 5e-6 if "statistics" not in dtypes or dtypes["y"] == "f32" else 2.0**-8)
 
 
@@ -282,6 +300,12 @@ CASES: list[Task] = [
         x_mode="quantized", statistics="range",
     ),
     task(40, 64, 96, x="bf16", weight="i8", y="f32", bias=True, residual="f32", x_mode="quantize", x_partials=2),
+    task(
+        136, 128, 192, x="f8", weight="f8", y="bf16", bias=True, activation="gelu_tanh",
+        x_mode="quantized", statistics="range",
+    ),
+    task(40, 100, 80, x="f8", weight="f8", y="f32", x_mode="quantized", residual="bf16"),
+    task(40, 64, 96, x="bf16", weight="f8", y="f32", bias=True, residual="f32", x_mode="quantize", x_partials=2),
     task(8, 384, 32, x="bf16", weight="bf16", y="f32", residual="bf16", statistics="squares"),
     task(24, 56, 32, x="bf16", weight="bf16", y="bf16", groups=3),
     task(9, 16, 128, x="f16", weight="f16", y="f32", groups=2, bias=True, residual="f16"),

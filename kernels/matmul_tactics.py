@@ -64,7 +64,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     """Tactics of a `matmul` task, the best guess first. ValueError for a target without an entry above."""
     rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
     if target == "interpreter":
-        return [_tactic(task, _Tile(128, 256, 512, 4, 1))]
+        return [_tactic(task, _Tile(128, 256, 512, 4, 1), step_sums=False)]
     device = DEVICES.get(target)
     if device is None:
         raise ValueError(f"matmul: no tactics for target {target!r}; known: {', '.join(DEVICES)}")
@@ -74,6 +74,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     if task.constants["STATISTICS"] != "none":
         tiles = [tile for tile in tiles if tile.n % 64 == 0]
     most_sums = _most_sums(task, device)
+    step_sums = task.product_type == "f8" and device.unit != "tcgen05"
     tiles = [
         tile
         for tile in tiles
@@ -85,7 +86,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     tiles.sort(key=lambda tile: _cycles(task, tile, device))
     unique: list[Tactic] = []
     for tile in tiles:
-        tactic = _tactic(task, tile)
+        tactic = _tactic(task, tile, step_sums)
         if all(dict(tactic.constants) != dict(t.constants) or tactic.num_warps != t.num_warps for t in unique):
             unique.append(tactic)
     return unique[:MOST_TACTICS]
@@ -100,17 +101,21 @@ def _most_sums(task: Task, device: Device) -> int:
         return 32 if device.unit == "mma" else 64
     if task.product_type == "i8" and device.unit == "tcgen05":
         return 64  # mma there, with larger sums beside the steps in f32
+    if task.product_type == "f8":
+        return 64  # two of each, the step's and all; or, from tcgen05, with scales beside them
     short = int(task.constants["K"] or 0) <= 512 and any(argument.name == "residual" for argument in task.arguments)
     return 64 if short else 128
 
 
-def _tactic(task: Task, tile: _Tile) -> Tactic:
+def _tactic(task: Task, tile: _Tile, step_sums: bool) -> Tactic:
+    """`step_sums`: f8 products are summed in f32 after every step; tcgen05 has wide sums, and far from registers."""
     rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
     constants = {
         "BLOCK_M": tile.m,
         "TAIL_M": _tail(rows, tile.m),
         "BLOCK_N": tile.n if n >= tile.n else max(64 if task.constants["STATISTICS"] != "none" else 16, _power(n)),
         "BLOCK_K": _block_k(task, tile),
+        "STEP_SUMS": step_sums,
     }
     return Tactic(constants, num_warps=tile.warps, num_stages=tile.stages)
 

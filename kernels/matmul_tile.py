@@ -10,6 +10,7 @@ from lightwam.kernels.device import (
     activate,
     combine_moments,
     combine_range,
+    e4m3_scale,
     eight_bit_scale,
     round_to_eight_bits,
     store_statistics,
@@ -51,7 +52,7 @@ def _finish(
     EVEN_N: tl.constexpr,
     RAGGED: tl.constexpr,
 ):
-    """From sums of products [BLOCK_M, BLOCK_N] to y and its statistics. scale, zero [BLOCK_M]: of x, for i8 sums.
+    """From sums of products [BLOCK_M, BLOCK_N] to y and its statistics. scale [BLOCK_M]: of x in 8 bits; zero: of i8.
 
     EVEN_N: no column of it lies past the end.
     """
@@ -62,6 +63,8 @@ def _finish(
         sums = tl.load(weight_sum + column_read).to(tl.int32)
         total = total - zero.to(tl.int32)[:, None] * sums[None, :]
         value = total.to(tl.float32) * (scale[:, None] * tl.load(weight_scale + column_read)[None, :])
+    elif weight_scale is not None:
+        value = total * (scale[:, None] * tl.load(weight_scale + column_read)[None, :])
     else:
         value = total
     if bias is not None:
@@ -114,10 +117,12 @@ def product_tile(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    STEP_SUMS: tl.constexpr,
     RAGGED: tl.constexpr,
 ):
     """Rows row_start .. and columns column_start .. of group `group`; RAGGED: some of the rows lie past the end."""
     INTEGER: tl.constexpr = weight.dtype.element_ty == tl.int8
+    FLOAT8: tl.constexpr = weight.dtype.element_ty == tl.float8e4nv
     EVEN_N: tl.constexpr = N % BLOCK_N == 0
     EVEN_K: tl.constexpr = K % BLOCK_K == 0
     WIDE: tl.constexpr = x.dtype.element_ty == tl.float32 and (
@@ -137,12 +142,16 @@ def product_tile(
         reciprocal = _free_layout(tl.rsqrt(variance + EPS))
     elif X_MODE == "quantize":
         low, high = combine_range(x_statistics, row_read, X_PARTIALS)
-        scale, inverse, zero = eight_bit_scale(low, high)
+        if INTEGER:
+            scale, inverse, zero = eight_bit_scale(low, high)
+            zero = _free_layout(zero)
+        else:
+            scale, inverse = e4m3_scale(low, high)
         inverse = _free_layout(inverse)
-        zero = _free_layout(zero)
     elif X_MODE == "quantized":
         scale = tl.load(x_scale + row_read)
-        zero = tl.load(x_zero + row_read)
+        if INTEGER:
+            zero = tl.load(x_zero + row_read)
 
     x_pointers = x + ((row_read * GROUPS + group) * K)[:, None] + k[None, :]
     weight_pointers = weight + ((group * N + column_read) * K)[:, None] + k[None, :]
@@ -153,20 +162,28 @@ def product_tile(
             weight_tile = tl.load(weight_pointers)
         else:
             inside = (start + k < K)[None, :]
-            x_tile = tl.load(x_pointers, mask=inside, other=0)
-            weight_tile = tl.load(weight_pointers, mask=inside, other=0)
+            x_tile = tl.load(x_pointers, mask=inside, other=0.0)
+            weight_tile = tl.load(weight_pointers, mask=inside, other=0.0)
         if X_MODE == "layer_norm":
             x_tile = ((x_tile.to(tl.float32) - mean[:, None]) * reciprocal[:, None]).to(weight.dtype.element_ty)
         elif X_MODE == "quantize":
-            x_tile = round_to_eight_bits(x_tile.to(tl.float32), inverse[:, None], zero[:, None])
+            if INTEGER:
+                x_tile = round_to_eight_bits(x_tile.to(tl.float32), inverse[:, None], zero[:, None])
+            else:
+                x_tile = (x_tile.to(tl.float32) * inverse[:, None]).to(tl.float8e4nv)
         elif x.dtype.element_ty != weight.dtype.element_ty:
             weight_tile = weight_tile.to(x.dtype.element_ty)
-        total = tl.dot(x_tile, tl.trans(weight_tile), total, input_precision=PRECISION, out_dtype=total.dtype)
+        if FLOAT8 and STEP_SUMS:
+            # The unit's sums of 8-bit floats have some 14 bits: it sums one step, f32 additions all of them.
+            total += tl.dot(x_tile, tl.trans(weight_tile), max_num_imprecise_acc=BLOCK_K, out_dtype=tl.float32)
+        else:
+            total = tl.dot(x_tile, tl.trans(weight_tile), total, input_precision=PRECISION, out_dtype=total.dtype)
         x_pointers += BLOCK_K
         weight_pointers += BLOCK_K
 
-    if not INTEGER:
+    if weight_scale is None:
         scale = 0.0
+    if not INTEGER:
         zero = 0
     if BLOCK_N >= 128 and (INTEGER or residual is not None):
         # One half of the columns after the other, so that only half of a residual's tile, or of the sums in f32

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.kernels.formats import E4M3_LARGEST, e4m3_bits, e4m3_values
+
 Array = NDArray[Any]
 Activation = Literal["none", "silu", "gelu", "gelu_tanh"]
 Statistics = Literal["moments", "squares", "range"]
@@ -78,3 +80,14 @@ def eight_bit_scale(low: Array, high: Array) -> tuple[Array, Array]:
 def round_to_eight_bits(x: Array, scale: Array, zero: Array) -> Array:
     """Integers in [-128, 127], as float64: x [..., K], scale and zero [...]."""
     return np.clip(np.rint(x / scale[..., None]) + zero[..., None], -128.0, 127.0)
+
+
+def e4m3_scale(low: Array, high: Array) -> Array:
+    """Scale of rows for e4m3 from their smallest and largest values (docs/engine-format.md, section 4.1)."""
+    scale = np.maximum(np.maximum(-low, high), 0.0) / E4M3_LARGEST
+    return np.where(scale < 2.0**-126, 1.0, scale)
+
+
+def round_to_e4m3(x: Array, scale: Array) -> Array:
+    """Numbers of e4m3, as float64: x [..., K] / scale [...], rounded."""
+    return e4m3_values(e4m3_bits(x / scale[..., None])).astype(np.float64)

@@ -46,7 +46,7 @@ def inputs(task: Task) -> dict[str, Array]:
 def _random(argument: Argument, generator: np.random.Generator) -> Array:
     if argument.shape is None:
         raise ValueError(f"argument {argument.name} has no shape: the module's example() has to make it")
-    if argument.dtype in ("f32", "f16", "bf16"):
+    if argument.dtype in ("f32", "f16", "bf16", "f8"):
         return generator.standard_normal(argument.shape)
     low, high = (0, 256) if argument.dtype == "u8" else (-128, 128)
     return generator.integers(low, high, argument.shape)
@@ -83,5 +83,9 @@ def _difference(argument: Argument, result: Array, expected: Array, slack: float
     if argument.dtype in ("i8", "u8"):
         share = float((error > 0).mean())
         return "" if error.max() <= 1 and share <= MOST_TIES else f"off by up to {error.max():.0f}, {share:.2%} differ"
+    if argument.dtype == "f8":  # expected lies on the grid: one step of it, an eighth at most
+        share, most = float((error > 0).mean()), np.maximum(np.abs(expected) / 8, 2.0**-9)
+        steps = float((error / most).max())
+        return "" if steps <= 1 and share <= MOST_TIES else f"off by up to {steps:.3g} steps, {share:.2%} differ"
     beyond = error - (ROUNDING[argument.dtype] * np.abs(expected) + slack * np.abs(expected).max())
     return "" if (beyond <= 0).all() else f"{beyond.max():.3g} beyond the limit; largest {np.abs(expected).max():.3g}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as 8-bit integers with a scale and a zero of their own: docs/engine-format.md, section 4.1."""
+"""Rows in 8 bits: integers with a scale and a zero of their own, or e4m3 with a scale. docs/engine-format.md, 4.1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels import oracle
-from lightwam.kernels.device import eight_bit_scale, largest_or_infinity, round_to_eight_bits
+from lightwam.kernels.device import e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
 from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
@@ -22,15 +22,21 @@ _ELEMENTS_OF_A_WARP = 1024  # 32 a thread: enough loads on their way, registers 
 def store_rounded(y, scale, zero, value, row, column, inside_rows, inside, WIDTH: tl.constexpr):
     """Rounds rows to 8 bits and writes y, scale and zero. value f32 [B, W], 0 where not inside; row, inside_rows [B].
 
+    Of integers where there is a `zero`, of e4m3 where it is None.
+
     A NaN or infinity makes the row's scale not finite; hardware minima and maxima would pass over NaN.
     """
     low = tl.min(value, axis=1)
     high = tl.max(largest_or_infinity(value), axis=1)
-    row_scale, inverse, row_zero = eight_bit_scale(low, high)
-    rounded = round_to_eight_bits(value, inverse[:, None], row_zero[:, None])
+    if zero is not None:
+        row_scale, inverse, row_zero = eight_bit_scale(low, high)
+        rounded = round_to_eight_bits(value, inverse[:, None], row_zero[:, None])
+        tl.store(zero + row, row_zero.to(tl.int32), mask=inside_rows)
+    else:
+        row_scale, inverse = e4m3_scale(low, high)
+        rounded = (value * inverse[:, None]).to(tl.float8e4nv)
     tl.store(y + row[:, None] * WIDTH + column[None, :], rounded, mask=inside)
     tl.store(scale + row, row_scale, mask=inside_rows)
-    tl.store(zero + row, row_zero.to(tl.int32), mask=inside_rows)
 
 
 @triton.jit
@@ -52,17 +58,20 @@ def kernel(
     store_rounded(y, scale, zero, value, row, column, inside_rows, inside, WIDTH)
 
 
-def task(rows: int, width: int, *, x: DType) -> Task:
-    """x [rows, width] -> y i8 [rows, width], scale f32 [rows], zero i32 [rows]."""
+def task(rows: int, width: int, *, x: DType, y: DType = "i8") -> Task:
+    """x [rows, width] -> y i8 or f8 [rows, width], scale f32 [rows], and of i8 zero i32 [rows]."""
+    if y not in ("i8", "f8"):
+        raise ValueError(f"quantize_rows: y is {y}; it must be i8 or f8")
     if width > ROW_WIDTH_LIMIT:
         raise ValueError(f"quantize_rows: rows of {width} elements; up to {ROW_WIDTH_LIMIT} fit into registers")
-    arguments = (
+    arguments = [
         Argument("x", "r", x, (rows, width)),
-        Argument("y", "w", "i8", (rows, width)),
+        Argument("y", "w", y, (rows, width)),
         Argument("scale", "w", "f32", (rows,)),
-        Argument("zero", "w", "i32", (rows,)),
-    )
-    return Task("quantize_rows", {"ROWS": rows, "WIDTH": width}, arguments, flops=0)
+    ]
+    if y == "i8":
+        arguments.append(Argument("zero", "w", "i32", (rows,)))
+    return Task("quantize_rows", {"ROWS": rows, "WIDTH": width}, tuple(arguments), flops=0)
 
 
 def row_tactics(rows: int, width: int, target: str) -> list[Tactic]:
@@ -89,9 +98,17 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    del task
-    x = arguments["x"]
-    scale, zero = oracle.eight_bit_scale(x.min(axis=1), x.max(axis=1))
+    names = {argument.name for argument in task.arguments}
+    return rounded_rows(arguments["x"], integers="zero" in names)
+
+
+def rounded_rows(x: Array, *, integers: bool) -> dict[str, Array]:
+    """y, scale and (of integers) zero of rows x [..., K], in float64."""
+    low, high = x.min(axis=-1), x.max(axis=-1)
+    if not integers:
+        scale = oracle.e4m3_scale(low, high)
+        return {"y": oracle.round_to_e4m3(x, scale), "scale": scale}
+    scale, zero = oracle.eight_bit_scale(low, high)
     return {"y": oracle.round_to_eight_bits(x, scale, zero), "scale": scale, "zero": zero}
 
 
@@ -100,4 +117,6 @@ CASES = [
     task(65, 100, x="bf16"),
     task(1, 9000, x="f32"),
     task(33, 8, x="f16"),
+    task(9, 200, x="f32", y="f8"),
+    task(65, 96, x="bf16", y="f8"),
 ]

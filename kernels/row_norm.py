@@ -16,7 +16,7 @@ import triton.language as tl
 from lightwam.kernels import oracle
 from lightwam.kernels.device import activate
 from lightwam.kernels.formats import Array
-from lightwam.kernels.quantize_rows import ROW_WIDTH_LIMIT, row_tactics, store_rounded
+from lightwam.kernels.quantize_rows import ROW_WIDTH_LIMIT, rounded_rows, row_tactics, store_rounded
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 Kind = Literal["layer", "rms"]
@@ -98,14 +98,15 @@ def task(
 
     x [batch, rows, width]; or one row for all (`x_rows=1`, [1, width]); or [rows, batch, width] (`x_rows_first`).
     addend: "full" [batch, rows, width] or "row" [1, width]. weight, bias f32 [batch, width]. y [batch, rows, width].
-    quantize: y is i8 with scale f32 and zero i32 [batch, rows], as `quantize_rows` makes them of the f32 result.
+    quantize: y is i8 with scale f32 and zero i32 [batch, rows], or f8 with scale, as `quantize_rows` makes them of the
+    f32 result.
     """
     if width > ROW_WIDTH_LIMIT:
         raise ValueError(f"row_norm: rows of {width} elements; up to {ROW_WIDTH_LIMIT} fit into a program's registers")
     if x_rows not in (None, 1) or (x_rows == 1 and x_rows_first):
         raise ValueError(f"row_norm: x_rows is {x_rows}; it is None or 1, and 1 only without x_rows_first")
-    if quantize != (y == "i8"):
-        raise ValueError(f"row_norm: y is {y} with quantize={quantize}; a quantised y is i8, another is not")
+    if quantize != (y in ("i8", "f8")):
+        raise ValueError(f"row_norm: y is {y} with quantize={quantize}; a quantised y is i8 or f8, another is not")
     x_shape = (1, width) if x_rows == 1 else (rows, batch, width) if x_rows_first else (batch, rows, width)
     arguments = [Argument("x", "r", x, x_shape)]
     if addend:
@@ -115,7 +116,9 @@ def task(
     arguments += [Argument("bias", "r", "f32", (batch, width))] if bias else []
     arguments.append(Argument("y", "w", y, (batch, rows, width)))
     if quantize:
-        arguments += [Argument("scale", "w", "f32", (batch, rows)), Argument("zero", "w", "i32", (batch, rows))]
+        arguments.append(Argument("scale", "w", "f32", (batch, rows)))
+    if y == "i8":
+        arguments.append(Argument("zero", "w", "i32", (batch, rows)))
     constants = {
         "KIND": kind,
         "EPS": eps,
@@ -151,11 +154,8 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         normed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     weight, bias = arguments.get("weight", np.ones((1, 1))), arguments.get("bias", np.zeros((1, 1)))
     y = oracle.activate(normed * weight[:, None] + bias[:, None], str(constants["ACTIVATION"]))
-    if not any(argument.name == "scale" for argument in task.arguments):
-        return {"y": y}
-    scale, zero = oracle.eight_bit_scale(y.min(axis=-1), y.max(axis=-1))
-    rounded = oracle.round_to_eight_bits(y.reshape(-1, width), scale.reshape(-1), zero.reshape(-1))
-    return {"y": rounded.reshape(y.shape), "scale": scale, "zero": zero}
+    names = {argument.name for argument in task.arguments}
+    return rounded_rows(y, integers="zero" in names) if "scale" in names else {"y": y}
 
 
 CASES = [
@@ -172,4 +172,6 @@ CASES = [
     task(9, 48, kind="layer", x="bf16", y="f32", eps=1e-5, addend="row", addend_dtype="bf16", batch=2),
     task(19, 256, kind="layer", x="f32", y="i8", eps=1e-6, quantize=True),
     task(6, 72, kind="layer", x="bf16", y="i8", eps=1e-6, weight=True, bias=True, batch=2, quantize=True),
+    task(19, 256, kind="layer", x="f32", y="f8", eps=1e-6, quantize=True),
+    task(6, 72, kind="rms", x="bf16", y="f8", eps=1e-6, weight=True, batch=2, quantize=True),
 ]

@@ -6,19 +6,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from lightwam.kernels.task import Task
+
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of GPU. `architecture` as Triton counts it; `shared_bytes`: shared memory a program may have."""
+    """A kind of GPU. `architecture` as Triton counts it; `shared_bytes`: shared memory a program may have.
+
+    `float8`: whether its matrix units multiply e4m3, and its cores convert it.
+    """
 
     architecture: int
     shared_bytes: int
     gpus: str
+    float8: bool = True
 
 
 #: Others are refused: the compiler ends the whole process at some that it does not know.
 TARGETS: Mapping[str, Target] = {
-    "sm_87": Target(87, 163 << 10, "Jetson Orin"),
+    "sm_87": Target(87, 163 << 10, "Jetson Orin", float8=False),
     "sm_89": Target(89, 99 << 10, "GeForce RTX 40"),
     "sm_90": Target(90, 227 << 10, "H100, H200"),
     "sm_110": Target(110, 227 << 10, "Jetson Thor"),
@@ -36,3 +42,15 @@ def known_targets(names: Iterable[str]) -> tuple[str, ...]:
     if not unique:
         raise ValueError(f"no target is given: use some of {known}")
     return unique
+
+
+def refuse_lacking(tasks: Iterable[Task], targets: Iterable[str]) -> None:
+    """ValueError for a target that lacks a format of a task."""
+    task = next((task for task in tasks if any(argument.dtype == "f8" for argument in task.arguments)), None)
+    for name in targets:
+        if task is not None and not TARGETS[name].float8:
+            having = ", ".join(other for other, target in TARGETS.items() if target.float8)
+            raise ValueError(
+                f"target {name} ({TARGETS[name].gpus}) has no fp8 products, kernel {task.kernel} needs them: "
+                f"make an int8 engine for it (lightwam quantize --format int8), or leave it out; fp8 runs on {having}"
+            )

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-DType = Literal["f32", "f16", "bf16", "i8", "i32", "u8"]
+#: f8: e4m3 without infinities (4 bits of exponent, 3 of mantissa; 448 is the largest), where the target has it.
+DType = Literal["f32", "f16", "bf16", "f8", "i8", "i32", "u8"]
 Mode = Literal["r", "w"]
 Constant = int | float | bool | str | None
 # Products run on the target's matrix units in this format; "none": no matrix products.
-ProductType = Literal["f32", "f16", "bf16", "i8", "none"]
-ELEMENT_BYTES: Mapping[DType, int] = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i32": 4, "u8": 1}
+ProductType = Literal["f32", "f16", "bf16", "f8", "i8", "none"]
+ELEMENT_BYTES: Mapping[DType, int] = {"f32": 4, "f16": 2, "bf16": 2, "f8": 1, "i8": 1, "i32": 4, "u8": 1}
 
 
 @dataclass(frozen=True)

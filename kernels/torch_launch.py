@@ -24,6 +24,7 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     "f32": torch.float32,
     "f16": torch.float16,
     "bf16": torch.bfloat16,
+    "f8": torch.float8_e4m3fn,
     "i8": torch.int8,
     "i32": torch.int32,
     "u8": torch.uint8,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lightwam.kernels import compile_tasks, device, elementwise, row_norm
+from lightwam.kernels import compile_tasks, device, elementwise, matmul, quantize_rows, row_norm
 from lightwam.kernels.compile import Code, Variant, clean_environment, source_hash, variant_key
 from lightwam.kernels.compile_cache import CompileCache
 from lightwam.kernels.compile_tasks import CompileError, Compiler
@@ -70,6 +70,23 @@ def test_machine_code_is_the_same_every_time_and_holds_no_paths() -> None:
     first, second = (compile_variants([variant], 1, lambda v, o: None)[0] for _ in range(2))
     assert isinstance(first, Code) and first == second
     assert b"elementwise.py" not in first.cubin and str(Path.cwd()).encode() not in first.cubin
+
+
+def test_fp8_products_run_on_the_matrix_units_of_targets_that_have_them() -> None:
+    """One product for each target, without spills; their sums may not be left to the unit's 14 bits."""
+    task = matmul.task(128, 128, 256, x="f8", weight="f8", y="bf16", x_mode="quantized")
+    targets = [name for name, target in TARGETS.items() if target.float8]
+    assert targets == ["sm_89", "sm_90", "sm_110", "sm_120"]
+    variants = [Variant(task, matmul.tactics(task, target)[0], target) for target in targets]
+    assert [variant.tactic.constants["STEP_SUMS"] for variant in variants] == [True, True, False, True]
+    for code in compile_variants(variants, 2, lambda v, o: None).values():
+        assert isinstance(code, Code) and code.stack == 0
+
+
+def test_a_target_without_fp8_is_named_with_the_remedy() -> None:
+    task = quantize_rows.task(2, 32, x="f32", y="f8")
+    with pytest.raises(ValueError, match=r"target sm_87 \(Jetson Orin\) has no fp8 products.*quantize --format int8"):
+        Compiler(None, 1).compile([SMALL, task], ["sm_90", "sm_87"])
 
 
 @pytest.mark.parametrize("damage", ["changed", "short", "empty", "another's"])

@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from lightwam.kernels.formats import bfloat16_bits, bfloat16_values, decode, encode
+from lightwam.kernels import elementwise
+from lightwam.kernels.formats import bfloat16_bits, bfloat16_values, decode, e4m3_bits, e4m3_values, encode
 from lightwam.kernels.interpret import LaunchError, run, run_arrays
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
@@ -87,6 +88,50 @@ def test_bfloat16_of_every_kind_of_float_is_torchs() -> None:
     np.testing.assert_array_equal(bfloat16_bits(values)[~nan], expected.view(torch.uint16).numpy()[~nan])
     assert np.isnan(bfloat16_values(bfloat16_bits(values))[nan]).all()
     np.testing.assert_array_equal(bfloat16_values(bfloat16_bits(values))[~nan], expected.float().numpy()[~nan])
+
+
+def _e4m3_by_torch(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """As the hardware's conversion saturates, and torch's gives NaN beyond 448: clamped first."""
+    return torch.from_numpy(values).clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+
+
+def _floats_around_e4m3() -> np.ndarray:  # type: ignore[type-arg]
+    """Random patterns of float32, every number of e4m3, the ties between them, and the floats beside the ties."""
+    generator = np.random.default_rng(0)
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+    positive = np.unique(numbers[numbers >= 0])
+    ties = ((positive[1:] + positive[:-1]) / 2).view(np.uint32)
+    scaled = generator.standard_normal(100_000).astype(np.float32) * np.float32(100)
+    small = scaled * np.float32(2.0**-14)
+    bits = generator.integers(0, 2**32, 100_000, dtype=np.uint32).view(np.float32)
+    near = np.concatenate([ties, ties - 1, ties + 1]).view(np.float32)
+    return np.concatenate([numbers, near, -near, scaled, small, bits])
+
+
+def test_e4m3_of_every_kind_of_float_is_torchs() -> None:
+    values = _floats_around_e4m3()
+    nan = np.isnan(values)
+    np.testing.assert_array_equal(e4m3_bits(values)[~nan], _e4m3_by_torch(values)[~nan])
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(
+        e4m3_values(every), torch.from_numpy(every.copy()).view(torch.float8_e4m3fn).float().numpy()
+    )
+    assert np.isnan(e4m3_values(e4m3_bits(values))[nan]).all()
+
+
+@pytest.mark.parametrize("source", ["f32", "bf16"])
+def test_kernels_round_to_e4m3_and_back_as_torch_does(source: DType) -> None:
+    """Through the interpreter, whose own casts to e4m3 truncate and do not saturate."""
+    values = _floats_around_e4m3()
+    values = values[np.isfinite(values)][: 16 * 12_000].reshape(16, -1)
+    count = values.shape[1]
+    stored = encode(values, source)
+    task = elementwise.task("concat", 16, [count], x=[source], y="f8")
+    back = elementwise.task("concat", 16, [count], x=["f8"], y=source)
+    made = run_arrays(task, elementwise.tactics(task, "interpreter")[0], {"x0": stored})["y"]
+    np.testing.assert_array_equal(made, _e4m3_by_torch(decode(stored, source).astype(np.float32)))
+    again = run_arrays(back, elementwise.tactics(back, "interpreter")[0], {"x0": made})["y"]
+    np.testing.assert_array_equal(decode(again, source), e4m3_values(made))
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])

@@ -11,7 +11,7 @@ import pytest
 from lightwam.kernels import matmul, matvec, oracle
 from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.interpret import run_arrays
-from lightwam.kernels.task import Tactic, Task
+from lightwam.kernels.task import DType, Tactic, Task
 
 TARGETS = ("sm_87", "sm_89", "sm_90", "sm_110", "sm_120", "interpreter")
 # The linears of the full-size policies: rows, n, k.
@@ -61,8 +61,12 @@ def _distinct(module: Any, task: Task) -> list[Tactic]:
         (matmul, matmul.task(72, 136, 64, x="f32", weight="f32", y="f32", bias=True, statistics="moments")),
         (matmul, matmul.task(136, 200, 32, x="i8", weight="i8", y="f32", x_mode="quantized", residual="f32")),
         (matmul, matmul.task(17, 40, 96, x="f16", weight="f16", y="f32", activation="silu")),
+        (matmul, matmul.task(136, 200, 96, x="f8", weight="f8", y="f32", x_mode="quantized", residual="f32")),
+        (matmul, matmul.task(72, 64, 128, x="f32", weight="f8", y="f32", x_mode="quantize", x_partials=2)),
         (matvec, matvec.task(72, 192, x="f32", weight="f32", y="f32", rows=3, batch=2, x_mode="layer_norm", eps=1e-6)),
         (matvec, matvec.task(70, 1100, x="i8", weight="i8", y="f32", x_mode="quantized")),
+        (matvec, matvec.task(70, 1100, x="f8", weight="f8", y="f32", x_mode="quantized")),
+        (matvec, matvec.task(70, 520, x="f32", weight="f8", y="f32", x_mode="layer_norm_quantize", eps=1e-6)),
     ],
 )
 def test_every_tactic_computes_the_same(module: Any, task: Task) -> None:
@@ -100,9 +104,14 @@ def test_statistics_lead_to_the_norm_of_the_matrix_they_describe() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("mode", ["plain", "layer_norm", "quantize", "layer_norm_quantize"])
-def test_a_row_that_is_not_finite_gives_results_that_are_not(mode: matvec.XMode, bad: float) -> None:
-    weight: Any = "i8" if mode.endswith("quantize") else "f32"
+@pytest.mark.parametrize(
+    ("mode", "weight"),
+    [
+        ("plain", "f32"), ("layer_norm", "f32"), ("quantize", "i8"), ("layer_norm_quantize", "i8"),
+        ("quantize", "f8"), ("layer_norm_quantize", "f8"),
+    ],
+)  # fmt: skip
+def test_a_row_that_is_not_finite_gives_results_that_are_not(mode: matvec.XMode, weight: DType, bad: float) -> None:
     task = matvec.task(24, 96, x="f32", weight=weight, y="f32", rows=2, x_mode=mode, eps=1e-6)
     inputs = _inputs(matvec, task)
     inputs["x"][0, 1, 77] = bad
@@ -112,12 +121,13 @@ def test_a_row_that_is_not_finite_gives_results_that_are_not(mode: matvec.XMode,
     assert not np.isfinite(y[0, 1]).any()
 
 
-def test_a_range_that_is_not_finite_gives_results_that_are_not() -> None:
+@pytest.mark.parametrize("weight", ["i8", "f8"])
+def test_a_range_that_is_not_finite_gives_results_that_are_not(weight: DType) -> None:
     """The producer's statistics of a row with NaN, then the product that rounds this row to 8 bits."""
     first = matmul.task(16, 64, 32, x="f32", weight="f32", y="f32", statistics="range")
     inputs = _inputs(matmul, first)
     inputs["x"][3, 0, 5] = np.nan
-    second = matmul.task(16, 24, 64, x="f32", weight="i8", y="f32", x_mode="quantize", x_partials=1)
+    second = matmul.task(16, 24, 64, x="f32", weight=weight, y="f32", x_mode="quantize", x_partials=1)
     with np.errstate(all="ignore"):
         made = run_arrays(first, matmul.tactics(first, "interpreter")[0], inputs)
         arrays = _inputs(matmul, second)
@@ -127,18 +137,19 @@ def test_a_range_that_is_not_finite_gives_results_that_are_not() -> None:
     assert np.isfinite(np.delete(y, 3, axis=0)).all()
 
 
-def test_a_row_of_zeros_is_rounded_with_scale_one() -> None:
-    task = matvec.task(24, 64, x="f32", weight="i8", y="f32", bias=True, x_mode="quantize")
+@pytest.mark.parametrize("weight", ["i8", "f8"])
+def test_a_row_of_zeros_is_rounded_with_scale_one(weight: DType) -> None:
+    task = matvec.task(24, 64, x="f32", weight=weight, y="f32", bias=True, x_mode="quantize")
     inputs = _inputs(matvec, task) | {"x": np.zeros((1, 1, 64), np.float32)}
     y = run_arrays(task, matvec.tactics(task, "interpreter")[0], inputs)["y"]
     np.testing.assert_array_equal(y[0], inputs["bias"])
 
 
 @pytest.mark.parametrize(("rows", "n", "k"), FULL_SIZE)
-@pytest.mark.parametrize("dtype", ["bf16", "i8"])
+@pytest.mark.parametrize("dtype", ["bf16", "i8", "f8"])
 def test_tactics_of_full_size_products(rows: int, n: int, k: int, dtype: Any) -> None:
     """No masks on K and N, whole pairs of statistics, and at most 16 rows of products thrown away at the end."""
-    mode: matmul.XMode = "quantized" if dtype == "i8" else "plain"
+    mode: matmul.XMode = "plain" if dtype == "bf16" else "quantized"
     task = matmul.task(rows, n, k, x=dtype, weight=dtype, y="bf16", x_mode=mode, statistics="moments")
     for target in TARGETS[:-1]:
         for tactic in matmul.tactics(task, target):
@@ -156,6 +167,9 @@ def test_tactics_of_full_size_products(rows: int, n: int, k: int, dtype: Any) ->
         ({"x": "bf16", "weight": "f32"}, "x bf16, weight f32 and x_mode 'plain' do not go together"),
         ({"x": "f32", "weight": "i8"}, "x f32, weight i8 and x_mode 'plain'"),
         ({"x": "i8", "weight": "i8", "x_mode": "quantize", "x_partials": 1}, "do not go together"),
+        ({"x": "f8", "weight": "i8", "x_mode": "quantized"}, "x f8, weight i8"),
+        ({"x": "f8", "weight": "f8"}, "x f8, weight f8 and x_mode 'plain'"),
+        ({"weight": "f8", "x_mode": "layer_norm", "x_partials": 1}, "weight f8 and x_mode 'layer_norm'"),
         ({"activation": "tanh"}, "activation is 'tanh'"),
         ({"groups": 2, "statistics": "range"}, "groups 2"),
         ({"statistics": "mean"}, "statistics are 'mean'"),
@@ -184,6 +198,8 @@ def test_sizes_are_refused() -> None:
         ({"rows": 5}, "5 rows of 24 outputs"),
         ({"x_mode": "quantize"}, "x f32, weight f32 and x_mode 'quantize' do not go together"),
         ({"x": "i8", "weight": "i8"}, "do not go together"),
+        ({"x": "f8", "weight": "i8", "x_mode": "quantized"}, "x f8, weight i8"),
+        ({"weight": "f8"}, "weight f8 and x_mode 'plain'"),
         ({"x_mode": "norm"}, "x_mode is 'norm'"),
         ({"activation": "relu"}, "activation is 'relu'"),
         ({"residual": "i8"}, "the residual i8"),
