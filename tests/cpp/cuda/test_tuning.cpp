@@ -88,8 +88,9 @@ void test_times(const Standin& standin, const std::string& source) {
     Policy policy(bench.path, on_cuda());
     EXPECT(throws_with<Error>("no instruction is set", [&] { tune(policy, SmallObservation()); }));
     const SmallObservation seen;
-    policy.set_instruction("open the drawer");
     policy.set_instruction(kTask);
+    policy.set_instruction("open the drawer");
+    policy.set_instruction(kTask);  // kept, while the inputs of set_instruction are still the other's
     const std::vector<float> actions = infer(policy, seen.view());
     const std::uint64_t modules = standin.live("modules");
     // A tactic that is a little faster is no reason to leave the default.
