@@ -90,12 +90,10 @@ class TimedProgram {
 // Both programs with one choice of tactics.
 struct Contender {
     Contender(const TuningGround& ground, const TacticChoice& tactics, bool each_launch)
-        : choice(tactics),
-          modules(ground.driver, ground.gpu, ground.plan, ground.image, choice),
+        : modules(ground.driver, ground.gpu, ground.plan, ground.image, tactics),
           text(ground, ground.text(modules), each_launch),
           act(ground, ground.act(modules), each_launch) {}
 
-    TacticChoice choice;
     Modules modules;
     TimedProgram text;
     TimedProgram act;
@@ -152,13 +150,10 @@ std::vector<TacticChoice> every_tactic(const engine::LaunchPlan& plan, const Gpu
     return choices;
 }
 
-// Adds up the times of a program's launches by task and tactic, for tasks that `counts`.
+// Adds the times of a program's launches to their tasks, by tactic.
 void add_up(const engine::PlanProgram& program, TimedProgram Contender::* timed, const Contest& contest,
-            const std::function<bool(const TaskTiming&)>& counts, std::vector<TaskTiming>& tasks) {
-    std::vector<bool> counted(tasks.size());
-    for (std::size_t i = 0; i < tasks.size(); ++i) counted[i] = counts(tasks[i]);
+            std::vector<TaskTiming>& tasks) {
     for (std::size_t i = 0; i < program.launches.size(); ++i) {
-        if (!counted[program.launches[i].task]) continue;
         TaskTiming& task = tasks[program.launches[i].task];
         ++task.launches;
         for (std::size_t tactic = 0; tactic < task.seconds.size(); ++tactic)
@@ -174,11 +169,8 @@ std::vector<TaskTiming> task_timings(const TuningGround& ground, const Contest& 
         timing.seconds.resize(timing.tactics.size(), 0.0);
         tasks.push_back(std::move(timing));
     }
-    add_up(ground.plan.act, &Contender::act, contest, [](const TaskTiming&) { return true; }, tasks);
-    // A chunk runs at every step, an instruction now and then.
-    add_up(
-        ground.plan.set_instruction, &Contender::text, contest,
-        [](const TaskTiming& task) { return task.launches == 0; }, tasks);
+    add_up(ground.plan.set_instruction, &Contender::text, contest, tasks);
+    add_up(ground.plan.act, &Contender::act, contest, tasks);
     for (TaskTiming& task : tasks)
         for (std::size_t tactic = 1; tactic < task.seconds.size(); ++tactic)
             if (task.seconds[tactic] < (1.0 - kFasterBy) * task.seconds[task.chosen]) task.chosen = tactic;

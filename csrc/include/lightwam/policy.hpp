@@ -83,7 +83,7 @@ struct Timings {
 struct TaskTiming {
     std::string label;
     std::string kernel;
-    std::size_t launches = 0;  // of a chunk; of an instruction where a chunk has none
+    std::size_t launches = 0;  // of a chunk or an instruction
     std::vector<std::string> tactics;
     std::vector<double> seconds;  // by tactic, of all launches
     std::size_t chosen = 0;

@@ -18,9 +18,9 @@ FORMAT, FORMAT_VERSION = "lightwam-tuning", 1
 
 @dataclass(frozen=True)
 class TaskTiming:
-    """The tactics of a task: what each is like, and seconds of all the task's `launches` in a chunk, by tactic.
+    """The tactics of a task: what each is like, and seconds of all the task's `launches`, by tactic.
 
-    A task that no chunk launches is timed in `set_instruction`. `chosen`: index of the tactic to run; 0 is the default.
+    Launches are those of a chunk or of an instruction. `chosen`: index of the tactic to run; 0 is the default.
     """
 
     label: str
