@@ -91,8 +91,8 @@ StreamOwner::StreamOwner(const Driver& driver, StreamPriority priority) : driver
     check(driver, driver.stream_create_with_priority(&handle_, kStreamNonBlocking, number), what);
 }
 
-EventOwner::EventOwner(const Driver& driver) : driver_(driver) {
-    check(driver, driver.event_create(&handle_, kEventDisableTiming), "making an event on the GPU");
+EventOwner::EventOwner(const Driver& driver, unsigned flags) : driver_(driver) {
+    check(driver, driver.event_create(&handle_, flags), "making an event on the GPU");
 }
 
 std::size_t available_memory(const Driver& driver, const Gpu& gpu) {

@@ -69,10 +69,10 @@ class StreamOwner {
     Stream handle_ = nullptr;
 };
 
-// A place in a stream. Tells no time.
+// A place in a stream. With kEventDefault it tells the time when the stream was there.
 class EventOwner {
   public:
-    explicit EventOwner(const Driver& driver);
+    explicit EventOwner(const Driver& driver, unsigned flags = kEventDisableTiming);
     ~EventOwner() { driver_.event_destroy(handle_); }
     EventOwner(const EventOwner&) = delete;
     EventOwner& operator=(const EventOwner&) = delete;

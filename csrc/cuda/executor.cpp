@@ -60,12 +60,21 @@ void check_memory(const Driver& driver, const Gpu& gpu, const DeviceMemory& memo
                                        " are free; free some, take an int8 engine, or pass device='cpu'");
 }
 
-// The first launch of each stretch of launches of one stage.
-std::vector<std::size_t> stage_marks(const engine::PlanProgram& program) {
-    std::vector<std::size_t> marks;
-    for (std::size_t i = 0; i < program.launches.size(); ++i)
-        if (i == 0 || program.launches[i].stage != program.launches[i - 1].stage) marks.push_back(i);
-    return marks;
+// Launches [begin, end), which follow each other, of one stage.
+struct StageLaunches {
+    Stage stage = Stage::backbone;
+    std::size_t begin = 0;
+    std::size_t end = 0;
+};
+
+std::vector<StageLaunches> by_stage(const engine::PlanProgram& program) {
+    std::vector<StageLaunches> parts;
+    for (std::size_t i = 0; i < program.launches.size(); ++i) {
+        const Stage stage = program.launches[i].stage;
+        if (parts.empty() || parts.back().stage != stage) parts.push_back({stage, i, i});
+        parts.back().end = i + 1;
+    }
+    return parts;
 }
 
 // A chunk's launches with a slot's instruction, recorded.
@@ -117,12 +126,16 @@ struct Executor::Loaded {
     }
     // Puts a program onto the stream, and its side branch beside it.
     void launch_program(const ProgramMemory& program, const engine::PlanSide& branch, std::size_t slot) const {
-        const std::vector<BoundLaunch> launches = bind(program, slot);
+        launch_program(bind(program, slot), branch);
+    }
+    void launch_program(const std::vector<BoundLaunch>& launches, const engine::PlanSide& branch) const {
         if (branch.launches == 0)
             launch_all(driver, stream.handle(), launches);
         else
             side->launch_all(launches, branch);
     }
+    // A chunk's launches in order, with the clock read where the stage changes.
+    TimedGraph record_by_stage(std::size_t slot) const;
     // Brings the actions to the processor and waits for them.
     const float* fetch_actions() const;
     void stage(const ActInputs& inputs);
@@ -175,6 +188,16 @@ void Executor::Loaded::stage(const ActInputs& inputs) {
     for (std::size_t camera = 0; camera < policy.cameras.size(); ++camera)
         stage_frame(camera, *inputs.frames[camera], sizes);
     act.upload_inputs(stream.handle());
+}
+
+TimedGraph Executor::Loaded::record_by_stage(std::size_t slot) const {
+    const std::vector<BoundLaunch> launches = bind(act, slot);
+    std::vector<TimedGraph::Piece> pieces;
+    for (const StageLaunches& part : by_stage(plan.act)) {
+        const auto own = std::span(launches).subspan(part.begin, part.end - part.begin);
+        pieces.push_back([this, own] { launch_all(driver, stream.handle(), own); });
+    }
+    return TimedGraph(driver, stream.handle(), pieces);
 }
 
 const float* Executor::Loaded::fetch_actions() const {
@@ -248,14 +271,14 @@ const float* Executor::act_by_stage(std::size_t slot, const ActInputs& inputs, T
     const ContextScope scope(driver_, *context_);
     Loaded& on = *loaded_;
     on.stage(inputs);
-    const std::vector<std::size_t> marks = stage_marks(on.plan.act);
     TimedGraph& graph = on.graphs[slot].by_stage;
-    if (graph.empty()) graph = TimedGraph(driver_, on.stream.handle(), on.bind(on.act, slot), marks);
+    if (graph.empty()) graph = on.record_by_stage(slot);
     graph.launch(on.stream.handle());
     const float* const actions = on.fetch_actions();
     const std::vector<double> seconds = graph.seconds();
-    for (std::size_t i = 0; i < marks.size(); ++i) {
-        const auto stage = static_cast<std::size_t>(on.plan.act.launches[marks[i]].stage);
+    const std::vector<StageLaunches> parts = by_stage(on.plan.act);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+        const auto stage = static_cast<std::size_t>(parts[i].stage);
         timings.present[stage] = true;
         timings.seconds[stage] += seconds[i];
     }
@@ -277,6 +300,9 @@ Tuning Executor::tune(std::size_t slot, std::size_t spare, const ActInputs& inpu
         on.stream,
         [&](const Modules& modules) { return on.text.bind(modules, on.places(spare)); },
         [&](const Modules& modules) { return on.act.bind(modules, on.places(slot)); },
+        [&](const std::vector<BoundLaunch>& launches, const engine::PlanSide& side) {
+            on.launch_program(launches, side);
+        },
         [&] {
             const float* const actions = on.fetch_actions();
             return std::vector<float>(actions, actions + count);

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
-#include <numeric>
 
 #include "cuda/memory.hpp"
 #include "cuda/timed_graph.hpp"
@@ -63,12 +62,17 @@ class CacheFlush {
 // A program's graph and the times of its replays.
 class TimedProgram {
   public:
-    TimedProgram(const TuningGround& ground, const std::vector<BoundLaunch>& launches, bool each_launch) {
+    TimedProgram(const TuningGround& ground, const std::vector<BoundLaunch>& launches, const engine::PlanSide& side,
+                 bool each_launch) {
         if (launches.empty()) return;
-        std::vector<std::size_t> marks(each_launch ? launches.size() : 1);
-        std::iota(marks.begin(), marks.end(), std::size_t{0});
-        samples_.resize(marks.size());
-        graph_ = TimedGraph(ground.driver, ground.stream.handle(), launches, marks);
+        std::vector<TimedGraph::Piece> pieces;
+        if (each_launch)
+            for (const BoundLaunch& launch : launches)
+                pieces.push_back([&] { launch_all(ground.driver, ground.stream.handle(), {&launch, 1}); });
+        else
+            pieces.push_back([&] { ground.put(launches, side); });
+        samples_.resize(pieces.size());
+        graph_ = TimedGraph(ground.driver, ground.stream.handle(), pieces);
     }
     void launch(const TuningGround& ground) const {
         if (!graph_.empty()) graph_.launch(ground.stream.handle());
@@ -84,15 +88,15 @@ class TimedProgram {
 
   private:
     TimedGraph graph_;
-    std::vector<std::vector<double>> samples_;  // [mark][replay]
+    std::vector<std::vector<double>> samples_;  // [piece][replay]
 };
 
 // Both programs with one choice of tactics.
 struct Contender {
     Contender(const TuningGround& ground, const TacticChoice& tactics, bool each_launch)
         : modules(ground.driver, ground.gpu, ground.plan, ground.image, tactics),
-          text(ground, ground.text(modules), each_launch),
-          act(ground, ground.act(modules), each_launch) {}
+          text(ground, ground.text(modules), ground.plan.set_instruction.side, each_launch),
+          act(ground, ground.act(modules), ground.plan.act.side, each_launch) {}
 
     Modules modules;
     TimedProgram text;

@@ -22,6 +22,8 @@ struct TuningGround {
     // The launches of set_instruction (into a place that no chunk reads) and of act.
     std::function<std::vector<BoundLaunch>(const Modules&)> text;
     std::function<std::vector<BoundLaunch>(const Modules&)> act;
+    // Puts a program's launches onto the stream as the policy does, its side branch beside it.
+    std::function<void(const std::vector<BoundLaunch>&, const engine::PlanSide&)> put;
     // Waits for the GPU; the actions [H, A] of the last act.
     std::function<std::vector<float>()> actions;
 };

@@ -105,8 +105,10 @@ std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::spa
             for (const std::uint32_t number : {tactic.threads, tactic.shared}) digest.add(number);
         }
     }
-    for (const engine::PlanProgram* program : {&plan.set_instruction, &plan.act})
+    for (const engine::PlanProgram* program : {&plan.set_instruction, &plan.act}) {
         for (const engine::Launch& launch : program->launches) digest.add(launch.task);
+        for (const std::size_t number : {program->side.launches, program->side.join}) digest.add(number);
+    }
     return digest.hexadecimal();
 }
 

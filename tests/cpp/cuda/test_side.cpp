@@ -86,6 +86,29 @@ void test_orders(const Standin& standin, const std::string& path) {
     standin.set_launcher(run_toy, nullptr);
 }
 
+// What times stages or launches runs them in order; tuning also times the chunk as it runs.
+void test_timed(const Standin& standin, const std::string& path) {
+    const engine::EngineFile file(path);
+    std::string ran;
+    standin.set_launcher(run_and_tell, &ran);
+    standin.set_order(STANDIN_NEWEST);
+    Policy policy(path, on_cuda());
+    policy.set_instruction(kTask);
+    const SmallObservation seen(9, 7);
+    ran.clear();
+    std::vector<float> actions(kActions);
+    Timings timings;
+    policy.infer_by_stage(seen.view(), actions.data(), actions.size(), timings);
+    EXPECT(actions == expected(file, seen) && ran == "ddlmada");
+    EXPECT(timings.present[static_cast<int>(Stage::preprocess)] && timings.present[static_cast<int>(Stage::backbone)]);
+    const Tuning tuning = policy.tune(seen.view(), 1, [](int, int) {});
+    EXPECT(tuning.tasks.size() == 8 && tuning.cosine > 0.999999);
+    EXPECT(ran.find("eemddlmada") != std::string::npos && ran.find("eemlmddada") != std::string::npos);
+    EXPECT(infer(policy, seen.view()) == actions);
+    standin.set_order(STANDIN_OLDEST);
+    standin.set_launcher(run_toy, nullptr);
+}
+
 // After an error nothing of the branch still runs: its memory may be somebody else's next.
 void test_error(const Standin& standin, const std::string& path) {
     std::string ran;
@@ -163,6 +186,7 @@ int main(int argc, char** argv) {
     standin.set_launcher(run_toy, nullptr);
     standin.set_device(1, 87, 0, kGigabyte);
     test_orders(standin, path);
+    test_timed(standin, path);
     test_error(standin, path);
     test_without(standin, path.substr(0, path.rfind('/')) + "/small_gpu.lwam");
     test_recordings(standin);
