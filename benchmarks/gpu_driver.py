@@ -21,6 +21,7 @@ _BY_VALUE: dict[str, tuple[Any, ...]] = {
     "cuMemFreeHost": (ctypes.c_void_p,),
     "cuMemcpyHtoDAsync_v2": (ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
     "cuMemcpyDtoHAsync_v2": (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p),
+    "cuStreamCreateWithPriority": (ctypes.c_void_p, ctypes.c_uint, ctypes.c_int),
     "cuModuleGetFunction": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
     "cuFuncSetAttribute": (ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
     "cuLaunchKernel": (ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),
@@ -77,7 +78,7 @@ class Gpu:
         self._exit.callback(self._call, "cuDevicePrimaryCtxRelease_v2", self._device)
         self._call("cuCtxPushCurrent_v2", self._context)
         self._exit.callback(self._made, "cuCtxPopCurrent_v2")
-        self._stream = self._made("cuStreamCreate", ctypes.c_uint(1))  # does not wait for other streams
+        self._stream = self._made("cuStreamCreateWithPriority", 1, 0)  # does not wait for other streams
         self._exit.callback(self._call, "cuStreamDestroy_v2", self._stream)
         staging = self._made("cuMemHostAlloc", _STAGING_BYTES, 0)
         self._exit.callback(self._call, "cuMemFreeHost", staging)
