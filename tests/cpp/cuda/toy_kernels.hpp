@@ -19,7 +19,6 @@ namespace lightwam::test {
 inline constexpr std::size_t kWidth = 8;
 inline constexpr std::size_t kStateWidth = 5;
 inline constexpr std::size_t kKeys = 48;  // [6, 8]
-inline constexpr std::size_t kActions = 12;
 
 // The functions of the stand-in, which is loaded by its path and then found as libcuda.so.1.
 struct Standin {
@@ -155,12 +154,6 @@ inline PolicyOptions on_cuda() {
     PolicyOptions options;
     options.device = "cuda";
     return options;
-}
-
-inline std::vector<float> infer(Policy& policy, const Observation& observation) {
-    std::vector<float> actions(kActions, -1.0F);
-    policy.infer(observation, actions.data(), actions.size());
-    return actions;
 }
 
 }  // namespace lightwam::test

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// An observation for tests/data/engines/small_*.lwam (made by tests/python/runtime/engine_files.py).
+// An observation for tests/data/engines/small_*.lwam (made by tests/python/runtime/engine_files.py), and its chunk.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
+#include "expect.hpp"
 #include "lightwam/policy.hpp"
 
 namespace lightwam::test {
 
 inline constexpr const char* kTask = "pick up the soup";
+inline constexpr std::size_t kActions = 4 * 3;
 
 struct SmallObservation {
     explicit SmallObservation(std::int64_t height = 12, std::int64_t width = 10)
@@ -40,5 +44,13 @@ struct SmallObservation {
     std::vector<float> latents;
     ImageView images[2];
 };
+
+// A chunk [4, 3], all of it written.
+inline std::vector<float> infer(Policy& policy, const Observation& observation) {
+    std::vector<float> actions(kActions, std::numeric_limits<float>::quiet_NaN());
+    policy.infer(observation, actions.data(), actions.size());
+    for (const float action : actions) EXPECT(std::isfinite(action));
+    return actions;
+}
 
 }  // namespace lightwam::test

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The public C++ interface: caches, errors, and that the policy stays usable after each of them.
-#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
@@ -13,15 +12,6 @@ using namespace lightwam;
 using namespace lightwam::test;
 
 namespace {
-
-constexpr std::size_t kActions = 4 * 3;
-
-std::vector<float> infer(Policy& policy, const Observation& observation) {
-    std::vector<float> actions(kActions, std::numeric_limits<float>::quiet_NaN());
-    policy.infer(observation, actions.data(), actions.size());
-    for (const float action : actions) EXPECT(std::isfinite(action));
-    return actions;
-}
 
 PolicyOptions one_thread() {
     PolicyOptions options;
