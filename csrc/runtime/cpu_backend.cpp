@@ -183,9 +183,8 @@ std::string CpuBackend::run_path() const {
 
 std::string CpuBackend::products(const engine::Graph& graph) const {
     if (!has_halves(graph)) return Backend::products(graph);
-    const std::string note = "its f16 weights and values widened to f32: a bf16 export takes half the memory";
-    if (graph.precision == engine::Precision::f16) return "f32 products (" + note + ")";
-    return Backend::products(graph) + " (" + note + ")";
+    if (graph.precision != engine::Precision::f16) return Backend::products(graph) + ", f16 values held as f32";
+    return "f32 products (its f16 weights and values widened to f32: a bf16 export takes half the memory)";
 }
 
 bool CpuBackend::recall_instruction(std::string_view text) {

@@ -50,7 +50,7 @@ class EvalArgs:
     threads: int | None = None
     """Processor threads; one per processor when absent."""
     precision: str = "auto"
-    """auto is the engine's own; f32, bf16, int8 insist on it."""
+    """auto is the engine's own; f32, bf16, f16, int8 insist on it."""
 
 
 def evaluate_task(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ from gpu_graphs import bundled_sample, deviation, full_size_graph, golden_sample
 from lightwam.export.gpu.check import check_plan
 from lightwam.export.gpu.lower import FUSIONS, lower
 from lightwam.export.gpu.report import plan_costs
+from lightwam.export.quantize import find_layers, quantize_graph
 
-#: f32: sums in another order. bf16: every value between the launches has 8 bits, and fused ones are not rounded.
+#: f32: sums in another order. bf16 (f16): every value between launches has 8 (11) bits, and fused ones are not rounded.
 #: int8: a value that lies between two of 256 steps may take either.
-TOLERANCE = {"f32": 1e-5, "bf16": 2e-2, "int8": 4e-2}
-PRECISIONS = ("f32", "bf16", "int8")
+TOLERANCE = {"f32": 1e-5, "bf16": 2e-2, "f16": 2.5e-3, "int8": 4e-2}
+PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -58,6 +60,16 @@ def test_a_plan_from_images_runs_in_the_interpreter() -> None:
     assert deviation(made, sample.interpreted()) <= TOLERANCE["f32"]
 
 
+def test_eight_bits_of_an_f16_engine() -> None:
+    """Rounding and products of i8 read and write f16 as they do bf16."""
+    whole = golden_sample("golden_set3", "f16", "folded")
+    sample = replace(whole, graph=quantize_graph(whole.graph, find_layers(whole.graph, 1)))
+    plan = lower(sample.graph)
+    check_plan(plan, sample.graph)
+    assert {argument.dtype for planned in plan.tasks for argument in planned.task.arguments} >= {"i8", "f16"}
+    assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE["int8"]
+
+
 def test_the_bundled_policy_runs_in_the_interpreter() -> None:
     sample = bundled_sample()
     plan = lower(sample.graph)
@@ -81,6 +93,6 @@ def test_a_libero_chunk_takes_this_many_launches() -> None:
     """As docs/gpu.md says."""
     launches = {
         precision: len(lower(full_size_graph("libero", precision)).programs["act"].launches)
-        for precision in ("bf16", "int8")
+        for precision in ("bf16", "f16", "int8")
     }
-    assert launches == {"bf16": 296, "int8": 324}
+    assert launches == {"bf16": 296, "f16": 296, "int8": 324}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole policies on the stand-in driver, beside the processor's backend and the float64 interpreter of the graph.
+"""Whole policies on the stand-in driver, beside the processor's backend and the graph in float64 without rounding.
 
 For a process that loads the stand-in: `measure`, whose figures the test then judges.
 """
@@ -32,6 +32,7 @@ class Figures:
     """What `measure` found. Errors are relative to the largest number of the chunk that they are measured from."""
 
     errors: dict[str, float] = field(default_factory=dict)  # device: root mean square from the oracle's chunks
+    largest_errors: dict[str, float] = field(default_factory=dict)  # device: the largest from the oracle's chunks
     published_errors: list[float] = field(default_factory=list)  # of the GPU from the published chunks, the largest
     published_cosines: list[float] = field(default_factory=list)
     wrong_grippers: int = 0  # of the GPU, where the oracle is sure
@@ -60,13 +61,14 @@ def observations(graph: Graph, count: int, published: Mapping[str, Array]) -> It
 
 
 class Oracle:
-    """The graph in float64, rounded to bf16 where it says so."""
+    """The graph in float64. It rounds no value to bf16 or f16, so every backend's own roundings count as its errors."""
 
     def __init__(self, graph: Graph) -> None:
         rules = [op for op in graph.programs["act"].ops if op.op == "gripper_rule"]
         self._before_rule = rules[0].inputs["x"] if rules else None
         self.gripper = int(rules[0].attrs["column"]) if rules else None  # type: ignore[arg-type]
-        self._interpreter = Interpreter(graph, kept=frozenset({self._before_rule} if self._before_rule else ()))
+        kept = frozenset({self._before_rule} if self._before_rule else ())
+        self._interpreter = Interpreter(graph, kept=kept, rounds=False)
 
     def chunk(self, text: str, seen: Mapping[str, Any]) -> tuple[Array, Array]:
         """Actions [H, A], and the steps [H] whose gripper is not on the edge."""
@@ -116,6 +118,7 @@ def _compare(
     oracle = Oracle(graph)
     policies = {device: Policy(engine, device=device, threads=1) for device in DEVICES}
     squares: dict[str, list[float]] = {device: [] for device in DEVICES}
+    largest = dict.fromkeys(DEVICES, 0.0)
     chunks: dict[str, Array] = {}
     for index, (text, seen) in enumerate(seen_in_order):
         chunks = {device: infer(policy, text, seen) for device, policy in policies.items()}
@@ -126,11 +129,13 @@ def _compare(
         for device, chunk in chunks.items():
             error = _without(chunk - wanted, oracle.gripper) / np.abs(_without(wanted, oracle.gripper)).max()
             squares[device].append(float(np.mean(error**2)))
+            largest[device] = max(largest[device], float(np.abs(error).max()))
         if index < len(published):
             made, told = chunks["cuda"].ravel(), published[index].ravel().astype(np.float64)
             figures.published_errors.append(float(np.abs(made - told).max() / np.abs(told).max()))
             figures.published_cosines.append(float(made @ told / np.linalg.norm(made) / np.linalg.norm(told)))
     figures.errors = {device: float(np.sqrt(np.mean(of_all))) for device, of_all in squares.items()}
+    figures.largest_errors = largest
     if integrated is not None:
         del policies
         integrated.set_device(87, integrated=True)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole policies through `Policy(device="cuda")` on the stand-in driver: no further from float64 than the processor.
 
-Golden sets 1 and 3 from their latents, nano from images (in f32 the bundled one, trained; in bf16 random weights).
+Golden sets 1 and 3 from their latents, nano from images (in f32 the bundled one, trained; else random weights). The
+oracle is the graph in float64 with the engine's weights, and rounds no value.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from standin import run_script
 
 from lightwam.assets import bundled_engine
 from lightwam.cli import main
+from lightwam.export.engine import read_engine
 
-#: Of the processor's error. Each is the root mean square of a few hundred numbers from some independent observations,
-#: made of roundings that fall one way or the other, which differ between the two backends (other orders of sums, other
-#: places where bf16 is kept in f32): by chance the quotient is off by a quarter. Both count from the float64
-#: interpreter, which in bf16 rounds where the graph does.
-MARGIN = 1.5
-EXACT, COSINE = 1e-4, 0.9995  # the project's limits beside published numbers
+#: Of the processor's error. The GPU is nearer, since fused launches keep in f32 what the processor rounds between ops:
+#: 0.53 to 0.74 of its error in f32; in bf16 0.77, 0.84 and 0.87 over 24, 20 and 12 observations of the three policies.
+#: But each error is made of roundings that fall one way or the other, differently in the two backends, so that over the
+#: few observations here chance moves the quotient by about 0.1 (golden set 3: 1.02, 1.02, 0.93 with 3, 6, 8 of them).
+MARGIN = 1.1
+EXACT, COSINE, HALF = 1e-4, 0.9995, 5e-3  # the project's limits: f32, others, f16
 
 START = """
 import json, sys
@@ -59,7 +61,10 @@ def run(code: str, library: Path, plain: Path, folder: Path, count: int, integra
     told = run_script(START + code + END, library, plain, folder, str(count), str(int(integrated)), timeout=900)
     figures: dict[str, Any] = json.loads(told)
     assert not figures["misuse"] and not figures["leaked"] and not figures["wrong_grippers"], figures
-    assert figures["errors"]["cuda"] <= MARGIN * figures["errors"]["cpu"], figures
+    if read_engine(plain).precision == "f16":  # which the processor computes in f32
+        assert max(figures["largest_errors"]["cuda"], *figures["published_errors"], 0.0) <= HALF, figures
+    else:
+        assert figures["errors"]["cuda"] <= MARGIN * figures["errors"]["cpu"], figures
     assert figures["launches"] > 80 * count  # nothing was computed elsewhere
     return figures
 
@@ -79,10 +84,13 @@ def source(name: str, precision: Any, folder: Path) -> Path:
     [
         ("golden_set1", "f32", 3),
         ("golden_set1", "bf16", 8),
+        ("golden_set1", "f16", 2),
         ("golden_set3", "f32", 2),
         ("golden_set3", "bf16", 6),
+        ("golden_set3", "f16", 2),
         ("nano", "f32", 2),
         ("nano", "bf16", 3),
+        ("nano", "f16", 2),
     ],
 )
 def test_a_policy_is_as_close_as_on_the_processor(
