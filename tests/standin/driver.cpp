@@ -105,15 +105,18 @@ EXPORT Result cuDeviceGetCount(int* count) {
     return Result::success;
 }
 EXPORT Result cuDeviceGet(int* device, int ordinal) {
+    BEGIN(begin, "cuDeviceGet");
     if (ordinal < 0 || ordinal >= state().count) return Result::invalid_device;
     *device = ordinal;
     return Result::success;
 }
 EXPORT Result cuDeviceGetName(char* name, int length, int) {
+    BEGIN(begin, "cuDeviceGetName");
     std::strncpy(name, "Stand-in", static_cast<std::size_t>(length));
     return Result::success;
 }
 EXPORT Result cuDeviceGetAttribute(int* value, DeviceAttribute attribute, int) {
+    BEGIN(begin, "cuDeviceGetAttribute");
     const State& on = state();
     switch (attribute) {
         case DeviceAttribute::max_threads_per_block:

@@ -13,6 +13,10 @@ namespace {
 
 constexpr const char* kFunctions[] = {
     "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDeviceGetAttribute",
+    "cuDriverGetVersion",
     "cuDevicePrimaryCtxRetain",
     "cuCtxPushCurrent_v2",
     "cuMemGetInfo_v2",
@@ -91,6 +95,18 @@ void test_every_call(const Standin& standin, const std::string& path, const std:
     }
 }
 
+// A driver that does not start is asked again for the next policy.
+void test_start(const Standin& standin, const std::string& path) {
+    constexpr int kNoDevice = 100;
+    for (const auto& [result, why] : {std::pair(kNoDevice, "there is no GPU that this process may use"),
+                                      std::pair(kLaunchFailed, "restart the machine or install the driver again")}) {
+        standin.fail("cuInit", 1, result);
+        EXPECT(throws_with<Error>(why, [&] { Policy(path, on_cuda()); }));
+    }
+    EXPECT(Policy(path, on_cuda()).info().device == "cuda");
+    EXPECT(standin.alive() == 0);
+}
+
 // A policy that lost its GPU says so from then on; one made meanwhile works.
 void test_lost(const Standin& standin, const std::string& path, const std::vector<float>& good) {
     Policy policy(path, on_cuda());
@@ -150,6 +166,8 @@ int main(int argc, char** argv) {
     const Standin standin(argv[2]);
     const std::string path = argv[1];
     standin.set_launcher(run_toy, nullptr);
+    standin.set_device(1, 87, 0, kGigabyte);
+    test_start(standin, path);
     for (const int integrated : {0, 1}) {
         standin.set_device(1, 87, integrated, kGigabyte);
         const std::vector<float> good = whole_life(path);
