@@ -51,6 +51,21 @@ def test_runtime_equals_interpreter(case: OpCase, tmp_path: Path) -> None:
     assert error <= case.tolerance(), f"{case}: {error}"
 
 
+@pytest.mark.parametrize(("dtype", "half"), [("bf16", torch.bfloat16), ("f16", torch.float16)])
+def test_the_interpreter_rounds_where_the_graph_says(dtype: str, half: torch.dtype) -> None:
+    """The oracle itself: to 16 bits, and not at all when asked not to."""
+    graph = one_op_graph(next(case for case in OP_CASES if str(case) == f"cast-to-{dtype}"))
+    context, state = graph.constants["context"].array(), case_state()
+    chunks = []
+    for rounds in (False, True):
+        interpreter = Interpreter(graph, rounds=rounds)
+        interpreter.set_instruction(context)
+        chunks.append(interpreter.act(state))
+    exact, rounded = chunks
+    np.testing.assert_array_equal(rounded, torch.tensor(exact).to(half).double().numpy())
+    assert not np.array_equal(exact, rounded)
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4])
 def test_text_key_bias(rows: int, tmp_path: Path) -> None:
     constants: dict[str, Constant] = {}
