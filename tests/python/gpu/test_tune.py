@@ -15,7 +15,7 @@ from lightwam.runtime import TaskTiming, Tuning, read_tunings, tuning_path, writ
 TUNE = """
 import json, sys
 from pathlib import Path
-from engine_files import TASK, observation, write_engine
+from engine_files import TASK, observation, small_engine, write_engine
 from gpu_plans import small_gpu_engine
 from standin import Standin
 from toy_policy import run_toy
@@ -62,11 +62,28 @@ measured = measure_engine(path, None, BenchArgs(device="cuda", runs=2, warmup=1)
 assert set(measured.record.stages) == {"preprocess", "backbone", "expert", "postprocess"}, measured
 assert measured.samples["expert"].p50 >= 100
 
+class Enough(Exception):
+    pass
+
+def stop(done, total):
+    if done == 5:
+        raise Enough(total)
+
+try:
+    policy.tune(observation(), 2, stop)
+except Enough as error:
+    assert error.args == (25,)
+else:
+    raise AssertionError("not stopped")
+assert (policy.infer(observation()).actions == seen.actions).all()
+
 before = tuning_path(path).read_bytes()
 failing(30)  # in the middle, with a good file there
 assert tune() == 2 and tuning_path(path).read_bytes() == before
 tuning_path(path).write_text("{")
 assert tune() == 0 and len(read_tunings(path)) == 1
+plain = write_engine(Path(sys.argv[2]) / "plain.lwam", small_engine())
+assert main(["tune", str(plain)]) == 2 and not tuning_path(plain).exists()
 assert tune("--image-size", "0") == 2 and tune("--repeats", "0") == 2
 assert not standin.misuse and not standin.failures and standin.leaked == 0, (standin.misuse, standin.failures)
 """
