@@ -13,7 +13,7 @@ from gpu_driver import GpuFacts
 from lightwam.export.engine import read_engine, read_gpu_document
 from lightwam.export.gpu.lower import lower
 from lightwam.export.gpu.report import PlanCosts, plan_costs
-from lightwam.export.gpu.roofline import DEVICES, Device, launch_seconds
+from lightwam.export.gpu.roofline import DEVICES, Device, chunk_seconds, launch_seconds
 from lightwam.runtime import TaskTiming, Tuning
 
 #: What a GPU's name holds -> its roofline.
@@ -40,14 +40,15 @@ def launch_times(facts: GpuFacts, engine: Path, tuning: Tuning) -> dict[str, Any
     assert document is not None  # it was tuned
     graph = read_engine(engine)
     device = roofline_of(facts)
-    bounds = _bounds(plan_costs(lower(graph), graph), device)
+    costs = plan_costs(lower(graph), graph)
+    bounds = _bounds(costs, device)
     names: dict[int, list[str]] = {}
     for launch in document["programs"]["act"]["launches"]:
         names.setdefault(launch["task"], []).append(launch["name"])
     return {
         "engine": engine.name,
         "roofline": None if device is None else {"name": device.name, "measured": device.measured},
-        "roofline_seconds": None if device is None else sum(bounds.values()),
+        "roofline_seconds": None if device is None else sum(chunk_seconds(costs, device)),
         "launches": sum(map(len, names.values())),
         "default_seconds": tuning.default_seconds,
         "tuned_seconds": tuning.tuned_seconds,
@@ -57,7 +58,7 @@ def launch_times(facts: GpuFacts, engine: Path, tuning: Tuning) -> dict[str, Any
 
 
 def _bounds(costs: PlanCosts, device: Device | None) -> dict[str, float]:
-    """Seconds of each launch at the whole of the roofline, by its name."""
+    """Seconds of each launch by itself at the whole of the roofline, by its name."""
     return {} if device is None else {launch.name: launch_seconds(launch, device) for launch in costs.launches}
 
 
