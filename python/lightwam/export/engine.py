@@ -134,11 +134,6 @@ def read_gpu_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return document
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Constant]:
-    """Every tensor of an engine file, those for GPUs among them; read when asked for. Raises `EngineError`."""
-    return _read_file(Path(path))[1]
-
-
 def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
     """The JSON document of an engine file, and all of its tensors."""
     try:
@@ -153,7 +148,7 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
             raise TypeError("its document is no object")
     except OSError as error:
         raise EngineError(f"{file}: {error.strerror}: give the path of an engine file") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise EngineError(f"{file}: not an engine file ({error}): export the policy again") from error
     return document, tensors
 

@@ -91,6 +91,15 @@ def test_truncated_file_is_one_clear_error(tmp_path: Path, length: int) -> None:
         read_engine(path)
 
 
+def test_a_document_without_bottom_is_one_clear_error(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {"lightwam": "[" * 100_000}}).encode()
+    path = tmp_path / "a.lwam"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(EngineError, match=r"a\.lwam: not an engine file") as refusal:
+        read_engine(path)
+    assert "\n" not in str(refusal.value)
+
+
 def test_other_version_and_missing_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.lwam"
     write_engine(_graph(), path)
