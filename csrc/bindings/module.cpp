@@ -133,7 +133,8 @@ py::dict tune(lightwam::Policy& policy, const py::dict& images, py::handle laten
     return py::dict(py::arg("gpu") = tuning.gpu, py::arg("target") = tuning.target, py::arg("driver") = tuning.driver,
                     py::arg("plan") = tuning.plan, py::arg("tasks") = tasks,
                     py::arg("default_seconds") = tuning.default_seconds,
-                    py::arg("tuned_seconds") = tuning.tuned_seconds, py::arg("cosine") = tuning.cosine);
+                    py::arg("tuned_seconds") = tuning.tuned_seconds, py::arg("cosine") = tuning.cosine,
+                    py::arg("library") = tuning.library, py::arg("why_no_library") = tuning.why_no_library);
 }
 
 void set_instruction(lightwam::Policy& policy, const std::string& text) {

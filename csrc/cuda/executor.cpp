@@ -93,7 +93,8 @@ std::size_t instruction_slots(std::uint64_t instruction_bytes, std::size_t capac
 
 struct Executor::Loaded {
     Loaded(const Driver& driver, const Gpu& gpu, const engine::EngineFile& file, std::size_t slots,
-           const DeviceMemory& sizes, std::vector<std::byte> code, const TacticChoice& choice)
+           const DeviceMemory& sizes, std::vector<std::byte> code, const TacticChoice& choice,
+           std::unique_ptr<CublasLt> chosen_library)
         : driver(driver),
           gpu(gpu),
           plan(*file.launch_plan()),
@@ -101,7 +102,8 @@ struct Executor::Loaded {
           memory(sizes),
           image(std::move(code)),
           stream(driver),
-          modules(driver, gpu, plan, image, choice),
+          library(std::move(chosen_library)),
+          modules(driver, gpu, plan, image, choice, library.get()),
           weights(driver, memory.weights, "the weights"),
           work(driver, memory.arena + memory.instructions, "the values"),
           text(driver, gpu, plan.set_instruction, policy.cameras),
@@ -138,6 +140,11 @@ struct Executor::Loaded {
     TimedGraph record_by_stage(std::size_t slot) const;
     // Brings the actions to the processor and waits for them.
     const float* fetch_actions() const;
+    // Runs act once with a slot's instruction if a tactic is a library's: that loads its code with the first call,
+    // which a stream that records may refuse.
+    void load_code(std::size_t slot) const {
+        if (library != nullptr) launch_all(driver, stream.handle(), bind(act, slot));
+    }
     void stage(const ActInputs& inputs);
     void stage_frame(std::size_t camera, const ImageView& image, std::int32_t* sizes);
 
@@ -148,7 +155,8 @@ struct Executor::Loaded {
     DeviceMemory memory;
     const std::vector<std::byte> image;  // the machine code
     StreamOwner stream;
-    std::optional<SideStream> side;  // where a program has a branch
+    std::optional<SideStream> side;     // where a program has a branch
+    std::unique_ptr<CublasLt> library;  // null where no tactic is its
     Modules modules;
     DeviceBlock weights;
     DeviceBlock work;  // the arena, then the slots
@@ -218,7 +226,9 @@ Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std:
     const ContextScope scope(driver_, *context_);
     const DeviceMemory sizes = plan_memory(plan, file.graph().instruction_bytes, slots);
     check_memory(driver_, gpu_, sizes, file.graph().name);
-    loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, std::move(image), tactics_.choice);
+    std::unique_ptr<CublasLt> library = load_library(tactics_, plan, gpu_);
+    loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, std::move(image), tactics_.choice,
+                                       std::move(library));
     try {
         for (const std::size_t tensor : text_constants) loaded_->constants.emplace(tensor, std::vector<std::byte>());
         upload_weights(file, driver_, loaded_->stream.handle(), loaded_->weights.address(), loaded_->constants,
@@ -261,8 +271,10 @@ const float* Executor::act(std::size_t slot, const ActInputs& inputs) {
     Loaded& on = *loaded_;
     on.stage(inputs);
     LaunchGraph& graph = on.graphs[slot].whole;
-    if (graph.empty())
+    if (graph.empty()) {
+        on.load_code(slot);
         graph = LaunchGraph(driver_, on.stream.handle(), [&] { on.launch_program(on.act, on.plan.act.side, slot); });
+    }
     graph.launch(on.stream.handle());
     return on.fetch_actions();
 }
@@ -272,7 +284,10 @@ const float* Executor::act_by_stage(std::size_t slot, const ActInputs& inputs, T
     Loaded& on = *loaded_;
     on.stage(inputs);
     TimedGraph& graph = on.graphs[slot].by_stage;
-    if (graph.empty()) graph = on.record_by_stage(slot);
+    if (graph.empty()) {
+        on.load_code(slot);
+        graph = on.record_by_stage(slot);
+    }
     graph.launch(on.stream.handle());
     const float* const actions = on.fetch_actions();
     const std::vector<double> seconds = graph.seconds();
@@ -292,12 +307,14 @@ Tuning Executor::tune(std::size_t slot, std::size_t spare, const ActInputs& inpu
     on.stage(inputs);
     on.text.upload_inputs(on.stream.handle());
     const auto count = static_cast<std::size_t>(on.policy.horizon * on.policy.action_width);
+    const TuningLibrary library(on.plan, on.library.get());
     const TuningGround ground{
         driver_,
         gpu_,
         on.plan,
         on.image,
         on.stream,
+        library,
         [&](const Modules& modules) { return on.text.bind(modules, on.places(spare)); },
         [&](const Modules& modules) { return on.act.bind(modules, on.places(slot)); },
         [&](const std::vector<BoundLaunch>& launches, const engine::PlanSide& side) {

@@ -81,6 +81,11 @@ void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<cons
     }
 }
 
+std::size_t tactic_count(const engine::PlanTask& task, const Gpu& gpu, const CublasLt* library) {
+    const bool by_library = library != nullptr && task.linear && library->prepare(*task.linear) != nullptr;
+    return task.tactics[gpu.image].size() + (by_library ? 1 : 0);
+}
+
 KernelCall::KernelCall(const Driver& driver, Function function, const engine::Tactic& tactic)
     : driver_(driver), function_(function), grid_(tactic.grid), threads_(tactic.threads), shared_(tactic.shared) {}
 
@@ -95,10 +100,10 @@ Result KernelCall::enqueue(Stream stream, std::span<const DeviceAddress> address
 }
 
 Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
-                 const TacticChoice& choice)
+                 const TacticChoice& choice, const CublasLt* library)
     : driver_(driver) {
     try {
-        load(gpu, plan, image, choice);
+        load(gpu, plan, image, choice, library);
     } catch (...) {
         for (const ModuleHandle module : modules_) driver_.module_unload(module);
         throw;
@@ -106,10 +111,19 @@ Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan&
 }
 
 void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
-                   const TacticChoice& choice) {
+                   const TacticChoice& choice, const CublasLt* library) {
     std::map<Place, Function> loaded;
     for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
         const engine::PlanTask& task = plan.tasks[i];
+        if (choice[i] == task.tactics[gpu.image].size()) {
+            std::unique_ptr<Call> call;
+            if (library != nullptr && task.linear) call = library->prepare(*task.linear);
+            if (call == nullptr)
+                throw Error(ErrorKind::device, "no library computes '" + task.label + "' on GPU '" + gpu.name +
+                                                   "'; run 'lightwam tune' again");
+            calls_.push_back(std::move(call));
+            continue;
+        }
         const engine::Tactic& tactic = task.tactics[gpu.image][choice[i]];
         Function& function = loaded[{tactic.offset, tactic.bytes}];
         if (function == nullptr) {
@@ -136,7 +150,7 @@ void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<con
                   driver_.func_set_attribute(function, FunctionAttribute::max_dynamic_shared_size_bytes,
                                              static_cast<int>(tactic.shared)),
                   "asking for shared memory for '" + task.label + "'");
-        calls_.emplace_back(driver_, function, tactic);
+        calls_.push_back(std::make_unique<KernelCall>(driver_, function, tactic));
     }
 }
 

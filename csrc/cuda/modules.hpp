@@ -3,9 +3,11 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "cuda/cublaslt.hpp"
 #include "cuda/device.hpp"
 #include "cuda/tactic.hpp"
 #include "engine/engine_file.hpp"
@@ -19,6 +21,10 @@ inline constexpr std::size_t kScratchParameters = 2;
 // limits of the GPU. Throws Error (engine), or (device) when the GPU takes less than the tactic needs.
 void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image,
                   const engine::Refusal& refuse);
+
+// How many tactics a task has here: the plan's for the GPU's target, and after them the library's, where there is one
+// that computes it.
+std::size_t tactic_count(const engine::PlanTask& task, const Gpu& gpu, const CublasLt* library);
 
 // A kernel that is loaded, launched as its tactic says.
 class KernelCall final : public Call {
@@ -37,22 +43,22 @@ class KernelCall final : public Call {
 // One tactic of every task.
 class Modules {
   public:
-    // `choice`: by task, an index that its tactics have.
+    // `choice`: by task, an index below tactic_count. `library`: null where none is chosen; it must outlive this.
     Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
-            const TacticChoice& choice);
+            const TacticChoice& choice, const CublasLt* library);
     ~Modules();
     Modules(const Modules&) = delete;
     Modules& operator=(const Modules&) = delete;
 
-    const Call& call(std::size_t task) const { return calls_[task]; }
+    const Call& call(std::size_t task) const { return *calls_[task]; }
 
   private:
     void load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
-              const TacticChoice& choice);
+              const TacticChoice& choice, const CublasLt* library);
 
     const Driver& driver_;
     std::vector<ModuleHandle> modules_;
-    std::vector<KernelCall> calls_;  // by task
+    std::vector<std::unique_ptr<Call>> calls_;  // by task
 };
 
 }  // namespace lightwam::cuda

@@ -18,7 +18,8 @@ class Call {
     virtual Result enqueue(Stream stream, std::span<const DeviceAddress> addresses) const = 0;
 };
 
-// By task, the tactic that runs: an index into the plan's tactics for the GPU's target, of which 0 is the default.
+// By task, the tactic that runs: an index into the plan's tactics for the GPU's target, of which 0 is the default, or
+// their number for the library's (cublaslt.hpp).
 using TacticChoice = std::vector<std::size_t>;
 
 }  // namespace lightwam::cuda

@@ -65,6 +65,8 @@ class TimedProgram {
     TimedProgram(const TuningGround& ground, const std::vector<BoundLaunch>& launches, const engine::PlanSide& side,
                  bool each_launch) {
         if (launches.empty()) return;
+        // A library loads its code with the first call, which a stream that records may refuse.
+        if (ground.library.get() != nullptr) launch_all(ground.driver, ground.stream.handle(), launches);
         std::vector<TimedGraph::Piece> pieces;
         if (each_launch)
             for (const BoundLaunch& launch : launches)
@@ -94,7 +96,7 @@ class TimedProgram {
 // Both programs with one choice of tactics.
 struct Contender {
     Contender(const TuningGround& ground, const TacticChoice& tactics, bool each_launch)
-        : modules(ground.driver, ground.gpu, ground.plan, ground.image, tactics),
+        : modules(ground.driver, ground.gpu, ground.plan, ground.image, tactics, ground.library.get()),
           text(ground, ground.text(modules), ground.plan.set_instruction.side, each_launch),
           act(ground, ground.act(modules), ground.plan.act.side, each_launch) {}
 
@@ -144,13 +146,15 @@ class Contest {
 };
 
 // The i-th choice has tactic i of every task that has so many, else the default.
-std::vector<TacticChoice> every_tactic(const engine::LaunchPlan& plan, const Gpu& gpu) {
-    std::size_t most = 1;
-    for (const engine::PlanTask& task : plan.tasks) most = std::max(most, task.tactics[gpu.image].size());
-    std::vector<TacticChoice> choices(most, TacticChoice(plan.tasks.size(), 0));
+std::vector<TacticChoice> every_tactic(const TuningGround& ground) {
+    std::vector<std::size_t> counts;
+    for (const engine::PlanTask& task : ground.plan.tasks)
+        counts.push_back(tactic_count(task, ground.gpu, ground.library.get()));
+    const std::size_t most = counts.empty() ? 1 : *std::max_element(counts.begin(), counts.end());
+    std::vector<TacticChoice> choices(most, TacticChoice(counts.size(), 0));
     for (std::size_t tactic = 0; tactic < most; ++tactic)
-        for (std::size_t task = 0; task < plan.tasks.size(); ++task)
-            if (tactic < plan.tasks[task].tactics[gpu.image].size()) choices[tactic][task] = tactic;
+        for (std::size_t task = 0; task < counts.size(); ++task)
+            if (tactic < counts[task]) choices[tactic][task] = tactic;
     return choices;
 }
 
@@ -170,6 +174,8 @@ std::vector<TaskTiming> task_timings(const TuningGround& ground, const Contest& 
     for (const engine::PlanTask& task : ground.plan.tasks) {
         TaskTiming timing{task.label, task.kernel, 0, {}, {}, 0};
         for (const engine::Tactic& tactic : task.tactics[ground.gpu.image]) timing.tactics.push_back(tactic.note);
+        if (tactic_count(task, ground.gpu, ground.library.get()) > timing.tactics.size())
+            timing.tactics.push_back(ground.library.get()->version());
         timing.seconds.resize(timing.tactics.size(), 0.0);
         tasks.push_back(std::move(timing));
     }
@@ -201,15 +207,24 @@ void compare(const TuningGround& ground, Contest& contest, int repeats, const st
 
 }  // namespace
 
+TuningLibrary::TuningLibrary(const engine::LaunchPlan& plan, const CublasLt* loaded) : library_(loaded) {
+    const bool asked = std::any_of(plan.tasks.begin(), plan.tasks.end(),
+                                   [](const engine::PlanTask& task) { return task.linear.has_value(); });
+    if (library_ != nullptr || !asked) return;
+    own_ = CublasLt::load(why_not_);
+    library_ = own_.get();
+}
+
 Tuning tune(const TuningGround& ground, const TuningKey& key, int repeats, const TuningProgress& progress) {
-    const std::vector<TacticChoice> choices = every_tactic(ground.plan, ground.gpu);
+    const std::vector<TacticChoice> choices = every_tactic(ground);
     const int rounds = repeats + kWarmUp;
     const int total = rounds * (static_cast<int>(choices.size()) + 2);
     int done = 0;
     const std::function<void()> step = [&] { progress(++done, total); };
 
     const CacheFlush flush(ground);
-    Tuning tuning{key.gpu, key.target, key.driver, key.plan, {}, 0.0, 0.0, 0.0};
+    Tuning tuning{key.gpu, key.target, key.driver, key.plan, {}, 0.0, 0.0, 0.0, "", ground.library.why_not()};
+    if (ground.library.get() != nullptr) tuning.library = ground.library.get()->version();
     {
         Contest contest(ground, flush, choices, true);
         contest.run(repeats, step);

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cuda/graph.hpp"
@@ -12,6 +14,21 @@
 
 namespace lightwam::cuda {
 
+// The library whose tactics are timed beside the plan's.
+class TuningLibrary {
+  public:
+    // `loaded`: the policy's own, or null. Loaded only where it might compute a task of the plan.
+    TuningLibrary(const engine::LaunchPlan& plan, const CublasLt* loaded);
+    const CublasLt* get() const { return library_; }
+    // Why there is none where a task asks for one; else empty.
+    const std::string& why_not() const { return why_not_; }
+
+  private:
+    std::unique_ptr<CublasLt> own_;
+    const CublasLt* library_;
+    std::string why_not_;
+};
+
 // A policy that is ready for a chunk, as the tuner sees it: its inputs are on the GPU.
 struct TuningGround {
     const Driver& driver;
@@ -19,6 +36,7 @@ struct TuningGround {
     const engine::LaunchPlan& plan;
     std::span<const std::byte> image;  // the machine code
     const StreamOwner& stream;
+    const TuningLibrary& library;
     // The launches of set_instruction (into a place that no chunk reads) and of act.
     std::function<std::vector<BoundLaunch>(const Modules&)> text;
     std::function<std::vector<BoundLaunch>(const Modules&)> act;

@@ -8,6 +8,7 @@
 #include <limits>
 #include <optional>
 
+#include "cuda/modules.hpp"
 #include "engine/checksum.hpp"
 
 namespace lightwam::cuda {
@@ -52,16 +53,17 @@ engine::JsonValue read_document(const std::string& path, const engine::Refusal& 
     }
 }
 
-// An entry's tactics, each within those of its task.
+// An entry's tactics, each within those of its task, of which the library's is the last.
 TacticChoice read_tactics(const engine::JsonValue& entry, const std::string& where, const engine::LaunchPlan& plan,
-                          const Gpu& gpu, const engine::Refusal& refuse) {
+                          const Gpu& gpu, bool with_library, const engine::Refusal& refuse) {
     const std::vector<std::int64_t> indices = engine::read_integers(entry.find("tactics"), where, "tactics", refuse);
     if (indices.size() != plan.tasks.size())
         refuse(where + ": 'tactics' has " + std::to_string(indices.size()) + " numbers; expected one for each of " +
                std::to_string(plan.tasks.size()) + " tasks");
     TacticChoice choice;
     for (std::size_t task = 0; task < indices.size(); ++task) {
-        const auto count = static_cast<std::int64_t>(plan.tasks[task].tactics[gpu.image].size());
+        const auto count = static_cast<std::int64_t>(plan.tasks[task].tactics[gpu.image].size() +
+                                                     (with_library && plan.tasks[task].linear ? 1 : 0));
         if (indices[task] < 0 || indices[task] >= count)
             refuse(where + ": tactic " + std::to_string(indices[task]) + " of task '" + plan.tasks[task].label +
                    "'; expected one of 0 to " + std::to_string(count - 1));
@@ -70,9 +72,27 @@ TacticChoice read_tactics(const engine::JsonValue& entry, const std::string& whe
     return choice;
 }
 
-// The choice for `key`; none when the file has no entry for it.
-std::optional<TacticChoice> read_choice(const std::string& path, const TuningKey& key, const engine::LaunchPlan& plan,
-                                        const Gpu& gpu, const engine::Refusal& refuse) {
+bool takes_library(const TacticChoice& choice, std::size_t task, const engine::LaunchPlan& plan, const Gpu& gpu) {
+    return choice[task] == plan.tasks[task].tactics[gpu.image].size();
+}
+
+ChosenTactics read_entry(const engine::JsonValue& entry, const std::string& where, const engine::LaunchPlan& plan,
+                         const Gpu& gpu, const engine::Refusal& refuse) {
+    const bool with_library = entry.find("library") != nullptr;
+    ChosenTactics chosen{{}, "tactics tuned on this GPU", "", ""};
+    if (with_library) chosen.library = engine::read_string(entry, where, "library", refuse);
+    chosen.choice = read_tactics(entry, where, plan, gpu, !chosen.library.empty(), refuse);
+    bool taken = false;
+    for (std::size_t task = 0; task < plan.tasks.size(); ++task)
+        taken = taken || takes_library(chosen.choice, task, plan, gpu);
+    if (!taken) chosen.library.clear();
+    if (taken) chosen.why += ", with " + chosen.library;
+    return chosen;
+}
+
+// The choice for `key` and its library; none when the file has no entry for it.
+std::optional<ChosenTactics> read_choice(const std::string& path, const TuningKey& key, const engine::LaunchPlan& plan,
+                                         const Gpu& gpu, const engine::Refusal& refuse) {
     const engine::JsonValue document = read_document(path, refuse);
     if (engine::read_string(document, "the document", "format", refuse) != "lightwam-tuning")
         refuse("'format' is not 'lightwam-tuning'");
@@ -87,7 +107,7 @@ std::optional<TacticChoice> read_choice(const std::string& path, const TuningKey
         const std::int64_t driver =
             engine::read_integer(entry, where, "driver", 0, std::numeric_limits<std::int32_t>::max(), refuse);
         if (same("gpu", key.gpu) && same("target", key.target) && same("plan", key.plan) && driver == key.driver)
-            return read_tactics(entry, where, plan, gpu, refuse);
+            return read_entry(entry, where, plan, gpu, refuse);
     }
     return std::nullopt;
 }
@@ -99,6 +119,7 @@ std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::spa
     digest.add(engine::crc32(image.data(), image.size()));
     for (const engine::PlanTask& task : plan.tasks) {
         digest.add(task.kernel);
+        digest.add(task.linear ? 1U : 0U);
         for (const engine::Tactic& tactic : task.tactics[gpu.image]) {
             for (const std::uint64_t number : {tactic.offset, tactic.bytes}) digest.add(number);
             for (const std::uint32_t number : tactic.grid) digest.add(number);
@@ -119,18 +140,37 @@ TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const
     return key;
 }
 
+std::unique_ptr<CublasLt> load_library(ChosenTactics& tactics, const engine::LaunchPlan& plan, const Gpu& gpu) {
+    if (tactics.library.empty()) return nullptr;
+    std::string why;
+    std::unique_ptr<CublasLt> library = CublasLt::load(why);
+    if (library != nullptr && library->version() != tactics.library) why = "this is " + library->version();
+    for (std::size_t task = 0; task < plan.tasks.size() && why.empty(); ++task)
+        if (takes_library(tactics.choice, task, plan, gpu) &&
+            tactic_count(plan.tasks[task], gpu, library.get()) <= tactics.choice[task])
+            why = "it does not compute '" + plan.tasks[task].label + "'";
+    if (why.empty()) return library;
+    for (std::size_t task = 0; task < plan.tasks.size(); ++task)
+        if (takes_library(tactics.choice, task, plan, gpu)) tactics.choice[task] = 0;
+    tactics.warning = "tactics were timed with " + tactics.library + ", but " + why +
+                      ": default tactics run in its place; run 'lightwam tune' again";
+    tactics.why = "tactics tuned on this GPU, but for those of " + tactics.library;
+    tactics.library.clear();
+    return nullptr;
+}
+
 std::string tuning_path(const std::string& engine_path) { return engine_path + ".tuning.json"; }
 
 ChosenTactics choose_tactics(const std::string& engine_path, const TuningKey& key, const engine::LaunchPlan& plan,
                              const Gpu& gpu) {
     const std::string path = tuning_path(engine_path);
     const std::string advice = "; run 'lightwam tune' for this GPU";
-    ChosenTactics chosen{TacticChoice(plan.tasks.size(), 0), "default tactics (not tuned" + advice + ")", ""};
+    ChosenTactics chosen{TacticChoice(plan.tasks.size(), 0), "default tactics (not tuned" + advice + ")", "", ""};
     std::error_code failure;
     if (!std::filesystem::exists(path, failure)) return chosen;
     try {
-        std::optional<TacticChoice> found = read_choice(path, key, plan, gpu, engine::Refusal(path, "tuning file"));
-        if (found) return {*std::move(found), "tactics tuned on this GPU", ""};
+        std::optional<ChosenTactics> found = read_choice(path, key, plan, gpu, engine::Refusal(path, "tuning file"));
+        if (found) return *std::move(found);
         chosen.warning = "tuning file '" + path + "' has no entry for GPU '" + key.gpu + "' (" + key.target +
                          "), its driver (CUDA " + std::to_string(key.driver / 1000) + "." +
                          std::to_string(key.driver % 1000 / 10) + ") and this engine's machine code";

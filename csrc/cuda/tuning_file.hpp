@@ -4,9 +4,11 @@
 // error.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 
+#include "cuda/cublaslt.hpp"
 #include "cuda/device.hpp"
 #include "cuda/tactic.hpp"
 #include "engine/engine_file.hpp"
@@ -26,6 +28,7 @@ struct ChosenTactics {
     TacticChoice choice;
     std::string why;      // "tactics tuned on this GPU", or "default tactics (...)"
     std::string warning;  // one line when there is a file that cannot be used; else empty
+    std::string library;  // "cuBLASLt 13.1.0" where the choice takes it for some tasks; else empty
 };
 
 // Sixteen hexadecimal digits of what decides how fast tactics are: the machine code for the GPU's target, the launches
@@ -37,6 +40,10 @@ TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const
 
 // Where the tuning of an engine file lies: "PATH.tuning.json".
 std::string tuning_path(const std::string& engine_path);
+
+// The library of the chosen tactics, in the current context; null where they need none. Where it is not the one that
+// they were timed with, the default tactics of its tasks are chosen instead, with a warning.
+std::unique_ptr<CublasLt> load_library(ChosenTactics& tactics, const engine::LaunchPlan& plan, const Gpu& gpu);
 
 // The tactics of the file's entry for `key`, or the defaults. Does not throw for any contents of the file.
 ChosenTactics choose_tactics(const std::string& engine_path, const TuningKey& key, const engine::LaunchPlan& plan,

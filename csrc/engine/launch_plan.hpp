@@ -54,10 +54,25 @@ struct Tactic {
     std::string note;
 };
 
+// A task that is y [rows, outputs] = act(x Wᵀ + bias) + residual of x [rows, inputs] and W [outputs, inputs], so that a
+// library may compute it. Its arguments: x, weight (of x's format), [bias f32], [residual of y's], y. Never both a
+// residual and an activation.
+struct PlanLinear {
+    std::int64_t rows = 0;
+    std::int64_t outputs = 0;
+    std::int64_t inputs = 0;
+    DType x = DType::f32;
+    DType y = DType::f32;
+    bool gelu_tanh = false;
+    bool bias = false;
+    bool residual = false;
+};
+
 struct PlanTask {
     std::string kernel;
     std::string label;
     std::vector<PlanArgument> arguments;
+    std::optional<PlanLinear> linear;
     std::vector<std::vector<Tactic>> tactics;  // [image][tactic]; the first is the default
 };
 

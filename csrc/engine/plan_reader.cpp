@@ -18,6 +18,7 @@ constexpr std::int64_t kMaxThreads = 1024;
 constexpr std::int64_t kWarp = 32;
 constexpr std::int64_t kMaxShared = 227 << 10;
 constexpr std::int64_t kMaxRegisters = 255;
+constexpr std::int64_t kMaxLinear = std::int64_t{1} << 30;  // of a side, so that two of them are no overflow
 constexpr std::string_view kProductTypes[] = {"f32", "f16", "bf16", "i8", "none"};
 
 // Tensors that the graph itself reads: never machine code.
@@ -123,7 +124,8 @@ class PlanReader {
 
     void read_task(const JsonValue& item) {
         std::string where = kWhere + ": task " + std::to_string(plan_.tasks.size());
-        expect_keys(item, {"kernel", "label", "arguments", "flops", "product_type", "tactics"}, where, refuse_);
+        expect_keys(item, {"kernel", "label", "arguments", "flops", "product_type", "linear", "tactics"}, where,
+                    refuse_);
         PlanTask task;
         task.kernel = read_string(item, where, "kernel", refuse_);
         task.label = read_string(item, where, "label", refuse_);
@@ -136,6 +138,8 @@ class PlanReader {
         if (arguments.size() > kMaxArguments)
             refuse_(where + ": has " + std::to_string(arguments.size()) + " arguments; expected at most 256");
         for (const JsonValue& argument : arguments) task.arguments.push_back(read_argument(argument, where));
+        if (const JsonValue* linear = item.find("linear"); linear != nullptr)
+            task.linear = read_linear(*linear, where + ": linear", task.arguments);
         read_tactics(read_object(item, where, "tactics", refuse_), where, task);
         plan_.tasks.push_back(std::move(task));
     }
@@ -151,6 +155,65 @@ class PlanReader {
         argument.bytes = bytes_or_null(item, of);
         if (argument.written && !argument.bytes) refuse_(of + ": 'bytes' is null, but it is written");
         return argument;
+    }
+
+    // What the arguments are then follows from it.
+    PlanLinear read_linear(const JsonValue& item, const std::string& where,
+                           const std::vector<PlanArgument>& arguments) const {
+        expect_keys(item, {"rows", "outputs", "inputs", "x", "y", "activation"}, where, refuse_);
+        PlanLinear linear;
+        linear.rows = integer(item, where, "rows", 1, kMaxLinear);
+        linear.outputs = integer(item, where, "outputs", 1, kMaxLinear);
+        linear.inputs = integer(item, where, "inputs", 1, kMaxLinear);
+        linear.x = read_format(item, where, "x");
+        linear.y = read_format(item, where, "y");
+        if (linear.y != linear.x && linear.y != DType::f32)
+            refuse_(where + ": 'y' is " + dtype_name(linear.y) + " where 'x' is " + dtype_name(linear.x) +
+                    "; expected that or f32");
+        const std::string& activation = read_string(item, where, "activation", refuse_);
+        if (activation != "none" && activation != "gelu_tanh")
+            refuse_(where + ": 'activation' is '" + activation + "'; expected none or gelu_tanh");
+        linear.gelu_tanh = activation == "gelu_tanh";
+        const auto has = [&](std::string_view name) {
+            return std::any_of(arguments.begin(), arguments.end(),
+                               [&](const PlanArgument& argument) { return argument.name == name; });
+        };
+        linear.bias = has("bias");
+        linear.residual = has("residual");
+        if (linear.residual && linear.gelu_tanh) refuse_(where + ": has a residual and an activation");
+        check_linear(linear, where, arguments);
+        return linear;
+    }
+
+    void check_linear(const PlanLinear& linear, const std::string& where,
+                      const std::vector<PlanArgument>& arguments) const {
+        const auto bytes = [](DType format, std::int64_t rows, std::int64_t columns) {
+            return static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(columns) * dtype_bytes(format);
+        };
+        std::vector<PlanArgument> expected = {{"x", false, bytes(linear.x, linear.rows, linear.inputs)},
+                                              {"weight", false, bytes(linear.x, linear.outputs, linear.inputs)}};
+        if (linear.bias) expected.push_back({"bias", false, bytes(DType::f32, 1, linear.outputs)});
+        if (linear.residual) expected.push_back({"residual", false, bytes(linear.y, linear.rows, linear.outputs)});
+        expected.push_back({"y", true, bytes(linear.y, linear.rows, linear.outputs)});
+        if (expected.size() != arguments.size())
+            refuse_(where + ": its task has " + std::to_string(arguments.size()) + " arguments; expected " +
+                    std::to_string(expected.size()));
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+            const PlanArgument& found = arguments[i];
+            if (found.name != expected[i].name || found.written != expected[i].written ||
+                found.bytes != expected[i].bytes)
+                refuse_(where + ": argument " + std::to_string(i) + " is '" + found.name + "' of " +
+                        (found.bytes ? std::to_string(*found.bytes) : "unknown") + " bytes; expected '" +
+                        expected[i].name + "' of " + std::to_string(*expected[i].bytes) +
+                        (expected[i].written ? ", written" : ", read"));
+        }
+    }
+
+    DType read_format(const JsonValue& item, const std::string& where, const std::string& key) const {
+        const std::string& name = read_string(item, where, key, refuse_);
+        for (const DType format : {DType::f32, DType::f16, DType::bf16})
+            if (name == dtype_name(format)) return format;
+        refuse_(where + ": '" + key + "' is '" + name + "'; expected f32, f16 or bf16");
     }
 
     // Every task runs on every target of the file.

@@ -298,5 +298,18 @@ EXPORT Result cuLaunchKernel(FunctionObject* function, unsigned grid_x, unsigned
     put(stream, [module = function->module, launch, arguments] { return run_launch(module, launch, arguments); });
     return Result::success;
 }
+// What the stand-in of a library puts onto a stream. The real one must not touch the device's memory; here it may.
+EXPORT Result cuLaunchHostFunc(StreamObject* stream, void (*function)(void*), void* data) {
+    if (const Result begun = begin_current("cuLaunchHostFunc"); begun != Result::success) {
+        spoil(stream);
+        return begun;
+    }
+    const std::lock_guard<std::mutex> lock(state().mutex);
+    put(stream, [function, data] {
+        function(data);
+        return Result::success;
+    });
+    return Result::success;
+}
 
 }  // extern "C"

@@ -99,6 +99,8 @@ struct Tuning {
     double default_seconds = 0.0;  // the launches of a chunk as one graph, default tactics
     double tuned_seconds = 0.0;    // with the chosen ones; never more
     double cosine = 0.0;           // of the actions that both compute
+    std::string library;           // "cuBLASLt 13.1.0" where its tactics were timed too
+    std::string why_no_library;    // one line where the plan asks for it, and it is not there
 };
 using TuningProgress = std::function<void(int done, int total)>;
 

@@ -78,6 +78,12 @@ def print_tuning(tuning: Tuning) -> None:
             row = (task.label, task.kernel, str(task.launches), *times, task.tactics[task.chosen])
             table.add_row(*(Text(cell) for cell in row))  # names are no markup
         Console().print(table)
+    if tuning.library:
+        taken = sum(task.tactics[task.chosen] == tuning.library for task in tuning.tasks)
+        offered = sum(tuning.library in task.tactics for task in tuning.tasks)
+        print(f"{tuning.library}: timed for {offered} tasks, the fastest for {taken}")
+    elif tuning.why_no_library:
+        print(f"only the engine's own tactics were timed: {tuning.why_no_library}")
     print(
         f"{tuning.gpu} ({tuning.target}): a chunk's launches take {1e3 * tuning.tuned_seconds:.3f} ms, "
         f"{1e3 * tuning.default_seconds:.3f} ms with the default tactics"

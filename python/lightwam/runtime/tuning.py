@@ -38,6 +38,8 @@ class Tuning:
     driver: the CUDA version that it supports, 12060 for 12.6. plan: digest of the launch plan and its machine code.
     default_seconds, tuned_seconds: the launches of a chunk as one graph, with the default and the chosen tactics.
     cosine: of the actions that both compute.
+    library: "cuBLASLt 13.1.0" where its tactics, the last of their tasks, were timed too. why_no_library: one line where
+    the plan asks for it, and it is not there (not kept in the file).
     """
 
     gpu: str
@@ -48,10 +50,13 @@ class Tuning:
     default_seconds: float
     tuned_seconds: float
     cosine: float
+    library: str = ""
+    why_no_library: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """An entry of the file: `tactics` is what a policy reads, the rest is for reports."""
         document = asdict(self)
+        del document["why_no_library"]
         tasks = [{key: value for key, value in task.items() if key != "chosen"} for task in document.pop("tasks")]
         return {**document, "tactics": [task.chosen for task in self.tasks], "tasks": tasks}
 

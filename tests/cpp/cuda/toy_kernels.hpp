@@ -93,6 +93,14 @@ inline void mix(const float* keys, const float* x, const float* weight, const fl
     }
 }
 
+// y = weight state + bias + x: of small_linear.lwam.
+inline void project(const float* state, const float* weight, const float* bias, const float* x, float* y) {
+    for (std::size_t j = 0; j < kWidth; ++j) {
+        y[j] = bias[j] + x[j];
+        for (std::size_t k = 0; k < kStateWidth; ++k) y[j] += weight[j * kStateWidth + k] * state[k];
+    }
+}
+
 inline void twice(const float* x, float* y) {
     for (std::size_t j = 0; j < kWidth; ++j) y[j] = 2.0F * x[j];
 }
@@ -132,6 +140,8 @@ inline int run_toy(void* user, const standin_launch* launch) {
         const std::uint8_t* const frames[2] = {reinterpret_cast<const std::uint8_t*>(launch->arguments[0]),
                                                reinterpret_cast<const std::uint8_t*>(launch->arguments[1])};
         look(frames, integers(2), write(3));
+    } else if (entry == "project") {
+        project(read(0), read(1), read(2), read(3), write(4));
     } else if (entry == "mix") {
         mix(read(0), read(1), read(2), read(3), read(4), write(5));
     } else if (entry == "double") {

@@ -170,5 +170,37 @@ def with_plan(plan: dict[str, Any], images: dict[str, bytes]) -> Engine:
     return engine
 
 
-if __name__ == "__main__":  # writes the file that the C++ tests read
+PROJECT = [
+    ("x", "r", STATE_WIDTH * 4),
+    ("weight", "r", WIDTH * STATE_WIDTH * 4),
+    ("bias", "r", WIDTH * 4),
+    ("residual", "r", WIDTH * 4),
+    ("y", "w", WIDTH * 4),
+]
+
+
+def small_linear_engine() -> Engine:
+    """The same with a task "project", a linear layer that a library may compute, in the place of "mix"."""
+    engine = small_gpu_engine()
+    plan = engine.document["gpu"]
+    task = {"kernel": "project", "label": "project", "flops": 2 * WIDTH * STATE_WIDTH, "product_type": "f32"}
+    task["arguments"] = [{"name": name, "mode": mode, "bytes": size} for name, mode, size in PROJECT]
+    sizes = {"rows": 1, "outputs": WIDTH, "inputs": STATE_WIDTH}
+    task["linear"] = {**sizes, "x": "f32", "y": "f32", "activation": "none"}
+    task["tactics"] = {}
+    for target, (arch, abi) in TARGETS.items():
+        image = engine.tensors[f"gpu.{target}"].tobytes()
+        code = cubin("project_kernel", len(PROJECT) + 2, arch, abi)
+        place = {"entry": "project_kernel", "offset": len(image), "bytes": len(code), "grid": [2, 1, 1]}
+        task["tactics"][target] = [place | {"threads": THREADS, "shared": 0, "registers": 32, "note": "way 0"}]
+        engine.tensors[f"gpu.{target}"] = np.frombuffer(image + code, dtype=np.int8)
+    plan["tasks"].append(task)
+    launch = plan["programs"]["act"]["launches"][1]
+    _, seen, weight, bias, state, mixed = launch["arguments"]
+    launch |= {"name": "project", "task": len(plan["tasks"]) - 1, "arguments": [state, weight, bias, seen, mixed]}
+    return engine
+
+
+if __name__ == "__main__":  # writes the files that the C++ tests read
     write_engine(Path(sys.argv[1]) / "small_gpu.lwam", small_gpu_engine())
+    write_engine(Path(sys.argv[1]) / "small_linear.lwam", small_linear_engine())

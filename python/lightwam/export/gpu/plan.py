@@ -135,8 +135,30 @@ def _task_to_json(planned: PlannedTask) -> dict[str, Any]:
         "arguments": [{"name": a.name, "mode": a.mode, "bytes": a.num_bytes} for a in task.arguments],
         "flops": task.flops,
         "product_type": task.product_type,
+        **({"linear": linear} if (linear := linear_of(task)) is not None else {}),
         "tactics": {target: [_code_to_json(code) for code in codes] for target, codes in planned.tactics.items()},
     }
+
+
+def linear_of(task: Task) -> dict[str, Any] | None:
+    """The key `linear` of a task: y = act(x Wᵀ + bias) + residual that one call of a library computes; else None.
+
+    That is a matmul of many rows which reads x as it is, in the weight's format, writes no row statistics, and has no
+    residual behind an activation (a library activates last).
+    """
+    constants = task.constants
+    if task.kernel != "matmul" or (constants["X_MODE"], constants["STATISTICS"]) != ("plain", "none"):
+        return None
+    formats = {argument.name: argument.dtype for argument in task.arguments}
+    x, y, activation = formats["x"], formats["y"], constants["ACTIVATION"]
+    fits = constants["GROUPS"] == 1 and formats["weight"] == x and y in (x, "f32")
+    if "residual" in formats:
+        whole = constants["RESIDUAL_ROWS"] == constants["ROWS"]
+        fits = fits and whole and formats["residual"] == y and activation == "none"
+    if not fits or activation not in ("none", "gelu_tanh"):
+        return None
+    sizes = {"rows": constants["ROWS"], "outputs": constants["N"], "inputs": constants["K"]}
+    return {**sizes, "x": x, "y": y, "activation": activation}
 
 
 def _code_to_json(code: Code) -> dict[str, Any]:
