@@ -38,8 +38,8 @@ class Tuning:
     driver: the CUDA version that it supports, 12060 for 12.6. plan: digest of the launch plan and its machine code.
     default_seconds, tuned_seconds: the launches of a chunk as one graph, with the default and the chosen tactics.
     cosine: of the actions that both compute.
-    library: "cuBLASLt 13.1.0" where its tactics, the last of their tasks, were timed too. why_no_library: one line where
-    the plan asks for it, and it is not there (not kept in the file).
+    library: "cuBLASLt 13.1.0" where its tactics, the last of their tasks, were timed too. why_no_library: one line if
+    the plan asks for one that is not there (not kept in the file).
     """
 
     gpu: str

@@ -11,8 +11,10 @@ from gpu_graphs import bundled_sample, deviation, full_size_graph, golden_sample
 
 from lightwam.export.gpu.check import check_plan
 from lightwam.export.gpu.lower import FUSIONS, lower
+from lightwam.export.gpu.plan import linear_of, plan_to_json
 from lightwam.export.gpu.report import plan_costs
 from lightwam.export.quantize import find_layers, quantize_graph
+from lightwam.kernels import matmul
 
 #: f32: sums in another order. bf16 (f16): every value between launches has 8 (11) bits, and fused ones are not rounded.
 #: int8: a value that lies between two of 256 steps may take either.
@@ -87,6 +89,41 @@ def test_full_size_plans_are_within_their_limits(name: str, precision: Any) -> N
     assert len(costs.launches) <= 330
     assert costs.num_bytes <= 1.3 * costs.bound
     assert costs.peak_memory <= (2.0e9 if precision == "int8" else 3.5e9)
+
+
+def test_linear_layers_that_a_library_may_compute_are_marked() -> None:
+    plan = lower(full_size_graph("libero", "bf16"))
+    marked = {planned.label: linear_of(planned.task) for planned in plan.tasks}
+    assert marked["blocks.0.ffn.0"] == {
+        "rows": 392, "outputs": 8960, "inputs": 1536, "x": "bf16", "y": "bf16", "activation": "gelu_tanh",
+    }  # fmt: skip
+    assert marked["blocks.0.ffn.2"] == {
+        "rows": 392, "outputs": 1536, "inputs": 8960, "x": "bf16", "y": "f32", "activation": "none",
+    }  # fmt: skip
+    assert marked["blocks.0.self_attn.attention.qkv"] is None  # writes row statistics
+    assert marked["blocks.0.cross_attn.q"] is None  # norms its rows
+    entries = {entry["label"]: entry.get("linear") for entry in plan_to_json(plan)["tasks"]}
+    assert entries == marked
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        ({"x": "f32", "weight": "f32", "y": "f32"}, True),
+        ({"x": "bf16", "weight": "bf16", "y": "f16"}, False),
+        ({"x": "f32", "weight": "bf16", "y": "f32"}, False),
+        ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f16"}, True),
+        ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f32"}, False),
+        ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f16", "residual_rows": 1}, False),
+        ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f16", "activation": "gelu_tanh"}, False),
+        ({"x": "f16", "weight": "f16", "y": "f16", "activation": "gelu_tanh", "bias": True}, True),
+        ({"x": "f16", "weight": "f16", "y": "f16", "activation": "silu"}, False),
+        ({"x": "f16", "weight": "f16", "y": "f16", "groups": 2}, False),
+        ({"x": "i8", "weight": "i8", "y": "f32", "x_mode": "quantized"}, False),
+    ],
+)
+def test_what_one_call_of_a_library_computes(options: dict[str, Any], fits: bool) -> None:
+    assert (linear_of(matmul.task(33, 24, 40, **options)) is not None) == fits
 
 
 def test_a_libero_chunk_takes_this_many_launches() -> None:

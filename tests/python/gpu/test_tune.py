@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from standin import run_script
 
+from lightwam.cli.tune import print_tuning
 from lightwam.runtime import TaskTiming, Tuning, read_tunings, tuning_path, write_tuning
 
 TUNE = """
@@ -125,6 +126,17 @@ def test_tune_bench_and_a_tuned_policy(tmp_path: Path, standin_library: Path) ->
 def test_another_thread_reads_the_instruction_meanwhile(tmp_path: Path, standin_library: Path) -> None:
     """It waits for the policy without holding the interpreter, which the progress of the tuning needs."""
     run_script(OTHER_THREAD, standin_library, tmp_path, timeout=60)
+
+
+def test_the_library_is_named_or_why_there_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    print_tuning(dataclasses.replace(TUNING, why_no_library="there is no cuBLASLt"))
+    assert "only the engine's own tactics were timed: there is no cuBLASLt" in capsys.readouterr().out
+    timing = dataclasses.replace(TIMING, tactics=("a", "cuBLASLt 13.1.0"))
+    tuning = dataclasses.replace(TUNING, tasks=(timing, TIMING), library="cuBLASLt 13.1.0")
+    print_tuning(tuning)
+    assert "cuBLASLt 13.1.0: timed for 1 tasks, the fastest for 1" in capsys.readouterr().out
+    assert write_tuning(tmp_path / "policy.lwam", tuning) == ""
+    assert read_tunings(tmp_path / "policy.lwam") == (tuning,)
 
 
 def test_a_file_holds_several_gpus(tmp_path: Path) -> None:

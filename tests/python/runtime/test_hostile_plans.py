@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_files import TASK, Engine, observation, quantised, small_engine, write_engine
-from gpu_plans import small_gpu_engine
+from gpu_plans import small_gpu_engine, small_linear_engine
 from hostile_files import Spoil, both, document, refused
 
 from lightwam.runtime import Policy
@@ -151,6 +151,36 @@ PLANS: list[tuple[str, Spoil, str]] = [
 @pytest.mark.parametrize(("spoil", "message"), [case[1:] for case in PLANS], ids=[case[0] for case in PLANS])
 def test_impossible_plans_are_refused(tmp_path: Path, spoil: Spoil, message: str) -> None:
     engine = small_gpu_engine()
+    spoil(engine)
+    refused(write_engine(tmp_path / "bad.lwam", engine), message)
+
+
+LINEAR = f"{GPU}.tasks.5.linear"
+LINEARS: list[tuple[str, Spoil, str]] = [
+    ("no object", document(LINEAR, 1), "linear is a number; expected an object"),
+    ("extra key", extra_key(LINEAR), "key 'code' is unknown"),
+    ("no rows", document(f"{LINEAR}.rows", ...), "'rows' is missing"),
+    ("zero rows", document(f"{LINEAR}.rows", 0), "'rows' is 0; expected 1 to"),
+    ("too many", document(f"{LINEAR}.inputs", 2**31), "'inputs' is 2147483648; expected 1 to"),
+    ("other rows", document(f"{LINEAR}.rows", 2), "argument 0 is 'x' of 20 bytes; expected 'x' of 40, read"),
+    ("other outputs", document(f"{LINEAR}.outputs", 7), "argument 1 is 'weight' of 160 bytes; expected .* of 140"),
+    ("format", document(f"{LINEAR}.x", "i8"), "'x' is 'i8'; expected f32, f16 or bf16"),
+    ("narrow y", document(f"{LINEAR}.y", "bf16"), "'y' is bf16 where 'x' is f32; expected that or f32"),
+    ("narrow x", document(f"{LINEAR}.x", "bf16"), "argument 0 is 'x' of 20 bytes; expected 'x' of 10, read"),
+    ("activation", document(f"{LINEAR}.activation", "silu"), "'activation' is 'silu'; expected none or gelu_tanh"),
+    ("both", document(f"{LINEAR}.activation", "gelu_tanh"), "has a residual and an activation"),
+    ("names", document(f"{GPU}.tasks.5.arguments.0.name", "y"), "argument 0 is 'y' of 20 bytes; expected 'x' of 20"),
+    ("bias", document(f"{GPU}.tasks.5.arguments.2.name", "b"), "its task has 5 arguments; expected 4"),
+    ("mode", document(f"{GPU}.tasks.5.arguments.3.mode", "w"), "argument 3 is 'residual' of 32 bytes; .* 32, read"),
+    ("frame", document(f"{GPU}.tasks.5.arguments.0.bytes", None), "argument 0 is 'x' of unknown bytes"),
+    ("another task", document(f"{GPU}.tasks.3.linear", {"rows": 1, "outputs": 8, "inputs": 8, "x": "f32", "y": "f32",
+                              "activation": "none"}), "its task has 2 arguments; expected 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "message"), [case[1:] for case in LINEARS], ids=[case[0] for case in LINEARS])
+def test_a_task_is_the_linear_layer_that_it_says(tmp_path: Path, spoil: Spoil, message: str) -> None:
+    engine = small_linear_engine()
     spoil(engine)
     refused(write_engine(tmp_path / "bad.lwam", engine), message)
 
