@@ -151,7 +151,7 @@ def linear_of(task: Task) -> dict[str, Any] | None:
         return None
     formats = {argument.name: argument.dtype for argument in task.arguments}
     x, y, activation = formats["x"], formats["y"], constants["ACTIVATION"]
-    fits = constants["GROUPS"] == 1 and formats["weight"] == x and y in (x, "f32")
+    fits = constants["GROUPS"] == 1 and formats["weight"] == x and x in ("f32", "f16", "bf16") and y in (x, "f32")
     if "residual" in formats:
         whole = constants["RESIDUAL_ROWS"] == constants["ROWS"]
         fits = fits and whole and formats["residual"] == y and activation == "none"
