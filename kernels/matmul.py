@@ -104,13 +104,13 @@ def task(
     """y [rows, n * groups] = act(f(x) Wᵀ + bias) + residual, of x [rows, groups, k] and weight [groups, n, k].
 
     f is `x_mode`: "plain" (x as it is; f32 with a narrower weight: the weight is widened), "quantized" (x is i8, with
-    x_scale f32 and x_zero i32 [rows], or f8, with x_scale), "layer_norm" (no affine, eps; from the `moments`
+    x_scale f32 and x_zero i32 [rows, groups], or f8, with x_scale), "layer_norm" (no affine, eps; from the `moments`
     x_statistics [rows, x_partials, 2] of x_partial_width columns each; rounded to the weight's format) or "quantize"
-    (to the weight's i8 or f8 as `quantize_rows`, from the `range` x_statistics). An 8-bit weight comes with
-    weight_scale f32 [n], one of i8 also with weight_sum f32 [n], the sum of every row of it (exact: below 2^24).
-    residual: its format; [residual_rows, n * groups], 1 row or all. statistics: the kind to write,
-    [rows, ceil(n / 64), 2]. Engine-format 4, `linear` and `grouped_linear`. ValueError: a combination that the kernel
-    does not compute.
+    (to the weight's i8 or f8 as `quantize_rows`, from the `range` x_statistics). Several groups go with "plain" and
+    "quantized" only. An 8-bit weight comes with weight_scale f32 [groups, n], one of i8 also with weight_sum f32
+    [groups, n], the sum of every row of it (exact: below 2^24). residual: its format; [residual_rows, n * groups],
+    1 row or all. statistics: the kind to write, [rows, ceil(n / 64), 2]. Engine-format 4, `linear` and
+    `grouped_linear`. ValueError: a combination that the kernel does not compute.
     """
     residual_rows = rows if residual_rows is None else residual_rows
     product = _product_type(x, weight, x_mode)
@@ -119,16 +119,16 @@ def task(
         raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
     arguments = [Argument("x", "r", x, (rows, groups, k))]
     if x_mode == "quantized":
-        arguments.append(Argument("x_scale", "r", "f32", (rows,)))
+        arguments.append(Argument("x_scale", "r", "f32", (rows, groups)))
         if x == "i8":
-            arguments.append(Argument("x_zero", "r", "i32", (rows,)))
+            arguments.append(Argument("x_zero", "r", "i32", (rows, groups)))
     elif x_mode != "plain":
         arguments.append(Argument("x_statistics", "r", "f32", (rows, x_partials, 2)))
     arguments.append(Argument("weight", "r", weight, (groups, n, k)))
     if weight in EIGHT_BITS:
-        arguments.append(Argument("weight_scale", "r", "f32", (n,)))
+        arguments.append(Argument("weight_scale", "r", "f32", (groups, n)))
     if weight == "i8":
-        arguments.append(Argument("weight_sum", "r", "f32", (n,)))
+        arguments.append(Argument("weight_sum", "r", "f32", (groups, n)))
     if bias:
         arguments.append(Argument("bias", "r", "f32", (n * groups,)))
     if residual is not None:
@@ -190,9 +190,9 @@ def _check(
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"matmul: activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
-    if groups > 1 and (x_mode != "plain" or statistics is not None):
+    if groups > 1 and (x_mode not in ("plain", "quantized") or statistics is not None):
         raise ValueError(
-            f"matmul: groups {groups} with x_mode {x_mode!r}, statistics {statistics}: only plain and none"
+            f"matmul: groups {groups} with x_mode {x_mode!r}, statistics {statistics}: only plain, quantized and none"
         )
     if statistics not in (None, *STATISTICS):
         raise ValueError(f"matmul: statistics are {statistics!r}; they must be one of {', '.join(STATISTICS)}")
@@ -234,11 +234,13 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         else:
             scale, zero = oracle.eight_bit_scale(low, high)
             x = oracle.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
+            zero = zero[:, None]
+        scale = scale[:, None]
     y = np.einsum("rgk,gnk->rgn", x, weight, optimize=True)
     if zero is not None:
-        y = y - zero[:, None, None] * arguments["weight_sum"]
+        y = y - zero[:, :, None] * arguments["weight_sum"]
     if scale is not None:
-        y = y * scale[:, None, None] * arguments["weight_scale"]
+        y = y * scale[:, :, None] * arguments["weight_scale"]
     y = y.reshape(rows, -1)
     if "bias" in arguments:
         y = y + arguments["bias"]
@@ -264,13 +266,13 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
         inputs = {"x": x.reshape(rows, groups, k), "x_statistics": oracle.row_statistics(x, kind, width)}
     if "weight_sum" in arguments:
         inputs["weight"] = generator.integers(-127, 128, arguments["weight"].shape)
-        inputs["weight_sum"] = inputs["weight"].sum(axis=(0, 2))
+        inputs["weight_sum"] = inputs["weight"].sum(axis=2)
     if "weight_scale" in arguments:
         inputs["weight_scale"] = generator.uniform(0.5, 1.5, arguments["weight_scale"].shape)
     if "x_scale" in arguments:
-        inputs["x_scale"] = generator.uniform(0.5, 1.5, rows) / 127
+        inputs["x_scale"] = generator.uniform(0.5, 1.5, (rows, groups)) / 127
     if "x_zero" in arguments:
-        inputs["x_zero"] = generator.integers(-128, 128, rows)
+        inputs["x_zero"] = generator.integers(-128, 128, (rows, groups))
     return inputs
 
 
@@ -309,4 +311,6 @@ CASES: list[Task] = [
     task(8, 384, 32, x="bf16", weight="bf16", y="f32", residual="bf16", statistics="squares"),
     task(24, 56, 32, x="bf16", weight="bf16", y="bf16", groups=3),
     task(9, 16, 128, x="f16", weight="f16", y="f32", groups=2, bias=True, residual="f16"),
+    task(24, 72, 96, x="i8", weight="i8", y="bf16", groups=3, x_mode="quantized"),
+    task(24, 40, 64, x="f8", weight="f8", y="bf16", groups=2, x_mode="quantized"),
 ]  # fmt: skip

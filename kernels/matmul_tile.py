@@ -60,11 +60,11 @@ def _finish(
     column_read = column if EVEN_N else tl.minimum(column, N - 1)
     if total.dtype == tl.int32:
         # sum (x - zero) w = sum x w - zero sum w; both fit into i32 (engine-format 4.1), and sum w is exact in f32.
-        sums = tl.load(weight_sum + column_read).to(tl.int32)
+        sums = tl.load(weight_sum + group * N + column_read).to(tl.int32)
         total = total - zero.to(tl.int32)[:, None] * sums[None, :]
-        value = total.to(tl.float32) * (scale[:, None] * tl.load(weight_scale + column_read)[None, :])
+        value = total.to(tl.float32) * (scale[:, None] * tl.load(weight_scale + group * N + column_read)[None, :])
     elif weight_scale is not None:
-        value = total * (scale[:, None] * tl.load(weight_scale + column_read)[None, :])
+        value = total * (scale[:, None] * tl.load(weight_scale + group * N + column_read)[None, :])
     else:
         value = total
     if bias is not None:
@@ -149,9 +149,9 @@ def product_tile(
             scale, inverse = e4m3_scale(low, high)
         inverse = _free_layout(inverse)
     elif X_MODE == "quantized":
-        scale = tl.load(x_scale + row_read)
+        scale = tl.load(x_scale + row_read * GROUPS + group)
         if INTEGER:
-            zero = tl.load(x_zero + row_read)
+            zero = tl.load(x_zero + row_read * GROUPS + group)
 
     x_pointers = x + ((row_read * GROUPS + group) * K)[:, None] + k[None, :]
     weight_pointers = weight + ((group * N + column_read) * K)[:, None] + k[None, :]

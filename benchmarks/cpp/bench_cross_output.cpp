@@ -111,9 +111,15 @@ class Bench {
                                          {}});
     }
     void run_folded(BlockNumbers& block) {
-        run(execution(),
-            cpu::GroupedLinearArgs{1, sizes_.heads, sizes_.head_width, sizes_.width(), block.values.input(),
-                                   block.projection_by_head.data(), nullptr, proprio_output_.output()});
+        run(execution(), cpu::GroupedLinearArgs{1,
+                                                sizes_.heads,
+                                                sizes_.head_width,
+                                                sizes_.width(),
+                                                block.values.input(),
+                                                block.projection_by_head.data(),
+                                                nullptr,
+                                                proprio_output_.output(),
+                                                {}});
         run(execution(),
             cpu::CrossAttentionFoldedArgs{sizes_.tokens, sizes_.heads, sizes_.head_width, sizes_.width(),
                                           sizes_.max_text, 1, 0.1F, q_.input(), block.keys.input(),

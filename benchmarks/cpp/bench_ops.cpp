@@ -222,11 +222,27 @@ void grouped(Bench& bench, std::size_t rows, std::size_t groups, std::size_t dep
     if (!bench.wanted(name)) return;
     Block x(dtype, rows * groups * depth), bias(DType::f32, groups * columns), y(dtype, rows * groups * columns);
     Block weight = bench.packed({nullptr, dtype, dtype, groups, columns, 1, depth});
-    const cpu::GroupedLinearArgs args{rows,      groups,        depth,         columns,
-                                      x.input(), weight.data(), bias.floats(), y.output()};
+    const cpu::GroupedLinearArgs args{rows,          groups,        depth,      columns, x.input(),
+                                      weight.data(), bias.floats(), y.output(), {}};
     const double products = static_cast<double>(groups * depth * columns);
     bench.time(name, dtype, args, 2.0 * static_cast<double>(rows) * products,
                products * static_cast<double>(size_of(dtype)));
+}
+
+// x and weight of 8 bits, y of bf16.
+void grouped_i8(Bench& bench, std::size_t rows, std::size_t groups, std::size_t depth, std::size_t columns) {
+    const std::string name = join("grouped_linear", {rows, groups, depth, columns});
+    if (!bench.wanted(name)) return;
+    Block x(DType::i8, rows * groups * depth), bias(DType::f32, groups * columns);
+    Block y(DType::bf16, rows * groups * columns);
+    Block x_scale(DType::f32, rows * groups), weight_scale(DType::f32, groups * columns);
+    Block weight = bench.packed({nullptr, DType::i8, DType::i8, groups, columns, 1, depth});
+    const std::vector<std::int32_t> x_zero(rows * groups, 3);
+    const cpu::Quantisation scales{x_scale.floats(), x_zero.data(), weight_scale.floats()};
+    const cpu::GroupedLinearArgs args{rows,          groups,        depth,      columns, x.input(),
+                                      weight.data(), bias.floats(), y.output(), scales};
+    const double products = static_cast<double>(groups * depth * columns);
+    bench.time(name, DType::i8, args, 2.0 * static_cast<double>(rows) * products, products);
 }
 
 void conv(Bench& bench, std::size_t height, std::size_t width, std::size_t in, std::size_t out, std::size_t kernel,
@@ -340,6 +356,7 @@ void published_shapes(Bench& bench, DType dtype) {
     linear(bench, 1, 13824, 6144, dtype);
     linear(bench, 32, 6144, 6144, dtype);
     grouped(bench, 1, 8, 1536, 192, dtype);
+    for (const std::size_t rows : {1, 128}) grouped(bench, rows, 12, 128, 1536, dtype);
     conv(bench, 224, 448, 3, 96, 3, 1, dtype);
     conv(bench, 224, 448, 96, 96, 3, 1, dtype);
     conv(bench, 225, 449, 96, 96, 3, 2, dtype);
@@ -380,6 +397,7 @@ void quantised_shapes(Bench& bench) {
     linear_i8(bench, 392, 8960, 1536);
     linear_i8(bench, 1, 13824, 6144);
     linear_i8(bench, 32, 6144, 6144);
+    for (const std::size_t rows : {1, 128}) grouped_i8(bench, rows, 12, 128, 1536);
     linear_i8(bench, 128, 192, 768);
     linear_i8(bench, 128, 768, 192);
     quantize(bench, 392, 1536);

@@ -27,21 +27,46 @@ Products products_of(const GroupedLinearArgs& a) noexcept {
     linear.weight = a.weight;
     linear.bias = a.bias;
     linear.y = a.y;
+    linear.quantisation = a.quantisation;
     return {a.groups, a.rows, a.depth, a.columns, linear};
 }
 
 struct ThreadScratch {
-    ThreadScratch(Scratch& scratch, const KernelTable& kernels, const Panels& panels, const Cut& cut)
+    ThreadScratch(Scratch& scratch, const KernelTable& kernels, const Panels& panels, const Cut& cut,
+                  std::size_t groups)
         : rows(scratch.take<const void*>(cut.rows_per_block)),
-          acc(scratch.take<float>(acc_floats(kernels, panels, cut.rows_per_block))) {}
+          acc(scratch.take<float>(acc_floats(kernels, panels, cut.rows_per_block))) {
+        if (panels.compute != DType::i8 || groups == 1) return;
+        x_scale = scratch.take<float>(cut.rows_per_block);
+        x_zero = scratch.take<std::int32_t>(cut.rows_per_block);
+    }
     const void** rows;
     float* acc;
+    float* x_scale = nullptr;  // of one group, for the rows of a block
+    std::int32_t* x_zero = nullptr;
 };
+
+// The scales of a block's rows in one group side by side, as the epilogue reads them.
+Quantisation of_group(const Products& p, std::size_t group, std::size_t first_row, std::size_t rows,
+                      const ThreadScratch& mine) noexcept {
+    Quantisation found = p.args.quantisation;
+    found.weight_scale += group * p.columns;
+    found.x_scale += first_row * p.groups + group;
+    found.x_zero += first_row * p.groups + group;
+    if (p.groups == 1) return found;
+    for (std::size_t i = 0; i < rows; ++i) {
+        mine.x_scale[i] = found.x_scale[i * p.groups];
+        mine.x_zero[i] = found.x_zero[i * p.groups];
+    }
+    found.x_scale = mine.x_scale;
+    found.x_zero = mine.x_zero;
+    return found;
+}
 
 std::size_t products_scratch(const KernelTable& kernels, int threads, const Products& p) noexcept {
     const Panels panels(kernels, p.args.x.dtype, p.columns, 1, p.depth);
     Scratch scratch(nullptr);
-    const ThreadScratch one(scratch, kernels, panels, Cut(kernels, panels, p.rows, threads));
+    const ThreadScratch one(scratch, kernels, panels, Cut(kernels, panels, p.rows, threads), p.groups);
     return scratch.used() * static_cast<std::size_t>(threads);
 }
 
@@ -51,7 +76,7 @@ void run_item(const KernelTable& kernels, const Products& p, const Panels& panel
     const std::size_t panel_group = item % cut.items() / cut.row_blocks;
     const std::size_t first_row = item % cut.row_blocks * cut.rows_per_block;
     Scratch scratch(scratch_base);
-    const ThreadScratch mine(scratch, kernels, panels, cut);
+    const ThreadScratch mine(scratch, kernels, panels, cut, p.groups);
     const LinearArgs& a = p.args;
     Block block{};
     block.row_count = std::min(cut.rows_per_block, p.rows - first_row);
@@ -68,11 +93,7 @@ void run_item(const KernelTable& kernels, const Products& p, const Panels& panel
     block.bias = a.bias == nullptr ? nullptr : a.bias + group * p.columns;
     block.activation = a.activation;
     block.stride = p.groups * p.columns;
-    if (a.x.dtype == DType::i8) {
-        block.quantisation = a.quantisation;
-        block.quantisation.x_scale += first_row;
-        block.quantisation.x_zero += first_row;
-    }
+    if (a.x.dtype == DType::i8) block.quantisation = of_group(p, group, first_row, block.row_count, mine);
     const std::size_t first = first_row * block.stride + group * p.columns;
     block.residual = at(a.residual, first);
     block.y = at(a.y, first);

@@ -49,9 +49,9 @@ void pack(const KernelTable& kernels, ThreadPool& pool, const WeightSource& sour
 // What turns the sums of products of 8-bit integers into numbers: the number behind x[r, k] is
 // x_scale[r] * (x[r, k] - x_zero[r]), the one behind weight[n, k] is weight_scale[n] * weight[n, k].
 struct Quantisation {
-    const float* x_scale = nullptr;        // [rows]
-    const std::int32_t* x_zero = nullptr;  // [rows], each in [-128, 127]
-    const float* weight_scale = nullptr;   // [columns]
+    const float* x_scale = nullptr;        // [rows]; of groups [rows, groups]
+    const std::int32_t* x_zero = nullptr;  // likewise, each in [-128, 127]
+    const float* weight_scale = nullptr;   // [columns]; of groups [groups, columns]
 };
 
 // y [rows, columns] = act(x [rows, depth] . weight^T + bias) + residual. Sums of i8 products are exact.
@@ -81,6 +81,7 @@ struct GroupedLinearArgs {
     const std::byte* weight = nullptr;  // packed with groups
     const float* bias = nullptr;        // [groups*columns] or null
     Output y;
+    Quantisation quantisation;  // with x of i8 only; depth at most 66,311
 };
 
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const GroupedLinearArgs& args) noexcept;

@@ -66,33 +66,35 @@ void check_conv2d(OpChecker& check) {
     check.expect_shape(check.output(), out);
 }
 
-// x and weight of a quantised linear, and the scales that turn its integer sums into numbers.
-std::pair<Operand, Operand> take_quantised_factors(OpChecker& check) {
+// x and weight of a quantised product, and the scales that turn its integer sums into numbers: one for each row of the
+// matrix views.
+std::pair<Operand, Operand> take_quantised_factors(OpChecker& check, std::size_t weight_rank) {
     const Operand x = check.integer_input("x", Numbers::i8);
     const Operand weight = check.i8_constant("weight");
-    check.expect_rank(weight, 2);
+    check.expect_rank(weight, weight_rank);
     const Operand x_scale = check.input("x_scale");
     const Operand x_zero = check.integer_input("x_zero");
     check.expect_shape(x_scale, {x.matrix().rows});
     check.expect_f32(x_scale);
     check.expect_shape(x_zero, {x.matrix().rows});
-    check.expect_shape(check.constant("weight_scale"), {(*weight.shape)[0]});
+    check.expect_shape(check.constant("weight_scale"), {weight.matrix().rows});
     if (x.matrix().columns > kMaxQuantisedDepth)
         check.refuse("sums " + std::to_string(x.matrix().columns) + " products of 8 bits; expected at most " +
                      std::to_string(kMaxQuantisedDepth) + ", which fit into 32 bits");
     return {x, weight};
 }
 
-std::pair<Operand, Operand> take_factors(OpChecker& check) {
+std::pair<Operand, Operand> take_factors(OpChecker& check, std::size_t weight_rank) {
+    if (check.is_i8_input("x")) return take_quantised_factors(check, weight_rank);
     const Operand x = check.input("x");
     const Operand weight = check.constant("weight", true);
-    check.expect_rank(weight, 2);
+    check.expect_rank(weight, weight_rank);
     check.expect_product(x, weight);
     return {x, weight};
 }
 
 void check_linear(OpChecker& check) {
-    const auto [x, weight] = check.is_i8_input("x") ? take_quantised_factors(check) : take_factors(check);
+    const auto [x, weight] = take_factors(check, 2);
     const std::int64_t columns = (*weight.shape)[0];
     check.expect_shape(weight, {columns, x.matrix().columns});
     check.op().attributes.activation = check.activation();
@@ -112,11 +114,8 @@ void check_quantize_rows(OpChecker& check) {
 }
 
 void check_grouped_linear(OpChecker& check) {
-    const Operand x = check.input("x");
-    const Operand weight = check.constant("weight", true);
+    const auto [x, weight] = take_factors(check, 3);
     check.expect_rank(x, 3);
-    check.expect_rank(weight, 3);
-    check.expect_product(x, weight);
     const Shape& in = *x.shape;
     const std::int64_t columns = (*weight.shape)[1];
     check.expect_shape(weight, {in[1], columns, in[2]});

@@ -61,6 +61,7 @@ class SourceCheck {
                     expect_written(op, "key_count", OpKind::text_key_bias, "key_count");
                     break;
                 case OpKind::linear:
+                case OpKind::grouped_linear:
                     if (find_role(op.inputs, "x_scale") != npos) expect_quantised(op);
                     break;
                 default:

@@ -108,6 +108,7 @@ class Binder {
     cpu::NchwToNhwcArgs nchw_to_nhwc() const;
     cpu::Conv2dArgs conv2d();
     cpu::LinearArgs linear();
+    cpu::Quantisation quantisation();
     cpu::QuantizeRowsArgs quantize_rows() const;
     cpu::GroupedLinearArgs grouped_linear();
     cpu::LayerNormArgs layer_norm();
@@ -253,10 +254,15 @@ cpu::LinearArgs Binder::linear() {
     args.activation = activation();
     args.residual = optional_input("residual");
     args.y = output();
-    if (args.x.dtype == cpu::DType::i8)
-        args.quantisation = {static_cast<const float*>(address(value("x_scale"))),
-                             static_cast<const std::int32_t*>(address(value("x_zero"))), constant("weight_scale")};
+    args.quantisation = quantisation();
     return args;
+}
+
+// Of a product whose x is i8; else nothing.
+cpu::Quantisation Binder::quantisation() {
+    if (!has_input("x_scale")) return {};
+    return {static_cast<const float*>(address(value("x_scale"))),
+            static_cast<const std::int32_t*>(address(value("x_zero"))), constant("weight_scale")};
 }
 
 cpu::QuantizeRowsArgs Binder::quantize_rows() const {
@@ -280,6 +286,7 @@ cpu::GroupedLinearArgs Binder::grouped_linear() {
     args.weight = packed("weight", args.x.dtype, args.groups, args.columns, 1, args.depth);
     args.bias = optional_constant("bias");
     args.y = output();
+    args.quantisation = quantisation();
     return args;
 }
 

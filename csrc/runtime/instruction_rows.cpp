@@ -50,16 +50,12 @@ bool reads_used_keys(const Graph& graph, const Op& op, const Binding& input) {
 
 InstructionRows::InstructionRows(const Graph& graph) {
     const Program& program = graph.set_instruction;
-    // A vector [L] is one row in the matrix view, but for one number a row: the scales and zero points of rows.
-    const auto context_rows = [&](std::size_t value) {
-        return program.values[value].shape[0] == graph.policy.context_rows;
-    };
-    for (std::size_t i = 0; i < program.values.size(); ++i)
-        values.push_back(program.values[i].shape.size() > 1 && context_rows(i));
+    for (const Value& value : program.values)
+        values.push_back(value.shape.size() > 1 && value.shape[0] == graph.policy.context_rows);
+    // A vector is one row in the matrix view, but for one number a row: the scales and zero points of rows.
     for (const Op& op : program.ops)
-        if (op.kind == OpKind::quantize_rows)
-            for (const char* role : {"scale", "zero"})
-                if (const std::size_t i = engine::find_role(op.outputs, role); context_rows(i)) values[i] = true;
+        if (op.kind == OpKind::quantize_rows && values[engine::find_role(op.inputs, "x")])
+            for (const char* role : {"scale", "zero"}) values[engine::find_role(op.outputs, role)] = true;
     for (const Op& op : graph.act.ops) {
         for (const Binding& input : op.inputs) {
             const Value& read = graph.act.values[input.index];

@@ -17,6 +17,7 @@ from lightwam.export.check import check_graph
 from lightwam.export.counts import GraphCosts, counted_text_rows, graph_costs, output_is_folded
 from lightwam.export.engine import read_engine
 from lightwam.export.graph import Graph
+from lightwam.export.ops import EIGHT_BIT_PRODUCTS
 from lightwam.export.savings import Cost, savings
 
 
@@ -86,7 +87,7 @@ def _precision(graph: Graph) -> str:
     """The engine's precision; of an eight-bit one how many linears have it, and how the chunk agreed with the float."""
     if graph.precision != "int8":
         return graph.precision
-    linears = [op for op in graph.programs["act"].ops if op.op == "linear"]
+    linears = [op for op in graph.programs["act"].ops if op.op in EIGHT_BIT_PRODUCTS]
     eight = sum("x_scale" in op.inputs for op in linears)
     measured = graph.provenance.get("quantization")
     agreed = "not measured"

@@ -107,6 +107,17 @@ def quantised_product(x: Tensor, scale: Tensor, zero: Tensor, weight: Tensor, we
     return sums * weight_scale.to(torch.float64) * scale.to(torch.float64)[:, None]
 
 
+def quantised_grouped_product(x: Tensor, scale: Tensor, zero: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+    """`quantised_product` of every group: x int8 [M, G, K], scale and zero [M*G], weight int8 [G, N, K], weight_scale
+    [G*N]; returns float64 [M, G*N].
+    """
+    rows, groups, _ = x.shape
+    scales, zeros = scale.reshape(rows, groups), zero.reshape(rows, groups)
+    parts = zip(weight, weight_scale.reshape(groups, -1), strict=True)
+    made = [quantised_product(x[:, g], scales[:, g], zeros[:, g], *part) for g, part in enumerate(parts)]
+    return torch.cat(made, 1)
+
+
 def _linear(c: Call) -> Tensor:
     if c["x"].dtype == torch.int8:
         product = quantised_product(c["x"], c["x_scale"], c["x_zero"], c["weight"], c["weight_scale"])
@@ -116,8 +127,16 @@ def _linear(c: Call) -> Tensor:
     return _add_residual(c, c.activate(F.linear(c["x"], c["weight"], c.get("bias"))))
 
 
+def grouped_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [M, G, K] and weight [G, N, K] -> [M, G*N]: each group with its own weight."""
+    return torch.einsum("mgk,gnk->mgn", x, weight).flatten(1)
+
+
 def _grouped_linear(c: Call) -> Tensor:
-    y = torch.einsum("mgk,gnk->mgn", c["x"], c["weight"]).flatten(1)
+    if c["x"].dtype == torch.int8:
+        y = quantised_grouped_product(c["x"], c["x_scale"], c["x_zero"], c["weight"], c["weight_scale"])
+    else:
+        y = grouped_product(c["x"], c["weight"])
     bias = c.get("bias")
     return y if bias is None else y + bias
 

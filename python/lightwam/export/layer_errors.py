@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from lightwam.errors import ExportError
 from lightwam.export.calibration import Observation
 from lightwam.export.graph import Graph, Op
-from lightwam.export.interpret import Call, Interpreter, instruction_context, is_small, quantize_rows
+from lightwam.export.interpret import Call, Interpreter, grouped_product, instruction_context, is_small, quantize_rows
+from lightwam.export.ops import EIGHT_BIT_PRODUCTS
 from lightwam.export.quantize import Layer, scale_name
 
 #: Rows of a layer's input that are looked at, spread evenly: errors of rows are alike, products are not cheap.
@@ -62,28 +63,35 @@ class _Meter:
     output: dict[tuple[str, str], _Sums] = field(default_factory=dict)
 
     def on_op(self, program: str, op: Op, call: Call) -> None:
-        if op.op != "linear" or op.constants["weight"] not in self.layers:
+        if op.op not in EIGHT_BIT_PRODUCTS or op.constants["weight"] not in self.layers:
             return
         name, use = op.constants["weight"], (program, op.name)
         numbers, scale = (
             torch.from_numpy(self.quantised.constants[part].array().copy()) for part in (name, scale_name(name))
         )
-        weight = numbers.to(torch.float32) * scale[:, None]
+        weight = numbers.to(torch.float32) * scale.reshape(*numbers.shape[:-1], 1)
         if name not in self.weight:
             self.weight.setdefault(name, _Sums()).add(weight, call["weight"])
-        x = _some_rows(call["x"].flatten(0, -2))
+        grouped = op.op == "grouped_linear"
+        x = _some_rows(call["x"] if grouped else call["x"].flatten(0, -2))
         eight = quantize_rows(x)
-        back = (eight["y"].to(torch.float32) - eight["zero"][:, None]) * eight["scale"][:, None]
-        made, wanted = (
-            call.activate(F.linear(rows, matrix, call.get("bias")))
-            for rows, matrix in ((back, weight), (x, call["weight"]))
-        )
+        rows = (*x.shape[:-1], 1)
+        back = (eight["y"].to(torch.float32) - eight["zero"].reshape(rows)) * eight["scale"].reshape(rows)
+        made, wanted = _output(call, grouped, back, weight), _output(call, grouped, x, call["weight"])
         self.input.setdefault(use, _Sums()).add(back, x)
         self.output.setdefault(use, _Sums()).add(made, wanted)
 
 
+def _output(call: Call, grouped: bool, x: Tensor, weight: Tensor) -> Tensor:
+    """The product of some rows and a weight, with the op's bias and activation."""
+    if not grouped:
+        return call.activate(F.linear(x, weight, call.get("bias")))
+    y, bias = grouped_product(x, weight), call.get("bias")
+    return y if bias is None else y + bias
+
+
 def _some_rows(x: Tensor) -> Tensor:
-    """At most `MAX_ROWS` rows of [R, K], spread evenly."""
+    """At most `MAX_ROWS` rows of [R, K] or [M, G, K], spread evenly."""
     rows = x.shape[0]
     return x if rows <= MAX_ROWS else x[torch.arange(MAX_ROWS) * rows // MAX_ROWS]
 

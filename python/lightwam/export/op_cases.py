@@ -225,6 +225,15 @@ def _eight_bit() -> Iterator[OpCase]:
                     "linear", f"residual-{label}", {**x, **residual}, constants, {"activation": "none"}, output,
                     on_grid=True,
                 )  # fmt: skip
+        for rows, groups, in_dim, out_dim in ((1, 12, 128, 40), (1, 1, 8, 5), (17, 3, 33, 19), (6, 8, 20, 70)):
+            yield OpCase(
+                "grouped_linear", f"{rows}x{groups}x{in_dim}x{out_dim}-i8/{output}",
+                {"x": _t("i8", rows, groups, in_dim), "x_scale": _t("f32", rows * groups),
+                 "x_zero": _t("i32", rows * groups)},
+                {"weight": _t("i8", groups, out_dim, in_dim), "weight_scale": _t("f32", groups * out_dim),
+                 **({"bias": _t("f32", groups * out_dim)} if rows > 1 else {})},
+                {}, output, on_grid=True,
+            )  # fmt: skip
     for dtype in (*outputs, "f16"):
         for rows, columns in ((1, 1), (1, 2), (13, 21), (3, 200), (65, 64)):
             x = {"x": _t(dtype, rows, columns)}
@@ -356,7 +365,7 @@ def _constant_numbers(role: str, tensor: TensorType, rng: torch.Generator) -> Te
     shape = tensor.shape
     if tensor.dtype == "i8":
         whole = torch.randint(-127, 128, shape, generator=rng)
-        whole[0, 0], whole[-1, -1] = -127, 127
+        whole.view(-1)[0], whole.view(-1)[-1] = -127, 127
         return whole
     noise = torch.randn(shape, generator=rng)
     if role == "weight_scale":

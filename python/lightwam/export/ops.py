@@ -201,7 +201,7 @@ def _check_scales(o: Operands) -> None:
     wanted = {
         "x_scale": TensorType("f32", (rows,)),
         "x_zero": TensorType("i32", (rows,)),
-        "weight_scale": TensorType("f32", o.constants["weight"].shape[:1]),
+        "weight_scale": TensorType("f32", o.constants["weight"].matrix[:1]),
     }
     for role, tensor in wanted.items():
         o.require(given.get(role) == (tensor if quantised else None), f"{role} {tensor} if x is i8, else none")
@@ -224,6 +224,7 @@ def _grouped_linear(o: Operands) -> dict[str, Shape]:
     o.require(len(x) == 3 == len(weight) and x[1:] == (weight[0], weight[2]), "x [M, G, K] and weight [G, N, K]")
     output = (x[0], weight[0] * weight[1])
     _check_bias_residual(o, output[1], output)
+    _check_scales(o)
     return {"y": output}
 
 
@@ -313,6 +314,10 @@ _X = Role("x")
 _X_IN_PLACE = Role("x", in_place=True)
 _RESIDUAL = Role("residual", optional=True, in_place=True)
 _WEIGHT, _BIAS = Role("weight"), Role("bias", optional=True)
+_X_SCALES = (Role("x_scale", optional=True), Role("x_zero", optional=True))
+_WEIGHT_SCALE = Role("weight_scale", optional=True)
+_EIGHT_BIT: Mapping[str, DType] = {"x": "i8", "x_zero": "i32", "weight": "i8"}
+_PRODUCT_TOLERANCE = {"f32": 1e-5, "bf16": 1e-2, "f16": 1.5e-3, "i8": 3e-6}
 _CROSS_INPUTS = (
     *(Role(name) for name in ("q", "key_text", "value_text", "key_bias", "key_count")),
     Role("key_proprio", optional=True),
@@ -332,13 +337,13 @@ _SPECS = (
     OpSpec("nchw_to_nhwc", _nchw_to_nhwc, (_X,)),
     OpSpec("conv2d", _conv2d, (_X, _RESIDUAL), (_WEIGHT, _BIAS),
            {"stride": "count", "padding": "padding", "activation": "activation"}, _conv2d_flops, product=True),
-    OpSpec("linear", _linear, (_X, _RESIDUAL, Role("x_scale", optional=True), Role("x_zero", optional=True)),
-           (_WEIGHT, _BIAS, Role("weight_scale", optional=True)), {"activation": "activation"}, _linear_flops,
-           product=True, integers={"x": "i8", "x_zero": "i32", "weight": "i8"},
-           tolerance={"f32": 1e-5, "bf16": 1e-2, "f16": 1.5e-3, "i8": 3e-6}),
+    OpSpec("linear", _linear, (_X, _RESIDUAL, *_X_SCALES), (_WEIGHT, _BIAS, _WEIGHT_SCALE),
+           {"activation": "activation"}, _linear_flops, product=True, integers=_EIGHT_BIT,
+           tolerance=_PRODUCT_TOLERANCE),
     OpSpec("quantize_rows", _quantize_rows, (_X,), outputs=("y", "scale", "zero"),
            integers={"y": "i8", "zero": "i32"}),
-    OpSpec("grouped_linear", _grouped_linear, (_X,), (_WEIGHT, _BIAS), {}, _grouped_linear_flops, product=True),
+    OpSpec("grouped_linear", _grouped_linear, (_X, *_X_SCALES), (_WEIGHT, _BIAS, _WEIGHT_SCALE), {},
+           _grouped_linear_flops, product=True, integers=_EIGHT_BIT, tolerance=_PRODUCT_TOLERANCE),
     OpSpec("layer_norm", _norm, (_X_IN_PLACE,), (Role("weight", optional=True), _BIAS), {"eps": "positive"}),
     OpSpec("rms_norm", _norm, (_X_IN_PLACE,), (_WEIGHT,), {"eps": "positive", "activation": "activation"}),
     OpSpec("rms_norm_rope", _rms_norm_rope, (_X_IN_PLACE,), (_WEIGHT, Role("cos"), Role("sin")),
@@ -367,6 +372,8 @@ _SPECS = (
 
 #: Op name -> definition: the closed set.
 OPS: dict[str, OpSpec] = {spec.name: spec for spec in _SPECS}
+#: The ops that have an eight-bit form.
+EIGHT_BIT_PRODUCTS = tuple(spec.name for spec in _SPECS if spec.integers.get("weight") == "i8")
 
 
 def operands_bytes(operands: Operands) -> int:

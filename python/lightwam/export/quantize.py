@@ -5,7 +5,7 @@ A layer is a weight together with every linear that reads it, in both programs. 
 -127..127 with one scale each; the rows it reads are quantised at run time by one `quantize_rows` for all linears that
 read the same value (q, k and v do). Numbers are made when they are written, one tensor at a time.
 
-Symbols: N output width, K input width, R rows.
+Symbols: N output width, K input width, R rows, G groups.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightwam.errors import ExportError
-from lightwam.export.dtypes import Array, decode
+from lightwam.export.dtypes import Array, Shape, decode, num_elements
 from lightwam.export.graph import Constant, Graph, Op, Program, TensorType, Value
-from lightwam.export.ops import MAX_QUANTISED_WIDTH, OPS
+from lightwam.export.ops import EIGHT_BIT_PRODUCTS, MAX_QUANTISED_WIDTH, OPS
 from lightwam.export.plan import plan_graph
 
 #: Weights that the linears reading one value must have together: below it, quantising the rows costs what is saved.
@@ -32,10 +32,11 @@ _SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight [N, K] and the linears that read it: (program, op name) in order of execution, `act` first."""
+    """A weight [N, K], or [G, N, K] of a `grouped_linear`, and the linears that read it: (program, op name) in order of
+    execution, `act` first."""
 
     weight: str
-    shape: tuple[int, int]
+    shape: Shape
     uses: tuple[tuple[str, str], ...]
 
     @property
@@ -55,15 +56,15 @@ def find_layers(graph: Graph, min_weights: int = MIN_WEIGHTS) -> tuple[Layer, ..
     act = graph.programs["act"]
     edges = _edge_weights(act)
     readers = _weight_readers(graph)
-    paying: dict[str, tuple[int, int]] = {}
+    paying: dict[str, Shape] = {}
     for linears in _linears_by_input(act).values():
         fitting = [op for op in linears if op.constants["weight"] not in edges]
         numbers = sum(_size(graph, op) for op in fitting)
         for op in fitting if numbers >= min_weights else ():
             weight = op.constants["weight"]
-            out_dim, in_dim = graph.constants[weight].type.shape
-            if in_dim <= MAX_QUANTISED_WIDTH and all(use.op == "linear" for _, use in readers[weight]):
-                paying[weight] = (out_dim, in_dim)
+            shape = graph.constants[weight].type.shape
+            if shape[-1] <= MAX_QUANTISED_WIDTH and all(use.op in EIGHT_BIT_PRODUCTS for _, use in readers[weight]):
+                paying[weight] = shape
     return tuple(
         Layer(weight, shape, tuple((program, op.name) for program, op in readers[weight]))
         for weight, shape in paying.items()
@@ -71,17 +72,16 @@ def find_layers(graph: Graph, min_weights: int = MIN_WEIGHTS) -> tuple[Layer, ..
 
 
 def _linears_by_input(program: Program) -> dict[str, list[Op]]:
-    """Value -> the linears that read it."""
+    """Value -> the linears, grouped ones too, that read it."""
     groups: dict[str, list[Op]] = {}
     for op in program.ops:
-        if op.op == "linear":
+        if op.op in EIGHT_BIT_PRODUCTS:
             groups.setdefault(op.inputs["x"], []).append(op)
     return groups
 
 
 def _size(graph: Graph, op: Op) -> int:
-    out_dim, in_dim = graph.constants[op.constants["weight"]].type.shape
-    return out_dim * in_dim
+    return num_elements(graph.constants[op.constants["weight"]].type.shape)
 
 
 def _weight_readers(graph: Graph) -> dict[str, list[tuple[str, Op]]]:
@@ -137,7 +137,7 @@ def _quantize_program(program: Program, chosen: Collection[str]) -> Program:
     ops: list[Op] = []
     quantised: dict[str, Mapping[str, str]] = {}  # value -> the three values that hold it in eight bits, by role of x
     for op in program.ops:
-        if op.op != "linear" or op.constants["weight"] not in chosen:
+        if op.op not in EIGHT_BIT_PRODUCTS or op.constants["weight"] not in chosen:
             ops.append(op)
             continue
         x = op.inputs["x"]
@@ -189,24 +189,26 @@ def _quantised_constants(source: Constant) -> tuple[Constant, Constant]:
     made = _QuantisedWeight(source)
     return (
         Constant(source.name, TensorType("i8", source.type.shape), made.weight),
-        Constant(scale_name(source.name), TensorType("f32", source.type.shape[:1]), made.scale),
+        Constant(scale_name(source.name), TensorType("f32", source.type.matrix[:1]), made.scale),
     )
 
 
 def quantize_weight(stored: Array, source: Constant) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 [N, K] and scales float32 [N] of a weight as it is stored: symmetric, the row's largest number becomes 127.
+    """int8 [..., K] and scales float32, one a row of the matrix view, of a weight as it is stored.
 
-    A row without a number of normal size has scale 1. Raises `ExportError` on NaN or infinity.
+    Symmetric: the row's largest number becomes 127. A row without a number of normal size has scale 1. Raises
+    `ExportError` on NaN or infinity.
     """
-    rows, columns = stored.shape
+    matrix = stored.reshape(-1, stored.shape[-1])
+    rows, columns = matrix.shape
     numbers, scales = np.empty((rows, columns), np.int8), np.empty(rows, np.float32)
     step = max(1, _BLOCK_NUMBERS // columns)
     for start in range(0, rows, step):
-        block = np.asarray(decode(stored[start : start + step], source.type.dtype), np.float32)
+        block = np.asarray(decode(matrix[start : start + step], source.type.dtype), np.float32)
         scale = np.abs(block).max(1) / np.float32(_LARGEST)
         if not np.isfinite(scale).all():
             raise ExportError(f"weight {source.name} holds NaN or infinity: the engine is damaged, export it again")
         scale[scale < _SMALLEST_SCALE] = 1
         scales[start : start + step] = scale
         numbers[start : start + step] = np.clip(np.rint(block / scale[:, None]), -_LARGEST, _LARGEST)
-    return numbers, scales
+    return numbers.reshape(stored.shape), scales

@@ -114,6 +114,37 @@ void test_linear(std::size_t rows, std::size_t depth, std::size_t columns, DType
     check::op(shape("i8 linear", f) + "->" + check::name(y_dtype), args, y, reference, limit, prepare);
 }
 
+// Every group has a weight of its own, and every group of a row a scale and a zero point.
+void test_grouped(std::size_t rows, std::size_t groups, std::size_t depth, std::size_t columns, DType y_dtype) {
+    Factors f(rows * groups, depth, groups * columns);
+    Buffer bias = Buffer::random(DType::f32, groups * columns, 4);
+    Buffer y(y_dtype, rows * groups * columns);
+    std::vector<double> reference(rows * groups * columns);
+    for (std::size_t i = 0; i < reference.size(); ++i) {
+        const std::size_t n = i % (groups * columns);
+        const std::size_t r = i / (groups * columns) * groups + n / columns;
+        reference[i] = f.x_scale[r] * f.weight_scale[n] * f.sum(r, n) + bias[n];
+    }
+    cpu::GroupedLinearArgs args;
+    args.rows = rows;
+    args.groups = groups;
+    args.depth = depth;
+    args.columns = columns;
+    args.x = f.x.input();
+    args.bias = bias.floats();
+    args.y = y.output();
+    args.quantisation = {f.x_scale.floats(), f.x_zero.data(), f.weight_scale.floats()};
+    Buffer packed;
+    const std::string what = "i8 grouped " + std::to_string(rows) + "x" + std::to_string(groups) + "x" +
+                             std::to_string(depth) + "x" + std::to_string(columns) + "->" + check::name(y_dtype);
+    check::op(what, args, y, reference, y_dtype == DType::f32 ? 1e-6 : 5e-3,
+              [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::GroupedLinearArgs& a, Buffer&) {
+                  packed =
+                      check::packed(kernels, pool, {f.weight.data(), DType::i8, DType::i8, groups, columns, 1, depth});
+                  a.weight = reinterpret_cast<const std::byte*>(packed.data());
+              });
+}
+
 struct Quantised {
     Quantised(const Buffer& source, std::size_t row_count, std::size_t column_count, const cpu::KernelTable& kernels,
               cpu::ThreadPool& pool)
@@ -231,6 +262,13 @@ int main() {
     for (const Activation activation : check::kActivations) {
         test_linear(10, 20, 60, DType::bf16, activation, true);
         for (const DType dtype : check::kTypes) test_bad_rows(dtype, activation);
+    }
+    for (const DType dtype : check::kTypes) {
+        test_grouped(1, 1, 33, 12, dtype);
+        test_grouped(1, 12, 128, 200, dtype);
+        test_grouped(17, 3, 24, 50, dtype);
+        test_grouped(130, 4, 36, 70, dtype);  // several blocks of rows
+        test_grouped(5, 2, 66311, 3, dtype);
     }
     test_sums_are_exact(11, 13824, 50);
     test_sums_are_exact(3, 54602, 3);  // summed in parts, whose equal lengths would cut a lane of four depths

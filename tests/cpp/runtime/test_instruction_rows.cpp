@@ -57,6 +57,10 @@ void test_vectors(const engine::Graph& good) {
         program.values.push_back({role, engine::DType::f32, {6}});
     }
     EXPECT((InstructionRows(changed).ops == std::vector<bool>{true, true, false}));
+    // Three rows of the matrix view to one row of the context, as the groups of a grouped linear are.
+    program.values[program.ops[0].inputs[0].index].shape = {6, 3, 4};
+    for (std::size_t added : {1, 2}) program.values[program.values.size() - added].shape = {18};
+    EXPECT((InstructionRows(changed).ops == std::vector<bool>{true, true, false}));
 }
 
 void test_cache_bounds() {

@@ -65,7 +65,7 @@ FIRES: tuple[tuple[Fusion, str, dict[str, int]], ...] = (
     (fuse_attention.qkv_in_one_product, "f32", {"matmul": -8, "rms_norm_rope": -6}),
     (fuse_rows.products_of_one_row, "f32", {"matvec": -5}),
     (fuse_norms.layer_norm_in_matvec, "f32", {"row_norm": -4}),
-    (fuse_norms.rounding_in_matvec, "int8", {"quantize_rows": -11, "row_norm": -4}),
+    (fuse_norms.rounding_in_matvec, "int8", {"quantize_rows": -16, "row_norm": -4}),
     (fuse_rows.pools_in_batches, "f32", {"learned_query_scores": -1, "learned_query_sum": -1}),
     (fuse_rows.single_rows_side_by_side, "f32", {"elementwise": -1}),
     (fuse_rows.like_rows_in_batches, "f32", {"matvec": -6, "row_norm": -3}),

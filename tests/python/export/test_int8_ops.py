@@ -104,6 +104,28 @@ def test_linear_is_exact_in_integers(case: OpCase) -> None:
     torch.testing.assert_close(made, wanted, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("case", [c for c in INT8_CASES if c.op == "grouped_linear"], ids=str)
+def test_grouped_linear_is_exact_in_integers(case: OpCase) -> None:
+    """Every group of a row has a scale and a zero point of its own."""
+    trace, graph = _trace(case)
+    rows, groups, _ = case.inputs["x"].shape
+    x = trace["quantized.y"].numpy().astype(np.int64)
+    zero, scale = (trace[f"quantized.{part}"].numpy().reshape(rows, groups) for part in ("zero", "scale"))
+    weight = graph.constants["op.weight"].array().astype(np.int64)
+    weight_scale = graph.constants["op.weight_scale"].array().reshape(groups, -1).astype(float)
+    wanted = np.zeros((rows, groups, weight.shape[1]))
+    for row in range(rows):
+        for group in range(groups):
+            sums = weight[group] @ (x[row, group] - int(zero[row, group]))
+            wanted[row, group] = sums * float(scale[row, group]) * weight_scale[group]
+    wanted = wanted.reshape(rows, -1)
+    if "bias" in case.constants:
+        wanted = wanted + graph.constants["op.bias"].array()
+    made = torch.as_tensor(wanted)
+    made = made.to(torch.bfloat16).double() if case.output == "bf16" else made
+    torch.testing.assert_close(trace["y"], made, rtol=1e-14, atol=1e-14)
+
+
 @pytest.mark.parametrize("case", [c for c in INT8_CASES if c.op == "quantize_rows"], ids=str)
 def test_quantize_case_stays_within_its_tolerance(case: OpCase) -> None:
     """What a backend may differ by: a step for any rows, nothing but rounding for rows on the grid."""
@@ -145,6 +167,24 @@ def test_table_refuses_misfit_eight_bit_operands() -> None:
     wide = {"x": TensorType("i8", (4, 66_312)), "weight": TensorType("i8", (3, 66_312))}
     with pytest.raises(ExportError, match="66311 columns"):
         OPS["linear"].check(_operands(**wide))
+
+
+def test_table_refuses_misfit_groups() -> None:
+    inputs = {"x": TensorType("i8", (4, 2, 6)), "x_scale": TensorType("f32", (8,)), "x_zero": TensorType("i32", (8,))}
+    constants = {"weight": TensorType("i8", (2, 3, 6)), "weight_scale": TensorType("f32", (6,))}
+    check = OPS["grouped_linear"].check
+    assert check(Operands("grouped_linear", inputs, constants, {})) == {"y": (4, 6)}
+    for role, tensor in (
+        ("x_scale", TensorType("f32", (4,))), ("x_scale", TensorType("f32", (4, 2))),
+        ("x_zero", TensorType("i32", (4,))), ("weight_scale", TensorType("f32", (3,))),
+        ("weight_scale", TensorType("f32", (2, 3))),
+        ("weight", TensorType("bf16", (2, 3, 6))), ("x", TensorType("bf16", (4, 2, 6))),
+    ):  # fmt: skip
+        group = constants if role.startswith("weight") else inputs
+        with pytest.raises(ExportError, match="op grouped_linear needs"):
+            changed = {**group, role: tensor}
+            both = (inputs, changed) if group is constants else (changed, constants)
+            check(Operands("grouped_linear", *both, {}))
 
 
 @pytest.mark.parametrize("op", ["layer_norm", "cast", "reshape", "mean_pool", "quantize_rows"])

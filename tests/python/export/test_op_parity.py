@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lightwam.errors import EngineError
 from lightwam.export.builder import ProgramBuilder
 from lightwam.export.engine import write_engine
 from lightwam.export.graph import Constant, Graph, Program, TensorType
@@ -64,6 +66,48 @@ def test_the_interpreter_rounds_where_the_graph_says(dtype: str, half: torch.dty
     exact, rounded = chunks
     np.testing.assert_array_equal(rounded, torch.tensor(exact).to(half).double().numpy())
     assert not np.array_equal(exact, rounded)
+
+
+def _spoiled_groups(spoil: str) -> Graph:
+    """A grouped linear of 8 bits, x [6, 8, 20], with a scale of the wrong shape, or of another rounding."""
+    graph = one_op_graph(next(case for case in INT8_CASES if str(case).startswith("grouped_linear-6x8x20")))
+    act, constants = graph.programs["act"], dict(graph.constants)
+    values, ops = dict(act.values), list(act.ops)
+    if spoil == "weight_scale":
+        scale = constants["op.weight_scale"]
+        shape = (8, scale.type.shape[0] // 8)
+        constants["op.weight_scale"] = Constant(
+            scale.name, TensorType("f32", shape), lambda: scale.array().reshape(shape)
+        )
+    elif spoil == "x_scale":
+        values["quantized.scale"] = replace(values["quantized.scale"], type=TensorType("f32", (6, 8)))
+    else:
+        quantize = next(op for op in ops if op.op == "quantize_rows")
+        others = {role: name.replace("quantized", "other") for role, name in quantize.outputs.items()}
+        values |= {others[r]: replace(values[name], name=others[r]) for r, name in quantize.outputs.items()}
+        ops.insert(ops.index(quantize), replace(quantize, name="other", outputs=others))
+        index = next(i for i, op in enumerate(ops) if op.op == "grouped_linear")
+        ops[index] = replace(ops[index], inputs={**ops[index].inputs, "x_zero": "other.zero"})
+    programs = {**graph.programs, "act": replace(act, values=values, ops=tuple(ops))}
+    made = replace(graph, programs=programs, constants=constants)
+    return plan_graph(made) if spoil == "x_zero" else made
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("weight_scale", r"'weight_scale' has shape \[8, 70\]; expected \[560\]"),
+        ("x_scale", r"'scale' has shape \[6, 8\]; expected \[48\]"),
+        ("x_zero", r"input 'x_zero' is 'other.zero', 'zero' of op 'other' \(quantize_rows\); expected 'zero' of op"),
+    ],
+)
+def test_misfit_scales_of_groups_are_refused(
+    spoil: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightwam.export.engine.check_graph", lambda graph: None)  # the exporter would refuse it
+    write_engine(_spoiled_groups(spoil), tmp_path / "op.lwam")
+    with pytest.raises(EngineError, match=message):
+        Policy(tmp_path / "op.lwam")
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4])

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from lightwam.config import LightWAMConfig
 from lightwam.export import export_engine
+from lightwam.export.engine import read_engine, write_engine
 from lightwam.export.graph import FloatPrecision
 from lightwam.export.policy import Normalization
+from lightwam.export.quantize import find_layers, quantize_graph
 from lightwam.export.weights import RandomWeights
 from lightwam.model import LightWAM
 from lightwam.model.text import HashedWordsEncoder
@@ -67,4 +69,11 @@ def write_nano(precision: FloatPrecision, folder: Path) -> Path:
         model, path, vae=vae, text_encoder=text, normalizer=Normalization(*factors, 5.0), precision=precision,
         parity_seeds=(),
     )  # fmt: skip
+    return path
+
+
+def quantized(source: Path, min_weights: int = 1) -> Path:
+    """NAME-int8.lwam beside a float engine file: its linears in eight bits, the rest as it was."""
+    graph, path = read_engine(source), source.with_name(f"{source.stem}-int8.lwam")
+    write_engine(quantize_graph(graph, find_layers(graph, min_weights)), path)
     return path

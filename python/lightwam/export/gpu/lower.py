@@ -113,16 +113,16 @@ def _identity(task: Task) -> Hashable:
 
 
 def _weight_sums(graph: Graph) -> dict[str, Constant]:
-    """The sums of every 8-bit weight's rows, as f32 [N] (exact: below 2^24)."""
+    """The sums of every 8-bit weight's rows, as f32, one a row of the matrix view (exact: below 2^24)."""
     eight_bit = [constant for constant in graph.constants.values() if constant.type.dtype == "i8"]
-    return {sum_name(weight.name): _row_sums(weight) for weight in eight_bit if len(weight.type.shape) == 2}
+    return {sum_name(weight.name): _row_sums(weight) for weight in eight_bit}
 
 
 def _row_sums(weight: Constant) -> Constant:
     def load() -> Array:
-        return np.asarray(weight.array().sum(axis=1, dtype=np.int64), np.float32)
+        return np.asarray(weight.array().sum(axis=-1, dtype=np.int64).ravel(), np.float32)
 
-    return Constant(sum_name(weight.name), TensorType("f32", weight.type.shape[:1]), load)
+    return Constant(sum_name(weight.name), TensorType("f32", weight.type.matrix[:1]), load)
 
 
 def _used_weights(lowered: Iterable[_Lowered]) -> list[str]:

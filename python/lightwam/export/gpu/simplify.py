@@ -65,7 +65,7 @@ def scalings_as_affine_steps(nodes: Nodes) -> None:
 
 def sums_of_eight_bit_weights(nodes: Nodes) -> None:
     """An 8-bit product takes its rows' zero points out of the sums afterwards: it needs the sum of every weight row."""
-    for node in nodes.of_kind("linear"):
+    for node in nodes.of_kind("linear", "grouped_linear"):
         (weight,) = node.weights["weight"]
         if nodes.constants[weight].type.dtype == "i8":
             node.weights["weight_sum"] = (sum_name(weight),)

@@ -162,7 +162,7 @@ def _grouped_linear(b: Builder) -> Call:
     rows = b.shape("x")[0]
     task = matmul.task(
         rows, n, k, x=b.format("x"), weight=b.format("weight"), y=b.format("y"), bias="bias" in b.node.weights,
-        groups=groups,
+        groups=groups, x_mode="quantized" if b.format("x") == "i8" else "plain",
     )  # fmt: skip
     return b.call(task)
 
