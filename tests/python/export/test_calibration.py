@@ -117,7 +117,7 @@ def test_command_from_recordings(
     assert main(["quantize", *words, *more]) == 0
     shown = capsys.readouterr().out
     for part in (
-        "57 of 59 layers in int8",
+        "65 of 67 layers in int8",
         "float: asked for: expert.trunk.0.fc1, expert.trunk.0.fc2",
         "3 held-out observations (runtime, beside f32)",
         "q.report.json",
@@ -125,7 +125,7 @@ def test_command_from_recordings(
         assert part in shown
     assert read_engine(out).precision == "int8"
     assert main(["inspect", str(out)]) == 0
-    assert "int8 in 57 of 71 linears" in capsys.readouterr().out
+    assert "int8 in 65 of 79 linears" in capsys.readouterr().out
 
 
 def test_command_says_no_and_writes_nothing(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
