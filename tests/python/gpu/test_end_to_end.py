@@ -35,8 +35,8 @@ from end_to_end import measure
 from lightwam.export.engine import read_engine
 from lightwam.export.gpu.lower import lower
 from standin import Standin
-_, library, plain, oracle, folder, count, integrated = sys.argv
-plain, oracle, folder = Path(plain), Path(oracle), Path(folder)
+_, library, plain, folder, count, integrated = sys.argv
+plain, folder = Path(plain), Path(folder)
 standin = Standin(library)
 graph = read_engine(plain)
 """
@@ -51,17 +51,14 @@ from lightwam.kernels.compile_tasks import Compiler
 compiled = compile_plan(lower(graph), ["sm_87"], Compiler(CompileCache(folder / "cache"), 1), 1).kernels()
 """
 END = """
-figures = measure(standin, folder / "gpu.lwam", compiled, oracle, int(count), bool(int(integrated)))
+figures = measure(standin, folder / "gpu.lwam", compiled, plain, int(count), bool(int(integrated)))
 print(json.dumps(asdict(figures)))
 """
 
 
-def run(
-    code: str, library: Path, plain: Path, folder: Path, count: int, integrated: bool, oracle: Path | None = None
-) -> dict[str, Any]:
-    """The figures of a policy that `code` brings onto the stand-in. `oracle`: an engine to measure errors from."""
-    arguments = [library, plain, oracle or plain, folder, str(count), str(int(integrated))]
-    told = run_script(START + code + END, *arguments, timeout=900)
+def run(code: str, library: Path, plain: Path, folder: Path, count: int, integrated: bool) -> dict[str, Any]:
+    """The figures of a policy that `code` brings onto the stand-in."""
+    told = run_script(START + code + END, library, plain, folder, str(count), str(int(integrated)), timeout=900)
     figures: dict[str, Any] = json.loads(told)
     assert not figures["misuse"] and not figures["leaked"] and not figures["wrong_grippers"], figures
     if read_engine(plain).precision == "f16":  # which the processor computes in f32
