@@ -13,7 +13,7 @@ from lightwam.assets import bundled_engine
 from lightwam.config import LightWAMConfig
 from lightwam.export.api import build_policy_graph
 from lightwam.export.build import BuildOptions, build_graph
-from lightwam.export.dtypes import Array
+from lightwam.export.dtypes import Array, DType
 from lightwam.export.engine import read_engine
 from lightwam.export.gpu.plan import LaunchPlan
 from lightwam.export.gpu.run import PlanRunner, Way
@@ -118,9 +118,9 @@ def bundled_sample() -> Sample:
 
 
 @cache
-def full_size_graph(name: str, precision: Precision) -> Graph:
+def full_size_graph(name: str, precision: Precision, stream_dtype: DType = "f32") -> Graph:
     """LIBERO's or RoboTwin's, without weights."""
     config = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin}[name]()
-    options = BuildOptions("bf16" if precision == "int8" else precision)
+    options = BuildOptions("bf16" if precision == "int8" else precision, stream_dtype=stream_dtype)
     graph = build_graph(config, StateDictWeights({}), options)
     return quantize_graph(graph, find_layers(graph)) if precision == "int8" else graph

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from lightwam.config import LightWAMConfig
 from lightwam.export import export_engine
+from lightwam.export.dtypes import DType
 from lightwam.export.engine import read_engine, write_engine
 from lightwam.export.graph import FloatPrecision
 from lightwam.export.policy import Normalization
@@ -26,7 +27,7 @@ GROUPS = ("mot", "state_fusion_action_expert", "proprio_encoder")
 OTHER_ROWS = 3  # of the made-up instruction
 
 
-def write_golden(name: str, precision: FloatPrecision, folder: Path) -> Path:
+def write_golden(name: str, precision: FloatPrecision, folder: Path, stream_dtype: DType = "f32") -> Path:
     """A golden policy that starts at latents; beside it published.npz: latents [B, Z, h, w], state [B, P], actions.
 
     Its instructions: "0", "1", ..., those published with each observation, and a shorter one that is made up. The
@@ -45,7 +46,7 @@ def write_golden(name: str, precision: FloatPrecision, folder: Path) -> Path:
     export_engine(
         model, path, start_at="latents", latent_shape=(channels, height, width), context_rows=context.shape[1],
         instructions={**{str(i): rows for i, rows in enumerate(context)}, "made up": made_up}, precision=precision,
-        parity_seeds=(),
+        stream_dtype=stream_dtype, parity_seeds=(),
     )  # fmt: skip
     published = {"latents": latents, "state": tensors["in.proprio"], "actions": tensors["out.action"]}
     np.savez(folder / "published.npz", **{key: tensor.numpy() for key, tensor in published.items()})

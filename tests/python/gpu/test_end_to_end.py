@@ -106,6 +106,13 @@ def test_a_policy_is_as_close_as_on_the_processor(
         assert figures["instructions_differ"] > 1e-3, figures
 
 
+def test_token_streams_in_f16(tmp_path: Path, standin_library: Path) -> None:
+    """bf16 products around them; the processor keeps such streams in f32, and the GPU is as near all the same."""
+    plain = write_golden("golden_set1", "bf16", tmp_path, stream_dtype="f16")
+    figures = run(SHELLS, standin_library, plain, tmp_path, 6, integrated=False)
+    assert min(figures["published_cosines"]) > COSINE, figures
+
+
 def test_machine_code_of_a_policy_is_found_and_launched(tmp_path: Path, standin_library: Path) -> None:
     """`lightwam compile`: real cubins, read by the driver, each launch with the tactic that its cubin was made of."""
     plain = write_golden("golden_set3", "bf16", tmp_path)
