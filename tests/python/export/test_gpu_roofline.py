@@ -114,7 +114,7 @@ def test_bytes_of_memory_and_of_the_cache_bound_a_launch(costs: PlanCosts) -> No
 
 
 def test_predictions_that_the_project_promises() -> None:
-    """At 60 % of the roofline, every byte through memory; the AGX Orin's also where no side branch hides."""
+    """At 60 % of the roofline, all through memory, 32 rows of text; with f16 streams without a side branch too."""
     promises: list[tuple[Precision, DType, dict[str, float]]] = [
         ("bf16", "f32", {"orin": 60, "4090": 15, "h100": 5}),
         ("int8", "f32", {"orin": 35, "orin-nano": 140}),
@@ -125,9 +125,8 @@ def test_predictions_that_the_project_promises() -> None:
         counted = plan_costs(lower(graph), graph)
         for device, limit in limits.items():
             assert 1e3 * sum(predict(counted, DEVICES[device], SHARE).values()) <= limit
-        if precision == "int8":
-            in_turn = sum(launch_seconds(launch, DEVICES["orin"]) for launch in counted.launches)
-            assert 1e3 * in_turn / SHARE <= limits["orin"]
+            in_turn = sum(launch_seconds(launch, DEVICES[device]) for launch in counted.launches)
+            assert stream_dtype == "f32" or 1e3 * in_turn / SHARE <= limit
 
 
 def test_memory_is_what_the_executor_allocates() -> None:
