@@ -28,21 +28,21 @@ from lightwam.export.gpu.lower import lower
 from lightwam.export.gpu.plan import LaunchPlan
 from lightwam.export.graph import Graph, Precision
 from lightwam.export.progress import counting_bar
-from lightwam.export.quantize import find_layers, quantize_graph
+from lightwam.export.quantize import float_precision, in_precision
 from lightwam.export.weights import StateDictWeights
 from lightwam.kernels.compile import Variant, variant_key
 from lightwam.kernels.compile_cache import CompileCache, user_cache_folder
 from lightwam.kernels.compile_tasks import MOST_TACTICS, Compiler, tactics_to_try
-from lightwam.kernels.targets import TARGETS
+from lightwam.kernels.targets import TARGETS, lacking
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "gpu-kernels.md"
 RECORD = ROOT / "tests" / "data" / "gpu-kernels.json"
-PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8", "fp8")
 GOLDEN = ("golden_set1", "golden_set3")
 CONFIGURATIONS = (
     *(f"{name}-{precision}" for name in (*GOLDEN, "nano") for precision in PRECISIONS),
-    "libero-bf16", "libero-int8", "robotwin-bf16", "robotwin-int8",
+    *(f"{name}-{precision}" for name in ("libero", "robotwin") for precision in ("bf16", "int8", "fp8")),
 )  # fmt: skip
 MOST_BYTES = 60_000_000  # of machine code in a file for all targets
 
@@ -56,9 +56,15 @@ def configuration_graph(name: str) -> Graph:
 
         return golden_sample(policy, precision, "folded").graph
     config = {"nano": LightWAMConfig.nano, "libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin}
-    options = BuildOptions("bf16" if precision == "int8" else precision)
+    options = BuildOptions(float_precision(precision))
     graph = build_graph(config[policy](), StateDictWeights({}), options)
-    return quantize_graph(graph, find_layers(graph)) if precision == "int8" else graph
+    return in_precision(graph, precision)
+
+
+def targets_of(plan: LaunchPlan) -> list[str]:
+    """The targets that have all formats of a plan."""
+    without = lacking([planned.task for planned in plan.tasks], TARGETS)
+    return [target for target in TARGETS if target not in without]
 
 
 def digest(plan: LaunchPlan, target: str, most_tactics: int) -> str:
@@ -95,6 +101,18 @@ def record(compiled: CompiledPlan, target: str, most_tactics: int) -> dict[str, 
     }
 
 
+def _megabytes(size: float | None) -> str:
+    return "none" if size is None else f"{size:.2f}"
+
+
+def _cell(entry: Mapping[str, int] | None) -> str:
+    """A kernel on a target."""
+    if entry is None:
+        return "none"
+    resources = f"{entry['registers']} / {entry['shared']} / {entry['stack']}"
+    return f"{resources}; {entry['tactics']} ({entry['dropped']})"
+
+
 def page(document: Mapping[str, Any]) -> str:
     """docs/gpu-kernels.md."""
     configurations = document["configurations"]
@@ -107,6 +125,7 @@ def page(document: Mapping[str, Any]) -> str:
         "Every task of a launch plan is compiled for every target, up to "
         f"{document['tactics']} of the tactics of each product; tactics that spill or need more shared memory than",
         "the target has are dropped. Registers, shared memory and stack (spills): the largest of the default tactics.",
+        "sm_87 has no fp8 products.",
         *(f"Not compiled yet: {name}." for name in CONFIGURATIONS if name not in configurations),
         "",
         "## Machine code a file, MB",
@@ -115,18 +134,20 @@ def page(document: Mapping[str, Any]) -> str:
         "|---|---" + "|---" * len(TARGETS) + "|---|",
     ]
     for name, targets in configurations.items():
-        sizes = [targets[target]["image_bytes"] / 1e6 for target in TARGETS]
+        sizes = [targets[target]["image_bytes"] / 1e6 if target in targets else None for target in TARGETS]
         tasks = sum(entry["tasks"] for entry in next(iter(targets.values()))["kernels"].values())
-        lines.append(f"| {name} | {tasks} | " + " | ".join(f"{size:.2f}" for size in (*sizes, sum(sizes))) + " |")
+        lines.append(
+            f"| {name} | {tasks} | "
+            + " | ".join(_megabytes(size) for size in (*sizes, sum(filter(None, sizes))))
+            + " |"
+        )
     for name, targets in configurations.items():
         lines += ["", f"## {name}", "", "Registers / shared bytes / stack bytes; tactics kept (dropped).", ""]
         lines += ["| kernel | tasks | " + " | ".join(TARGETS) + " |", "|---|---" + "|---" * len(TARGETS) + "|"]
         for kernel in next(iter(targets.values()))["kernels"]:
-            entries = [targets[target]["kernels"][kernel] for target in TARGETS]
-            cells = [
-                f"{e['registers']} / {e['shared']} / {e['stack']}; {e['tactics']} ({e['dropped']})" for e in entries
-            ]
-            lines.append(f"| {kernel} | {entries[0]['tasks']} | " + " | ".join(cells) + " |")
+            entries = [targets[target]["kernels"][kernel] if target in targets else None for target in TARGETS]
+            tasks = next(entry["tasks"] for entry in entries if entry is not None)
+            lines.append(f"| {kernel} | {tasks} | " + " | ".join(_cell(entry) for entry in entries) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -159,8 +180,8 @@ def main(words: Sequence[str] | None = None) -> int:
     for name in arguments.configurations:
         with counting_bar(name, True) as on_progress:
             plan = lower(configuration_graph(name))
-            compiled = compile_plan(plan, tuple(TARGETS), compiler, arguments.tactics, on_progress)
-        done[name] = {target: record(compiled, target, arguments.tactics) for target in TARGETS}
+            compiled = compile_plan(plan, targets_of(plan), compiler, arguments.tactics, on_progress)
+        done[name] = {target: record(compiled, target, arguments.tactics) for target in targets_of(plan)}
         size = sum(len(image) for image in compiled.images.values())
         print(f"{name}: {len(plan.tasks)} tasks, {size / 1e6:.2f} MB", flush=True)
         for row in compiled.results:

@@ -44,13 +44,17 @@ def known_targets(names: Iterable[str]) -> tuple[str, ...]:
     return unique
 
 
+def lacking(tasks: Iterable[Task], targets: Iterable[str]) -> tuple[str, ...]:
+    """The targets that lack a format of some task."""
+    float8 = any(argument.dtype == "f8" for task in tasks for argument in task.arguments)
+    return tuple(name for name in targets if float8 and not TARGETS[name].float8)
+
+
 def refuse_lacking(tasks: Iterable[Task], targets: Iterable[str]) -> None:
     """ValueError for a target that lacks a format of a task."""
-    task = next((task for task in tasks if any(argument.dtype == "f8" for argument in task.arguments)), None)
-    for name in targets:
-        if task is not None and not TARGETS[name].float8:
-            having = ", ".join(other for other, target in TARGETS.items() if target.float8)
-            raise ValueError(
-                f"target {name} ({TARGETS[name].gpus}) has no fp8 products, kernel {task.kernel} needs them: "
-                f"make an int8 engine for it (lightwam quantize --format int8), or leave it out; fp8 runs on {having}"
-            )
+    for name in lacking(tasks, targets):
+        having = ", ".join(other for other, target in TARGETS.items() if target.float8)
+        raise ValueError(
+            f"target {name} ({TARGETS[name].gpus}) has no fp8 products, which {having} have: leave it out, or make an "
+            "int8 engine for it (lightwam quantize --format int8)"
+        )

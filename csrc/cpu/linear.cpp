@@ -36,7 +36,7 @@ struct ThreadScratch {
                   std::size_t groups)
         : rows(scratch.take<const void*>(cut.rows_per_block)),
           acc(scratch.take<float>(acc_floats(kernels, panels, cut.rows_per_block))) {
-        if (panels.compute != DType::i8 || groups == 1) return;
+        if (groups == 1) return;
         x_scale = scratch.take<float>(cut.rows_per_block);
         x_zero = scratch.take<std::int32_t>(cut.rows_per_block);
     }
@@ -52,14 +52,14 @@ Quantisation of_group(const Products& p, std::size_t group, std::size_t first_ro
     Quantisation found = p.args.quantisation;
     found.weight_scale += group * p.columns;
     found.x_scale += first_row * p.groups + group;
-    found.x_zero += first_row * p.groups + group;
+    if (found.x_zero != nullptr) found.x_zero += first_row * p.groups + group;
     if (p.groups == 1) return found;
     for (std::size_t i = 0; i < rows; ++i) {
         mine.x_scale[i] = found.x_scale[i * p.groups];
-        mine.x_zero[i] = found.x_zero[i * p.groups];
+        if (found.x_zero != nullptr) mine.x_zero[i] = found.x_zero[i * p.groups];
     }
     found.x_scale = mine.x_scale;
-    found.x_zero = mine.x_zero;
+    if (found.x_zero != nullptr) found.x_zero = mine.x_zero;
     return found;
 }
 
@@ -93,7 +93,8 @@ void run_item(const KernelTable& kernels, const Products& p, const Panels& panel
     block.bias = a.bias == nullptr ? nullptr : a.bias + group * p.columns;
     block.activation = a.activation;
     block.stride = p.groups * p.columns;
-    if (a.x.dtype == DType::i8) block.quantisation = of_group(p, group, first_row, block.row_count, mine);
+    if (a.quantisation.weight_scale != nullptr)
+        block.quantisation = of_group(p, group, first_row, block.row_count, mine);
     const std::size_t first = first_row * block.stride + group * p.columns;
     block.residual = at(a.residual, first);
     block.y = at(a.y, first);

@@ -65,11 +65,13 @@ void finish_tile(const KernelTable& kernels, const Panels& panels, const Block& 
     epilogue.acc_stride = tile.acc_stride;
     epilogue.rows = rows;
     epilogue.columns = std::min(panels.width, panels.columns - column);
+    if (block.quantisation.weight_scale != nullptr) {
+        epilogue.column_scale = block.quantisation.weight_scale + column;
+        epilogue.row_scale = block.quantisation.x_scale + row;
+    }
     if (panels.compute == DType::i8) {
         const std::byte* sums = block.weight + panel * panels.panel_bytes + panels.sums_offset(panel);
         epilogue.column_sums = reinterpret_cast<const std::int32_t*>(sums);
-        epilogue.column_scale = block.quantisation.weight_scale + column;
-        epilogue.row_scale = block.quantisation.x_scale + row;
         epilogue.row_zero = block.quantisation.x_zero + row;
     }
     epilogue.bias = block.bias == nullptr ? nullptr : block.bias + column;

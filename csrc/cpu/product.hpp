@@ -82,7 +82,7 @@ struct Block {
     Input residual;
     Output y;
     std::size_t stride;
-    Quantisation quantisation;  // i8: of the block's first row and of column 0
+    Quantisation quantisation;  // of the block's first row and of column 0; x of i8 always has one
 };
 
 std::size_t acc_floats(const KernelTable& kernels, const Panels& panels, std::size_t rows_per_block) noexcept;

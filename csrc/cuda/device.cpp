@@ -30,6 +30,8 @@ Gpu describe(const Driver& driver, int ordinal) {
     return gpu;
 }
 
+constexpr int kFirstArchWithF8 = 89;
+
 // MemAvailable of the system, bytes; 0 when it does not say.
 std::size_t system_memory_available() {
     std::ifstream file("/proc/meminfo");
@@ -45,7 +47,7 @@ std::size_t system_memory_available() {
 
 }  // namespace
 
-Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const std::string& engine_name) {
+Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const engine::Graph& graph) {
     int count = 0;
     check(driver, driver.device_get_count(&count), "counting the GPUs");
     if (count == 0)
@@ -53,6 +55,7 @@ Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const std::st
                     "there is no GPU that this process may use; pass device='cpu', or look at "
                     "CUDA_VISIBLE_DEVICES");
     std::string found;
+    bool multiplies_f8 = false;
     for (int ordinal = 0; ordinal < count; ++ordinal) {
         Gpu gpu = describe(driver, ordinal);
         for (std::size_t image = 0; image < plan.images.size(); ++image) {
@@ -60,13 +63,17 @@ Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const std::st
             gpu.image = image;
             return gpu;
         }
+        multiplies_f8 = multiplies_f8 || gpu.arch >= kFirstArchWithF8;
         found += (found.empty() ? "'" : ", '") + gpu.name + "' (sm_" + std::to_string(gpu.arch) + ")";
     }
     std::string held;
     for (const engine::PlanImage& image : plan.images) held += (held.empty() ? "" : ", ") + image.target;
-    throw Error(ErrorKind::device, "engine '" + engine_name + "' has machine code for " + held +
-                                       ", but this machine's GPU is " + found +
-                                       "; run 'lightwam compile' for it, or pass device='cpu'");
+    const bool lacks_f8 = graph.precision == engine::Precision::fp8 && !multiplies_f8;
+    throw Error(ErrorKind::device,
+                "engine '" + graph.name + "' has machine code for " + held + ", but this machine's GPU is " + found +
+                    (lacks_f8 ? ", which has no fp8 products; take an int8 engine ('lightwam quantize --format int8')"
+                              : "; run 'lightwam compile' for it") +
+                    ", or pass device='cpu'");
 }
 
 PrimaryContext::PrimaryContext(const Driver& driver, const Gpu& gpu) : driver_(driver), device_(gpu.device) {

@@ -23,7 +23,7 @@ struct Gpu {
 
 // The first GPU of this process that the plan has machine code for. Throws Error (device) naming the GPUs and the
 // targets held. Machine code runs on the architecture that it was made for and on no other.
-Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const std::string& engine_name);
+Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const engine::Graph& graph);
 
 // The device's primary context, shared with other libraries of the process. Current only inside of a ContextScope.
 class PrimaryContext {

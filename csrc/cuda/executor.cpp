@@ -215,7 +215,7 @@ const float* Executor::Loaded::fetch_actions() const {
 }
 
 Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std::vector<std::size_t>& text_constants)
-    : driver_(load_driver()), gpu_(find_gpu(driver_, *file.launch_plan(), file.graph().name)) {
+    : driver_(load_driver()), gpu_(find_gpu(driver_, *file.launch_plan(), file.graph())) {
     const engine::LaunchPlan& plan = *file.launch_plan();
     const std::size_t image_tensor = plan.images[gpu_.image].tensor;
     std::vector<std::byte> image = read_tensor(file, image_tensor);

@@ -10,6 +10,7 @@ std::size_t dtype_bytes(DType dtype) noexcept {
         case DType::bf16:
         case DType::f16:
             return 2;
+        case DType::f8:
         case DType::i8:
             return 1;
         case DType::i32:
@@ -19,7 +20,7 @@ std::size_t dtype_bytes(DType dtype) noexcept {
 }
 
 const char* dtype_name(DType dtype) noexcept {
-    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "i8", "i32"};
+    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "f8", "i8", "i32"};
     return kNames[static_cast<int>(dtype)];
 }
 
@@ -55,7 +56,7 @@ const char* op_name(OpKind kind) noexcept {
 }
 
 const char* precision_name(Precision precision) noexcept {
-    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "int8"};
+    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "int8", "fp8"};
     return kNames[static_cast<int>(precision)];
 }
 

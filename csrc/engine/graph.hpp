@@ -16,9 +16,10 @@
 
 namespace lightwam::engine {
 
-enum class DType : std::uint8_t { f32, bf16, f16, i8, i32 };
+// f8: e4m3 without infinities; 0x7F and 0xFF are NaN, 448 is the largest number.
+enum class DType : std::uint8_t { f32, bf16, f16, f8, i8, i32 };
 enum class Storage : std::uint8_t { arena, input, instruction };
-enum class Precision : std::uint8_t { f32, bf16, f16, int8 };
+enum class Precision : std::uint8_t { f32, bf16, f16, int8, fp8 };
 enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
 
 enum class OpKind : std::uint8_t {
@@ -57,10 +58,12 @@ inline constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
 inline constexpr std::size_t kMaxRank = 6;
 
 std::size_t dtype_bytes(DType dtype) noexcept;
+// i8 and f8, which stand for numbers together with scales.
+constexpr bool is_eight_bit(DType dtype) noexcept { return dtype == DType::i8 || dtype == DType::f8; }
 const char* dtype_name(DType dtype) noexcept;
 bool is_float(DType dtype) noexcept;
 const char* op_name(OpKind kind) noexcept;
-// "f32", "bf16", "f16", "int8".
+// "f32", "bf16", "f16", "int8", "fp8".
 const char* precision_name(Precision precision) noexcept;
 inline constexpr int kOpKindCount = static_cast<int>(OpKind::reshape) + 1;
 // "[2, 3]".

@@ -80,9 +80,9 @@ class ProgramReader {
     }
 
     DType read_dtype(const std::string& name, const std::string& where) const {
-        for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::i8, DType::i32})
+        for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8, DType::i8, DType::i32})
             if (name == dtype_name(dtype)) return dtype;
-        refuse_(where + ": dtype '" + name + "' is unknown; expected f32, bf16, f16, i8 or i32");
+        refuse_(where + ": dtype '" + name + "' is unknown; expected f32, bf16, f16, f8, i8 or i32");
     }
 
     void place(const JsonValue& item, const std::string& where, Value& value) const {
@@ -210,9 +210,9 @@ void check_format(const JsonValue& document, const Refusal& refuse) {
 
 Precision read_precision(const JsonValue& document, const std::string& where, const Refusal& refuse) {
     const std::string& name = read_string(document, where, "precision", refuse);
-    for (const Precision precision : {Precision::f32, Precision::bf16, Precision::f16, Precision::int8})
+    for (const Precision precision : {Precision::f32, Precision::bf16, Precision::f16, Precision::int8, Precision::fp8})
         if (name == precision_name(precision)) return precision;
-    refuse("'precision' is '" + name + "'; expected f32, bf16, f16 or int8");
+    refuse("'precision' is '" + name + "'; expected f32, bf16, f16, int8 or fp8");
 }
 
 void check_programs(const Graph& graph, const Refusal& refuse) {

@@ -13,11 +13,12 @@ std::string label_of(const char* kind, const std::string& role) { return std::st
 
 bool holds(DType dtype, Numbers numbers) {
     if (numbers == Numbers::real) return is_float(dtype);
+    if (numbers == Numbers::eight_bit) return is_eight_bit(dtype);
     return dtype == (numbers == Numbers::i32 ? DType::i32 : DType::i8);
 }
 
 const char* name_of(Numbers numbers) {
-    static constexpr const char* kNames[] = {"f32, bf16 or f16", "i32", "i8"};
+    static constexpr const char* kNames[] = {"f32, bf16 or f16", "i32", "i8", "i8 or f8"};
     return kNames[static_cast<int>(numbers)];
 }
 
@@ -57,9 +58,9 @@ Operand OpChecker::integer_input(const std::string& role, Numbers numbers) {
     return value_operand(*index, "input", role, numbers);
 }
 
-bool OpChecker::is_i8_input(const std::string& role) const {
+bool OpChecker::is_eight_bit_input(const std::string& role) const {
     const std::size_t index = find_role(op_.inputs, role);
-    return index != npos && program_.values[index].dtype == DType::i8;
+    return index != npos && is_eight_bit(program_.values[index].dtype);
 }
 
 Operand OpChecker::constant(const std::string& role, bool any_float) {
@@ -80,12 +81,13 @@ std::optional<Operand> OpChecker::optional_constant(const std::string& role, boo
     return operand;
 }
 
-Operand OpChecker::i8_constant(const std::string& role) {
+Operand OpChecker::eight_bit_constant(const std::string& role, DType dtype) {
     const auto index = take(op_.constants, "constant", role);
     if (!index) refuse("constant '" + role + "' is missing");
     const Tensor& tensor = graph_.tensors[*index];
     Operand operand{label_of("constant", role), &tensor.shape, tensor.dtype, nullptr};
-    if (tensor.dtype != DType::i8) refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected i8");
+    if (tensor.dtype != dtype)
+        refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected " + dtype_name(dtype));
     return operand;
 }
 

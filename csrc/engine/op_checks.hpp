@@ -23,8 +23,8 @@ struct Operand {
     Matrix matrix() const { return matrix_view(*shape); }
 };
 
-// The numbers that a role holds: f32, bf16 or f16, or integers of one width.
-enum class Numbers : std::uint8_t { real, i32, i8 };
+// The numbers that a role holds: f32, bf16 or f16, or integers of one width, or numbers with a scale (i8 or f8).
+enum class Numbers : std::uint8_t { real, i32, i8, eight_bit };
 
 class OpChecker {
   public:
@@ -45,10 +45,10 @@ class OpChecker {
     Operand input(const std::string& role);
     std::optional<Operand> optional_input(const std::string& role);
     Operand integer_input(const std::string& role, Numbers numbers = Numbers::i32);
-    bool is_i8_input(const std::string& role) const;
+    bool is_eight_bit_input(const std::string& role) const;
     Operand constant(const std::string& role, bool any_float = false);
     std::optional<Operand> optional_constant(const std::string& role, bool any_float = false);
-    Operand i8_constant(const std::string& role);
+    Operand eight_bit_constant(const std::string& role, DType dtype);
     Operand input_or_constant(const std::string& role);
     Operand output(const std::string& role = "y");
     Operand integer_output(const std::string& role, Numbers numbers = Numbers::i32);

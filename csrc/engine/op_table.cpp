@@ -66,18 +66,18 @@ void check_conv2d(OpChecker& check) {
     check.expect_shape(check.output(), out);
 }
 
-// x and weight of a quantised product, and the scales that turn its integer sums into numbers: one for each row of the
-// matrix views.
+// x and weight of a quantised product, both i8 or both f8, and the scales that turn its sums into numbers: one for each
+// row of the matrix views. Rows of i8 have a zero point too.
 std::pair<Operand, Operand> take_quantised_factors(OpChecker& check, std::size_t weight_rank) {
-    const Operand x = check.integer_input("x", Numbers::i8);
-    const Operand weight = check.i8_constant("weight");
+    const Operand x = check.integer_input("x", Numbers::eight_bit);
+    const Operand weight = check.eight_bit_constant("weight", x.dtype);
     check.expect_rank(weight, weight_rank);
     const Operand x_scale = check.input("x_scale");
-    const Operand x_zero = check.integer_input("x_zero");
     check.expect_shape(x_scale, {x.matrix().rows});
     check.expect_f32(x_scale);
-    check.expect_shape(x_zero, {x.matrix().rows});
     check.expect_shape(check.constant("weight_scale"), {weight.matrix().rows});
+    if (x.dtype == DType::f8) return {x, weight};
+    check.expect_shape(check.integer_input("x_zero"), {x.matrix().rows});
     if (x.matrix().columns > kMaxQuantisedDepth)
         check.refuse("sums " + std::to_string(x.matrix().columns) + " products of 8 bits; expected at most " +
                      std::to_string(kMaxQuantisedDepth) + ", which fit into 32 bits");
@@ -85,7 +85,7 @@ std::pair<Operand, Operand> take_quantised_factors(OpChecker& check, std::size_t
 }
 
 std::pair<Operand, Operand> take_factors(OpChecker& check, std::size_t weight_rank) {
-    if (check.is_i8_input("x")) return take_quantised_factors(check, weight_rank);
+    if (check.is_eight_bit_input("x")) return take_quantised_factors(check, weight_rank);
     const Operand x = check.input("x");
     const Operand weight = check.constant("weight", true);
     check.expect_rank(weight, weight_rank);
@@ -106,11 +106,12 @@ void check_linear(OpChecker& check) {
 
 void check_quantize_rows(OpChecker& check) {
     const Operand x = check.input("x");
-    check.expect_matrix(check.integer_output("y", Numbers::i8), x.matrix());
+    const Operand y = check.integer_output("y", Numbers::eight_bit);
+    check.expect_matrix(y, x.matrix());
     const Operand scale = check.output("scale");
     check.expect_shape(scale, {x.matrix().rows});
     check.expect_f32(scale);
-    check.expect_shape(check.integer_output("zero"), {x.matrix().rows});
+    if (y.dtype == DType::i8) check.expect_shape(check.integer_output("zero"), {x.matrix().rows});
 }
 
 void check_grouped_linear(OpChecker& check) {

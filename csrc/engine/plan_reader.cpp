@@ -19,7 +19,7 @@ constexpr std::int64_t kWarp = 32;
 constexpr std::int64_t kMaxShared = 227 << 10;
 constexpr std::int64_t kMaxRegisters = 255;
 constexpr std::int64_t kMaxLinear = std::int64_t{1} << 30;  // of a side, so that two of them are no overflow
-constexpr std::string_view kProductTypes[] = {"f32", "f16", "bf16", "i8", "none"};
+constexpr std::string_view kProductTypes[] = {"f32", "f16", "bf16", "f8", "i8", "none"};
 
 // Tensors that the graph itself reads: never machine code.
 std::unordered_set<std::size_t> graph_constants(const Graph& graph) {
@@ -133,7 +133,7 @@ class PlanReader {
         integer(item, where, "flops", 0, INT64_MAX);
         const std::string& products = read_string(item, where, "product_type", refuse_);
         if (std::find(std::begin(kProductTypes), std::end(kProductTypes), products) == std::end(kProductTypes))
-            refuse_(where + ": 'product_type' is '" + products + "'; expected f32, f16, bf16, i8 or none");
+            refuse_(where + ": 'product_type' is '" + products + "'; expected f32, f16, bf16, f8, i8 or none");
         const JsonValue::Array& arguments = read_list(item, where, "arguments", refuse_);
         if (arguments.size() > kMaxArguments)
             refuse_(where + ": has " + std::to_string(arguments.size()) + " arguments; expected at most 256");

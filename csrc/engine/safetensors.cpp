@@ -47,8 +47,9 @@ DType parse_dtype(const JsonValue* value, const std::string& where, const Refusa
     if (*name == "F32") return DType::f32;
     if (*name == "BF16") return DType::bf16;
     if (*name == "F16") return DType::f16;
+    if (*name == "F8_E4M3") return DType::f8;
     if (*name == "I8") return DType::i8;
-    refuse(where + ": dtype '" + *name + "' is unknown; expected F32, BF16, F16 or I8");
+    refuse(where + ": dtype '" + *name + "' is unknown; expected F32, BF16, F16, F8_E4M3 or I8");
 }
 
 Placed parse_tensor(const std::string& name, const JsonValue& entry, std::uint64_t data_bytes, const Refusal& refuse) {

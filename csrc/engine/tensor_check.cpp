@@ -28,8 +28,14 @@ bool has_non_finite(const std::byte* data, std::size_t bytes, Word exponent) noe
     return false;
 }
 
+// e4m3: NaN only, 0x7F with either sign.
+bool has_nan_of_f8(const std::byte* data, std::size_t bytes) noexcept {
+    return has_non_finite<std::uint8_t>(data, bytes, 0x7FU);
+}
+
 bool all_finite(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
     if (tensor.dtype == DType::f32) return !has_non_finite<std::uint32_t>(data, bytes, 0x7F800000U);
+    if (tensor.dtype == DType::f8) return !has_nan_of_f8(data, bytes);
     if (tensor.dtype == DType::f16) return !has_non_finite<std::uint16_t>(data, bytes, 0x7C00U);
     return tensor.dtype != DType::bf16 || !has_non_finite<std::uint16_t>(data, bytes, 0x7F80U);
 }

@@ -17,7 +17,7 @@ using engine::Value;
 
 cpu::DType kernel_dtype(engine::DType dtype) {
     if (dtype == engine::DType::i8) return cpu::DType::i8;
-    return dtype == engine::DType::bf16 ? cpu::DType::bf16 : cpu::DType::f32;
+    return dtype == engine::DType::bf16 || dtype == engine::DType::f8 ? cpu::DType::bf16 : cpu::DType::f32;
 }
 
 cpu::Activation kernel_activation(engine::Activation activation) {
@@ -110,6 +110,7 @@ class Binder {
     cpu::LinearArgs linear();
     cpu::Quantisation quantisation();
     cpu::QuantizeRowsArgs quantize_rows() const;
+    cpu::QuantizeRowsF8Args quantize_rows_f8() const;
     cpu::GroupedLinearArgs grouped_linear();
     cpu::LayerNormArgs layer_norm();
     cpu::RmsNormArgs rms_norm();
@@ -150,7 +151,10 @@ void Binder::bind(Step& step) {
             step.args = linear();
             break;
         case OpKind::quantize_rows:
-            step.args = quantize_rows();
+            if (result().dtype == engine::DType::i8)
+                step.args = quantize_rows();
+            else
+                step.args = quantize_rows_f8();
             break;
         case OpKind::grouped_linear:
             step.args = grouped_linear();
@@ -258,11 +262,12 @@ cpu::LinearArgs Binder::linear() {
     return args;
 }
 
-// Of a product whose x is i8; else nothing.
+// Of a product whose x is i8 or f8; else nothing.
 cpu::Quantisation Binder::quantisation() {
     if (!has_input("x_scale")) return {};
-    return {static_cast<const float*>(address(value("x_scale"))),
-            static_cast<const std::int32_t*>(address(value("x_zero"))), constant("weight_scale")};
+    const void* zero = has_input("x_zero") ? address(value("x_zero")) : nullptr;
+    return {static_cast<const float*>(address(value("x_scale"))), static_cast<const std::int32_t*>(zero),
+            constant("weight_scale")};
 }
 
 cpu::QuantizeRowsArgs Binder::quantize_rows() const {
@@ -273,6 +278,13 @@ cpu::QuantizeRowsArgs Binder::quantize_rows() const {
             static_cast<std::int8_t*>(address(result())),
             static_cast<float*>(address(result("scale"))),
             static_cast<std::int32_t*>(address(result("zero")))};
+}
+
+// The graph has bf16 in the place of f8.
+cpu::QuantizeRowsF8Args Binder::quantize_rows_f8() const {
+    const Matrix x = matrix("x");
+    return {rows_in_use(x.rows), size(x.columns), input("x"), static_cast<cpu::bf16_bits*>(address(result())),
+            static_cast<float*>(address(result("scale")))};
 }
 
 cpu::GroupedLinearArgs Binder::grouped_linear() {

@@ -34,10 +34,10 @@ struct ConcatStep {
 struct Step {
     Stage stage = Stage::backbone;
     std::variant<cpu::PreprocessImagesArgs, cpu::NchwToNhwcArgs, cpu::Conv2dArgs, cpu::LinearArgs,
-                 cpu::QuantizeRowsArgs, cpu::GroupedLinearArgs, cpu::LayerNormArgs, cpu::RmsNormArgs,
-                 cpu::RmsNormRopeArgs, cpu::SelfAttentionArgs, cpu::CrossAttentionArgs, cpu::CrossAttentionFoldedArgs,
-                 cpu::TextKeyBiasArgs, cpu::LearnedQueryPoolArgs, cpu::MeanPoolArgs, cpu::AddArgs, ConcatStep,
-                 cpu::ScaleShiftClampArgs, cpu::GripperRuleArgs, cpu::CastArgs>
+                 cpu::QuantizeRowsArgs, cpu::QuantizeRowsF8Args, cpu::GroupedLinearArgs, cpu::LayerNormArgs,
+                 cpu::RmsNormArgs, cpu::RmsNormRopeArgs, cpu::SelfAttentionArgs, cpu::CrossAttentionArgs,
+                 cpu::CrossAttentionFoldedArgs, cpu::TextKeyBiasArgs, cpu::LearnedQueryPoolArgs, cpu::MeanPoolArgs,
+                 cpu::AddArgs, ConcatStep, cpu::ScaleShiftClampArgs, cpu::GripperRuleArgs, cpu::CastArgs>
         args;
 };
 

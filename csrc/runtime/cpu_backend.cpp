@@ -90,7 +90,7 @@ class CpuBackend final : public Backend {
     std::vector<Step> bind_act(const InstructionCache::Entry& entry);
     cpu::Execution execution() { return {kernels_, &*pool_, scratch_.data()}; }
 
-    const engine::Graph graph_;  // without f16
+    const engine::Graph graph_;  // without f16 and f8
     const PolicyOptions options_;
     const cpu::KernelTable* kernels_ = nullptr;
     std::optional<cpu::ThreadPool> pool_;
@@ -111,7 +111,7 @@ class CpuBackend final : public Backend {
 };
 
 CpuBackend::CpuBackend(const engine::EngineFile& file, const PolicyOptions& options)
-    : graph_(halves_as_f32(file.graph())), options_(options), cache_(options.instruction_cache_capacity) {
+    : graph_(with_wide_values(file.graph())), options_(options), cache_(options.instruction_cache_capacity) {
     const int threads = choose_threads(options.threads);
     kernels_ = choose_kernels(options.instruction_set);
     try {
@@ -182,9 +182,14 @@ std::string CpuBackend::run_path() const {
 }
 
 std::string CpuBackend::products(const engine::Graph& graph) const {
-    if (!has_halves(graph)) return Backend::products(graph);
-    if (graph.precision != engine::Precision::f16) return Backend::products(graph) + ", f16 values held as f32";
-    return "f32 products (its f16 weights and values widened to f32: a bf16 export takes half the memory)";
+    std::string text = Backend::products(graph);
+    if (graph.precision == engine::Precision::f16)
+        text = "f32 products (its f16 weights and values widened to f32: a bf16 export takes half the memory)";
+    else if (has_values_of(graph, engine::DType::f16))
+        text += ", f16 values held as f32";
+    if (has_values_of(graph, engine::DType::f8))
+        text += ", fp8 numbers held as bf16 (right, but no faster than a bf16 export)";
+    return text;
 }
 
 bool CpuBackend::recall_instruction(std::string_view text) {

@@ -17,7 +17,7 @@ using engine::Value;
 std::uint64_t doubled(std::uint64_t bytes, const Graph& graph) {
     if (bytes > engine::kMaxBlockBytes / 2)
         throw Error(ErrorKind::engine, "engine '" + graph.name + "' needs a block of " + std::to_string(2 * bytes) +
-                                           " bytes for its f16 values as f32; expected at most " +
+                                           " bytes for its values twice as wide; expected at most " +
                                            std::to_string(engine::kMaxBlockBytes));
     return 2 * bytes;
 }
@@ -26,15 +26,15 @@ void widen(Program& program, const Graph& graph) {
     program.arena_bytes = doubled(program.arena_bytes, graph);
     for (Value& value : program.values) {
         value.offset *= 2;
-        if (value.dtype != DType::f16) continue;
-        value.dtype = DType::f32;
+        if (value.dtype != DType::f16 && value.dtype != DType::f8) continue;
+        value.dtype = value.dtype == DType::f16 ? DType::f32 : DType::bf16;
         value.bytes *= 2;
     }
 }
 
-bool holds_halves(const Program& program) noexcept {
+bool holds(const Program& program, DType dtype) noexcept {
     return std::any_of(program.values.begin(), program.values.end(),
-                       [](const Value& value) { return value.dtype == DType::f16; });
+                       [&](const Value& value) { return value.dtype == dtype; });
 }
 
 // Exponent and fraction keep their places above those of f32, whose exponent counts from 112 less: so does a factor of
@@ -47,11 +47,13 @@ float widen(std::uint16_t half) noexcept {
 
 }  // namespace
 
-bool has_halves(const Graph& graph) noexcept { return holds_halves(graph.set_instruction) || holds_halves(graph.act); }
+bool has_values_of(const Graph& graph, DType dtype) noexcept {
+    return holds(graph.set_instruction, dtype) || holds(graph.act, dtype);
+}
 
-Graph halves_as_f32(const Graph& graph) {
+Graph with_wide_values(const Graph& graph) {
     Graph wide = graph;
-    if (!has_halves(graph)) return wide;
+    if (!has_values_of(graph, DType::f16) && !has_values_of(graph, DType::f8)) return wide;
     wide.instruction_bytes = doubled(graph.instruction_bytes, graph);
     for (Program* program : {&wide.set_instruction, &wide.act}) widen(*program, graph);
     return wide;

@@ -55,7 +55,7 @@ InstructionRows::InstructionRows(const Graph& graph) {
     // A vector is one row in the matrix view, but for one number a row: the scales and zero points of rows.
     for (const Op& op : program.ops)
         if (op.kind == OpKind::quantize_rows && values[engine::find_role(op.inputs, "x")])
-            for (const char* role : {"scale", "zero"}) values[engine::find_role(op.outputs, role)] = true;
+            for (const Binding& output : op.outputs) values[output.index] = true;
     for (const Op& op : graph.act.ops) {
         for (const Binding& input : op.inputs) {
             const Value& read = graph.act.values[input.index];

@@ -30,14 +30,14 @@ void check_device(const std::string& device) {
 void check_precision(const std::string& asked, const engine::Graph& graph) {
     const std::string own = engine::precision_name(graph.precision);
     if (asked == "auto" || asked == own) return;
-    if (asked != "f32" && asked != "bf16" && asked != "f16" && asked != "int8")
+    if (asked != "f32" && asked != "bf16" && asked != "f16" && asked != "int8" && asked != "fp8")
         throw Error(ErrorKind::precision,
-                    "precision '" + asked + "' is unknown; expected 'auto', 'f32', 'bf16', 'f16' or 'int8'");
-    throw Error(
-        ErrorKind::precision,
-        "precision '" + asked + "' was asked for, but engine '" + graph.name + "' computes in " + own +
-            (asked == "int8" ? "; make one with 'lightwam quantize'" : "; export it again with --precision " + asked) +
-            ", or pass precision='auto'");
+                    "precision '" + asked + "' is unknown; expected 'auto', 'f32', 'bf16', 'f16', 'int8' or 'fp8'");
+    throw Error(ErrorKind::precision,
+                "precision '" + asked + "' was asked for, but engine '" + graph.name + "' computes in " + own +
+                    (asked == "int8" || asked == "fp8" ? "; make one with 'lightwam quantize --format " + asked + "'"
+                                                       : "; export it again with --precision " + asked) +
+                    ", or pass precision='auto'");
 }
 
 // The backend of a device, and in `why` the reason where 'auto' chose it.

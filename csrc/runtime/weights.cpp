@@ -8,7 +8,10 @@
 namespace lightwam::runtime {
 namespace {
 
-bool is_half(const engine::Tensor& tensor) { return tensor.dtype == engine::DType::f16; }
+// Formats that become one twice as wide before they are packed.
+bool is_widened(const engine::Tensor& tensor) {
+    return tensor.dtype == engine::DType::f16 || tensor.dtype == engine::DType::f8;
+}
 
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;  // of a constant that is not packed
 
@@ -93,7 +96,7 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
     });
     std::size_t largest = 0;
     for (const Piece& piece : pieces)
-        largest = std::max(largest, aligned(piece.bytes) + (is_half(tensors[piece.tensor]) ? 2 * piece.bytes : 0));
+        largest = std::max(largest, aligned(piece.bytes) + (is_widened(tensors[piece.tensor]) ? 2 * piece.bytes : 0));
     largest = aligned(largest);
     // One buffer a thread; a copied constant is read to where it stays.
     const Block buffers(largest * static_cast<std::size_t>(pool.threads()), "the buffers to load the weights");
@@ -105,9 +108,13 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
         piece.report = file.read(tensors[piece.tensor], piece.begin, piece.bytes, data);
         if (!piece.packed || piece.report.read_error != 0) return;
         const std::byte* rows = data;
-        if (is_half(tensors[piece.tensor])) {
-            rows = buffer + aligned(piece.bytes);
-            widen_halves(data, piece.bytes / 2, reinterpret_cast<float*>(buffer + aligned(piece.bytes)));
+        if (is_widened(tensors[piece.tensor])) {
+            std::byte* const wide = buffer + aligned(piece.bytes);
+            if (tensors[piece.tensor].dtype == engine::DType::f16)
+                widen_halves(data, piece.bytes / 2, reinterpret_cast<float*>(wide));
+            else
+                cpu::widen_f8(data, piece.bytes, reinterpret_cast<cpu::bf16_bits*>(wide));
+            rows = wide;
         }
         cpu::pack_piece(kernels_, piece.entry->shape, piece.index, rows, block_.data() + piece.entry->offset);
     });

@@ -19,7 +19,7 @@ class Weights {
   public:
     explicit Weights(const cpu::KernelTable& kernels) : kernels_(kernels) {}
 
-    // `shape` as the kernels see it: an f16 tensor is f32 there, and widened before it is packed.
+    // `shape` as the kernels see it: an f16 tensor is f32 there, an f8 one bf16: widened before it is packed.
     const std::byte* packed(std::size_t tensor, const cpu::WeightSource& shape) {
         return find({tensor, true, static_cast<int>(shape.compute), shape.groups, shape.rows, shape.taps, shape.form},
                     shape);

@@ -149,6 +149,7 @@ LIGHTWAM_INLINE void epilogue_row(const Epilogue& e, std::size_t r, const Residu
     const std::uint32_t offset = kQuantised ? 128U + static_cast<std::uint32_t>(e.row_zero[r]) : 0U;
     for_vectors(e.columns, [&](std::size_t c, auto lanes) {
         vf v = kQuantised ? dequantised(e, acc, offset, c, lanes) : load(acc + c, lanes);
+        if (!kQuantised && e.column_scale != nullptr) v = v * load(e.column_scale + c, lanes);
         if (e.row_scale != nullptr) v = v * row_scale;
         if (e.bias != nullptr) v = v + load(e.bias + c, lanes);
         v = activate(v, e.activation);

@@ -38,8 +38,8 @@ struct Tile {
 };
 using TileFunction = void (*)(const Tile&) noexcept;
 
-// y [rows, columns] = act(acc * row_scale + bias) + residual for one tile. With column_sums, acc holds the integers of
-// an i8 tile, and acc * row_scale becomes (acc - (128 + row_zero) * column_sums) * column_scale * row_scale.
+// y [rows, columns] = act(acc * column_scale * row_scale + bias) + residual for one tile. With column_sums, acc holds
+// the integers of an i8 tile, and acc becomes (acc - (128 + row_zero) * column_sums) * column_scale * row_scale.
 struct Epilogue {
     const float* acc;
     std::size_t acc_stride;
@@ -48,7 +48,7 @@ struct Epilogue {
     const float* row_scale;           // [rows] or null
     const std::int32_t* row_zero;     // [rows]
     const std::int32_t* column_sums;  // [columns, rounded up to whole vectors] or null
-    const float* column_scale;        // [columns]
+    const float* column_scale;        // [columns]; null for 1 where there are no column_sums
     const float* bias;                // [columns] or null
     Activation activation;
     Input residual;  // element [0, 0] of the tile

@@ -41,7 +41,7 @@ class LIGHTWAM_API Error : public std::runtime_error {
 struct PolicyOptions {
     std::string device = "cpu";                   // "cpu", "cuda", or "auto": a GPU if it can, else the processor
     int threads = 0;                              // 0: one per processor this process may use; of the processor
-    std::string precision = "auto";               // "auto" (the engine's), "f32", "bf16", "f16" or "int8"
+    std::string precision = "auto";               // "auto" (the engine's), "f32", "bf16", "f16", "int8" or "fp8"
     std::string instruction_set = "auto";         // "auto" (the best) or one of PolicyInfo::instruction_set
     std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
 };
@@ -112,7 +112,7 @@ struct CameraInfo {
 
 struct PolicyInfo {
     std::string name;
-    std::string precision;          // "f32", "bf16", "f16" or "int8"
+    std::string precision;          // "f32", "bf16", "f16", "int8" or "fp8"
     bool starts_at_images = false;  // false: at latents
     std::vector<CameraInfo> cameras;
     std::int64_t latent_shape[3] = {};  // channels, height, width

@@ -37,6 +37,12 @@ def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
 
     graph, device = read_engine(engine), DEVICES[device_name]
     plan = lower(graph)
+    needed = {planned.task.product_type for planned in plan.tasks} - {"none"}
+    if lacking := sorted(needed - set(device.peaks)):
+        raise ConfigError(
+            f"--device {device_name}: {device.name} has no {lacking[0]} products, which engine {engine.name} needs: "
+            "take an int8 engine (lightwam quantize --format int8)"
+        )
     costs = plan_costs(plan, graph)
     through_memory = bytes_through_memory(plan, costs.text_rows, device.cache)
     print_prediction(costs, through_memory, device, f"{engine.name}, {graph.precision}")

@@ -18,8 +18,9 @@ from lightwam.export.build import BuildOptions
 from lightwam.export.checkpoint import PolicyCheckpoint, open_checkpoint, read_instructions
 from lightwam.export.engine import write_engine
 from lightwam.export.gpu.compile_command import CompileArgs, check_targets, compile_engine
+from lightwam.export.graph import Precision
 from lightwam.export.progress import progress_bar
-from lightwam.export.quantize import find_layers, quantize_graph
+from lightwam.export.quantize import float_precision, in_precision
 from lightwam.export.weights import RandomWeights
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.train.artifacts import WEIGHTS_FILE
@@ -39,8 +40,9 @@ class ExportArgs:
     """Instead of a checkpoint: random weights of this configuration (for latency, not for robots)."""
     seed: int = 0
     """Seed of the random weights."""
-    precision: Literal["f32", "bf16", "f16", "int8"] = "f32"
-    """What the matrix products compute in; int8 with --random only (for a checkpoint: bf16, then lightwam quantize)."""
+    precision: Precision = "f32"
+    """What the matrix products compute in; int8 and fp8 with --random only (for a checkpoint: bf16, then lightwam
+    quantize)."""
     weights: Literal["f32", "bf16"] | None = None
     """How weights are stored; bf16 halves an f32 engine's file."""
     streams: Literal["f32", "f16"] = "f32"
@@ -85,8 +87,11 @@ def main(arguments: ExportArgs) -> int:
 
 def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
     """Load a checkpoint folder, export it, print size and parity."""
-    if arguments.precision == "int8":
-        raise ExportError("precision is int8: export the checkpoint in bf16, then use lightwam quantize --calibration")
+    if arguments.precision == "int8" or arguments.precision == "fp8":
+        raise ExportError(
+            f"precision is {arguments.precision}: export the checkpoint in bf16, then use lightwam quantize "
+            f"--format {arguments.precision} --calibration"
+        )
     checkpoint = open_checkpoint(folder, arguments.replan, show_progress=True)
     report = export_engine(
         checkpoint.model,
@@ -116,12 +121,11 @@ def export_random(arguments: ExportArgs) -> None:
     config = _with_replan(presets[str(arguments.random)](), arguments.replan)
     hashed = config.text.kind == "hashed_words"
     rows = np.random.default_rng(arguments.seed).standard_normal((20, config.text.width))
-    precision = "bf16" if arguments.precision == "int8" else arguments.precision
     graph = build_policy_graph(
         config,
         RandomWeights(arguments.seed),
         BuildOptions(
-            precision,
+            float_precision(arguments.precision),
             arguments.weights,
             arguments.streams,
             name=arguments.name or f"random-{config.name}",
@@ -130,8 +134,7 @@ def export_random(arguments: ExportArgs) -> None:
         hashed,
         None if hashed else {RANDOM_INSTRUCTION: rows},
     )
-    if arguments.precision == "int8":
-        graph = quantize_graph(graph, find_layers(graph))
+    graph = in_precision(graph, arguments.precision)
     graph = with_provenance(graph, config, None, {"random_seed": arguments.seed})
     with progress_bar("writing", graph.constant_bytes(), show=True) as advance:
         size = write_engine(graph, arguments.out, advance)

@@ -21,7 +21,10 @@ ALIGNMENT = 64
 Storage = Literal["arena", "input", "instruction"]
 Stage = Literal["preprocess", "vae", "backbone", "expert", "postprocess", "text"]
 FloatPrecision = Literal["f32", "bf16", "f16"]
-Precision = Literal["f32", "bf16", "f16", "int8"]
+EightBit = Literal["int8", "fp8"]
+Precision = Literal["f32", "bf16", "f16", "int8", "fp8"]
+#: Precisions of quantised engines, and the format of their numbers.
+EIGHT_BIT_FORMATS: Mapping[EightBit, DType] = {"int8": "i8", "fp8": "f8"}
 STAGES: tuple[Stage, ...] = ("preprocess", "vae", "backbone", "expert", "postprocess", "text")
 PROGRAM_NAMES = ("set_instruction", "act")
 Attr = int | float | str | bool | None | tuple[int, ...]

@@ -16,7 +16,7 @@ from lightwam.errors import ConfigError, EngineError
 from lightwam.export.check import check_graph
 from lightwam.export.counts import GraphCosts, counted_text_rows, graph_costs, output_is_folded
 from lightwam.export.engine import read_engine
-from lightwam.export.graph import Graph
+from lightwam.export.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.export.ops import EIGHT_BIT_PRODUCTS
 from lightwam.export.savings import Cost, savings
 
@@ -85,7 +85,7 @@ def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) ->
 
 def _precision(graph: Graph) -> str:
     """The engine's precision; of an eight-bit one how many linears have it, and how the chunk agreed with the float."""
-    if graph.precision != "int8":
+    if graph.precision not in EIGHT_BIT_FORMATS:
         return graph.precision
     linears = [op for op in graph.programs["act"].ops if op.op in EIGHT_BIT_PRODUCTS]
     eight = sum("x_scale" in op.inputs for op in linears)
@@ -93,7 +93,7 @@ def _precision(graph: Graph) -> str:
     agreed = "not measured"
     if measured:
         agreed = f"{measured['chunk']['cosine_min']:.6f} at least, on {measured['chunk']['observations']} observations"
-    return f"int8 in {eight} of {len(linears)} linears; cosine to the float engine: {agreed}"
+    return f"{graph.precision} in {eight} of {len(linears)} linears; cosine to the float engine: {agreed}"
 
 
 def stage_table(costs: GraphCosts) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightwam.errors import ExportError, InstructionError
-from lightwam.export.dtypes import Array, decode
+from lightwam.export.dtypes import Array, DType, decode
 from lightwam.export.graph import Attr, Graph, Op
 from lightwam.export.images import compose_canvas
 from lightwam.model.text import word_buckets
@@ -75,52 +75,69 @@ def _add_residual(c: Call, y: Tensor) -> Tensor:
 
 
 _HALVES = {"bf16": torch.bfloat16, "f16": torch.float16}
+LARGEST_F8 = 448.0
 SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
 
 
-def quantize_rows(x: Tensor) -> dict[str, Tensor]:
+def quantize_rows(x: Tensor, dtype: DType = "i8") -> dict[str, Tensor]:
     """Rows [R, K] as y int8 [R, K], scale float32 [R], zero int32 [R]: section 4.1 of docs/engine-format.md.
 
-    A row with NaN or infinity has a scale that is not finite.
+    With "f8": y float8_e4m3fn [R, K], scale float32 [R]. A row with NaN or infinity has a scale that is not finite.
     """
     rows = x.to(torch.float32).flatten(0, -2)
+    if dtype == "f8":
+        scale = _normal(rows.abs().amax(-1) / LARGEST_F8)
+        held = (rows / scale[:, None]).clamp(-LARGEST_F8, LARGEST_F8)
+        return {"y": held.to(torch.float8_e4m3fn).reshape(x.shape), "scale": scale}
     zeros = rows.new_zeros(rows.shape[0])
     low, high = torch.minimum(zeros, rows.amin(-1)), torch.maximum(zeros, rows.amax(-1))
-    scale = (high - low) / 255
-    scale = torch.where(scale < SMALLEST_SCALE, torch.ones_like(scale), scale)
+    scale = _normal((high - low) / 255)
     zero = _to_int8_range(-128 - low / scale)
     y = _to_int8_range((rows / scale[:, None]).round().nan_to_num(0.0) + zero[:, None])
     return {"y": y.to(torch.int8).reshape(x.shape), "scale": scale, "zero": zero.to(torch.int32)}
+
+
+def _normal(scale: Tensor) -> Tensor:
+    """1 in the place of scales that are no normal numbers."""
+    return torch.where(scale < SMALLEST_SCALE, torch.ones_like(scale), scale)
 
 
 def _to_int8_range(x: Tensor) -> Tensor:
     return x.nan_to_num(0.0).round().clamp(-128, 127)
 
 
-def quantised_product(x: Tensor, scale: Tensor, zero: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+def quantised_product(x: Tensor, scale: Tensor, zero: Tensor | None, weight: Tensor, weight_scale: Tensor) -> Tensor:
     """x_scale[r] weight_scale[n] sum_k (x[r, k] - x_zero[r]) weight[n, k] in float64, where the sums are exact.
 
-    x int8 [R, K], scale [R], zero [R], weight int8 [N, K], weight_scale [N]; returns float64 [R, N].
+    x int8 [R, K] (or of e4m3, without zero), scale [R], zero [R], weight int8 [N, K] (or numbers of e4m3), weight_scale
+    [N]; returns float64 [R, N].
     """
-    whole = x.to(torch.float64).flatten(0, -2) - zero.to(torch.float64)[:, None]
+    whole = x.to(torch.float64).flatten(0, -2)
+    if zero is not None:
+        whole = whole - zero.to(torch.float64)[:, None]
     sums = F.linear(whole, weight.to(torch.float64))
     return sums * weight_scale.to(torch.float64) * scale.to(torch.float64)[:, None]
 
 
-def quantised_grouped_product(x: Tensor, scale: Tensor, zero: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
+def quantised_grouped_product(
+    x: Tensor, scale: Tensor, zero: Tensor | None, weight: Tensor, weight_scale: Tensor
+) -> Tensor:
     """`quantised_product` of every group: x int8 [M, G, K], scale and zero [M*G], weight int8 [G, N, K], weight_scale
     [G*N]; returns float64 [M, G*N].
     """
     rows, groups, _ = x.shape
-    scales, zeros = scale.reshape(rows, groups), zero.reshape(rows, groups)
+    scales, zeros = scale.reshape(rows, groups), None if zero is None else zero.reshape(rows, groups)
     parts = zip(weight, weight_scale.reshape(groups, -1), strict=True)
-    made = [quantised_product(x[:, g], scales[:, g], zeros[:, g], *part) for g, part in enumerate(parts)]
+    made = [
+        quantised_product(x[:, g], scales[:, g], None if zeros is None else zeros[:, g], *part)
+        for g, part in enumerate(parts)
+    ]
     return torch.cat(made, 1)
 
 
 def _linear(c: Call) -> Tensor:
-    if c["x"].dtype == torch.int8:
-        product = quantised_product(c["x"], c["x_scale"], c["x_zero"], c["weight"], c["weight_scale"])
+    if c.get("x_scale") is not None:
+        product = quantised_product(c["x"], c["x_scale"], c.get("x_zero"), c["weight"], c["weight_scale"])
         bias = c.get("bias")
         y = c.activate(product if bias is None else product + bias).reshape(*c["x"].shape[:-1], -1)
         return _add_residual(c, y)
@@ -133,8 +150,8 @@ def grouped_product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _grouped_linear(c: Call) -> Tensor:
-    if c["x"].dtype == torch.int8:
-        y = quantised_grouped_product(c["x"], c["x_scale"], c["x_zero"], c["weight"], c["weight_scale"])
+    if c.get("x_scale") is not None:
+        y = quantised_grouped_product(c["x"], c["x_scale"], c.get("x_zero"), c["weight"], c["weight_scale"])
     else:
         y = grouped_product(c["x"], c["weight"])
     bias = c.get("bias")
@@ -370,11 +387,11 @@ class Interpreter:
         if op.op == "text_key_bias":
             return _text_key_bias(call)
         if op.op == "quantize_rows":
-            return quantize_rows(call["x"])
+            return quantize_rows(call["x"], program.values[op.outputs["y"]].type.dtype)
         return {"y": _REFERENCES[op.op](call)}
 
     def _round(self, y: Tensor, dtype: str) -> Tensor:
-        if dtype in ("i8", "i32"):
+        if dtype in ("i8", "f8", "i32"):
             return y
         half = _HALVES.get(dtype) if self.rounds else None
         return y.to(self.dtype) if half is None else y.to(half).to(self.dtype)

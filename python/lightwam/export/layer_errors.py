@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightwam.errors import ExportError
 from lightwam.export.calibration import Observation
+from lightwam.export.dtypes import decode
 from lightwam.export.graph import Graph, Op
 from lightwam.export.interpret import Call, Interpreter, grouped_product, instruction_context, is_small, quantize_rows
 from lightwam.export.ops import EIGHT_BIT_PRODUCTS
@@ -66,17 +68,19 @@ class _Meter:
         if op.op not in EIGHT_BIT_PRODUCTS or op.constants["weight"] not in self.layers:
             return
         name, use = op.constants["weight"], (program, op.name)
-        numbers, scale = (
-            torch.from_numpy(self.quantised.constants[part].array().copy()) for part in (name, scale_name(name))
-        )
-        weight = numbers.to(torch.float32) * scale.reshape(*numbers.shape[:-1], 1)
+        stored = self.quantised.constants[name]
+        numbers = torch.from_numpy(np.array(decode(stored.array(), stored.type.dtype), np.float32))
+        scale = torch.from_numpy(self.quantised.constants[scale_name(name)].array().copy())
+        weight = numbers * scale.reshape(*numbers.shape[:-1], 1)
         if name not in self.weight:
             self.weight.setdefault(name, _Sums()).add(weight, call["weight"])
         grouped = op.op == "grouped_linear"
         x = _some_rows(call["x"] if grouped else call["x"].flatten(0, -2))
-        eight = quantize_rows(x)
+        eight = quantize_rows(x, stored.type.dtype)
         rows = (*x.shape[:-1], 1)
-        back = (eight["y"].to(torch.float32) - eight["zero"].reshape(rows)) * eight["scale"].reshape(rows)
+        back = eight["y"].to(torch.float32) * eight["scale"].reshape(rows)
+        if "zero" in eight:
+            back = back - (eight["zero"] * eight["scale"]).reshape(rows)
         made, wanted = _output(call, grouped, back, weight), _output(call, grouped, x, call["weight"])
         self.input.setdefault(use, _Sums()).add(back, x)
         self.output.setdefault(use, _Sums()).add(made, wanted)
@@ -103,7 +107,7 @@ def measure_layers(
     observations: Sequence[Observation],
     on_observation: Callable[[int], None] = lambda _: None,
 ) -> dict[str, LayerError]:
-    """Weight -> errors, over these observations, in float32. `quantised`: the graph that holds the layers in int8.
+    """Weight -> errors, over these observations, in float32. `quantised`: the graph with the layers in eight bits.
 
     `on_observation` hears a 1 after each. Raises `ExportError` if a layer's numbers are not finite.
     """

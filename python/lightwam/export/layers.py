@@ -41,6 +41,8 @@ def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) 
             return _half(name, make())
         if dtype == "bf16":
             return np.asarray(make().to(torch.bfloat16).contiguous().view(torch.int16).numpy()).view(np.uint16)
+        if dtype == "f8":
+            return np.asarray(make().to(torch.float8_e4m3fn).contiguous().view(torch.uint8).numpy())
         whole = torch.int8 if dtype == "i8" else torch.float32
         return np.asarray(make().to(whole).contiguous().numpy())
 

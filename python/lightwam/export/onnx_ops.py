@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lightwam.errors import ExportError
+from lightwam.export.dtypes import EIGHT_BITS
 from lightwam.export.graph import Op
 from lightwam.export.onnx_attention import (
     cross_attention,
@@ -25,7 +26,7 @@ from lightwam.export.onnx_lowering import Lowering
 def lower(t: Lowering, op: Op) -> None:
     """Append an op of the engine. Raises `ExportError` for one that has no float form."""
     made = _LOWERINGS.get(op.op)
-    if made is None or "i8" in _dtypes(t, op):
+    if made is None or _dtypes(t, op).intersection(EIGHT_BITS):
         raise ExportError(f"op {op.name} ({op.op}) is eight-bit: export the policy in a float precision for ONNX")
     made(t, op)
 

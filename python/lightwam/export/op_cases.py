@@ -39,22 +39,23 @@ class OpCase:
     output: DType = "f32"
     text_rows: int = 1
     context_rows: int = 1
-    on_grid: bool = False  # the row to be quantised lies so that every backend makes the same integers of it
+    on_grid: bool = False  # the row to be quantised lies so that every backend makes the same eight bits of it
+    rounded: DType = "i8"  # what `quantize_rows` makes
 
     @property
     def precision(self) -> Precision:
         """What its products compute in."""
         if self.op == "quantize_rows" or "x_scale" in self.inputs:
-            return "int8"
+            return "int8" if self.rounded == "i8" else "fp8"
         formats = {tensor.dtype for tensor in self.inputs.values()}
         return "bf16" if "bf16" in formats else "f16" if "f16" in formats else "f32"
 
     def tolerance(self) -> float:
         """Of max |error| / max |reference|."""
         if self.output == "f32" and self.on_grid:
-            return OPS["linear"].tolerance["i8"]
-        if self.op == "quantize_rows":
-            return 2 / 255  # a step of at most (high - low) / 255, seen from the larger of the two
+            return OPS["linear"].tolerance[self.rounded]
+        if self.op == "quantize_rows":  # i8: a step of at most (high - low) / 255, seen from the larger of the two
+            return 2 / 255 if self.rounded == "i8" else 32 / 448
         formats = (self.precision, self.output)
         return OPS[self.op].tolerance["bf16" if "bf16" in formats else "f16" if "f16" in formats else "f32"]
 
@@ -204,47 +205,54 @@ def _elementwise() -> Iterator[OpCase]:
     yield OpCase("reshape", "f32", {"x": _t("f32", 6, 4)}, {}, {})
 
 
-def _eight_bit() -> Iterator[OpCase]:
+def _eight_bit(eight: DType) -> Iterator[OpCase]:
     """Ragged sizes; rows of one sign, so that the zero points -128 and 127 occur (see `_grid_rows`)."""
+
+    def scales(rows: int) -> dict[str, TensorType]:
+        return {"x_scale": _t("f32", rows), **({"x_zero": _t("i32", rows)} if eight == "i8" else {})}
+
     outputs: tuple[DType, ...] = ("f32", "bf16")
     for output in outputs:
         for rows, in_dim, out_dim, activation in (
             (1, 8, 5, "none"), (1, 203, 72, "gelu_tanh"), (17, 33, 19, "silu"), (128, 192, 96, "gelu"),
             (40, 64, 1, "none"), (9, 1, 3, "none"), (31, 2, 33, "none"),
         ):  # fmt: skip
-            x = {"x": _t("i8", rows, in_dim), "x_scale": _t("f32", rows), "x_zero": _t("i32", rows)}
-            constants = {"weight": _t("i8", out_dim, in_dim), "weight_scale": _t("f32", out_dim)}
-            label = f"{rows}x{in_dim}x{out_dim}-i8/{output}"
+            x = {"x": _t(eight, rows, in_dim), **scales(rows)}
+            constants = {"weight": _t(eight, out_dim, in_dim), "weight_scale": _t("f32", out_dim)}
+            label = f"{rows}x{in_dim}x{out_dim}-{eight}/{output}"
             yield OpCase(
                 "linear", label, x, {**constants, "bias": _t("f32", out_dim)}, {"activation": activation}, output,
-                on_grid=True,
+                on_grid=True, rounded=eight,
             )  # fmt: skip
             if activation == "none":
                 residual = {"residual": _t("f32", rows, out_dim)}
                 yield OpCase(
                     "linear", f"residual-{label}", {**x, **residual}, constants, {"activation": "none"}, output,
-                    on_grid=True,
+                    on_grid=True, rounded=eight,
                 )  # fmt: skip
         for rows, groups, in_dim, out_dim in ((1, 12, 128, 40), (1, 1, 8, 5), (17, 3, 33, 19), (6, 8, 20, 70)):
             yield OpCase(
-                "grouped_linear", f"{rows}x{groups}x{in_dim}x{out_dim}-i8/{output}",
-                {"x": _t("i8", rows, groups, in_dim), "x_scale": _t("f32", rows * groups),
-                 "x_zero": _t("i32", rows * groups)},
-                {"weight": _t("i8", groups, out_dim, in_dim), "weight_scale": _t("f32", groups * out_dim),
+                "grouped_linear", f"{rows}x{groups}x{in_dim}x{out_dim}-{eight}/{output}",
+                {"x": _t(eight, rows, groups, in_dim), **scales(rows * groups)},
+                {"weight": _t(eight, groups, out_dim, in_dim), "weight_scale": _t("f32", groups * out_dim),
                  **({"bias": _t("f32", groups * out_dim)} if rows > 1 else {})},
-                {}, output, on_grid=True,
+                {}, output, on_grid=True, rounded=eight,
             )  # fmt: skip
     for dtype in (*outputs, "f16"):
         for rows, columns in ((1, 1), (1, 2), (13, 21), (3, 200), (65, 64)):
             x = {"x": _t(dtype, rows, columns)}
-            yield OpCase("quantize_rows", f"{rows}x{columns}-{dtype}", x)
-            yield OpCase("quantize_rows", f"grid-{rows}x{columns}-{dtype}", x, on_grid=True)
-    yield OpCase("quantize_rows", "rank3", {"x": _t("f32", 3, 5, 24)})
+            label = f"{rows}x{columns}-{dtype}" + ("" if eight == "i8" else f"-{eight}")
+            yield OpCase("quantize_rows", label, x, rounded=eight)
+            yield OpCase("quantize_rows", f"grid-{label}", x, on_grid=True, rounded=eight)
+    yield OpCase(
+        "quantize_rows", "rank3" if eight == "i8" else f"rank3-{eight}", {"x": _t("f32", 3, 5, 24)}, rounded=eight
+    )
 
 
 #: The table. Ops that only whole programs can run (`preprocess_images`, `text_key_bias`) have tests of their own.
 OP_CASES: tuple[OpCase, ...] = (*_products(), *_norms(), *_attention(), *_elementwise())
-INT8_CASES: tuple[OpCase, ...] = tuple(_eight_bit())
+INT8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("i8"))
+FP8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("f8"))
 
 
 def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
@@ -254,12 +262,12 @@ def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
     act = ProgramBuilder(constants, "expert")
     state = act.bind("state", "f32", (1, STATE_WIDTH))
     inputs = {
-        role: _operand(act, state, role, tensor, rng, case.on_grid and role == "x")
+        role: _operand(act, state, role, tensor, rng, case.rounded if case.on_grid and role == "x" else None)
         for role, tensor in case.inputs.items()
         if role not in ("x_scale", "x_zero")
     }
     if "x_scale" in case.inputs:
-        inputs |= _quantize(act, inputs["x"])
+        inputs |= _quantize(act, inputs["x"], case.rounded)
     set_instruction = Program({}, (), {})
     if case.op in ("cross_attention", "cross_attention_folded"):
         set_instruction, bias = _key_bias(constants, case.context_rows)
@@ -267,7 +275,8 @@ def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
     made = {role: _random_constant(f"op.{role}", role, tensor, rng) for role, tensor in case.constants.items()}
     shape = (4, 6) if case.op == "reshape" else None
     if case.op == "quantize_rows":
-        y = act.emit("linear", "y", _quantize(act, inputs["x"]), _identity(inputs["x"]), activation="none")
+        rounded, identity = _quantize(act, inputs["x"], case.rounded), _identity(inputs["x"], case.rounded)
+        y = act.emit("linear", "y", rounded, identity, activation="none")
     else:
         y = act.emit(case.op, "y", inputs, made, case.output, shape, "arena", **case.attrs)
     actions = y if y.type.dtype == "f32" else act.emit("cast", "y.f32", {"x": y})
@@ -294,19 +303,21 @@ def one_op_policy(actions: tuple[int, int], context_rows: int, **changes: Any) -
     }  # fmt: skip
 
 
-def _quantize(act: ProgramBuilder, x: Value) -> dict[str, Value]:
+def _quantize(act: ProgramBuilder, x: Value, eight: DType) -> dict[str, Value]:
     """x [R, K] in eight bits, in the roles of a linear."""
     rows = x.type.matrix[0]
-    outputs = {"y": _t("i8", *x.type.shape), "scale": _t("f32", rows), "zero": _t("i32", rows)}
+    outputs = {"y": _t(eight, *x.type.shape), "scale": _t("f32", rows)}
+    if eight == "i8":
+        outputs["zero"] = _t("i32", rows)
     made = act.emit_many("quantize_rows", "quantize", {"x": x}, outputs, "arena", "quantized.")
-    return {"x": made["y"], "x_scale": made["scale"], "x_zero": made["zero"]}
+    return {"x" if role == "y" else f"x_{role}": value for role, value in made.items()}
 
 
-def _identity(x: Value) -> dict[str, Constant]:
+def _identity(x: Value, eight: DType) -> dict[str, Constant]:
     """Constants of the eight-bit linear that gives back what was quantised, in float."""
     width = x.type.matrix[1]
     return {
-        "weight": constant("identity", "i8", (width, width), lambda: torch.eye(width)),
+        "weight": constant("identity", eight, (width, width), lambda: torch.eye(width)),
         "weight_scale": constant("ones", "f32", (width,), lambda: torch.ones(width)),
     }
 
@@ -327,15 +338,31 @@ def _grid_rows(tensor: TensorType, rng: torch.Generator) -> Tensor:
     return x / 16
 
 
+def _e4m3_rows(tensor: TensorType, rng: torch.Generator) -> Tensor:
+    """Rows [R, K] of numbers of e4m3, over 16, from 28 on down: the scale is 1/16. Every fifth row is zero.
+
+    In f32 the inner numbers lie up to 0.02 of themselves off the grid, where half a step is 0.03 at least.
+    """
+    rows, columns = tensor.matrix
+    codes = torch.randint(0, 126, (rows, columns), generator=rng) + 128 * torch.randint(0, 2, (rows, 1), generator=rng)
+    x = codes.to(torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
+    if tensor.dtype in ("f32", "f8"):
+        x *= 1 + 0.02 * (2 * torch.rand(rows, columns, generator=rng) - 1)
+    x[:, :1] = 448.0
+    x[torch.arange(rows) % 5 == 4] = 0.0
+    return x / 16
+
+
 def _operand(
-    act: ProgramBuilder, state: Value, role: str, tensor: TensorType, rng: torch.Generator, on_grid: bool
+    act: ProgramBuilder, state: Value, role: str, tensor: TensorType, rng: torch.Generator, grid: DType | None
 ) -> Value:
-    """Random numbers of order one that depend on the state, or, on the grid, the same for every state."""
+    """Random numbers of order one that depend on the state, or, on a grid of eight bits, the same for every state."""
     count = num_elements(tensor.shape)
     weight = torch.randn(count, STATE_WIDTH, generator=rng) / math.sqrt(STATE_WIDTH)
     bias = 0.5 * torch.randn(count, generator=rng)
-    if on_grid:
-        weight, bias = torch.zeros_like(weight), _grid_rows(tensor, rng).flatten()
+    if grid is not None:
+        made = _grid_rows(tensor, rng) if grid == "i8" else _e4m3_rows(tensor, rng)
+        weight, bias = torch.zeros_like(weight), made.flatten()
     numbers = {
         "weight": constant(f"{role}.weight", "f32", (count, STATE_WIDTH), lambda: weight),
         "bias": constant(f"{role}.bias", "f32", (count,), lambda: bias),
@@ -343,7 +370,7 @@ def _operand(
     x = act.emit("linear", f"{role}.flat", {"x": state}, numbers, activation="none")
     if x.type.shape != tensor.shape:
         x = act.emit("reshape", f"{role}.shaped", {"x": x}, {}, "f32", tensor.shape)
-    return x if tensor.dtype in ("f32", "i8") else act.emit("cast", f"{role}.cast", {"x": x}, {}, tensor.dtype)
+    return x if tensor.dtype in ("f32", "i8", "f8") else act.emit("cast", f"{role}.cast", {"x": x}, {}, tensor.dtype)
 
 
 def _key_bias(constants: dict[str, Constant], length: int) -> tuple[Program, dict[str, TensorType]]:
@@ -368,6 +395,8 @@ def _constant_numbers(role: str, tensor: TensorType, rng: torch.Generator) -> Te
         whole.view(-1)[0], whole.view(-1)[-1] = -127, 127
         return whole
     noise = torch.randn(shape, generator=rng)
+    if tensor.dtype == "f8":
+        return (100 * noise).clamp(-448, 448)
     if role == "weight_scale":
         return 0.01 * (noise.abs() + 0.1)
     if role in ("cos", "sin"):

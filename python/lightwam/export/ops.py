@@ -14,7 +14,7 @@ from typing import Literal
 
 from lightwam.errors import ExportError
 from lightwam.export import attention_shapes as attention
-from lightwam.export.dtypes import DType, Shape, num_elements
+from lightwam.export.dtypes import EIGHT_BITS, DType, Shape, num_elements
 from lightwam.export.graph import Attr, TensorType
 
 ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh")
@@ -76,7 +76,7 @@ class OpSpec:
     outputs: tuple[str, ...] = ("y",)
     product: bool = False
     free_shape: bool = False  # the graph declares the output shape, the rule checks it
-    integers: Mapping[str, DType] = field(default_factory=dict)  # operands and outputs that may (or must) be whole
+    integers: Mapping[str, DType] = field(default_factory=dict)  # what may (or must) be whole; where i8 may, f8 may
     tolerance: Mapping[str, float] = field(default_factory=lambda: {"f32": 1e-5, "bf16": 1e-2, "f16": 1.5e-3})
 
     def in_place_roles(self) -> tuple[str, ...]:
@@ -129,13 +129,14 @@ def _check_integers(spec: OpSpec, operands: Operands) -> None:
     """Values and constants are f32, bf16 or f16, but where the op says otherwise."""
     groups = (operands.inputs, operands.constants, operands.declared)
     for role, tensor in ((role, tensor) for group in groups for role, tensor in group.items()):
-        whole = tensor.dtype in ("i8", "i32")
-        operands.require(not whole or tensor.dtype == spec.integers.get(role), f"no {tensor.dtype} as {role}")
+        special = tensor.dtype in ("i32", *EIGHT_BITS)
+        as_integer = "i8" if tensor.dtype == "f8" else tensor.dtype
+        operands.require(not special or as_integer == spec.integers.get(role), f"no {tensor.dtype} as {role}")
 
 
 def _check_product_formats(operands: Operands) -> None:
     x, weight = operands.inputs["x"].dtype, operands.constants["weight"].dtype
-    fitting = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"), ("f16", "f16"), ("i8", "i8"))
+    fitting = (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"), ("f16", "f16"), ("i8", "i8"), ("f8", "f8"))
     operands.require((x, weight) in fitting, "x and weight formats that fit")
     bias = operands.constants.get("bias")
     operands.require(bias is None or bias.dtype == "f32", "an f32 bias")
@@ -194,9 +195,9 @@ def _linear(o: Operands) -> dict[str, Shape]:
 
 
 def _check_scales(o: Operands) -> None:
-    """The eight-bit form has all three of its scales and zeros, the others have none."""
+    """The eight-bit forms have scales, of integers zeros too; the others have none."""
     rows, in_dim = o.inputs["x"].matrix
-    quantised = o.inputs["x"].dtype == "i8"
+    quantised, integers = o.inputs["x"].dtype in EIGHT_BITS, o.inputs["x"].dtype == "i8"
     given = {**o.inputs, **o.constants}
     wanted = {
         "x_scale": TensorType("f32", (rows,)),
@@ -204,15 +205,20 @@ def _check_scales(o: Operands) -> None:
         "weight_scale": TensorType("f32", o.constants["weight"].matrix[:1]),
     }
     for role, tensor in wanted.items():
-        o.require(given.get(role) == (tensor if quantised else None), f"{role} {tensor} if x is i8, else none")
-    o.require(not quantised or in_dim <= MAX_QUANTISED_WIDTH, f"at most {MAX_QUANTISED_WIDTH} columns of i8")
+        needed = integers if role == "x_zero" else quantised
+        which = "i8" if role == "x_zero" else "i8 or f8"
+        o.require(given.get(role) == (tensor if needed else None), f"{role} {tensor} if x is {which}, else none")
+    o.require(not integers or in_dim <= MAX_QUANTISED_WIDTH, f"at most {MAX_QUANTISED_WIDTH} columns of i8")
 
 
 def _quantize_rows(o: Operands) -> dict[str, Shape]:
     rows = (o.inputs["x"].matrix[0],)
     formats = {role: tensor.dtype for role, tensor in o.declared.items()}
-    o.require(formats in ({}, {"y": "i8", "scale": "f32", "zero": "i32"}), "outputs y i8, scale f32, zero i32")
-    return {"y": o.inputs["x"].shape, "scale": rows, "zero": rows}
+    integers: dict[str, DType] = {"y": "i8", "scale": "f32", "zero": "i32"}
+    floats: dict[str, DType] = {"y": "f8", "scale": "f32"}
+    o.require(formats in ({}, integers, floats), "outputs y i8, scale f32, zero i32, or y f8, scale f32")
+    shapes = {"y": o.inputs["x"].shape, "scale": rows, "zero": rows}
+    return {role: shape for role, shape in shapes.items() if role in (formats or integers)}
 
 
 def _linear_flops(o: Operands) -> int:
@@ -317,7 +323,7 @@ _WEIGHT, _BIAS = Role("weight"), Role("bias", optional=True)
 _X_SCALES = (Role("x_scale", optional=True), Role("x_zero", optional=True))
 _WEIGHT_SCALE = Role("weight_scale", optional=True)
 _EIGHT_BIT: Mapping[str, DType] = {"x": "i8", "x_zero": "i32", "weight": "i8"}
-_PRODUCT_TOLERANCE = {"f32": 1e-5, "bf16": 1e-2, "f16": 1.5e-3, "i8": 3e-6}
+_PRODUCT_TOLERANCE = {"f32": 1e-5, "bf16": 1e-2, "f16": 1.5e-3, "i8": 3e-6, "f8": 3e-6}
 _CROSS_INPUTS = (
     *(Role(name) for name in ("q", "key_text", "value_text", "key_bias", "key_count")),
     Role("key_proprio", optional=True),

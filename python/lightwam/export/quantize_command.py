@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from lightwam.errors import ConfigError
 from lightwam.export.calibration import Observations, random_observations, recorded_observations
 from lightwam.export.engine import read_engine
+from lightwam.export.graph import EightBit
 from lightwam.export.progress import progress_bar
 from lightwam.export.quantize_engine import LayerVerdict, QuantizeOptions, QuantizeReport, quantize_engine, report_path
 
@@ -27,6 +28,8 @@ class QuantizeArgs:
     """Engine file (*.lwam) in f32, bf16 or f16; what is not quantised stays in that precision."""
     out: Path
     """The engine file to write; the report goes beside it, as *.report.json."""
+    format: EightBit = "int8"
+    """Numbers of the eight bits: int8, or fp8 (e4m3: GPUs from sm_89 on, all but Orin)."""
     calibration: Path | None = None
     """Folder of a LeRobot data set with the engine's cameras, robot state and tasks."""
     random_observations: int | None = None
@@ -65,6 +68,7 @@ def main(arguments: QuantizeArgs) -> int:
         runner=arguments.runner,
         threads=arguments.threads,
         show_progress=True,
+        precision=arguments.format,
     )
     report = quantize_engine(arguments.engine, arguments.out, observations, options)
     print_report(report, None if arguments.all_layers else SHOWN_LAYERS)
@@ -121,7 +125,9 @@ def print_report(report: QuantizeReport, shown: int | None) -> None:
     console = Console()
     entries = list(report.layers)
     if shown is not None:
-        eight = sorted((entry for entry in entries if entry.verdict == "int8"), key=_output_error, reverse=True)
+        eight = sorted(
+            (entry for entry in entries if entry.verdict == report.options.precision), key=_output_error, reverse=True
+        )
         entries = [*report.fallbacks, *eight[:shown]]
     table = Table(
         Column("layer", no_wrap=True), "shape", "weight", "input", "output", "verdict", title="relative RMS errors"
@@ -134,7 +140,7 @@ def print_report(report: QuantizeReport, shown: int | None) -> None:
         print(f"{verdict}: {', '.join(entry.layer.name for entry in report.fallbacks if entry.verdict == verdict)}")
     hidden = len(report.layers) - len(entries)
     print(
-        f"{len(report.layers) - len(report.fallbacks)} of {len(report.layers)} layers in int8"
+        f"{len(report.layers) - len(report.fallbacks)} of {len(report.layers)} layers in {report.options.precision}"
         + (f" ({hidden} with smaller errors not shown)" if hidden else "")
         + f"; {report.calibration} observations for layers from {report.source}"
     )

@@ -22,12 +22,10 @@ from lightwam.export.check import check_graph
 from lightwam.export.chunk_gate import Agreement, Runner, agreement, gripper_column, probe_graph, rounded, run_probe
 from lightwam.export.dtypes import Array
 from lightwam.export.engine import check_checksums, read_engine, write_engine
-from lightwam.export.graph import Graph
+from lightwam.export.graph import EIGHT_BIT_FORMATS, EightBit, Graph
 from lightwam.export.layer_errors import LayerError, measure_layers
 from lightwam.export.progress import progress_bar
 from lightwam.export.quantize import MIN_WEIGHTS, Layer, find_layers, quantize_graph, scale_name
-
-INT8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class QuantizeOptions:
     held-out observations. keep_float: layer names (or patterns with `*`) that are not quantised. min_weights: see
     `find_layers`. reference: a float engine of the same weights that chunks are compared with (say, the f32 one of a
     bf16 engine) instead of the engine itself. runner, threads: what runs the whole chunks. show_progress: draw bars.
+    precision: of the engine that is made.
     """
 
     layer_gate: float = 0.05
@@ -48,11 +47,12 @@ class QuantizeOptions:
     runner: Runner = "runtime"
     threads: int | None = None
     show_progress: bool = False
+    precision: EightBit = "int8"
 
 
 @dataclass(frozen=True)
 class LayerVerdict:
-    """What became of a layer: `verdict` is 'int8', or why it stays float. `errors` is None where none was measured."""
+    """What became of a layer: `verdict`: the new precision, or why it stays float. `errors`: None if not measured."""
 
     layer: Layer
     errors: LayerError | None
@@ -85,7 +85,7 @@ class QuantizeReport:
     @property
     def fallbacks(self) -> tuple[LayerVerdict, ...]:
         """Layers that stay float."""
-        return tuple(entry for entry in self.layers if entry.verdict != INT8)
+        return tuple(entry for entry in self.layers if entry.verdict != self.options.precision)
 
     def to_json(self) -> dict[str, Any]:
         """The report file's content; `summary` of it goes into the engine's provenance."""
@@ -105,7 +105,7 @@ class QuantizeReport:
                              "held_out": 0 if self.chunk is None else self.chunk.observations},
             "gates": {"layer_output_error": self.options.layer_gate, "chunk_cosine_min": self.options.chunk_gate},
             "runner": self.options.runner,
-            "layers_int8": len(self.layers) - len(self.fallbacks),
+            f"layers_{self.options.precision}": len(self.layers) - len(self.fallbacks),
             "layers_float": {entry.layer.name: entry.verdict for entry in self.fallbacks},
             "chunk": None if self.chunk is None else rounded(self.chunk),
         }  # fmt: skip
@@ -131,7 +131,7 @@ def quantize_engine(
         run = _Run(graph, reference, every, observations, options, Path(folder))
         report = run.report(engine.name, asked)
         if report.passed:
-            chosen = [entry.layer for entry in report.layers if entry.verdict == INT8]
+            chosen = [entry.layer for entry in report.layers if entry.verdict == options.precision]
             run.write(chosen, out, report)
     return report
 
@@ -148,8 +148,10 @@ def _reference(path: Path, graph: Graph, show_progress: bool) -> Graph:
                 f"reference {path} has {key} {reference.policy[key]}, engine {graph.name} has {graph.policy[key]}: "
                 "give a float engine of the same policy"
             )
-    if reference.precision == "int8":
-        raise ConfigError(f"reference {path} is an int8 engine: give a float engine of the same policy")
+    if reference.precision in EIGHT_BIT_FORMATS:
+        raise ConfigError(
+            f"reference {path} is an {reference.precision} engine: give a float engine of the same policy"
+        )
     with progress_bar("checking reference", reference.constant_bytes(), show_progress) as advance:
         check_checksums(path, advance)
     return reference
@@ -224,7 +226,10 @@ class _Run:
         return QuantizeReport(
             engine, self.graph.precision, self.reference.precision, self.observations.source, options,
             len(self.observations.calibration),
-            tuple(LayerVerdict(layer, errors.get(layer.weight), kept.get(layer.weight, INT8)) for layer in every),
+            tuple(
+                LayerVerdict(layer, errors.get(layer.weight), kept.get(layer.weight, options.precision))
+                for layer in every
+            ),
             tuple((kept_float, found.cosine_min) for kept_float, found in tried.items()),
             None if count is None else tried[count], count is not None,
         )  # fmt: skip
@@ -232,7 +237,7 @@ class _Run:
     @property
     def _quantised(self) -> Path:
         """The probe with every layer in eight bits: the store of the quantised numbers."""
-        return self.folder / "int8.lwam"
+        return self.folder / f"{self.options.precision}.lwam"
 
     def _measure_layers(self) -> Mapping[str, LayerError]:
         calibration = self.observations.calibration
@@ -262,10 +267,10 @@ class _Run:
     def _chunks(self, layers: Sequence[Layer]) -> Array:
         """Chunks of the engine with these layers in eight bits."""
         if len(layers) == len(self.layers):
-            return self._run(self._quantised, "int8 chunks")
+            return self._run(self._quantised, f"{self.options.precision} chunks")
         path = self.folder / "fewer.lwam"
         self._write_probe(path, layers)
-        chunks = self._run(path, f"int8 chunks, {len(self.layers) - len(layers)} layers float")
+        chunks = self._run(path, f"{self.options.precision} chunks, {len(self.layers) - len(layers)} layers float")
         path.unlink()
         return chunks
 
@@ -281,7 +286,7 @@ class _Run:
 
     def _with_layers(self, layers: Sequence[Layer]) -> Graph:
         """The graph with these layers in eight bits, their numbers from the store once it is there."""
-        made = quantize_graph(self.graph, layers)
+        made = quantize_graph(self.graph, layers, self.options.precision)
         if not self._quantised.exists():
             return made
         names = [name for layer in layers for name in (layer.weight, scale_name(layer.weight))]

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from lightwam.export.gpu.compile import CompiledPlan
     from lightwam.kernels.compile_tasks import CompiledTask
 
-ALL_TARGETS = "sm_87,sm_89,sm_90,sm_110,sm_120"
-
 
 @dataclass(frozen=True)
 class CompileArgs:
@@ -29,8 +27,9 @@ class CompileArgs:
     """Engine file (*.lwam); what it holds for GPUs already is left out."""
     out: Positional[Path]
     """The engine file to write; may be the same."""
-    targets: str = ALL_TARGETS
-    """GPUs, separated by commas: sm_87 (Orin), sm_89 (RTX 40), sm_90 (H100), sm_110 (Thor), sm_120 (RTX 50)."""
+    targets: str | None = None
+    """GPUs, separated by commas: sm_87 (Orin), sm_89 (RTX 40), sm_90 (H100), sm_110 (Thor), sm_120 (RTX 50); all that
+    have the engine's formats when absent (sm_87 has no fp8)."""
     tactics: int = 3
     """Ways of each matrix product to compile, among which the runtime may choose."""
     cache: Path | None = None
@@ -49,18 +48,23 @@ def main(arguments: CompileArgs) -> int:
     return 0
 
 
-def check_targets(text: str) -> tuple[str, ...]:
-    """The targets of a list with commas. Raises `ConfigError` for one that is unknown, and where Triton is absent."""
+def check_targets(text: str | None) -> tuple[str, ...]:
+    """The targets of a list with commas, all for None.
+
+    Raises `ConfigError` for one that is unknown, and where Triton is absent.
+    """
     try:
         import triton  # noqa: F401
 
-        from lightwam.kernels.targets import known_targets
+        from lightwam.kernels.targets import TARGETS, known_targets
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"compiling for GPUs: the module {error.name!r} is not installed: pip install 'lightwam[export,gpu]'"
         ) from None
     try:
-        return known_targets(name.strip() for name in text.split(",") if name.strip())
+        return (
+            tuple(TARGETS) if text is None else known_targets(name.strip() for name in text.split(",") if name.strip())
+        )
     except ValueError as error:
         raise ConfigError(f"--targets: {error}") from None
 
@@ -71,15 +75,21 @@ def compile_engine(arguments: CompileArgs) -> None:
     from lightwam.export.gpu.lower import lower
     from lightwam.kernels.compile_cache import CompileCache, user_cache_folder
     from lightwam.kernels.compile_tasks import Compiler
+    from lightwam.kernels.targets import lacking
 
     graph = read_engine(arguments.engine)
     plan = lower(graph)
+    targets = check_targets(arguments.targets)
+    without = lacking([planned.task for planned in plan.tasks], targets)
+    if arguments.targets is None and without:
+        targets = tuple(name for name in targets if name not in without)
+        print(f"left out: {', '.join(without)}, without fp8 products; an int8 engine runs there")
     size = graph.constant_bytes()
     with progress_bar("checking", size, True) as advance:
         check_checksums(arguments.engine, advance)
     compiler = Compiler(CompileCache(arguments.cache or user_cache_folder()), arguments.jobs or os.cpu_count() or 1)
     with counting_bar("compiling", True) as on_progress:
-        compiled = compile_plan(plan, check_targets(arguments.targets), compiler, arguments.tactics, on_progress)
+        compiled = compile_plan(plan, targets, compiler, arguments.tactics, on_progress)
     total = size + sum(len(image) for image in compiled.images.values())
     with progress_bar("writing", total, True) as advance:
         written = write_gpu_engine(graph, compiled, arguments.out, advance)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from lightwam.export.dtypes import EIGHT_BITS
 from lightwam.export.gpu.nodes import Node, Nodes
 from lightwam.export.gpu.statistics import with_statistics
 from lightwam.export.gpu.tasks import fits, uses_matvec
@@ -84,7 +85,7 @@ def layer_norm_on_load(nodes: Nodes) -> None:
     """A product of not too many columns normalises its rows on load, from moments that their writer leaves behind."""
     for norm in list(nodes.of_kind("layer_norm")):
         linear = _plain_norm_reader(nodes, norm)
-        if linear is None or uses_matvec(nodes, linear) or nodes.types[linear.inputs["x"]].dtype == "i8":
+        if linear is None or uses_matvec(nodes, linear) or nodes.types[linear.inputs["x"]].dtype in EIGHT_BITS:
             continue
         if nodes.types[linear.outputs["y"]].matrix[1] <= LAYER_NORM_COLUMNS:
             fused = nodes.edited(linear)
@@ -154,7 +155,8 @@ def _without_rounding(nodes: Nodes, rounding: Node, linear: Node) -> Node:
     """The linear on the rows before they are rounded."""
     fused = nodes.edited(linear)
     fused.inputs["x"] = rounding.inputs["x"]
-    del fused.inputs["x_scale"], fused.inputs["x_zero"]
+    for role in ("x_scale", "x_zero"):
+        fused.inputs.pop(role, None)
     return fused
 
 

@@ -37,15 +37,17 @@ class Device:
 
 def _device(
     name: str, f32: float, bf16: float, eight_bit: float, bandwidth: float, memory: float, cache: float,
-    measured: bool = False,
+    measured: bool = False, float8: bool = True,
 ) -> Device:  # fmt: skip
-    """TFLOP/s, GB/s, GB and MiB."""
+    """TFLOP/s, GB/s, GB and MiB. float8: e4m3 products (f32 sums) run at the rate of i8 ones; else there are none."""
     peaks: dict[ProductType, float] = {
         "f32": f32 * 1e12,
         "bf16": bf16 * 1e12,
         "f16": bf16 * 1e12,
         "i8": eight_bit * 1e12,
     }
+    if float8:
+        peaks["f8"] = eight_bit * 1e12
     return Device(name, peaks, bandwidth * 1e9, memory * 1e9, cache * 2**20, measured)
 
 
@@ -54,8 +56,8 @@ def _device(
 # forum, thread 356355). Orin Nano: nothing found that says; half of AGX Orin's is an assumption.
 #: f32 products run on the ordinary cores.
 DEVICES: Mapping[str, Device] = {
-    "orin": _device("Jetson AGX Orin 64 GB", 5.3, 42.5, 85, 204, 64, 4),
-    "orin-nano": _device("Jetson Orin Nano Super 8 GB", 2.1, 17, 33, 102, 8, 2),
+    "orin": _device("Jetson AGX Orin 64 GB", 5.3, 42.5, 85, 204, 64, 4, float8=False),
+    "orin-nano": _device("Jetson Orin Nano Super 8 GB", 2.1, 17, 33, 102, 8, 2, float8=False),
     "thor": _device("Jetson Thor T5000", 8.1, 258, 517, 273, 128, 32),
     "4090": _device("GeForce RTX 4090", 82.6, 165, 330, 1008, 24, 72),
     "h100": _device("H100 SXM", 66.9, 790, 1580, 3000, 80, 50, measured=True),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightwam.errors import ExportError
+from lightwam.export.dtypes import EIGHT_BITS
 from lightwam.export.gpu.nodes import Node, Nodes
 from lightwam.kernels import (
     affine,
@@ -137,7 +138,7 @@ def _linear(b: Builder) -> Call:
     batch = node.count("batch", 1)
     k = b.weight_shape("weight")[-1]
     n = b.weight_elements("weight") // k // batch
-    mode = "quantized" if b.format("x") == "i8" else node.text("x_mode", "plain")
+    mode = "quantized" if b.format("x") in EIGHT_BITS else node.text("x_mode", "plain")
     options = {
         "x": b.format("x"),
         "weight": b.format("weight"),
@@ -162,7 +163,7 @@ def _grouped_linear(b: Builder) -> Call:
     rows = b.shape("x")[0]
     task = matmul.task(
         rows, n, k, x=b.format("x"), weight=b.format("weight"), y=b.format("y"), bias="bias" in b.node.weights,
-        groups=groups, x_mode="quantized" if b.format("x") == "i8" else "plain",
+        groups=groups, x_mode="quantized" if b.format("x") in EIGHT_BITS else "plain",
     )  # fmt: skip
     return b.call(task)
 
@@ -199,7 +200,7 @@ def _row_norm(b: Builder) -> Call:
 
 
 def _quantize_rows(b: Builder) -> Call:
-    return b.call(quantize_rows.task(*b.matrix("x"), x=b.format("x")))
+    return b.call(quantize_rows.task(*b.matrix("x"), x=b.format("x"), y=b.format("y")))
 
 
 def _rms_norm_rope(b: Builder) -> Call:

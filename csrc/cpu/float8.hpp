@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rows of f32 or bf16 to 8-bit floats (e4m3), each row by itself (docs/engine-format.md, section 4.1). No processor
+// multiplies them, so they are kept as the bf16 numbers that they are. Conventions: linear.hpp. Needs no scratch.
+#pragma once
+
+#include "types.hpp"
+
+namespace lightwam::cpu {
+
+// x[r, k] ~ scale[r] * y[r, k], where y is one of the numbers of e4m3, at most 448. The scale of a row that holds NaN
+// or infinity is not finite.
+struct QuantizeRowsF8Args {
+    std::size_t rows = 0;
+    std::size_t columns = 0;
+    Input x;
+    bf16_bits* y = nullptr;  // [rows, columns]
+    float* scale = nullptr;  // [rows]
+};
+void run(const Execution& execution, const QuantizeRowsF8Args& args) noexcept;
+
+// The number of e4m3 nearest to x, ties to even: 448 beyond it. What NaN becomes does not matter.
+float round_to_f8(float x) noexcept;
+
+// `count` numbers of e4m3 as bf16, which holds each of them.
+void widen_f8(const std::byte* f8, std::size_t count, bf16_bits* wide) noexcept;
+
+}  // namespace lightwam::cpu
