@@ -191,7 +191,7 @@ void test_products(const Standin& standin, const Library& stand_in, const std::s
     {
         const engine::EngineFile file(source);
         const cuda::Driver& driver = cuda::load_driver();
-        const cuda::Gpu gpu = cuda::find_gpu(driver, *file.launch_plan(), "small");
+        const cuda::Gpu gpu = cuda::find_gpu(driver, *file.launch_plan(), file.graph());
         const cuda::PrimaryContext context(driver, gpu);
         const cuda::ContextScope scope(driver, context);
         std::string why;

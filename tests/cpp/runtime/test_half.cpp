@@ -60,9 +60,9 @@ engine::Graph graph_with_halves() {
 
 void test_a_graph() {
     const engine::Graph graph = graph_with_halves();
-    EXPECT(runtime::has_halves(graph));
-    const engine::Graph wide = runtime::halves_as_f32(graph);
-    EXPECT(!runtime::has_halves(wide));
+    EXPECT(runtime::has_values_of(graph, engine::DType::f16));
+    const engine::Graph wide = runtime::with_wide_values(graph);
+    EXPECT(!runtime::has_values_of(wide, engine::DType::f16));
     EXPECT(wide.precision == engine::Precision::f16 && wide.tensors[0].dtype == engine::DType::f16);
     EXPECT(wide.instruction_bytes == 256 && wide.act.arena_bytes == 640 && wide.set_instruction.arena_bytes == 0);
     const engine::Value& key = wide.set_instruction.values[0];
@@ -78,18 +78,18 @@ void test_a_graph_without() {
     engine::Graph graph = graph_with_halves();
     graph.set_instruction.values.clear();
     graph.act.values[1].dtype = engine::DType::bf16;
-    EXPECT(!runtime::has_halves(graph));
-    const engine::Graph same = runtime::halves_as_f32(graph);
+    EXPECT(!runtime::has_values_of(graph, engine::DType::f16));
+    const engine::Graph same = runtime::with_wide_values(graph);
     EXPECT(same.act.arena_bytes == 320 && same.instruction_bytes == 128 && same.act.values[1].offset == 64);
 }
 
 void test_blocks_that_grow_too_large() {
     engine::Graph graph = graph_with_halves();
     graph.act.arena_bytes = engine::kMaxBlockBytes / 2 + 64;
-    EXPECT(throws_with<Error>("engine 'halves' needs a block of 17179869312 bytes for its f16 values as f32",
-                              [&] { runtime::halves_as_f32(graph); }));
+    EXPECT(throws_with<Error>("engine 'halves' needs a block of 17179869312 bytes for its values twice as wide",
+                              [&] { runtime::with_wide_values(graph); }));
     graph.act.arena_bytes = engine::kMaxBlockBytes / 2;
-    EXPECT(runtime::halves_as_f32(graph).act.arena_bytes == engine::kMaxBlockBytes);
+    EXPECT(runtime::with_wide_values(graph).act.arena_bytes == engine::kMaxBlockBytes);
 }
 
 }  // namespace

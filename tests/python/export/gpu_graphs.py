@@ -20,7 +20,7 @@ from lightwam.export.gpu.run import PlanRunner, Way
 from lightwam.export.graph import Graph, Precision
 from lightwam.export.interpret import Interpreter, instruction_context
 from lightwam.export.policy import CrossOutput, Normalization
-from lightwam.export.quantize import find_layers, quantize_graph
+from lightwam.export.quantize import float_precision, in_precision
 from lightwam.export.weights import StateDictWeights
 from lightwam.model import LightWAM
 from lightwam.model.vae import WanVAE
@@ -60,7 +60,7 @@ def golden_sample(name: str, precision: Precision, cross_output: CrossOutput) ->
     golden = golden_policy(name)
     context = golden.tensors["in.context"][0]
     options = BuildOptions(
-        "bf16" if precision == "int8" else precision, start_at="latents", latent_shape=golden.latent_shape,
+        float_precision(precision), start_at="latents", latent_shape=golden.latent_shape,
         context_rows=golden.context_rows, cross_output=cross_output,
     )  # fmt: skip
     weights = StateDictWeights(golden.model.state_dict())
@@ -70,7 +70,7 @@ def golden_sample(name: str, precision: Precision, cross_output: CrossOutput) ->
 
 
 def _in(graph: Graph, precision: Precision) -> Graph:
-    return quantize_graph(graph, find_layers(graph, 1)) if precision == "int8" else graph
+    return in_precision(graph, precision, 1)
 
 
 def small_config() -> LightWAMConfig:
@@ -96,9 +96,7 @@ def small_sample(precision: Precision, cross_output: CrossOutput = "folded") -> 
     normalization = Normalization(
         rng.uniform(0.5, 2, 8), rng.uniform(-1, 1, 8), rng.uniform(0.5, 2, 7), rng.uniform(-1, 1, 7), 5.0
     )
-    options = BuildOptions(
-        "bf16" if precision == "int8" else precision, cross_output=cross_output, normalization=normalization
-    )
+    options = BuildOptions(float_precision(precision), cross_output=cross_output, normalization=normalization)
     graph = build_policy_graph(config, weights, options, False, {"go": context}, vae_config=config.vae)
     sizes = ((40, 48, 3), (25, 32, 3))
     images = {
@@ -121,6 +119,6 @@ def bundled_sample() -> Sample:
 def full_size_graph(name: str, precision: Precision, stream_dtype: DType = "f32") -> Graph:
     """LIBERO's or RoboTwin's, without weights."""
     config = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin}[name]()
-    options = BuildOptions("bf16" if precision == "int8" else precision, stream_dtype=stream_dtype)
+    options = BuildOptions(float_precision(precision), stream_dtype=stream_dtype)
     graph = build_graph(config, StateDictWeights({}), options)
-    return quantize_graph(graph, find_layers(graph)) if precision == "int8" else graph
+    return in_precision(graph, precision)

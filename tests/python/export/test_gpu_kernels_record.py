@@ -35,9 +35,10 @@ def plan_of(configuration: str) -> LaunchPlan:
 @pytest.mark.parametrize("configuration", RECORD["configurations"])
 def test_what_was_compiled_is_what_the_sources_say(configuration: str) -> None:
     recorded = RECORD["configurations"][configuration]
-    assert list(recorded) == list(TARGETS)
     plan = plan_of(configuration)
-    digests = {target: gpu_kernels.digest(plan, target, RECORD["tactics"]) for target in TARGETS}
+    targets = [target for target in TARGETS if target != "sm_87" or not configuration.endswith("fp8")]
+    assert list(recorded) == targets == gpu_kernels.targets_of(plan)
+    digests = {target: gpu_kernels.digest(plan, target, RECORD["tactics"]) for target in targets}
     assert digests == {target: entry["digest"] for target, entry in recorded.items()}, (
         "kernels, tactics, plans or Triton changed since all were compiled: run make gpu-kernels"
     )

@@ -8,10 +8,10 @@ from gpu_graphs import Sample, deviation
 
 from lightwam.export.gpu.check import check_plan
 from lightwam.export.gpu.lower import FUSIONS, lower
-from lightwam.export.op_cases import INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
+from lightwam.export.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
 
 
-@pytest.mark.parametrize("case", (*OP_CASES, *INT8_CASES), ids=str)
+@pytest.mark.parametrize("case", (*OP_CASES, *INT8_CASES, *FP8_CASES), ids=str)
 def test_an_op_as_a_plan(case: OpCase) -> None:
     """Alone, and fused with what makes its operands; by the kernels' references, which have tests of their own."""
     graph = one_op_graph(case)

@@ -26,7 +26,7 @@ from lightwam.export.interpret import Interpreter
 from lightwam.export.layers import constant
 from lightwam.export.onnx import OnnxArgs, main, write_onnx
 from lightwam.export.onnx_rope import half_split_order, half_split_values
-from lightwam.export.op_cases import INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
+from lightwam.export.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
 from lightwam.export.weights import RandomWeights, StateDictWeights
 
 onnxruntime = pytest.importorskip(
@@ -134,7 +134,7 @@ def test_every_op_of_the_table(case: OpCase, tmp_path: Path) -> None:
     assert relative(made.reshape(wanted.shape), wanted) <= case.tolerance()
 
 
-@pytest.mark.parametrize("case", INT8_CASES[:1] + INT8_CASES[-1:], ids=str)
+@pytest.mark.parametrize("case", INT8_CASES[:1] + INT8_CASES[-1:] + FP8_CASES[:1], ids=str)
 def test_eight_bit_ops_are_refused_by_name(case: OpCase, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"eight-bit.*float precision"):
         write_onnx(one_op_graph(case), tmp_path / "op.onnx")

@@ -16,7 +16,16 @@ from lightwam.export.engine import write_engine
 from lightwam.export.graph import Constant, Graph, Program, TensorType
 from lightwam.export.interpret import Interpreter
 from lightwam.export.layers import constant
-from lightwam.export.op_cases import INSTRUCTION, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph, one_op_policy
+from lightwam.export.op_cases import (
+    FP8_CASES,
+    INSTRUCTION,
+    INT8_CASES,
+    OP_CASES,
+    OpCase,
+    case_state,
+    one_op_graph,
+    one_op_policy,
+)
 from lightwam.export.ops import OPS
 from lightwam.export.plan import plan_graph
 from lightwam.runtime import Policy
@@ -32,12 +41,12 @@ def _interpreted(graph: Graph, context: np.ndarray, **inputs: object) -> np.ndar
 
 def test_table_covers_every_op() -> None:
     elsewhere = {"preprocess_images", "text_key_bias"}
-    cases = (*OP_CASES, *INT8_CASES)
+    cases = (*OP_CASES, *INT8_CASES, *FP8_CASES)
     assert {case.op for case in cases} | elsewhere == set(OPS)
     assert len({str(case) for case in cases}) == len(cases)
 
 
-@pytest.mark.parametrize("case", (*OP_CASES, *INT8_CASES), ids=str)
+@pytest.mark.parametrize("case", (*OP_CASES, *INT8_CASES, *FP8_CASES), ids=str)
 def test_runtime_equals_interpreter(case: OpCase, tmp_path: Path) -> None:
     graph = one_op_graph(case)
     write_engine(graph, tmp_path / "op.lwam")

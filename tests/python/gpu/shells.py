@@ -19,9 +19,11 @@ from lightwam.kernels.task import Tactic, Task
 TARGET = "sm_87"
 
 
-def write_shell_engine(graph: Graph, plan: LaunchPlan, path: Path) -> dict[tuple[str, str], tuple[Task, Tactic]]:
+def write_shell_engine(
+    graph: Graph, plan: LaunchPlan, path: Path, target: str = TARGET
+) -> dict[tuple[str, str], tuple[Task, Tactic]]:
     """Writes the engine with the plan and a shell for each task; what each shell stands for (`standin.interpreted`)."""
-    arch, abi = TARGETS[TARGET]
+    arch, abi = TARGETS[target]
     document = graph_to_json(graph)
     gpu = plan_to_json(plan)
     image = b""
@@ -34,12 +36,12 @@ def write_shell_engine(graph: Graph, plan: LaunchPlan, path: Path) -> dict[tuple
         code = cubin(name, len(task.arguments) + 2, arch, abi, threads)
         place = {"entry": name, "offset": len(image), "bytes": len(code), "grid": list(module.grid(task, tactic))}
         sizes = {"threads": threads, "shared": 0, "registers": 32, "note": "a shell"}
-        entry["tactics"] = {TARGET: [place | sizes]}
+        entry["tactics"] = {target: [place | sizes]}
         compiled[sha256(code).hexdigest(), name] = (task, tactic)
         image += code
-    gpu["images"] = {TARGET: f"gpu.{TARGET}"}
+    gpu["images"] = {target: f"gpu.{target}"}
     constants: Mapping[str, Constant] = {**graph.constants, **plan.derived}
     tensors = {name: np.ascontiguousarray(constant.array()) for name, constant in constants.items()}
-    tensors[f"gpu.{TARGET}"] = np.frombuffer(image, np.int8)
+    tensors[f"gpu.{target}"] = np.frombuffer(image, np.int8)
     write_engine(path, Engine({**document, "gpu": gpu}, tensors))
     return compiled

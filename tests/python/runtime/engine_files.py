@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# uint16 holds the bits of bf16.
-Tensor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.int8]
-SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
+from lightwam.kernels.formats import e4m3_bits
+
+# uint16 holds the bits of bf16, uint8 those of e4m3.
+Tensor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.uint8] | NDArray[np.int8]
+SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "F8_E4M3", "int8": "I8"}
 
 TASK = "pick up the soup"
 CONTEXT_ROWS, TEXT_WIDTH, STATE_WIDTH, ACTION_WIDTH, HORIZON, WIDTH = 6, 8, 5, 3, 4, 8
@@ -275,16 +277,19 @@ def small_engine(images: bool = True, text_encoder: bool = True, bf16_weights: b
     return Engine(document, random_tensors(bf16_weights))
 
 
-def quantise_linear(engine: Engine, name: str) -> None:
-    """The linear `name` of act in 8 bits: quantize_rows in front of it, a scale for each row of its weight."""
+def quantise_linear(engine: Engine, name: str, eight: str = "i8") -> None:
+    """The linear `name` of act in i8 or f8: quantize_rows in front of it, a scale for each row of its weight."""
     linear = engine.op(name)
     x, weight = linear["inputs"]["x"], linear["constants"]["weight"]
     values = as_float(engine.tensors[weight])
-    scale = (np.abs(values).max(axis=1) / 127.0).astype(np.float32)
-    engine.tensors[weight] = np.rint(values / scale[:, None]).astype(np.int8)
+    scale = (np.abs(values).max(axis=1) / (127.0 if eight == "i8" else 448.0)).astype(np.float32)
+    held = values / scale[:, None]
+    engine.tensors[weight] = np.rint(held).astype(np.int8) if eight == "i8" else e4m3_bits(held)
     engine.tensors[f"{weight}.scale"] = scale
     shape = engine.value(x)["shape"]
-    parts = {"y": ("x", "i8", shape), "scale": ("x_scale", "f32", shape[:-1]), "zero": ("x_zero", "i32", shape[:-1])}
+    parts = {"y": ("x", eight, shape), "scale": ("x_scale", "f32", shape[:-1]), "zero": ("x_zero", "i32", shape[:-1])}
+    if eight == "f8":
+        del parts["zero"]
     for output, (role, dtype, part_shape) in parts.items():
         offset = engine.act["arena_bytes"]
         entry = {"name": f"{x}.{output}", "dtype": dtype, "shape": part_shape, "storage": "arena", "offset": offset}
@@ -297,11 +302,11 @@ def quantise_linear(engine: Engine, name: str) -> None:
     engine.act["ops"].insert(engine.act["ops"].index(linear), op | {"constants": {}, "outputs": outputs, "attrs": {}})
 
 
-def quantised(engine: Engine) -> Engine:
-    """The engine with its linears `query` (gelu) and `state` (residual in place) in 8 bits."""
+def quantised(engine: Engine, eight: str = "i8") -> Engine:
+    """The engine with its linears `query` (gelu) and `state` (residual in place) in i8 or f8."""
     for name in ("query", "state"):
-        quantise_linear(engine, name)
-    engine.document["precision"] = "int8"
+        quantise_linear(engine, name, eight)
+    engine.document["precision"] = "int8" if eight == "i8" else "fp8"
     return engine
 
 

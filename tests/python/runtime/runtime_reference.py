@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from engine_files import ACTION_WIDTH, CONTEXT_ROWS, HORIZON, TEXT_WIDTH, WIDTH, Engine, as_float
 from numpy.typing import NDArray
 
@@ -91,14 +92,27 @@ def quantised_rows(x: Array) -> tuple[Array, Array]:
     return np.clip(np.rint(x / scale) + zero, -128, 127) - zero, scale
 
 
+def e4m3_rows(x: Array) -> tuple[Array, Array]:
+    """Likewise for 8-bit floats, rounded by torch."""
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    scale = np.where(largest / 448.0 < 2.0**-126, 1.0, largest / 448.0)
+    held = torch.from_numpy(np.clip(x / scale, -448, 448)).to(torch.float8_e4m3fn)
+    return held.double().numpy(), scale
+
+
 def linear(engine: Engine, name: str, x: Array) -> Array:
     """x W^T of the op `name`, without bias."""
     constants = engine.op(name)["constants"]
     weight = engine.tensors[constants["weight"]]
-    if weight.dtype != np.int8:
+    if weight.dtype not in (np.int8, np.uint8):
         return x @ as_float(weight).T
-    whole, scale = quantised_rows(x)
-    return whole @ weight.astype(np.float64).T * scale * as_float(engine.tensors[constants["weight_scale"]])
+    if weight.dtype == np.int8:
+        held, scale = quantised_rows(x)
+        numbers = weight.astype(np.float64)
+    else:
+        held, scale = e4m3_rows(x)
+        numbers = torch.from_numpy(weight.copy()).view(torch.float8_e4m3fn).double().numpy()
+    return held @ numbers.T * scale * as_float(engine.tensors[constants["weight_scale"]])
 
 
 def actions(engine: Engine, observation: dict[str, Any], text: str) -> Array:
