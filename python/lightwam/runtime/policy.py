@@ -42,7 +42,7 @@ class Policy:
     device: "cpu", "cuda" (an engine made by `lightwam compile`, never the processor instead), or "auto": a GPU if the
         driver, machine code for it and enough memory are there, else the processor (the log says which, and why).
     threads: processor threads; None takes one per processor that this process may use. The actions do not depend on it.
-    precision: "auto" takes the engine's own; "f32", "bf16", "f16" or "int8" insist on it.
+    precision: "auto" takes the engine's own; "f32", "bf16", "f16", "int8" or "fp8" insist on it.
 
     Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError. Logs one line to the
     logger "lightwam.runtime" that says what runs and why. Calls from several threads are served one after the other.
