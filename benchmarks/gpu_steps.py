@@ -23,9 +23,9 @@ from gpu_driver import Gpu, GpuFacts
 from numpy.typing import NDArray
 
 #: The least cosine of the GPU's actions and the processor's, by the engine's precision. f32: sums in another order.
-#: bf16: the same roundings at other places. f16: roundings that the processor does not make. int8: values beside a tie
-#: fall to the other step.
-GATES: Mapping[str, float] = {"f32": 0.99999, "bf16": 0.999, "f16": 0.9999, "int8": 0.99}
+#: bf16: the same roundings at other places. f16: roundings that the processor does not make. int8, fp8: values
+#: beside a tie fall to the other step.
+GATES: Mapping[str, float] = {"f32": 0.99999, "bf16": 0.999, "f16": 0.9999, "int8": 0.99, "fp8": 0.99}
 OBSERVATIONS = 3
 WARM_UP = 10
 STAGE_RUNS = 20
