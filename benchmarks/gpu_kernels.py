@@ -38,11 +38,11 @@ from lightwam.kernels.targets import TARGETS, lacking
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "gpu-kernels.md"
 RECORD = ROOT / "tests" / "data" / "gpu-kernels.json"
-PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8", "fp8")
+PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "f16", "int8", "fp8")
 GOLDEN = ("golden_set1", "golden_set3")
 CONFIGURATIONS = (
     *(f"{name}-{precision}" for name in (*GOLDEN, "nano") for precision in PRECISIONS),
-    *(f"{name}-{precision}" for name in ("libero", "robotwin") for precision in ("bf16", "int8", "fp8")),
+    *(f"{name}-{precision}" for name in ("libero", "robotwin") for precision in PRECISIONS[1:]),
 )  # fmt: skip
 MOST_BYTES = 60_000_000  # of machine code in a file for all targets
 
