@@ -89,9 +89,11 @@ lightwam::Observation observation_of(const py::dict& images, py::handle latents,
     return observation;
 }
 
-// Writes the actions and, into `seconds`, the total and each stage's time (-1 for a stage that was not timed).
+// Writes the actions and, into `seconds`, the total and each stage's time (-1 for a stage that was not timed). Python
+// calls it as two functions of six arguments: for a seventh pybind11 allocates in every call.
+template <bool by_stage>
 void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents, py::handle state, py::array& actions,
-           py::array& seconds, bool by_stage) {
+           py::array& seconds) {
     Views views;
     const lightwam::Observation observation = observation_of(images, latents, state, views);
     const auto [action_data, action_count] = float_view(actions);
@@ -102,7 +104,7 @@ void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents,
     lightwam::Timings timings;
     {
         const py::gil_scoped_release release;
-        if (by_stage)
+        if constexpr (by_stage)
             policy.infer_by_stage(observation, out, action_count, timings);
         else
             policy.infer(observation, out, action_count, &timings);
@@ -186,8 +188,10 @@ PYBIND11_MODULE(_engine, module) {
         .def(py::init(&open_policy), py::arg("path"), py::arg("device"), py::arg("threads"), py::arg("precision"),
              py::arg("instruction_set") = "auto")
         .def("set_instruction", &set_instruction, py::arg("text"))
-        .def("infer", &infer, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("actions"),
-             py::arg("seconds"), py::arg("by_stage") = false)
+        .def("infer", &infer<false>, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("actions"),
+             py::arg("seconds"))
+        .def("infer_by_stage", &infer<true>, py::arg("images"), py::arg("latents"), py::arg("state"),
+             py::arg("actions"), py::arg("seconds"))
         .def("tune", &tune, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("repeats"),
              py::arg("progress"))
         .def_property_readonly("instruction", &instruction)

@@ -21,7 +21,14 @@ class Policy:
         state: NDArray[np.float32],
         actions: NDArray[np.float32],
         seconds: NDArray[np.float64],
-        by_stage: bool = False,
+    ) -> None: ...
+    def infer_by_stage(
+        self,
+        images: dict[str, NDArray[np.uint8]],
+        latents: NDArray[np.float32] | None,
+        state: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        seconds: NDArray[np.float64],
     ) -> None: ...
     def tune(
         self,

@@ -137,7 +137,8 @@ class Policy:
         checked = check_observation(observation, self._shape)
         actions = np.empty(self._actions_shape, dtype=np.float32)
         seconds = np.empty(len(_engine.STAGES) + 1, dtype=np.float64)
-        self._engine.infer(checked.images, checked.latents, checked.state, actions, seconds, by_stage)
+        infer = self._engine.infer_by_stage if by_stage else self._engine.infer
+        infer(checked.images, checked.latents, checked.state, actions, seconds)
         timings = {stage: float(value) for stage, value in zip(_engine.STAGES, seconds[1:], strict=True) if value >= 0}
         timings["total"] = float(seconds[0])
         return ActionChunk(actions=actions, timings=timings, replan=self._replan)

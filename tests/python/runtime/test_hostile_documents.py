@@ -61,7 +61,7 @@ DOCUMENTS: list[tuple[str, Spoil, str]] = [
     ("version no integer", document("format_version", 1.5), "expected an integer"),
     ("version a string", document("format_version", "1"), "is a string; expected an integer"),
     ("no name", document("name", ...), "'name' is missing"),
-    ("precision", document("precision", "int4"), "expected f32, bf16, f16 or int8"),
+    ("precision", document("precision", "int4"), "expected f32, bf16, f16, int8 or fp8"),
     ("no provenance", document("provenance", ...), "'provenance' is missing"),
     ("instruction block too large", document("instruction_bytes", 2**35), "expected 0 to"),
     ("negative block", document("instruction_bytes", -1), "expected 0 to"),
