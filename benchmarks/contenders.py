@@ -142,8 +142,8 @@ class FoldedGraphContender(Contender):
         self._canvases: dict[int, Array] = {}
 
     def prepare(self, index: int) -> Any:
-        from lightwam.export.engine import read_engine
-        from lightwam.export.images import compose_canvas
+        from lightwam.engine.file import read_engine
+        from lightwam.engine.images import compose_canvas
 
         seen = observation(self._setting, index)
         policy = read_engine(self._setting.engine("f32")).policy

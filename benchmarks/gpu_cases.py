@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from gpu_driver import Gpu, GpuError
-
-from lightwam.kernels import parity
-from lightwam.kernels.compile import Code
-from lightwam.kernels.compile_cache import CompileCache
-from lightwam.kernels.compile_tasks import CompiledTactic, CompiledTask, CompileError, Compiler
+from lightwam.kernels.compiler.cache import CompileCache
+from lightwam.kernels.compiler.compile import Code
+from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler
 from lightwam.kernels.formats import STORAGE, Array
-from lightwam.kernels.interpret import kernel_module, lay_out
+from lightwam.kernels.interpreter import parity
+from lightwam.kernels.interpreter.interpret import kernel_module, lay_out
 from lightwam.kernels.task import Task
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything that can be checked and timed on this machine's GPU, in one command of at most 8 minutes (docs/gpu.md).
+# Everything that can be checked and timed on this machine's GPU, in one command of at most 8 minutes (docs/guides/gpu.md).
 #
 #     benchmarks/gpu_check.sh [--out FOLDER] [--wheels FOLDER] [--engine FILE ...] [--seconds 480]
 #

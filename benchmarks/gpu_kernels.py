@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every kernel of nano, the golden policies and the full-size ones for all targets: docs/gpu-kernels.md.
+"""Compiles every kernel of nano, the golden policies and the full-size ones for all targets: gpu-kernels.md.
 
 Configurations need no weights, machine code no GPU. What is compiled is kept, so a second run only makes what
 changed. tests/data/gpu-kernels.json keeps the figures and a digest of what was compiled; a test compares it with the
@@ -22,21 +22,21 @@ from typing import Any
 import triton
 
 from lightwam.config import LightWAMConfig
+from lightwam.engine.graph import Graph, Precision
 from lightwam.export.build import BuildOptions, build_graph
-from lightwam.export.gpu.compile import CompiledPlan, compile_plan
-from lightwam.export.gpu.lower import lower
-from lightwam.export.gpu.plan import LaunchPlan
-from lightwam.export.graph import Graph, Precision
-from lightwam.export.progress import counting_bar
-from lightwam.export.quantize import float_precision, in_precision
 from lightwam.export.weights import StateDictWeights
-from lightwam.kernels.compile import Variant, variant_key
-from lightwam.kernels.compile_cache import CompileCache, user_cache_folder
-from lightwam.kernels.compile_tasks import MOST_TACTICS, Compiler, tactics_to_try
+from lightwam.gpu.compile import CompiledPlan, compile_plan
+from lightwam.gpu.lower import lower
+from lightwam.gpu.plan import LaunchPlan
+from lightwam.kernels.compiler.cache import CompileCache, user_cache_folder
+from lightwam.kernels.compiler.compile import Variant, variant_key
+from lightwam.kernels.compiler.tasks import MOST_TACTICS, Compiler, tactics_to_try
 from lightwam.kernels.targets import TARGETS, lacking
+from lightwam.progress import counting_bar
+from lightwam.quantize.layers import float_precision, in_precision
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "gpu-kernels.md"
+PAGE = ROOT / "docs" / "reports" / "gpu-kernels.md"
 RECORD = ROOT / "tests" / "data" / "gpu-kernels.json"
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "f16", "int8", "fp8")
 GOLDEN = ("golden_set1", "golden_set3")
@@ -51,8 +51,8 @@ def configuration_graph(name: str) -> Graph:
     """The graph of a configuration; only golden policies have weights."""
     policy, _, precision = name.partition("-")
     if policy in GOLDEN:
-        sys.path.insert(0, str(ROOT / "tests" / "python" / "export"))
-        from gpu_graphs import golden_sample
+        sys.path.insert(0, str(ROOT / "tests" / "python"))
+        from helpers.gpu_graphs import golden_sample
 
         return golden_sample(policy, precision, "folded").graph
     config = {"nano": LightWAMConfig.nano, "libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin}
@@ -114,7 +114,7 @@ def _cell(entry: Mapping[str, int] | None) -> str:
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """docs/gpu-kernels.md."""
+    """docs/reports/gpu-kernels.md."""
     configurations = document["configurations"]
     lines = [
         "# Machine code of the GPU kernels",

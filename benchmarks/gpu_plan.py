@@ -10,10 +10,10 @@ from typing import Any
 
 from gpu_driver import GpuFacts
 
-from lightwam.export.engine import read_engine, read_gpu_document
-from lightwam.export.gpu.lower import lower
-from lightwam.export.gpu.report import PlanCosts, plan_costs
-from lightwam.export.gpu.roofline import DEVICES, Device, chunk_seconds, launch_seconds
+from lightwam.engine.file import read_engine, read_gpu_document
+from lightwam.gpu.lower import lower
+from lightwam.gpu.report import PlanCosts, plan_costs
+from lightwam.gpu.roofline import DEVICES, Device, chunk_seconds, launch_seconds
 from lightwam.runtime import TaskTiming, Tuning
 
 #: What a GPU's name holds -> its roofline.

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from contenders import INSTRUCTION, Setting, observation
 
-from lightwam.export.counts import graph_costs
-from lightwam.export.engine import read_engine
-from lightwam.export.images import compose_canvas
-from lightwam.export.interpret import instruction_context
-from lightwam.export.onnx import write_onnx
+from lightwam.engine.costs import graph_costs
+from lightwam.engine.file import read_engine
+from lightwam.engine.images import compose_canvas
+from lightwam.engine.interpret import instruction_context
+from lightwam.onnx.export import write_onnx
 
 CALIBRATION = range(100, 104)  # observations that OpenVINO's int8 model is calibrated on; not those that are measured
 

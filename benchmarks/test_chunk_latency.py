@@ -18,8 +18,8 @@ import pytest
 import torch
 from eager import EagerPolicy
 
+from lightwam.cli.export import ExportArgs, main
 from lightwam.config import LightWAMConfig
-from lightwam.export.command import ExportArgs, main
 from lightwam.runtime import Policy
 
 SEED = 0

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from lightwam.kernels.task import DType
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 STORAGE: Mapping[DType, np.dtype[Any]] = {

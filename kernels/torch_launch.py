@@ -8,14 +8,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightwam.kernels.compiler.compile import Code, code_of
+from lightwam.kernels.compiler.tasks import CompileError, candidates, drop_reason
+from lightwam.kernels.devices import DEVICES
+from lightwam.kernels.interpreter.interpret import kernel_module, kernel_parameters, run
+from lightwam.kernels.task import Argument, DType, Tactic, Task
 from torch import Tensor
 from triton.runtime import driver
-
-from lightwam.kernels.compile import Code, code_of
-from lightwam.kernels.compile_tasks import CompileError, candidates, drop_reason
-from lightwam.kernels.devices import DEVICES
-from lightwam.kernels.interpret import kernel_module, kernel_parameters, run
-from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 _logger = logging.getLogger("lightwam.kernels")
 _chosen: dict[Hashable, Tactic] = {}  # by kernel, constants, arguments, target

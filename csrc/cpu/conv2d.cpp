@@ -166,7 +166,7 @@ void run_item(const KernelTable& kernels, const Conv2dArgs& a, const Plan& plan,
 
 }  // namespace
 
-// Measured as the ratio of processor times, AVX-512 with BF16 (docs/performance.md): 0.28 to 0.47 from 64 channels on.
+// Measured as the ratio of processor times, AVX-512 with BF16 (performance.md): 0.28 to 0.47 from 64 channels on.
 // Few channels pay less (f32 16: 0.56, 8: 0.55 to 0.95, 4: 0.95; bf16 48: 0.54, 32: 0.64, and bf16 loses accuracy);
 // maps below 6x6 are mostly edge (f32, 5x5: 0.98 to 1.29). Fewer outputs than inputs: the encoder's last convolution,
 // small, and what it rounds nothing averages out.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The whole CPU library: one `run` for every operation of docs/engine-format.md, section 4.
+// The whole CPU library: one `run` for every operation of docs/reference/engine-format.md, section 4.
 #pragma once
 
 #include "attention.hpp"    // IWYU pragma: export

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Rows of f32 or bf16 to 8-bit floats (e4m3), each row by itself (docs/engine-format.md, section 4.1). No processor
+// Rows of f32 or bf16 to 8-bit floats (e4m3), each row by itself (engine-format.md, section 4.1). No processor
 // multiplies them, so they are kept as the bf16 numbers that they are. Conventions: linear.hpp. Needs no scratch.
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Values of f32 or bf16 to 8 bits, each row by itself (docs/engine-format.md, section 4.1). Conventions: linear.hpp.
+// Values of f32 or bf16 to 8 bits, each row by itself (engine-format.md, section 4.1). Conventions: linear.hpp.
 // Needs no scratch.
 #pragma once
 

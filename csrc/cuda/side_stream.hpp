@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A second stream: the side branch of a program runs there (docs/launch-plan.md, section 2).
+// A second stream: the side branch of a program runs there (docs/reference/launch-plan.md, section 2).
 #pragma once
 
 #include <span>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The file beside an engine that says which tactics are fast on which GPU (docs/launch-plan.md, section 3.1). Written
+// The file beside an engine that says which tactics are fast on which GPU (launch-plan.md, section 3.1). Written
 // by `lightwam tune`; a choice only changes how fast a chunk is, so a file that cannot be used is a warning, not an
 // error.
 #pragma once

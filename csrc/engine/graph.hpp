@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The graph of an engine file as plain structs (docs/engine-format.md). Shapes are static; indices are into the
+// The graph of an engine file as plain structs (engine-format.md). Shapes are static; indices are into the
 // vectors.
 #pragma once
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launch plan of an engine file as plain structs (docs/launch-plan.md, section 2): which kernel runs on which
+// The launch plan of an engine file as plain structs (launch-plan.md, section 2): which kernel runs on which
 // bytes, in which order. Indices are into the vectors.
 #pragma once
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One check per op: its roles, shapes, dtypes and attributes (docs/engine-format.md, section 4).
+// One check per op: its roles, shapes, dtypes and attributes (docs/reference/engine-format.md, section 4).
 #include "engine/op_checks.hpp"
 
 namespace lightwam::engine {

@@ -14,7 +14,7 @@
 
 namespace lightwam::runtime {
 
-// Lower-cased words of ASCII letters, digits and bytes >= 0x80 (docs/engine-format.md, "Hashed words").
+// Lower-cased words of ASCII letters, digits and bytes >= 0x80 (docs/reference/engine-format.md, "Hashed words").
 std::vector<std::string> split_words(std::string_view text);
 
 // FNV-1a, 64 bit.

@@ -81,7 +81,7 @@ struct WinogradTile {
 };
 
 // Products of one output: direct 9, 2x2 tiles 4, 2x4 3, 4x4 2.25. Larger tiles lose more digits to the transforms: f32
-// has them, bf16 has not (docs/performance.md).
+// has them, bf16 has not (docs/reports/performance.md).
 constexpr WinogradTile winograd_tile(DType compute) noexcept {
     return compute == DType::bf16 ? WinogradTile{2, 4} : WinogradTile{4, 4};
 }

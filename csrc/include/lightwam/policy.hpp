@@ -79,7 +79,7 @@ struct Timings {
     double total = 0.0;
 };
 
-// The tactics of a task of a GPU's launch plan (docs/launch-plan.md): what they are like, and how long they take.
+// The tactics of a task of a GPU's launch plan (launch-plan.md): what they are like, and how long they take.
 struct TaskTiming {
     std::string label;
     std::string kernel;

@@ -26,22 +26,18 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("run the bundled policy in LIBERO and write a video", "lightwam.sim.demo", "DemoArgs"),
     "eval": Verb("measure a policy's success in LIBERO", "lightwam.sim.evaluate", "EvalArgs"),
     "bench": Verb("measure the latency of an engine file", "lightwam.cli.bench", "BenchArgs"),
-    "inspect": Verb("show what an engine file holds", "lightwam.export.inspect", "InspectArgs"),
+    "inspect": Verb("show what an engine file holds", "lightwam.cli.inspect", "InspectArgs"),
     "record": Verb("record demonstrations with the scripted expert", "lightwam.sim.record", "RecordArgs"),
     "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.train.vae", "VAETrainArgs"),
     "train policy": Verb("train the world action model", "lightwam.train.loop", "PolicyTrainArgs"),
     "train blind": Verb("train the proprioception-only baseline", "lightwam.train.blind", "BlindTrainArgs"),
     "train replay": Verb("record one demonstration as an open-loop baseline", "lightwam.sim.replay", "ReplayArgs"),
-    "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.convert.command", "ConvertArgs"),
-    "export": Verb("fold a checkpoint into one engine file", "lightwam.export.command", "ExportArgs"),
-    "quantize": Verb(
-        "compute an engine's large linears in eight bits", "lightwam.export.quantize_command", "QuantizeArgs"
-    ),
-    "compile": Verb(
-        "add machine code for GPUs to an engine file", "lightwam.export.gpu.compile_command", "CompileArgs"
-    ),
+    "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),
+    "export": Verb("fold a checkpoint into one engine file", "lightwam.cli.export", "ExportArgs"),
+    "quantize": Verb("compute an engine's large linears in eight bits", "lightwam.cli.quantize", "QuantizeArgs"),
+    "compile": Verb("add machine code for GPUs to an engine file", "lightwam.cli.compile", "CompileArgs"),
     "tune": Verb("find the fastest tactics of a compiled engine on this GPU", "lightwam.cli.tune", "TuneArgs"),
-    "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.export.onnx", "OnnxArgs"),
+    "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.onnx.export", "OnnxArgs"),
 }
 
 

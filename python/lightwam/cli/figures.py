@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one JSON schema of every speed figure: of `lightwam bench`, `benchmarks/` and the C++ operations.
 
-A file is {"schema": "lightwam-figures", "version": 1, "machine": {...}, "records": [...]}; docs/performance.md lists
+A file is {"schema": "lightwam-figures", "version": 1, "machine": {...}, "records": [...]}; performance.md lists
 the fields of a record. Times are seconds, memory bytes; a field that was not measured is null.
 """
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from lightwam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lightwam.export.gpu.report import LaunchCost, PlanCosts
-    from lightwam.export.gpu.roofline import Device
+    from lightwam.gpu.report import LaunchCost, PlanCosts
+    from lightwam.gpu.roofline import Device
 
 ModelledGpu = Literal["orin", "orin-nano", "thor", "4090", "h100"]
 
@@ -25,15 +25,15 @@ def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
     kernel computes.
     """
     try:
-        from lightwam.export.gpu.cache import bytes_through_memory
-        from lightwam.export.gpu.lower import lower
-        from lightwam.export.gpu.report import plan_costs
-        from lightwam.export.gpu.roofline import DEVICES
+        from lightwam.gpu.cache import bytes_through_memory
+        from lightwam.gpu.lower import lower
+        from lightwam.gpu.report import plan_costs
+        from lightwam.gpu.roofline import DEVICES
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--roofline: the module {error.name!r} is not installed: pip install 'lightwam[gpu]'"
         ) from None
-    from lightwam.export.engine import read_engine
+    from lightwam.engine.file import read_engine
 
     graph, device = read_engine(engine), DEVICES[device_name]
     plan = lower(graph)
@@ -57,8 +57,8 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
     from rich.console import Console
     from rich.table import Table
 
-    from lightwam.export.gpu.roofline import SHARE, chunk_seconds
-    from lightwam.export.graph import STAGES
+    from lightwam.engine.graph import STAGES
+    from lightwam.gpu.roofline import SHARE, chunk_seconds
 
     columns = ("MB", "ms, 100 %", f"ms, {SHARE:.0%}")
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
@@ -95,7 +95,7 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
 
 def _side_text(costs: PlanCosts, through_memory: Sequence[int], device: Device) -> str:
     """How much of a side branch is predicted to hide, as a line; empty without one."""
-    from lightwam.export.gpu.roofline import SHARE, chunk_seconds, launch_seconds
+    from lightwam.gpu.roofline import SHARE, chunk_seconds, launch_seconds
 
     if costs.side is None:
         return ""
@@ -123,7 +123,7 @@ class _Row(NamedTuple):
 
 
 def _figures(rows: Sequence[_Row]) -> list[str]:
-    from lightwam.export.gpu.roofline import SHARE
+    from lightwam.gpu.roofline import SHARE
 
     def cells(num_bytes: int, seconds: float) -> list[str]:
         return [f"{num_bytes / 1e6:.1f}", f"{1e3 * seconds:.2f}", f"{1e3 * seconds / SHARE:.2f}"]
@@ -138,7 +138,7 @@ def _figures(rows: Sequence[_Row]) -> list[str]:
 
 def write_prediction(costs: PlanCosts, through_memory: Sequence[int], device: Device, engine: str, path: Path) -> None:
     """The prediction as JSON, under a temporary name first; of each launch the seconds that it adds to a chunk."""
-    from lightwam.export.gpu.roofline import SHARE, chunk_seconds, predict
+    from lightwam.gpu.roofline import SHARE, chunk_seconds, predict
 
     side = costs.side
     document: dict[str, Any] = {

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Released checkpoints into checkpoint folders of our own: `lightwam convert` (docs/checkpoints.md)."""
+"""Released checkpoints into checkpoint folders of our own: `lightwam convert` (docs/reference/checkpoints.md)."""

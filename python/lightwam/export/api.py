@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 from lightwam.config import LightWAMConfig
+from lightwam.engine.costs import counted_text_rows, graph_costs
+from lightwam.engine.dtypes import Array, DType
+from lightwam.engine.file import write_engine
+from lightwam.engine.graph import Constant, FloatPrecision, Graph
 from lightwam.errors import ExportError
 from lightwam.export.build import BuildOptions, build_graph, with_policy
-from lightwam.export.counts import counted_text_rows, graph_costs
-from lightwam.export.dtypes import Array, DType
-from lightwam.export.engine import write_engine
-from lightwam.export.graph import Constant, FloatPrecision, Graph
 from lightwam.export.layers import constant
 from lightwam.export.parity import Parity, measure_parity
 from lightwam.export.policy import CrossOutput, Normalization, StartAt
-from lightwam.export.progress import progress_bar
 from lightwam.export.weights import TEXT, StateDictWeights, Weights
 from lightwam.export.widen import computing_in_float32
+from lightwam.progress import progress_bar
 
 if TYPE_CHECKING:
     from lightwam.model import LightWAM
@@ -83,7 +83,7 @@ def export_engine(
         precision: what the matrix products compute in, 'f32', 'bf16' or 'f16'.
         weight_dtype: 'bf16' stores an f32 engine's weights in half the bytes; the runtime widens them.
         stream_dtype: 'f16' halves the bytes of the backbone's token stream on a GPU, for bf16 and f16 engines; the
-            stream must stay below 65,504 (docs/export.md).
+            stream must stay below 65,504 (docs/reference/export.md).
         start_at: 'images', or 'latents' for callers that encode images themselves.
         latent_shape: [Z, h, w] when it is not that of the configured cameras.
         context_rows: L when it is not the configured length.

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 
 from lightwam.config import LightWAMConfig, VideoDiTConfig
+from lightwam.engine.builder import ProgramBuilder
+from lightwam.engine.costs import assumed_text_rows, keys_in_use
+from lightwam.engine.dtypes import DType
+from lightwam.engine.graph import Constant, FloatPrecision, Graph, Program, Value
+from lightwam.engine.memory_plan import plan_graph
 from lightwam.errors import ExportError
 from lightwam.export.build_dit import BackboneBuilder, BackboneFold
 from lightwam.export.build_expert import ExpertBuilder
 from lightwam.export.build_vae import VAEEncoderBuilder
-from lightwam.export.builder import ProgramBuilder
-from lightwam.export.counts import assumed_text_rows, keys_in_use
-from lightwam.export.dtypes import DType
 from lightwam.export.fold import blocks_needed, cross_output_flops
-from lightwam.export.graph import Constant, FloatPrecision, Graph, Program, Value
 from lightwam.export.layers import Emitter, Formats, constant
-from lightwam.export.plan import plan_graph
 from lightwam.export.policy import (
     CrossOutput,
     Normalization,
@@ -31,7 +31,7 @@ from lightwam.export.policy import (
 from lightwam.export.weights import Weights
 
 # Saving 13 sums over few keys, and moves as many results for it: it must need so many times fewer FLOPs to be faster.
-# Measured (docs/performance.md): equal times near 115 keys at full size, where FLOPs alone say 139.
+# Measured (docs/reports/performance.md): equal times near 115 keys at full size, where FLOPs alone say 139.
 _FOLDED_OUTPUT_MARGIN = 1.25
 
 

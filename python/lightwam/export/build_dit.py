@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightwam.config import FeatureSource, LightWAMConfig
+from lightwam.engine.graph import Constant, Storage, TensorType, Value
 from lightwam.export.fold import (
     Affine,
     absorb_gate,
@@ -23,7 +24,6 @@ from lightwam.export.fold import (
     rope_tables,
     time_modulation,
 )
-from lightwam.export.graph import Constant, Storage, TensorType, Value
 from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm
 from lightwam.export.weights import DIT, PROPRIO, Weights
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightwam.config import FeatureSource, LightWAMConfig
+from lightwam.engine.graph import Constant, Value
 from lightwam.export.fold import Affine, FoldedPooler, absorb_scale_shift, fold_pooler, step_positions
-from lightwam.export.graph import Constant, Value
 from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm
 from lightwam.export.weights import EXPERT, Weights
 

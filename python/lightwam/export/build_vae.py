@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lightwam.config import VAEConfig
+from lightwam.engine.graph import Constant, Value
 from lightwam.export.fold import Affine, first_frame_kernel, fold_latent_head
-from lightwam.export.graph import Constant, Value
 from lightwam.export.layers import Emitter, Linear, constant
 from lightwam.export.weights import VAE, Weights
 

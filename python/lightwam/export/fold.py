@@ -2,7 +2,7 @@
 """The exact savings: what may be folded because the action pass is a fixed function, one function a saving.
 
 Every function here works on float64 tensors and gives the same policy up to rounding. The numbers are those of
-docs/export.md. Symbols: D width, K input width, N output
+docs/reference/export.md. Symbols: D width, K input width, N output
 width, P state width, H horizon, Z latent channels, Q queries.
 """
 

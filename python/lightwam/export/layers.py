@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightwam.engine.builder import ProgramBuilder
+from lightwam.engine.dtypes import Array, DType, Shape
+from lightwam.engine.graph import Constant, FloatPrecision, Storage, TensorType, Value
 from lightwam.errors import ExportError
-from lightwam.export.builder import ProgramBuilder
-from lightwam.export.dtypes import Array, DType, Shape
 from lightwam.export.fold import Affine, split_heads
-from lightwam.export.graph import Constant, FloatPrecision, Storage, TensorType, Value
 from lightwam.export.weights import Weights
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightwam.engine.dtypes import Array
+from lightwam.engine.graph import Graph
+from lightwam.engine.images import compose_canvas
+from lightwam.engine.interpret import Interpreter
 from lightwam.errors import ExportError
-from lightwam.export.dtypes import Array
-from lightwam.export.graph import Graph
-from lightwam.export.images import compose_canvas
-from lightwam.export.interpret import Interpreter
 from lightwam.export.policy import Normalization
 
 #: Name of the value that holds the chunk, still normalised.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `policy` section of an engine (docs/engine-format.md, section 2), and the refusal of what is not folded."""
+"""The `policy` section of an engine (engine-format.md, section 2), and the refusal of what is not folded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lightwam.config import Camera, LightWAMConfig
+from lightwam.engine.dtypes import Array
 from lightwam.errors import ExportError
-from lightwam.export.dtypes import Array
 from lightwam.export.fold import action_pass_masks_are_true
 
 StartAt = Literal["images", "latents"]

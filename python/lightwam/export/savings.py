@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lightwam.config import LightWAMConfig, VAEConfig
-from lightwam.export.counts import keys_in_use
+from lightwam.engine.costs import keys_in_use
 
 
 @dataclass(frozen=True)

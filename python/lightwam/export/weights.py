@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lightwam.engine.dtypes import Shape
 from lightwam.errors import ExportError
-from lightwam.export.dtypes import Shape
 from lightwam.model.fit import FLOAT_DTYPES, is_finite
 
 DIT = "mot.mixtures.video."

@@ -41,7 +41,7 @@ def learned_query_pool(x_BSD: Tensor, scores_HQD: Tensor, merge_MQ: Tensor, eps:
     """Tokens averaged by what learned queries see in them, in at least float32: [B, M, H, D].
 
     y[m, h] = sum over s, q of merge[m, q] p[h, q, s] n[s]: n are the layer-normalised tokens (no affine), p[h, q]
-    is the softmax over the tokens of n[s] scores[h, q] (docs/engine-format.md, `learned_query_pool`).
+    is the softmax over the tokens of n[s] scores[h, q] (docs/reference/engine-format.md, `learned_query_pool`).
 
     Raises:
         ConfigError: where shapes do not fit, or on CUDA tokens of a type other than float32, float16, bfloat16.
@@ -276,7 +276,7 @@ def _run(
     """The tensors that a kernel of `lightwam.kernels` writes, from those that it reads."""
     try:
         launcher = importlib.import_module("lightwam.kernels.torch_launch")
-        module = importlib.import_module(f"lightwam.kernels.{kernel}")
+        module = importlib.import_module(f"lightwam.kernels.ops.{kernel}")
     except ModuleNotFoundError as error:
         raise ConfigError(f"kernel {kernel} needs {error.name}: pip install 'lightwam[gpu]'") from None
     task = module.task(*sizes, **options)

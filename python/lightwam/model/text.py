@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from lightwam.config import TextConfig
 from lightwam.errors import ConfigError, InstructionError
-from lightwam.model.checkpoints import load_exactly
 from lightwam.model.names import UMT5_TIED, umt5_names
+from lightwam.model.released import load_exactly
 
 Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
 """(prompts, length) -> token ids [B, length] int64 and mask [B, length], 1 on the text."""

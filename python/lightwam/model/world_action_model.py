@@ -18,11 +18,11 @@ from lightwam.config import FeatureSource, LightWAMConfig
 from lightwam.errors import ConfigError, DataError
 from lightwam.model.action_expert import ExpertOutput, PoolerAttention, StateFusionActionExpert
 from lightwam.model.attention import AttentionMethod, set_attention_method
-from lightwam.model.checkpoints import load_published
 from lightwam.model.dit import LayerState, VideoDiT, check_context
 from lightwam.model.flow_matching import FlowMatching
 from lightwam.model.lora import LoRA
 from lightwam.model.losses import action_loss, flow_loss, latent_padding
+from lightwam.model.released import load_published
 
 BATCH_KEYS = ("video_latents", "action", "proprio", "context", "context_mask")
 """What every training batch holds; see `LightWAM.training_losses`."""
@@ -73,7 +73,7 @@ class LightWAM(nn.Module):
         return self
 
     def load_published(self, state_dict: Mapping[str, Any]) -> LightWAM:
-        """Load weights under their published names; see `lightwam.model.checkpoints.load_published`."""
+        """Load weights under their published names; see `lightwam.model.released.load_published`."""
         load_published(self, state_dict)
         return self
 

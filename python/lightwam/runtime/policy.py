@@ -77,7 +77,7 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The engine's own document (docs/engine-format.md), without its programs, launch plan and checksums."""
+        """The engine's own document (engine-format.md), without its programs, launch plan and checksums."""
         return {key: value for key, value in self._metadata.items() if key not in ("programs", "gpu", "checksums")}
 
     @property

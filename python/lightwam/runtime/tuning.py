@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file beside an engine that says which tactics are fast on which GPU (docs/launch-plan.md, section 3.1).
+"""The file beside an engine that says which tactics are fast on which GPU (docs/reference/launch-plan.md, section 3.1).
 
 The C++ runtime reads it (csrc/cuda/tuning_file.cpp); here it is written, and read for reports.
 """

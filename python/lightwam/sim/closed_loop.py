@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import SimulatorError
-from lightwam.sim.libero import LiberoEnv, Observation
-from lightwam.sim.placements import shifted_state
+from lightwam.sim.libero.env import LiberoEnv, Observation
+from lightwam.sim.libero.placements import shifted_state
 from lightwam.sim.policies import PolicyLike
 from lightwam.sim.protocols import EvaluationProtocol
 

@@ -24,7 +24,7 @@ from lightwam.sim.evaluate import (
     print_reports,
     write_report,
 )
-from lightwam.sim.libero import LiberoEnv, Observation, load_task
+from lightwam.sim.libero.env import LiberoEnv, Observation, load_task
 from lightwam.sim.policies import PolicyLike, load_policy, runs_on
 from lightwam.sim.protocols import EvaluationProtocol, protocol
 from lightwam.sim.video import VideoSink, compose_frame, contact_sheet, mark_outcome

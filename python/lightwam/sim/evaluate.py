@@ -20,7 +20,7 @@ from rich.table import Table
 from lightwam.errors import ConfigError, DataError
 from lightwam.runtime.policy import DeviceName
 from lightwam.sim.closed_loop import STATES, Trial, latency_summary, run_trial, stage_summary, start_state
-from lightwam.sim.libero import LiberoEnv, LiberoTask, load_task
+from lightwam.sim.libero.env import LiberoEnv, LiberoTask, load_task
 from lightwam.sim.policies import PolicyLike, load_policy, runs_on
 from lightwam.sim.protocols import EvaluationProtocol, protocol
 from lightwam.sim.video import VideoSink

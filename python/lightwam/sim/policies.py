@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import ConfigError, DeviceError, EngineError
-from lightwam.sim.libero import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, Observation
+from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, Observation
 
 Array = npt.NDArray[Any]
 

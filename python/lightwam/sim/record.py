@@ -23,9 +23,9 @@ from lightwam.data.episode_files import META_FILE, write_episode
 from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.runtime.policy import DeviceName
-from lightwam.sim.libero import LiberoEnv, load_task
-from lightwam.sim.placements import SPREADS
-from lightwam.sim.scenarios import CLIP_KINDS, ROW_HZ, NoiseConfig, ScenarioRunner
+from lightwam.sim.libero.env import LiberoEnv, load_task
+from lightwam.sim.libero.placements import SPREADS
+from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, NoiseConfig, ScenarioRunner
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def make_runner(args: RecordArgs) -> Any:
     env = LiberoEnv(load_task(args.suite, args.task), image_size=args.image_size, joint_noise=True)
     if args.policy is None:
         return ScenarioRunner(env, NoiseConfig(), SPREADS[args.placements])
-    from lightwam.sim.corrections import CorrectionRunner
+    from lightwam.sim.libero.corrections import CorrectionRunner
     from lightwam.sim.policies import load_policy
 
     return CorrectionRunner(env, load_policy(args.policy, device=args.device, threads=1))

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import SimulatorError
-from lightwam.sim.expert import PickPlaceExpert
-from lightwam.sim.libero import LiberoEnv, load_task
+from lightwam.sim.libero.env import LiberoEnv, load_task
+from lightwam.sim.libero.expert import PickPlaceExpert
 
 
 @dataclass(frozen=True)

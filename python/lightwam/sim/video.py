@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import DataError
-from lightwam.sim.libero import CONTROL_HZ, Observation
+from lightwam.sim.libero.env import CONTROL_HZ, Observation
 
 Array = npt.NDArray[Any]
 

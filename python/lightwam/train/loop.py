@@ -27,7 +27,7 @@ from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import ConfigError
 from lightwam.model import LightWAM, WanVAE
 from lightwam.model.attention import AttentionMethod
-from lightwam.model.checkpoints import load_exactly
+from lightwam.model.released import load_exactly
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.train.artifacts import (
     STATISTICS_FILE,

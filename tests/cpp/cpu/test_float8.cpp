@@ -74,7 +74,7 @@ struct Rounded {
     Buffer y, scale;
 };
 
-// docs/engine-format.md, section 4.1, in double. A quotient may be a product with the reciprocal: one step beside a
+// engine-format.md, section 4.1, in double. A quotient may be a product with the reciprocal: one step beside a
 // tie.
 void test_rows(DType dtype) {
     const std::size_t rows = 9, columns = 203;

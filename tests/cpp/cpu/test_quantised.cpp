@@ -162,7 +162,7 @@ struct Quantised {
     std::vector<std::int32_t> zero;
 };
 
-// docs/engine-format.md, section 4.1, in double. Quotients may be products with the reciprocal: one step is allowed.
+// engine-format.md, section 4.1, in double. Quotients may be products with the reciprocal: one step is allowed.
 void check_row(const Buffer& x, const Quantised& q, std::size_t r, const std::string& where) {
     double low = 0.0, high = 0.0;
     for (std::size_t k = 0; k < q.columns; ++k) {

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from convert_fixtures import (
+from safetensors.torch import load_file, save_file
+
+from helpers.convert_fixtures import (
     TEXT,
     inputs,
     policy_weights,
@@ -20,19 +22,17 @@ from convert_fixtures import (
     statistics,
     vae_weights,
 )
-from safetensors.torch import load_file, save_file
-
 from lightwam import cli
+from lightwam.cli import convert as command
+from lightwam.cli.convert import ConvertArgs
 from lightwam.config import LightWAMConfig
-from lightwam.convert import command
-from lightwam.convert.command import ConvertArgs
 from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.instructions import cache_name
 from lightwam.convert.write import write_safetensors
 from lightwam.errors import ConfigError, DataError
 from lightwam.export.checkpoint import open_checkpoint
 from lightwam.model import LightWAM
-from lightwam.model.checkpoints import load_backbone
+from lightwam.model.released import load_backbone
 from lightwam.train.artifacts import load_checkpoint, save_checkpoint
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from convert_fixtures import TEXT, inputs, policy_weights, published, small_config
 from safetensors.torch import save_file
 
+from helpers.convert_fixtures import TEXT, inputs, policy_weights, published, small_config
 from lightwam import cli
-from lightwam.convert import command
-from lightwam.convert.command import ConvertArgs
+from lightwam.cli import convert as command
+from lightwam.cli.convert import ConvertArgs
 from lightwam.convert.instructions import cache_name
 from lightwam.convert.sources import open_weights
 from lightwam.errors import CheckpointError, DataError, LightWAMError

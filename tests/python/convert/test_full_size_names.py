@@ -10,17 +10,17 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from convert_fixtures import GOLDEN, GROUPS
 from torch import Tensor
 
+from helpers.convert_fixtures import GOLDEN, GROUPS
 from lightwam.config import LightWAMConfig, TextConfig
 from lightwam.convert.gather import DIT, VAE, Gathered
 from lightwam.convert.instructions import open_umt5, umt5_faults
 from lightwam.convert.sources import WeightsSource
 from lightwam.model import UMT5Encoder
-from lightwam.model.checkpoints import ADDED_TO_BACKBONE
 from lightwam.model.fit import on_meta
 from lightwam.model.names import dit_names, umt5_names, vae_names
+from lightwam.model.released import ADDED_TO_BACKBONE
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset_fixture import CAMERAS, LENGTHS, TASK, write_v3, write_v21
 
+from helpers.dataset_fixture import CAMERAS, LENGTHS, TASK, write_v3, write_v21
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
 from lightwam.data.lerobot import first_episodes, open_dataset, read_frames

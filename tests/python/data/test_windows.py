@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_fixture import LENGTHS, write_v3, write_v21
 
+from helpers.dataset_fixture import LENGTHS, write_v3, write_v21
 from lightwam.config import LightWAMConfig
 from lightwam.data import lerobot
 from lightwam.data.lerobot import open_dataset

@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_model, randomize, tiny_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from helpers.golden import random_model, randomize, tiny_config
+from lightwam.cli import export as command
+from lightwam.cli.export import ExportArgs
 from lightwam.config import LightWAMConfig
+from lightwam.engine.file import read_engine
+from lightwam.engine.interpret import Interpreter
 from lightwam.errors import CheckpointError, DataError, ExportError
-from lightwam.export import command, widen
+from lightwam.export import widen
 from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.checkpoint import open_checkpoint
-from lightwam.export.command import ExportArgs
-from lightwam.export.engine import read_engine
-from lightwam.export.interpret import Interpreter
 from lightwam.export.weights import StateDictWeights
 from lightwam.export.widen import computing_in_float32
 from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE

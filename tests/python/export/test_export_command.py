@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_model, randomize
 from safetensors.torch import save_file
 
+from helpers.golden import random_model, randomize
+from lightwam.cli import export as command
+from lightwam.cli import inspect
+from lightwam.cli.export import ExportArgs
+from lightwam.cli.inspect import InspectArgs
 from lightwam.config import LightWAMConfig
+from lightwam.engine.file import read_engine
 from lightwam.errors import CheckpointError, ConfigError, EngineError, ExportError
-from lightwam.export import command, inspect
-from lightwam.export.command import ExportArgs
-from lightwam.export.engine import read_engine
-from lightwam.export.inspect import InspectArgs
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.model.vae import WanVAE
 

@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from conftest import random_model, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.golden import random_model, tiny_config
 from lightwam.config import ActionExpertConfig, LightWAMConfig, LoRAConfig, VAEConfig
 from lightwam.export import fold
 from lightwam.export.build import BuildOptions, build_graph

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GoldenPolicy, random_model, randomize
 
+from helpers.golden import GoldenPolicy, random_model, randomize
 from lightwam.config import LightWAMConfig
+from lightwam.engine.dtypes import DType
+from lightwam.engine.file import read_engine
+from lightwam.engine.interpret import Interpreter
 from lightwam.export import export_engine
 from lightwam.export.build import BuildOptions, build_graph
-from lightwam.export.dtypes import DType
-from lightwam.export.engine import read_engine
-from lightwam.export.interpret import Interpreter
 from lightwam.export.parity import CHUNK
 from lightwam.export.weights import StateDictWeights
 from lightwam.model.text import HashedWordsEncoder

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_model, tiny_config
 
+from helpers.golden import random_model, tiny_config
 from lightwam.config import Camera, CameraLayout, LightWAMConfig, LoRAConfig
+from lightwam.engine.interpret import Interpreter
 from lightwam.errors import ExportError
 from lightwam.export import export_engine
 from lightwam.export.build import BuildOptions, build_graph
-from lightwam.export.interpret import Interpreter
 from lightwam.export.layers import constant
 from lightwam.export.parity import CHUNK
 from lightwam.export.policy import Normalization

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from standin import build_standin
 
-sys.path.append(str(Path(__file__).parents[1] / "runtime"))  # engine_files, gpu_plans
+from helpers.standin import build_standin
 
 
 @pytest.fixture(scope="session")

@@ -11,20 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gpu_report
 import pytest
-from standin import run_script
+from gpu_check import Check, Step, build_steps, engine_steps, measuring_steps, parse
+
+from helpers.standin import run_script
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
 
-import gpu_report  # noqa: E402
-from gpu_check import Check, Step, build_steps, engine_steps, measuring_steps, parse  # noqa: E402
 
 _PREAMBLE = """
 import sys
 from pathlib import Path
 import numpy as np
-from standin import Standin, interpreted
+from helpers.standin import Standin, interpreted
 sys.path.insert(0, sys.argv[3])
 standin = Standin(sys.argv[1])
 standin.set_device(87)
@@ -35,9 +35,10 @@ from gpu_driver import Gpu
 _KERNELS = """
 import hashlib
 from gpu_cases import check_kernels
-from lightwam.kernels import affine, parity, text_key_bias
-from lightwam.kernels.compile_cache import CompileCache
-from lightwam.kernels.compile_tasks import Compiler
+from lightwam.kernels.interpreter import parity
+from lightwam.kernels.ops import affine, text_key_bias
+from lightwam.kernels.compiler.cache import CompileCache
+from lightwam.kernels.compiler.tasks import Compiler
 
 tasks = [affine.CASES[0], text_key_bias.CASES[0]]
 made = Compiler(CompileCache(folder / "cache"), 2).compile(tasks, ["sm_87"], 1)
@@ -74,10 +75,10 @@ assert result["launches"] == 1 and "no more ran" in result["faults"][0], result
 _ENGINE = """
 import json
 from dataclasses import replace
-from engine_files import small_engine, write_engine
-from shells import write_shell_engine
-from lightwam.export.engine import read_engine
-from lightwam.export.gpu.lower import lower
+from helpers.engine_files import small_engine, write_engine
+from helpers.shells import write_shell_engine
+from lightwam.engine.file import read_engine
+from lightwam.gpu.lower import lower
 from gpu_plan import launch_times
 import gpu_steps
 from lightwam.cli.tune import TuneArgs, tune

@@ -10,18 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from standin import run_script
+
+from helpers.standin import run_script
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from engine_files import quantised, small_engine, write_engine
-from standin import Standin, interpreted
-from lightwam.export.engine import read_engine
-from lightwam.export.gpu.compile import compile_plan, write_gpu_engine
-from lightwam.export.gpu.lower import lower
-from lightwam.kernels.compile_tasks import Compiler
+from helpers.engine_files import quantised, small_engine, write_engine
+from helpers.standin import Standin, interpreted
+from lightwam.engine.file import read_engine
+from lightwam.gpu.compile import compile_plan, write_gpu_engine
+from lightwam.gpu.lower import lower
+from lightwam.kernels.compiler.tasks import Compiler
 from lightwam.runtime import Policy
 
 _, library, folder, target, eight_bit, tolerance = sys.argv

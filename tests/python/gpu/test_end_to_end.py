@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policies import write_golden, write_nano
-from standin import run_script
 
+from helpers.policies import write_golden, write_nano
+from helpers.standin import run_script
 from lightwam.assets import bundled_engine
 from lightwam.cli import main
-from lightwam.export.engine import read_engine
+from lightwam.engine.file import read_engine
 
 #: Of the processor's error. The GPU is nearer, since fused launches keep in f32 what the processor rounds between ops:
 #: 0.53 to 0.74 of its error in f32; in bf16 0.77, 0.84 and 0.87 over 24, 20 and 12 observations of the three policies.
@@ -31,23 +31,23 @@ START = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from end_to_end import measure
-from lightwam.export.engine import read_engine
-from lightwam.export.gpu.lower import lower
-from standin import Standin
+from helpers.end_to_end import measure
+from lightwam.engine.file import read_engine
+from lightwam.gpu.lower import lower
+from helpers.standin import Standin
 _, library, plain, folder, count, integrated = sys.argv
 plain, folder = Path(plain), Path(folder)
 standin = Standin(library)
 graph = read_engine(plain)
 """
 SHELLS = """
-from shells import write_shell_engine
+from helpers.shells import write_shell_engine
 compiled = write_shell_engine(graph, lower(graph), folder / "gpu.lwam")
 """
 MACHINE_CODE = """
-from lightwam.export.gpu.compile import compile_plan
-from lightwam.kernels.compile_cache import CompileCache
-from lightwam.kernels.compile_tasks import Compiler
+from lightwam.gpu.compile import compile_plan
+from lightwam.kernels.compiler.cache import CompileCache
+from lightwam.kernels.compiler.tasks import Compiler
 compiled = compile_plan(lower(graph), ["sm_87"], Compiler(CompileCache(folder / "cache"), 1), 1).kernels()
 """
 END = """

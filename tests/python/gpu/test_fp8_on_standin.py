@@ -5,21 +5,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policies import write_golden
-from standin import run_script
+from helpers.policies import write_golden
+from helpers.standin import run_script
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from end_to_end import Oracle, infer, observations
+from helpers.end_to_end import Oracle, infer, observations
 from lightwam.errors import DeviceError
-from lightwam.export.engine import read_engine, write_engine
-from lightwam.export.gpu.lower import lower
-from lightwam.export.quantize import in_precision
+from lightwam.engine.file import read_engine, write_engine
+from lightwam.gpu.lower import lower
+from lightwam.quantize.layers import in_precision
 from lightwam.runtime import Policy
-from shells import write_shell_engine
-from standin import Standin, interpreted
+from helpers.shells import write_shell_engine
+from helpers.standin import Standin, interpreted
 
 _, library, plain, folder = sys.argv
 standin, path = Standin(library), Path(folder) / "gpu.lwam"

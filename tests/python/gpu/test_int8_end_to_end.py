@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policies import quantized, write_golden
-from standin import run_script
 
+from helpers.policies import quantized, write_golden
+from helpers.standin import run_script
 from lightwam.assets import bundled_engine
-from lightwam.export.quantize import MIN_WEIGHTS
+from lightwam.quantize.layers import MIN_WEIGHTS
 
 #: Of the processor's error, which is the policy's own rounding to eight bits. A number beside a tie falls to either
 #: step, as sums in another order have it, and in policies as small as the golden ones that moves a chunk nearly as
@@ -30,11 +30,11 @@ SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from end_to_end import measure
-from lightwam.export.engine import read_engine
-from lightwam.export.gpu.lower import lower
-from shells import write_shell_engine
-from standin import Standin
+from helpers.end_to_end import measure
+from lightwam.engine.file import read_engine
+from lightwam.gpu.lower import lower
+from helpers.shells import write_shell_engine
+from helpers.standin import Standin
 _, library, eight_bit, float_engine, compiled, count = sys.argv
 standin, graph = Standin(library), read_engine(Path(eight_bit))
 kernels = write_shell_engine(graph, lower(graph), Path(compiled))

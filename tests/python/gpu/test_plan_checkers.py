@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_files import small_engine, write_engine
-from shells import write_shell_engine
 
+from helpers.engine_files import small_engine, write_engine
+from helpers.shells import write_shell_engine
+from lightwam.engine.file import read_engine
+from lightwam.engine.graph import Graph
 from lightwam.errors import EngineError, ExportError
-from lightwam.export.engine import read_engine
-from lightwam.export.gpu.check import check_plan
-from lightwam.export.gpu.lower import lower
-from lightwam.export.gpu.plan import (
+from lightwam.gpu.lower import lower
+from lightwam.gpu.plan import (
     SPACES,
     Address,
     Buffer,
@@ -31,7 +31,7 @@ from lightwam.export.gpu.plan import (
     WeightAddress,
     plan_to_json,
 )
-from lightwam.export.graph import Graph
+from lightwam.gpu.verify import check_plan
 from lightwam.runtime import _engine
 
 CHANGED_PLANS = 1500

@@ -9,17 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from standin import run_script
+
+from helpers.standin import run_script
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from engine_files import quantised, small_engine, write_engine
-from shells import write_shell_engine
-from standin import Standin, interpreted
-from lightwam.export.engine import read_engine
-from lightwam.export.gpu.lower import lower
+from helpers.engine_files import quantised, small_engine, write_engine
+from helpers.shells import write_shell_engine
+from helpers.standin import Standin, interpreted
+from lightwam.engine.file import read_engine
+from lightwam.gpu.lower import lower
 from lightwam.runtime import Policy
 
 _, library, folder, which, integrated, tolerance = sys.argv
@@ -54,7 +55,7 @@ assert not standin.failures and not standin.misuse, (standin.failures, standin.m
 
 
 # f32: both round sums of up to some hundred products in their own order. 8 bits: a value between two steps may be
-# rounded up by one and down by the other (docs/engine-format.md, 4.1), one step of 255 through two linears.
+# rounded up by one and down by the other (docs/reference/engine-format.md, 4.1), one step of 255 through two linears.
 @pytest.mark.parametrize(
     ("engine", "integrated", "tolerance"),
     [("small", 0, 1e-5), ("small", 1, 1e-5), ("int8", 0, 1e-2)],

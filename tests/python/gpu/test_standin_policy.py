@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from standin import run_script
+from helpers.standin import run_script
 
 TOY = """
 import sys
 import numpy as np
-from engine_files import TASK, observation, write_engine
-from gpu_plans import small_gpu_engine
-from standin import Standin
-from toy_policy import run_toy
+from helpers.engine_files import TASK, observation, write_engine
+from helpers.gpu_plans import small_gpu_engine
+from helpers.standin import Standin
+from helpers.toy_policy import run_toy
 from lightwam.errors import DeviceError
 from lightwam.runtime import Policy
 

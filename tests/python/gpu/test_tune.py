@@ -8,18 +8,18 @@ import json
 from pathlib import Path
 
 import pytest
-from standin import run_script
 
+from helpers.standin import run_script
 from lightwam.cli.tune import print_tuning
 from lightwam.runtime import TaskTiming, Tuning, read_tunings, tuning_path, write_tuning
 
 TUNE = """
 import json, sys
 from pathlib import Path
-from engine_files import TASK, observation, small_engine, write_engine
-from gpu_plans import small_gpu_engine
-from standin import Standin
-from toy_policy import run_toy
+from helpers.engine_files import TASK, observation, small_engine, write_engine
+from helpers.gpu_plans import small_gpu_engine
+from helpers.standin import Standin
+from helpers.toy_policy import run_toy
 from lightwam.cli import main
 from lightwam.cli.bench import BenchArgs, measure_engine
 from lightwam.runtime import Policy, read_tunings, tuning_path
@@ -93,10 +93,10 @@ OTHER_THREAD = """
 import sys
 from pathlib import Path
 from threading import Thread
-from engine_files import TASK, observation, write_engine
-from gpu_plans import small_gpu_engine
-from standin import Standin
-from toy_policy import run_toy
+from helpers.engine_files import TASK, observation, write_engine
+from helpers.gpu_plans import small_gpu_engine
+from helpers.standin import Standin
+from helpers.toy_policy import run_toy
 from lightwam.runtime import Policy
 
 standin = Standin(sys.argv[1])

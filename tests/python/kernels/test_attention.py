@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from lightwam.kernels import (
+from lightwam.kernels.formats import Array, decode, encode
+from lightwam.kernels.interpreter.interpret import run_arrays
+from lightwam.kernels.ops import (
     cross_attention,
     cross_attention_folded,
     learned_query_scores,
@@ -19,8 +20,6 @@ from lightwam.kernels import (
     rms_norm_rope,
     self_attention,
 )
-from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.interpret import run_arrays
 from lightwam.kernels.task import Task
 
 

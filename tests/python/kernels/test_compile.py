@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from lightwam.kernels import compile_tasks, device, elementwise, matmul, quantize_rows, row_norm
-from lightwam.kernels.compile import Code, Variant, clean_environment, source_hash, variant_key
-from lightwam.kernels.compile_cache import CompileCache
-from lightwam.kernels.compile_tasks import CompileError, Compiler
-from lightwam.kernels.compile_worker import compile_variants
+from lightwam.kernels.compiler import tasks as compile_tasks
+from lightwam.kernels.compiler.cache import CompileCache
+from lightwam.kernels.compiler.compile import Code, Variant, clean_environment, source_hash, variant_key
+from lightwam.kernels.compiler.tasks import CompileError, Compiler
+from lightwam.kernels.compiler.worker import compile_variants
+from lightwam.kernels.ops import device, elementwise, matmul, quantize_rows, row_norm
 from lightwam.kernels.targets import TARGETS, known_targets
 from lightwam.kernels.task import Tactic
 

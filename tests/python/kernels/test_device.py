@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import triton
 import triton.language as tl
-
-from lightwam.kernels import oracle
-from lightwam.kernels.device import activate, eight_bit_scale, round_even, round_to_eight_bits
 from lightwam.kernels.formats import Array
-from lightwam.kernels.interpret import run_arrays
+from lightwam.kernels.interpreter.interpret import run_arrays
+from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops.device import activate, eight_bit_scale, round_even, round_to_eight_bits
 from lightwam.kernels.task import Argument, Tactic, Task
 
 COUNT = 4096

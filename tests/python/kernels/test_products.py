@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from lightwam.kernels import matmul, matvec, oracle
 from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.interpret import run_arrays
+from lightwam.kernels.interpreter.interpret import run_arrays
+from lightwam.kernels.ops import matmul, matvec
+from lightwam.kernels.ops import reference as oracle
 from lightwam.kernels.task import DType, Tactic, Task
 
 TARGETS = ("sm_87", "sm_89", "sm_90", "sm_110", "sm_120", "interpreter")

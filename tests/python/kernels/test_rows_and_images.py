@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
-from lightwam.export.images import compose_canvas
-from lightwam.kernels import affine, conv2d, elementwise, preprocess_images, quantize_rows, row_norm
-from lightwam.kernels.interpret import run_arrays
-from lightwam.kernels.preprocess_images import Camera
+from lightwam.kernels.interpreter.interpret import run_arrays
+from lightwam.kernels.ops import affine, conv2d, elementwise, preprocess_images, quantize_rows, row_norm
+from lightwam.kernels.ops.preprocess_images import Camera
 from lightwam.kernels.task import Task
+
+from lightwam.engine.images import compose_canvas
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -35,7 +35,7 @@ def test_the_gripper_rule_has_three_values() -> None:
 @pytest.mark.parametrize("bad", [NAN, INFINITY, -INFINITY])
 @pytest.mark.parametrize("norm", [False, True])
 def test_a_row_with_a_value_not_finite_has_a_scale_not_finite(bad: float, norm: bool) -> None:
-    """Section 4.1 of docs/engine-format.md; other rows are as without it."""
+    """Section 4.1 of docs/reference/engine-format.md; other rows are as without it."""
     task = quantize_rows.task(3, 40, x="f32")
     tactic = quantize_rows.tactics(task, "interpreter")[0]
     if norm:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from model_golden import load_json, relative_error
 
+from helpers.model_golden import load_json, relative_error
 from lightwam.config import FlowMatchingConfig
 from lightwam.model.flow_matching import FlowMatching
 

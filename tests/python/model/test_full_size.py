@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_golden import load_json
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from helpers.model_golden import load_json
 from lightwam.config import LightWAMConfig
 from lightwam.model import LightWAM, WanVAE
 

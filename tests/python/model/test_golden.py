@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from model_golden import load_json, load_tensors, relative_error
 from torch import Tensor
 
+from helpers.model_golden import load_json, load_tensors, relative_error
 from lightwam.config import LightWAMConfig
 from lightwam.model import LightWAM
 from lightwam.model.action_expert import StateFusionActionExpert

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from model_tiny import build, example_batch, tiny
 from torch import Tensor
 
+from helpers.model_tiny import build, example_batch, tiny
 from lightwam.config import LightWAMConfig
 from lightwam.errors import DataError
 from lightwam.model import LightWAM

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_golden import load_json, load_tensors, relative_error
-from model_tiny import build, example, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helpers.model_golden import load_json, load_tensors, relative_error
+from helpers.model_tiny import build, example, tiny
 from lightwam.config import ActionExpertConfig, LightWAMConfig
 from lightwam.errors import CheckpointError, ConfigError
 from lightwam.model import LightWAM

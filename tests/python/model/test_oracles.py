@@ -9,9 +9,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from model_golden import relative_error
 from torch import Tensor
 
+from helpers.model_golden import relative_error
 from lightwam.config import AdapterConfig, LightWAMConfig, LoRAConfig, VAEConfig, VideoDiTConfig
 from lightwam.errors import CheckpointError
 from lightwam.model import LightWAM, WanVAE, load_backbone, load_vae

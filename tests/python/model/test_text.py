@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_golden import load_json, load_tensors, relative_error
 from torch import Tensor
 
+from helpers.model_golden import load_json, load_tensors, relative_error
 from lightwam.config import TextConfig
 from lightwam.errors import CheckpointError, ConfigError, InstructionError
 from lightwam.model.text import HashedWordsEncoder, UMT5Encoder, clean_text, fnv1a_64, word_buckets

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_golden import load_json, load_tensors, relative_error
 from torch import Tensor, nn
 
+from helpers.model_golden import load_json, load_tensors, relative_error
 from lightwam.config import VAEConfig
 from lightwam.errors import ConfigError
 from lightwam.model.vae import WanVAE

@@ -4,8 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_files import TASK, small_engine, write_engine
 
+from helpers.engine_files import TASK, small_engine, write_engine
 from lightwam.runtime import Policy
 
 

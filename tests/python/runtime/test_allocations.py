@@ -9,14 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from engine_files import observation
-
 import lightwam
+from helpers.engine_files import observation
 from lightwam.runtime import Policy
 
 SCRIPT = """
 import ctypes, sys
-from engine_files import TASK, observation
+from helpers.engine_files import TASK, observation
 from lightwam.runtime import Policy
 
 probe = ctypes.CDLL(sys.argv[1])
@@ -44,7 +43,7 @@ def run_probe(folder: Path, engine: Path, threads: int) -> subprocess.CompletedP
     source = Path(__file__).with_name("allocation_probe.c")
     library = folder / "probe.so"
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
-    paths = os.pathsep.join([str(source.parent), str(Path(lightwam.__file__).parents[1])])
+    paths = os.pathsep.join([str(source.parents[1]), str(Path(lightwam.__file__).parents[1])])
     environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": paths}
     command = [sys.executable, "-c", SCRIPT, str(library), str(engine), str(threads)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import runtime_reference
-from engine_files import TASK, Engine, observation, quantised, small_engine, write_engine
-from hostile_files import Spoil, refused, role, tensor, value
 
+from helpers import runtime_reference
+from helpers.engine_files import TASK, Engine, observation, quantised, small_engine, write_engine
+from helpers.hostile_files import Spoil, refused, role, tensor, value
 from lightwam.errors import EngineError, PrecisionError
 from lightwam.runtime import Policy, _engine
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_files import (
+
+from helpers.engine_files import (
     TASK,
     assemble,
     engine_bytes,
@@ -25,8 +26,7 @@ from engine_files import (
     with_normed_in,
     write_engine,
 )
-from hostile_files import loads_or_is_refused, refused
-
+from helpers.hostile_files import loads_or_is_refused, refused
 from lightwam.errors import EngineError, ObservationError, PrecisionError
 from lightwam.runtime import Policy
 

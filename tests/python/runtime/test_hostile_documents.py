@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_files import TASK, Engine, observation, small_engine, write_engine
-from hostile_files import (
+from numpy.typing import NDArray
+
+from helpers.engine_files import TASK, Engine, observation, small_engine, write_engine
+from helpers.hostile_files import (
     Spoil,
     add_values,
     attrs,
@@ -27,8 +29,6 @@ from hostile_files import (
     tensor,
     value,
 )
-from numpy.typing import NDArray
-
 from lightwam.runtime import Policy
 
 ACT = "programs.act"

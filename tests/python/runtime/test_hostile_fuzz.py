@@ -6,11 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine_files import small_engine, write_engine
-from gpu_plans import small_gpu_engine
-from hostile_files import loads_or_is_refused, refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from helpers.engine_files import small_engine, write_engine
+from helpers.gpu_plans import small_gpu_engine
+from helpers.hostile_files import loads_or_is_refused, refused
 
 JSON = st.recursive(
     st.none()

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_files import TASK, Engine, observation, quantised, small_engine, write_engine
-from gpu_plans import small_gpu_engine, small_linear_engine
-from hostile_files import Spoil, both, document, refused
 
+from helpers.engine_files import TASK, Engine, observation, quantised, small_engine, write_engine
+from helpers.gpu_plans import small_gpu_engine, small_linear_engine
+from helpers.hostile_files import Spoil, both, document, refused
 from lightwam.runtime import Policy
 
 GPU, ACT, TEXT = "gpu", "gpu.programs.act", "gpu.programs.set_instruction"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_files import Engine, write_engine
-from gpu_side_plan import side_gpu_engine
-from hostile_files import Spoil, document, refused
 
+from helpers.engine_files import Engine, write_engine
+from helpers.gpu_side_plan import side_gpu_engine
+from helpers.hostile_files import Spoil, document, refused
 from lightwam.runtime import Policy
 
 ACT, TEXT = "gpu.programs.act", "gpu.programs.set_instruction"

@@ -19,7 +19,7 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 import lightwam, lightwam.runtime
-from engine_files import TASK, observation
+from helpers.engine_files import TASK, observation
 policy = lightwam.runtime.Policy(sys.argv[1])
 policy.set_instruction(TASK)
 assert policy.infer(observation()).actions.shape == (4, 3)
@@ -29,7 +29,7 @@ assert not {"torch", "safetensors"} & set(sys.modules), sys.modules.keys()
 
 
 def test_the_runtime_never_imports_torch(engine_path: Path) -> None:
-    folders = [str(Path(__file__).parent), str(Path(lightwam.__file__).parents[1])]
+    folders = [str(Path(__file__).parents[1]), str(Path(lightwam.__file__).parents[1])]
     script = f"import sys; sys.path[:0] = {folders!r}\n{SCRIPT}"
     done = subprocess.run([sys.executable, "-c", script, str(engine_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

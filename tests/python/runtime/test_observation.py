@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_files import TASK, observation, small_engine, write_engine
 
+from helpers.engine_files import TASK, observation, small_engine, write_engine
 from lightwam.errors import ObservationError
 from lightwam.runtime import Policy
 

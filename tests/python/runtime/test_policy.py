@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runtime_reference
-from engine_files import TASK, Engine, observation, small_engine, to_bf16, with_normed_in, write_engine
 
+from helpers import runtime_reference
+from helpers.engine_files import TASK, Engine, observation, small_engine, to_bf16, with_normed_in, write_engine
 from lightwam.errors import DeviceError, EngineError, InstructionError, LightWAMError, PrecisionError
 from lightwam.runtime import ActionChunk, Policy, _engine
 

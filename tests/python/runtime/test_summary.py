@@ -4,8 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_files import Engine, engine_bytes, small_engine
 
+from helpers.engine_files import Engine, engine_bytes, small_engine
 from lightwam.errors import EngineError
 from lightwam.runtime import summarize
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_files import TASK, observation, small_engine, write_engine
 
+from helpers.engine_files import TASK, observation, small_engine, write_engine
 from lightwam.assets import bundled_engine
 from lightwam.errors import ObservationError
 from lightwam.runtime import Policy, _engine

@@ -11,7 +11,7 @@ import pytest
 
 from lightwam.errors import SimulatorError
 from lightwam.sim.closed_loop import Trial, latency_summary, run_trial, stage_summary, start_state
-from lightwam.sim.libero import LiberoEnv
+from lightwam.sim.libero.env import LiberoEnv
 from lightwam.sim.policies import Chunk
 from lightwam.sim.protocols import protocol
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lightwam.data.episode_files import Episode
-from lightwam.sim import corrections
-from lightwam.sim.corrections import LONGEST_POLICY_STEPS, CorrectionRunner
+from lightwam.sim.libero import corrections
+from lightwam.sim.libero.corrections import LONGEST_POLICY_STEPS, CorrectionRunner
 from lightwam.sim.policies import Chunk
 
 

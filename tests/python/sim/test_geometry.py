@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightwam.sim.geometry import footprint, wrap_half_turn
-from lightwam.sim.libero import axis_angle
+from lightwam.sim.libero.env import axis_angle
+from lightwam.sim.libero.geometry import footprint, wrap_half_turn
 
 
 @pytest.mark.parametrize("degrees", [-80, -30, 0, 10, 45, 85])

@@ -12,9 +12,9 @@ import pytest
 
 from lightwam.errors import SimulatorError
 from lightwam.sim.closed_loop import start_state
-from lightwam.sim.expert import PickPlaceExpert
-from lightwam.sim.libero import LiberoEnv, load_task, load_tasks
-from lightwam.sim.placements import SHIFTED, WIDE, random_state, region_centres, shifted_state
+from lightwam.sim.libero.env import LiberoEnv, load_task, load_tasks
+from lightwam.sim.libero.expert import PickPlaceExpert
+from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres, shifted_state
 
 TASK = "libero_object", 0
 

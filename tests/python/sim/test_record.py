@@ -12,9 +12,9 @@ import pytest
 from lightwam.data.episode_files import Episode, read_episode_meta
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.sim import record
-from lightwam.sim.expert import Decision
+from lightwam.sim.libero.expert import Decision
+from lightwam.sim.libero.scenarios import ActionNoise, NoiseConfig, to_dataset_gripper
 from lightwam.sim.record import MAX_ATTEMPTS, RecordArgs, episode_folder, main, plan, record_one
-from lightwam.sim.scenarios import ActionNoise, NoiseConfig, to_dataset_gripper
 
 
 class StandInRunner:

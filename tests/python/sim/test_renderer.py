@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lightwam.errors import SimulatorError
-from lightwam.sim import renderer
+from lightwam.sim.libero import renderer
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from lightwam.errors import SimulatorError
-from lightwam.sim.libero import LiberoEnv, load_task
+from lightwam.sim.libero.env import LiberoEnv, load_task
 from lightwam.sim.replay import demonstrate
 
 

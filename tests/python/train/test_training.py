@@ -4,7 +4,6 @@
 import copy
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,16 +13,14 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.dataset_fixture import TASK, write_v3
 from lightwam.config import AdapterConfig, LightWAMConfig
+from lightwam.config.presets import libero_cameras
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, DataError
 from lightwam.model.attention import AttentionMethod
-from lightwam.presets import libero_cameras
 from lightwam.train import blind, loop, vae
 from lightwam.train.artifacts import learning_rate, load_checkpoint, load_resume_point
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from dataset_fixture import TASK, write_v3
 
 
 def _tiny() -> LightWAMConfig:

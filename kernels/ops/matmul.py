@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Matrix products of many rows, y = act(f(x) Wᵀ + bias) + residual, and row statistics of y.
+
+`linear` and `grouped_linear` of docs/reference/engine-format.md, section 4.
+A program computes a tile of y. Programs of one block of columns follow each other, so a weight comes from device memory
+once and then from the cache. Rows past the last whole tile get a tile of their own height: 392 rows are 3 * 128 + 8,
+and a fourth tile of 128 would waste a quarter of the products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import triton
+import triton.language as tl
+from lightwam.kernels.formats import decode, encode
+from lightwam.kernels.ops import matmul_tactics
+from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops.matmul_tile import product_tile
+from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Array, Statistics
+from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
+
+XMode = Literal["plain", "quantized", "layer_norm", "quantize"]
+FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
+EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
+
+
+@triton.jit
+def kernel(
+    x,
+    x_scale,
+    x_zero,
+    x_statistics,
+    weight,
+    weight_scale,
+    weight_sum,
+    bias,
+    residual,
+    y,
+    statistics,
+    ROWS: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    GROUPS: tl.constexpr,
+    RESIDUAL_ROWS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    X_MODE: tl.constexpr,
+    X_PARTIALS: tl.constexpr,
+    X_PARTIAL_WIDTH: tl.constexpr,
+    EPS: tl.constexpr,
+    STATISTICS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TAIL_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STEP_SUMS: tl.constexpr,
+):
+    ROW_BLOCKS: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
+    row_block = tl.program_id(0) % ROW_BLOCKS
+    column_start = tl.program_id(0) // ROW_BLOCKS * BLOCK_N
+    group = tl.program_id(1)
+    row_start = row_block * BLOCK_M
+    if TAIL_M == 0 or TAIL_M == BLOCK_M:
+        product_tile(
+            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
+            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
+            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, TAIL_M != 0,
+        )  # fmt: skip
+    elif row_block < ROWS // BLOCK_M:
+        product_tile(
+            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
+            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
+            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, False,
+        )  # fmt: skip
+    else:
+        product_tile(
+            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
+            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
+            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS, True,
+        )  # fmt: skip
+
+
+def task(
+    rows: int,
+    n: int,
+    k: int,
+    *,
+    x: DType,
+    weight: DType,
+    y: DType,
+    bias: bool = False,
+    activation: Activation = "none",
+    residual: DType | None = None,
+    residual_rows: int | None = None,
+    x_mode: XMode = "plain",
+    x_partials: int = 0,
+    x_partial_width: int = oracle.STATISTICS_WIDTH,
+    eps: float = 0.0,
+    groups: int = 1,
+    statistics: Statistics | None = None,
+) -> Task:
+    """y [rows, n * groups] = act(f(x) Wᵀ + bias) + residual, of x [rows, groups, k] and weight [groups, n, k].
+
+    f is `x_mode`: "plain" (x as it is; f32 with a narrower weight: the weight is widened), "quantized" (x is i8, with
+    x_scale f32 and x_zero i32 [rows, groups], or f8, with x_scale), "layer_norm" (no affine, eps; from the `moments`
+    x_statistics [rows, x_partials, 2] of x_partial_width columns each; rounded to the weight's format) or "quantize"
+    (to the weight's i8 or f8 as `quantize_rows`, from the `range` x_statistics). Several groups go with "plain" and
+    "quantized" only. An 8-bit weight comes with weight_scale f32 [groups, n], one of i8 also with weight_sum f32
+    [groups, n], the sum of every row of it (exact: below 2^24). residual: its format; [residual_rows, n * groups],
+    1 row or all. statistics: the kind to write, [rows, ceil(n / 64), 2]. Engine-format 4, `linear` and
+    `grouped_linear`. ValueError: a combination that the kernel does not compute.
+    """
+    residual_rows = rows if residual_rows is None else residual_rows
+    product = _product_type(x, weight, x_mode)
+    _check(rows, n, k, groups, activation, residual, residual_rows, x_mode, x_partials, x_partial_width, statistics)
+    if y not in FLOATS or residual not in (None, *FLOATS):
+        raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
+    arguments = [Argument("x", "r", x, (rows, groups, k))]
+    if x_mode == "quantized":
+        arguments.append(Argument("x_scale", "r", "f32", (rows, groups)))
+        if x == "i8":
+            arguments.append(Argument("x_zero", "r", "i32", (rows, groups)))
+    elif x_mode != "plain":
+        arguments.append(Argument("x_statistics", "r", "f32", (rows, x_partials, 2)))
+    arguments.append(Argument("weight", "r", weight, (groups, n, k)))
+    if weight in EIGHT_BITS:
+        arguments.append(Argument("weight_scale", "r", "f32", (groups, n)))
+    if weight == "i8":
+        arguments.append(Argument("weight_sum", "r", "f32", (groups, n)))
+    if bias:
+        arguments.append(Argument("bias", "r", "f32", (n * groups,)))
+    if residual is not None:
+        arguments.append(Argument("residual", "r", residual, (residual_rows, n * groups)))
+    arguments.append(Argument("y", "w", y, (rows, n * groups)))
+    if statistics is not None:
+        arguments.append(Argument("statistics", "w", "f32", (rows, oracle.partials(n), 2)))
+    constants = {
+        "ROWS": rows,
+        "N": n,
+        "K": k,
+        "GROUPS": groups,
+        "RESIDUAL_ROWS": residual_rows,
+        "ACTIVATION": activation,
+        "X_MODE": x_mode,
+        "X_PARTIALS": x_partials,
+        "X_PARTIAL_WIDTH": x_partial_width,
+        "EPS": eps,
+        "STATISTICS": statistics or "none",
+    }
+    return Task("matmul", constants, tuple(arguments), 2 * rows * n * k * groups, product)
+
+
+def _product_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
+    """The format of the products; ValueError where x, weight and mode don't go together."""
+    if x_mode == "plain" and x == weight and x in FLOATS:
+        return x  # type: ignore[return-value]
+    if x_mode == "plain" and x == "f32" and weight in FLOATS:
+        return "f32"
+    if weight in EIGHT_BITS and (x_mode, x in FLOATS, x == weight) in (
+        ("quantized", False, True),
+        ("quantize", True, False),
+    ):
+        return weight  # type: ignore[return-value]
+    if x_mode == "layer_norm" and x in FLOATS and weight in FLOATS:
+        return weight  # type: ignore[return-value]
+    raise ValueError(f"matmul: x {x}, weight {weight} and x_mode {x_mode!r} do not go together")
+
+
+def _check(
+    rows: int,
+    n: int,
+    k: int,
+    groups: int,
+    activation: str,
+    residual: DType | None,
+    residual_rows: int,
+    x_mode: str,
+    x_partials: int,
+    x_partial_width: int,
+    statistics: str | None,
+) -> None:
+    """ValueError of one line for what the kernel can't do."""
+    if min(rows, n, k, groups) < 1:
+        raise ValueError(f"matmul: rows {rows}, n {n}, k {k}, groups {groups} must be positive")
+    if max(rows * k, n * k, rows * n) * groups >= 2**31:
+        raise ValueError(
+            f"matmul: {rows} x {n} x {k}, groups {groups}: a matrix of 2^31 elements or more; offsets are i32"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"matmul: activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+    if groups > 1 and (x_mode not in ("plain", "quantized") or statistics is not None):
+        raise ValueError(
+            f"matmul: groups {groups} with x_mode {x_mode!r}, statistics {statistics}: only plain, quantized and none"
+        )
+    if statistics not in (None, *STATISTICS):
+        raise ValueError(f"matmul: statistics are {statistics!r}; they must be one of {', '.join(STATISTICS)}")
+    if residual is not None and residual_rows not in (1, rows):
+        raise ValueError(f"matmul: the residual has {residual_rows} rows; it must have 1 or {rows}")
+    if x_mode in ("layer_norm", "quantize") and x_partials != -(-k // x_partial_width):
+        raise ValueError(f"matmul: {x_partials} partial statistics of {x_partial_width} columns do not cover k = {k}")
+
+
+def tactics(task: Task, target: str) -> list[Tactic]:
+    """Tile shapes worth compiling for `target`, the best guess first."""
+    return matmul_tactics.tactics(task, target)
+
+
+def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
+    """Blocks of columns times blocks of rows, groups, 1."""
+    rows, n, groups = (int(task.constants[name] or 0) for name in ("ROWS", "N", "GROUPS"))
+    row_blocks = triton.cdiv(rows, int(tactic.constants["BLOCK_M"] or 0))
+    return row_blocks * triton.cdiv(n, int(tactic.constants["BLOCK_N"] or 0)), groups, 1
+
+
+def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
+    """y, and its statistics if asked, in float64 (arguments decoded; i8 and i32 as integers)."""
+    constants = task.constants
+    x, weight = arguments["x"].astype("float64"), arguments["weight"].astype("float64")
+    rows, k = x.shape[0], x.shape[2]
+    statistics = arguments.get("x_statistics")
+    scale, zero = arguments.get("x_scale"), arguments.get("x_zero")
+    if constants["X_MODE"] == "layer_norm" and statistics is not None:
+        mean, variance = oracle.moments_of(statistics, k, int(constants["X_PARTIAL_WIDTH"] or 0))
+        x = (x - mean[:, None, None]) / np.sqrt(variance + float(constants["EPS"] or 0.0))[:, None, None]
+        dtype = next(argument.dtype for argument in task.arguments if argument.name == "weight")
+        x = decode(encode(x, dtype), dtype)
+    elif constants["X_MODE"] == "quantize" and statistics is not None:
+        low, high = statistics[:, :, 0].min(axis=1), statistics[:, :, 1].max(axis=1)
+        if task.product_type == "f8":
+            scale = oracle.e4m3_scale(low, high)
+            x = oracle.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
+        else:
+            scale, zero = oracle.eight_bit_scale(low, high)
+            x = oracle.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
+            zero = zero[:, None]
+        scale = scale[:, None]
+    y = np.einsum("rgk,gnk->rgn", x, weight, optimize=True)
+    if zero is not None:
+        y = y - zero[:, :, None] * arguments["weight_sum"]
+    if scale is not None:
+        y = y * scale[:, :, None] * arguments["weight_scale"]
+    y = y.reshape(rows, -1)
+    if "bias" in arguments:
+        y = y + arguments["bias"]
+    y = oracle.activate(y, str(constants["ACTIVATION"]))
+    if "residual" in arguments:
+        y = y + arguments["residual"]
+    if constants["STATISTICS"] == "none":
+        return {"y": y}
+    dtype = next(argument.dtype for argument in task.arguments if argument.name == "y")
+    y = decode(encode(y, dtype), dtype)
+    return {"y": y, "statistics": oracle.row_statistics(y, str(constants["STATISTICS"]))}
+
+
+def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
+    """Arguments that fit each other: statistics of x, sums of the weight's rows, positive scales."""
+    arguments = {argument.name: argument for argument in task.arguments}
+    rows, groups, k = arguments["x"].shape or ()
+    inputs: dict[str, Array] = {}
+    if "x_statistics" in arguments:
+        x = decode(encode(generator.standard_normal((rows, k)) * 1.5 + 0.5, arguments["x"].dtype), arguments["x"].dtype)
+        kind = "moments" if task.constants["X_MODE"] == "layer_norm" else "range"
+        width = int(task.constants["X_PARTIAL_WIDTH"] or 0)
+        inputs = {"x": x.reshape(rows, groups, k), "x_statistics": oracle.row_statistics(x, kind, width)}
+    if "weight_sum" in arguments:
+        inputs["weight"] = generator.integers(-127, 128, arguments["weight"].shape)
+        inputs["weight_sum"] = inputs["weight"].sum(axis=2)
+    if "weight_scale" in arguments:
+        inputs["weight_scale"] = generator.uniform(0.5, 1.5, arguments["weight_scale"].shape)
+    if "x_scale" in arguments:
+        inputs["x_scale"] = generator.uniform(0.5, 1.5, (rows, groups)) / 127
+    if "x_zero" in arguments:
+        inputs["x_zero"] = generator.integers(-128, 128, (rows, groups))
+    return inputs
+
+
+def slack(task: Task) -> float:
+    """What results may differ by, of the largest element: f32 sums; one step of a factor or of y beside a tie."""
+    dtypes = {argument.name: argument.dtype for argument in task.arguments}
+    rounded_on_load = {"layer_norm": 1e-3, "quantize": 3e-3}.get(str(task.constants["X_MODE"]), 5e-6)
+    if task.product_type == "f8":  # steps are coarse, and sums of a step may have 14 bits
+        rounded_on_load = 2e-2 if task.constants["X_MODE"] == "quantize" else 1e-3
+    return max(rounded_on_load, 5e-6 if "statistics" not in dtypes or dtypes["y"] == "f32" else 2.0**-8)
+
+
+CASES: list[Task] = [
+    task(40, 48, 64, x="f32", weight="f32", y="f32"),
+    task(136, 96, 128, x="bf16", weight="bf16", y="bf16", bias=True, activation="gelu_tanh"),
+    task(136, 100, 72, x="f16", weight="f16", y="f16", bias=True, activation="gelu", statistics="squares"),
+    task(40, 64, 96, x="bf16", weight="bf16", y="f32", bias=True, residual="f32", statistics="moments"),
+    task(16, 200, 64, x="f32", weight="bf16", y="bf16", activation="silu", residual="bf16", residual_rows=1),
+    task(33, 7, 80, x="f32", weight="f32", y="f32", bias=True),
+    task(
+        136, 72, 200, x="f32", weight="bf16", y="bf16", bias=True,
+        x_mode="layer_norm", x_partials=4, eps=1e-6, statistics="range",
+    ),
+    task(40, 64, 128, x="f32", weight="f32", y="f32", x_mode="layer_norm", x_partials=1, x_partial_width=128, eps=1e-6),
+    task(
+        136, 128, 192, x="i8", weight="i8", y="bf16", bias=True, activation="gelu_tanh",
+        x_mode="quantized", statistics="range",
+    ),
+    task(40, 64, 96, x="bf16", weight="i8", y="f32", bias=True, residual="f32", x_mode="quantize", x_partials=2),
+    task(
+        136, 128, 192, x="f8", weight="f8", y="bf16", bias=True, activation="gelu_tanh",
+        x_mode="quantized", statistics="range",
+    ),
+    task(40, 100, 80, x="f8", weight="f8", y="f32", x_mode="quantized", residual="bf16"),
+    task(40, 64, 96, x="bf16", weight="f8", y="f32", bias=True, residual="f32", x_mode="quantize", x_partials=2),
+    task(8, 384, 32, x="bf16", weight="bf16", y="f32", residual="bf16", statistics="squares"),
+    task(24, 56, 32, x="bf16", weight="bf16", y="bf16", groups=3),
+    task(9, 16, 128, x="f16", weight="f16", y="f32", groups=2, bias=True, residual="f16"),
+    task(24, 72, 96, x="i8", weight="i8", y="bf16", groups=3, x_mode="quantized"),
+    task(24, 40, 64, x="f8", weight="f8", y="bf16", groups=2, x_mode="quantized"),
+]  # fmt: skip

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Self-attention of a token sequence: softmax(scale q k^T) v of every head, the softmax accumulated block by block.
+
+`self_attention` of engine-format.md, section 4; with norm and rotation of q and k on load, `rms_norm_rope` too.
+Heads are taken in chunks of BLOCK_D columns: narrow products keep every row in one warp, so its softmax needs no other.
+A program makes BLOCK_M rows of VALUES chunks of one head: a wide head is several programs, each with all its logits.
+The last keys are a smaller block, so few keys are padding. For training: batches, fewer queries than keys, and every
+query's logsumexp, from which `self_attention_backward_query` and `self_attention_backward_key` make the gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import triton
+import triton.language as tl
+from lightwam.kernels.ops.attention_blocks import (
+    LOG2_E,
+    column_block,
+    fit_blocks,
+    flash_choices,
+    flash_tactic,
+    load_rows,
+    number,
+    product_format,
+    softmax_step,
+    weights_slack,
+    zero_blocks,
+)
+from lightwam.kernels.ops.device import store_statistics
+from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Array, row_statistics
+from lightwam.kernels.ops.rms_norm_rope import rotate_pairs
+from lightwam.kernels.ops.rope_on_load import prepared_rows, reciprocal_rms
+from lightwam.kernels.task import Argument, DType, Tactic, Task
+
+MAX_WIDTH = 512
+
+
+@triton.jit
+def _step(
+    start,
+    queries,
+    maximum,
+    total,
+    accumulators,
+    k,
+    v,
+    k_statistics,
+    k_weight,
+    cos,
+    sin,
+    first,
+    value_start,
+    TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROW: tl.constexpr,
+    ROW_STRIDE: tl.constexpr,
+    SCALE: tl.constexpr,
+    ROPE: tl.constexpr,
+    EPS: tl.constexpr,
+    PARTIALS: tl.constexpr,
+    STATISTICS_STRIDE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    VALUES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LAST: tl.constexpr,
+):
+    """`softmax_step` with keys [start, start + BLOCK), of which some lie past the end in the LAST block."""
+    rows = start + tl.arange(0, BLOCK)
+    scale = 1.0
+    if ROPE:
+        scale = reciprocal_rms(k_statistics, rows, TOKENS, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
+    scores = tl.zeros((BLOCK_M, BLOCK), tl.float32)
+    sums = ()
+    for chunk in tl.static_range(CHUNKS):
+        keys = prepared_rows(
+            k, scale, rows, first, chunk * BLOCK_D, k_weight, cos, sin,
+            TOKENS, WIDTH, ROW_STRIDE, ROPE, BLOCK, BLOCK_D, LAST,
+        )  # fmt: skip
+        scores = tl.dot(queries[chunk], tl.trans(keys), scores, input_precision="ieee")
+    scores = scores * SCALE
+    if LAST:
+        scores = tl.where((rows < TOKENS)[None, :], scores, float("-inf"))
+    weights, correction, maximum, total = softmax_step(scores, maximum, total)
+    weights = weights.to(v.dtype.element_ty)
+    for chunk in tl.static_range(VALUES):
+        values = load_rows(v, rows, first, value_start + chunk * BLOCK_D, TOKENS, ROW_STRIDE, WIDTH, BLOCK_D, LAST)
+        part = tl.dot(weights, values, accumulators[chunk] * correction[:, None], input_precision="ieee")
+        sums += (part,)  # type: ignore[assignment]
+    return maximum, total, sums
+
+
+@triton.jit
+def kernel(
+    q,
+    k,
+    v,
+    q_statistics,
+    k_statistics,
+    q_weight,
+    k_weight,
+    cos,
+    sin,
+    y,
+    statistics,
+    logsumexp,
+    TOKENS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROW: tl.constexpr,
+    ROW_STRIDE: tl.constexpr,
+    SCALE: tl.constexpr,  # in base 2
+    BATCHED: tl.constexpr,
+    ROPE: tl.constexpr,
+    EPS: tl.constexpr,
+    PARTIALS: tl.constexpr,
+    STATISTICS_STRIDE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    VALUES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    TAIL_N: tl.constexpr,
+):
+    FULL: tl.constexpr = TOKENS // BLOCK_N * BLOCK_N
+    first = tl.program_id(1) // (CHUNKS // VALUES) * WIDTH
+    value_start = tl.program_id(1) % (CHUNKS // VALUES) * (VALUES * BLOCK_D)
+    if BATCHED:
+        batch = tl.program_id(2).to(tl.int64)
+        q += batch * (QUERIES * ROW)
+        k += batch * (TOKENS * ROW)
+        v += batch * (TOKENS * ROW)
+        y += batch * (QUERIES * ROW)
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    scale = 1.0
+    if ROPE:
+        scale = reciprocal_rms(q_statistics, rows, QUERIES, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
+    queries = ()
+    for chunk in tl.static_range(CHUNKS):
+        query = prepared_rows(
+            q, scale, rows, first, chunk * BLOCK_D, q_weight, cos, sin,
+            QUERIES, WIDTH, ROW_STRIDE, ROPE, BLOCK_M, BLOCK_D, True,
+        )  # fmt: skip
+        queries += (query,)  # type: ignore[assignment]
+    maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    accumulators = zero_blocks(BLOCK_M, BLOCK_D, VALUES)
+    for start in range(0, FULL, BLOCK_N):
+        maximum, total, accumulators = _step(
+            start, queries, maximum, total, accumulators, k, v, k_statistics, k_weight, cos, sin, first, value_start,
+            TOKENS, WIDTH, ROW, ROW_STRIDE, SCALE, ROPE, EPS, PARTIALS, STATISTICS_STRIDE, BLOCK_D, CHUNKS, VALUES,
+            BLOCK_M, BLOCK_N, False,
+        )  # fmt: skip
+    if FULL < TOKENS:
+        maximum, total, accumulators = _step(
+            FULL, queries, maximum, total, accumulators, k, v, k_statistics, k_weight, cos, sin, first, value_start,
+            TOKENS, WIDTH, ROW, ROW_STRIDE, SCALE, ROPE, EPS, PARTIALS, STATISTICS_STRIDE, BLOCK_D, CHUNKS, VALUES,
+            BLOCK_M, TAIL_N, True,
+        )  # fmt: skip
+    for chunk in tl.static_range(VALUES):
+        start = value_start + chunk * BLOCK_D
+        stored = (accumulators[chunk] / total[:, None]).to(y.dtype.element_ty)
+        columns = start + tl.arange(0, BLOCK_D)
+        mask = (rows < QUERIES)[:, None] & (columns < WIDTH)[None, :]
+        tl.store(y + rows[:, None] * ROW + (first + columns)[None, :], stored, mask=mask)
+        if statistics is not None:
+            store_statistics(statistics, stored.to(tl.float32), rows, first + start, rows < QUERIES, ROW, "range", True)
+    if logsumexp is not None and value_start == 0:
+        head = tl.program_id(2) * (ROW // WIDTH) + first // WIDTH
+        tl.store(logsumexp + head * QUERIES + rows, maximum + tl.log2(total), mask=rows < QUERIES)
+
+
+def task(
+    tokens: int,
+    heads: int,
+    width: int,
+    *,
+    x: DType,
+    y: DType,
+    scale: float,
+    row_stride: int | None = None,
+    rope: bool = False,
+    eps: float = 0.0,
+    partials: int = 0,
+    partial_width: int = STATISTICS_WIDTH,
+    statistics_row_stride: int | None = None,
+    statistics: Literal["range"] | None = None,
+    batch: int = 1,
+    queries: int | None = None,
+    logsumexp: bool = False,
+) -> Task:
+    """y [tokens, heads * width] of q, k, v in format `x`, whose rows start `row_stride` elements apart (default: row).
+
+    rope: q and k [tokens, heads * width] are divided by the root of their row's mean square (+ eps), multiplied by
+    q_weight and k_weight [heads * width], and the pairs (2i, 2i+1) of a head turned by cos, sin [tokens, width / 2].
+    The row's squares come as `partials` sums of `partial_width` columns each: q_statistics, k_statistics "squares",
+    whose rows lie `statistics_row_stride` f32 elements apart (default: 2 * partials).
+    statistics "range": of what is stored, for every 64 columns; so the width is a multiple of 64.
+    batch, queries: q and y are [batch, queries, row], k and v [batch, tokens, row], without rope, statistics, stride.
+    logsumexp: also f32 [batch, heads, queries], the logarithm in base 2 of the sum of a query's exponentials.
+    """
+    row = heads * width
+    stride = row if row_stride is None else row_stride
+    statistics_stride = 2 * partials if statistics_row_stride is None else statistics_row_stride
+    if min(tokens, heads, width) < 1 or width > MAX_WIDTH or stride < row:
+        sizes = f"{tokens} tokens, {heads} heads of {width}, rows {stride} apart"
+        raise ValueError(f"self_attention: {sizes}; heads of at most {MAX_WIDTH} that fit the row are needed")
+    if not (scale > 0.0 and np.isfinite(scale)):
+        raise ValueError(f"self_attention: scale {scale}; a positive number is needed")
+    if rope and (width % 2 or partials != triton.cdiv(row, partial_width) or statistics_stride < 2 * partials):
+        raise ValueError(
+            f"self_attention: rope of heads of {width} with {partials} squares of {partial_width} columns each, rows "
+            f"{statistics_stride} apart; an even width and partials for all {row} columns are needed"
+        )
+    if statistics is not None and width % STATISTICS_WIDTH:
+        raise ValueError(f"self_attention: statistics of heads of {width}; a multiple of {STATISTICS_WIDTH} is needed")
+    many = tokens if queries is None else queries
+    batched = batch != 1 or many != tokens
+    if min(batch, many) < 1 or (batched and (rope or statistics is not None or stride != row)):
+        options = f"rope {rope}, statistics {statistics}, rows {stride} apart"
+        raise ValueError(f"self_attention: {batch} x {many} queries, {options}; batches have plain rows only")
+    arguments = [
+        Argument(name, "r", x, _rows_shape(batch, rows, row, stride))
+        for name, rows in (("q", many), ("k", tokens), ("v", tokens))
+    ]
+    if rope:
+        whole = statistics_stride == 2 * partials
+        squares = (tokens, partials, 2) if whole else ((tokens - 1) * statistics_stride + 2 * partials,)
+        arguments += [Argument(name, "r", "f32", squares) for name in ("q_statistics", "k_statistics")]
+        arguments += [Argument(name, "r", "f32", (row,)) for name in ("q_weight", "k_weight")]
+        arguments += [Argument(name, "r", "f32", (tokens, width // 2)) for name in ("cos", "sin")]
+    arguments.append(Argument("y", "w", y, _rows_shape(batch, many, row, row)))
+    if statistics is not None:
+        arguments.append(Argument("statistics", "w", "f32", (tokens, row // STATISTICS_WIDTH, 2)))
+    if logsumexp:
+        arguments.append(Argument("logsumexp", "w", "f32", (batch, heads, many)))
+    constants = {
+        "TOKENS": tokens,
+        "QUERIES": many,
+        "WIDTH": width,
+        "ROW": row,
+        "ROW_STRIDE": stride,
+        "SCALE": scale * LOG2_E,
+        "BATCHED": batched,
+        "ROPE": rope,
+        "EPS": eps,
+        "PARTIALS": partials,
+        "STATISTICS_STRIDE": statistics_stride,
+        "BLOCK_D": column_block(width),
+        "CHUNKS": triton.cdiv(width, column_block(width)),
+        "VALUES": 2 if triton.cdiv(width, column_block(width)) % 2 == 0 else 1,
+    }
+    return Task(
+        "self_attention",
+        constants,
+        tuple(arguments),
+        flops=4 * batch * many * tokens * row,
+        product_type=product_format("self_attention", x),
+    )
+
+
+def _rows_shape(batch: int, rows: int, row: int, stride: int) -> tuple[int, ...]:
+    if stride != row:
+        return ((rows - 1) * stride + row,)
+    return (rows, row) if batch == 1 else (batch, rows, row)
+
+
+def tactics(task: Task, target: str) -> list[Tactic]:
+    tokens, wide = number(task.constants, "TOKENS"), number(task.constants, "CHUNKS") > 2
+    choices = flash_choices(task.product_type, target, wide=wide, rotated=bool(task.constants["ROPE"]))
+    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, number(task.constants, "QUERIES"), tokens)]
+
+
+def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
+    numbers = ("QUERIES", "ROW", "WIDTH", "CHUNKS", "VALUES")
+    queries, row, width, chunks, values = (number(task.constants, name) for name in numbers)
+    batch = _batch(task)
+    return (triton.cdiv(queries, number(tactic.constants, "BLOCK_M")), row // width * (chunks // values), batch)
+
+
+def _batch(task: Task) -> int:
+    shape = task.arguments[0].shape
+    assert shape is not None
+    return shape[0] if len(shape) == 3 else 1
+
+
+def _rows(x: Array, tokens: int, stride: int, row: int) -> Array:
+    """[tokens, row] of a flat array whose rows lie `stride` apart."""
+    flat = np.concatenate([x.reshape(-1), np.zeros(stride)])[: tokens * stride]
+    return flat.reshape(tokens, stride)[:, :row]
+
+
+def _normal_rotated(task: Task, x: Array, arguments: Mapping[str, Array], name: str) -> Array:
+    """q or k [tokens, row], normalised and rotated."""
+    numbers = ("TOKENS", "ROW", "WIDTH", "PARTIALS", "STATISTICS_STRIDE")
+    tokens, row, width, partials, stride = (number(task.constants, constant) for constant in numbers)
+    squares = _rows(arguments[f"{name}_statistics"], tokens, stride, 2 * partials)[:, ::2].sum(1)
+    normal = x / np.sqrt(squares / row + float(task.constants["EPS"] or 0.0))[:, None] * arguments[f"{name}_weight"]
+    return rotate_pairs(normal, arguments["cos"], arguments["sin"], width)
+
+
+def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
+    tokens, row, width, stride = (number(task.constants, name) for name in ("TOKENS", "ROW", "WIDTH", "ROW_STRIDE"))
+    q, k, v = (arguments[name] for name in ("q", "k", "v"))
+    if not task.constants["BATCHED"]:
+        q, k, v = (_rows(x, tokens, stride, row) for x in (q, k, v))
+    if task.constants["ROPE"]:
+        q, k = _normal_rotated(task, q, arguments, "q"), _normal_rotated(task, k, arguments, "k")
+    batch, y_shape = _batch(task), task.arguments[[a.name for a in task.arguments].index("y")].shape
+    q, k, v = (x.reshape(batch, -1, row // width, width).transpose(0, 2, 1, 3) for x in (q, k, v))
+    logits = q @ k.transpose(0, 1, 3, 2) * (float(task.constants["SCALE"] or 0.0) / LOG2_E)
+    highest = logits.max(-1, keepdims=True)
+    weights = np.exp(logits - highest)
+    total = weights.sum(-1, keepdims=True)
+    y = (weights @ v / total).transpose(0, 2, 1, 3).reshape(y_shape)
+    made = {"y": y}
+    if any(argument.name == "statistics" for argument in task.arguments):
+        made["statistics"] = row_statistics(y, "range")
+    if any(argument.name == "logsumexp" for argument in task.arguments):
+        made["logsumexp"] = (highest + np.log(total))[..., 0] * LOG2_E
+    return made
+
+
+def slack(task: Task) -> float:
+    """Statistics are of rounded numbers, in f32."""
+    statistics = any(argument.name == "statistics" for argument in task.arguments)
+    return weights_slack(task, (3 if task.constants["ROPE"] else 1) + (1 if statistics else 0))
+
+
+def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
+    """Statistics that fit rows of ordinary size, angles instead of any numbers."""
+    examples: dict[str, Array] = {}
+    for argument in task.arguments:
+        if argument.name in ("q_statistics", "k_statistics"):
+            examples[argument.name] = generator.uniform(40.0, 90.0, argument.shape)
+    if task.constants["ROPE"]:
+        angles = generator.uniform(
+            0.0, 2.0 * np.pi, (number(task.constants, "TOKENS"), number(task.constants, "WIDTH") // 2)
+        )
+        examples |= {"cos": np.cos(angles), "sin": np.sin(angles)}
+    return examples
+
+
+CASES = [
+    task(150, 1, 16, x="f32", y="f32", scale=0.25),
+    task(300, 1, 64, x="bf16", y="bf16", scale=0.125, statistics="range"),
+    task(37, 3, 24, x="f32", y="f32", scale=24**-0.5),
+    task(64, 2, 32, x="f16", y="f16", scale=0.2),
+    task(40, 2, 64, x="bf16", y="bf16", scale=0.125, row_stride=400),
+    task(33, 1, 384, x="bf16", y="f32", scale=0.05, statistics="range"),
+    task(
+        50,
+        2,
+        128,
+        x="bf16",
+        y="bf16",
+        scale=0.09,
+        row_stride=768,
+        rope=True,
+        eps=1e-6,
+        partials=4,
+        statistics_row_stride=24,
+        statistics="range",
+    ),
+    task(21, 4, 20, x="f32", y="f32", scale=0.2, rope=True, eps=1e-6, partials=2),
+    task(17, 1, 80, x="f16", y="f32", scale=0.1, rope=True, eps=1e-2, partials=2, statistics=None),
+    task(40, 2, 24, x="f32", y="f32", scale=0.2, batch=2, queries=19, logsumexp=True),
+    task(70, 1, 256, x="bf16", y="bf16", scale=0.06, batch=3, logsumexp=True),
+]

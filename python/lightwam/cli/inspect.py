@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lightwam inspect`: what an engine file holds, what a chunk costs, and what each exact saving is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from lightwam.config import LightWAMConfig
+from lightwam.engine.costs import GraphCosts, counted_text_rows, graph_costs, output_is_folded
+from lightwam.engine.file import read_engine
+from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
+from lightwam.engine.ops import EIGHT_BIT_PRODUCTS
+from lightwam.engine.verify import check_graph
+from lightwam.errors import ConfigError, EngineError
+from lightwam.export.savings import Cost, savings
+
+
+@dataclass(frozen=True)
+class InspectArgs:
+    """Show what an engine file holds."""
+
+    file: Positional[Path]
+    """Engine file (*.lwam)."""
+    ops: bool = False
+    """List every op of a chunk with its FLOPs and bytes."""
+    savings: bool = False
+    """What each exact saving is worth for this policy."""
+    text_rows: int | None = None
+    """Rows of the instruction for the counts; those of the longest known one when absent, 32 where none is known."""
+    json: bool = False
+    """Print the stored graph document instead."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Plain columns: the first left-aligned, the others to the right."""
+    lines = [tuple(header), *map(tuple, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column and _is_number(line[column], column, lines) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _is_number(cell: str, column: int, lines: Sequence[Sequence[str]]) -> bool:
+    """Columns of numbers are aligned to the right, their header too."""
+    return all(line[column].replace(".", "").replace("-", "").isdigit() for line in lines[1:] if line[column])
+
+
+def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) -> str:
+    """Name, inputs, outputs, sizes, parity and provenance."""
+    policy, provenance = graph.policy, graph.provenance
+    known = [entry["text"] for entry in policy["instructions"]]
+    encoder = policy["text_encoder"]
+    start = f"images on a {policy['canvas']} canvas" if policy["starts_at"] == "images" else "latents"
+    parity = provenance.get("parity")
+    facts = {
+        "name": graph.name,
+        "precision": _precision(graph),
+        "file": f"{file_bytes / 1e6:.1f} MB, {len(graph.constants)} tensors",
+        "starts at": start,
+        "cameras": ", ".join(f"{c['name']} {c['rect'][2]}x{c['rect'][3]}" for c in policy["cameras"]) or "none",
+        "state, action": f"{policy['state_width']}, {policy['horizon']} x {policy['action_width']}, "
+        f"replan after {policy['replan']}",
+        "instructions": f"{len(known)} known" + (f", any through {encoder['kind']}" if encoder else "")
+        + (f": {'; '.join(known[:3])}" if known else ""),
+        "memory": f"arena {graph.programs['act'].arena_bytes / 1e6:.1f} MB, "
+        f"instruction cache {graph.instruction_bytes / 1e6:.2f} MB",
+        "one chunk": f"{costs.flops / 1e9:.3f} GFLOP ({text_rows} text rows), "
+        f"{costs.constant_bytes / 1e6:.1f} MB of weights, {len(costs.ops)} ops",
+        "parity": "not measured" if not parity else f"relative error {parity['relative_error']:.2g}, "
+        f"cosine {parity['cosine']:.7f} (limit: {parity['limit']})",
+        "made by": f"lightwam {provenance.get('lightwam', '?')}, torch {provenance.get('torch', '?')}",
+    }  # fmt: skip
+    return "\n".join(f"{key:14s} {value}" for key, value in facts.items())
+
+
+def _precision(graph: Graph) -> str:
+    """The engine's precision; of an eight-bit one how many linears have it, and how the chunk agreed with the float."""
+    if graph.precision not in EIGHT_BIT_FORMATS:
+        return graph.precision
+    linears = [op for op in graph.programs["act"].ops if op.op in EIGHT_BIT_PRODUCTS]
+    eight = sum("x_scale" in op.inputs for op in linears)
+    measured = graph.provenance.get("quantization")
+    agreed = "not measured"
+    if measured:
+        agreed = f"{measured['chunk']['cosine_min']:.6f} at least, on {measured['chunk']['observations']} observations"
+    return f"{graph.precision} in {eight} of {len(linears)} linears; cosine to the float engine: {agreed}"
+
+
+def stage_table(costs: GraphCosts) -> str:
+    """GFLOP, megabytes moved and ops of every stage."""
+    rows = []
+    for stage, flops in costs.by_stage().items():
+        ops = [op for op in costs.ops if op.stage == stage]
+        rows.append((stage, f"{flops / 1e9:.3f}", f"{sum(op.num_bytes for op in ops) / 1e6:.1f}", str(len(ops))))
+    return table(("stage", "GFLOP", "MB", "ops"), rows)
+
+
+def op_table(costs: GraphCosts) -> str:
+    """Every op of a chunk, in order."""
+    rows = ((op.name, op.op, op.stage, f"{op.flops / 1e6:.3f}", f"{op.num_bytes / 1e6:.3f}") for op in costs.ops)
+    return table(("name", "op", "stage", "MFLOP", "MB"), rows)
+
+
+def savings_table(config: LightWAMConfig, text_rows: int, fold_output: bool) -> str:
+    """GFLOP and megabytes before and after each saving, in order."""
+    lines = savings(config, text_rows, fold_output)
+
+    def cells(cost: Cost) -> tuple[str, str]:
+        return f"{cost.flops / 1e9:.3f}", f"{cost.num_bytes / 1e6:.1f}"
+
+    rows = [
+        (str(line.number), line.what, *cells(line.before), *cells(line.after),
+         f"{(line.before.flops - line.after.flops) / 1e9:.3f}",
+         f"{(line.before.num_bytes - line.after.num_bytes) / 1e6:.1f}")
+        for line in lines
+    ]  # fmt: skip
+    first, last = lines[0].before, lines[-1].after
+    saved = f"{(first.flops - last.flops) / 1e9:.3f}", f"{(first.num_bytes - last.num_bytes) / 1e6:.1f}"
+    rows.append(("", "all of them", *cells(first), *cells(last), *saved))
+    return table(
+        ("", "saving", "GFLOP before", "MB before", "GFLOP after", "MB after", "GFLOP saved", "MB saved"), rows
+    )
+
+
+def main(arguments: InspectArgs) -> int:
+    """Print the report. Raises `EngineError` on a file that is no engine, `ConfigError` on a negative row count."""
+    if arguments.text_rows is not None and arguments.text_rows < 0:
+        raise ConfigError(f"--text-rows is {arguments.text_rows}: use at least 0")
+    graph = read_engine(arguments.file)
+    if arguments.json:
+        from lightwam.engine.graph import graph_to_json
+
+        print(json.dumps(graph_to_json(graph), indent=1))
+        return 0
+    check_graph(graph)
+    text_rows = counted_text_rows(graph) if arguments.text_rows is None else arguments.text_rows
+    costs = graph_costs(graph, text_rows)
+    print(summary(graph, costs, text_rows, arguments.file.stat().st_size))
+    print(f"\n{stage_table(costs)}")
+    if arguments.ops:
+        print(f"\n{op_table(costs)}")
+    if arguments.savings:
+        config = _config(graph.provenance, arguments.file)
+        print(f"\n{savings_table(config, text_rows, output_is_folded(graph))}")
+    return 0
+
+
+def _config(provenance: Any, file: Path) -> LightWAMConfig:
+    stored = provenance.get("config")
+    if stored is None:
+        raise EngineError(f"{file}: holds no configuration, so its savings cannot be counted: export the policy again")
+    return LightWAMConfig.from_dict(stored)

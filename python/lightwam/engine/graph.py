@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph IR: typed values, ops out of a closed set, two programs, lazily made constants (engine-format.md).
+
+Every shape is static. A constant is known by name, format and shape; its numbers are made only when it is written or
+interpreted, so a graph of any size can be counted and planned without any weight in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, num_bytes
+from lightwam.errors import EngineError, ExportError
+
+FORMAT = "lightwam-engine"
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+
+Storage = Literal["arena", "input", "instruction"]
+Stage = Literal["preprocess", "vae", "backbone", "expert", "postprocess", "text"]
+FloatPrecision = Literal["f32", "bf16", "f16"]
+EightBit = Literal["int8", "fp8"]
+Precision = Literal["f32", "bf16", "f16", "int8", "fp8"]
+#: Precisions of quantised engines, and the format of their numbers.
+EIGHT_BIT_FORMATS: Mapping[EightBit, DType] = {"int8": "i8", "fp8": "f8"}
+STAGES: tuple[Stage, ...] = ("preprocess", "vae", "backbone", "expert", "postprocess", "text")
+PROGRAM_NAMES = ("set_instruction", "act")
+Attr = int | float | str | bool | None | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Format and shape of a value or a constant."""
+
+    dtype: DType
+    shape: Shape
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes(self.dtype, self.shape)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """The matrix view [R, C]: C is the last dimension, R the product of the others."""
+        columns = self.shape[-1] if self.shape else 1
+        rows = 1
+        for side in self.shape[:-1]:
+            rows *= side
+        return rows, columns
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that a program reads or writes. `offset` (bytes) is set by the planner; inputs have none."""
+
+    name: str
+    type: TensorType
+    storage: Storage = "arena"
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight or table of the graph. `load` makes its numbers (bfloat16 as uint16 patterns)."""
+
+    name: str
+    type: TensorType
+    load: Callable[[], Array] = field(compare=False, repr=False)
+
+    def array(self) -> Array:
+        """The numbers, checked against the declared format and shape. Raises `ExportError`."""
+        array = self.load()
+        if array.shape != self.type.shape or array.dtype != NUMPY_DTYPE[self.type.dtype]:
+            raise ExportError(
+                f"constant {self.name}: made {array.dtype}{list(array.shape)}, declared {self.type}: "
+                "the weights do not fit the configuration"
+            )
+        return array
+
+
+@dataclass(frozen=True)
+class Op:
+    """One step of a program; roles map to value names (inputs, outputs) or constant names."""
+
+    op: str
+    name: str
+    stage: Stage
+    inputs: Mapping[str, str]
+    constants: Mapping[str, str]
+    outputs: Mapping[str, str]
+    attrs: Mapping[str, Attr]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Ops in order of execution over named values; `outputs` maps a role to a value."""
+
+    values: Mapping[str, Value]
+    ops: tuple[Op, ...]
+    outputs: Mapping[str, str]
+    arena_bytes: int = 0
+
+    def last_reads(self) -> dict[str, int]:
+        """Value -> index of its last reader; program outputs count as read at `len(ops)`. Unread values are absent."""
+        reads = {name: index for index, op in enumerate(self.ops) for name in op.inputs.values()}
+        reads.update({name: len(self.ops) for name in self.outputs.values()})
+        return reads
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Everything that an engine file holds."""
+
+    name: str
+    precision: Precision
+    policy: Mapping[str, Any]
+    programs: Mapping[str, Program]
+    constants: Mapping[str, Constant]
+    instruction_bytes: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def constant_bytes(self) -> int:
+        """Bytes of all constants: the file's size but for its header."""
+        return sum(constant.type.num_bytes for constant in self.constants.values())
+
+
+def graph_to_json(graph: Graph) -> dict[str, Any]:
+    """The JSON document of section 1 of docs/reference/engine-format.md."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": graph.name,
+        "precision": graph.precision,
+        "policy": dict(graph.policy),
+        "programs": {name: _program_to_json(program) for name, program in graph.programs.items()},
+        "instruction_bytes": graph.instruction_bytes,
+        "provenance": dict(graph.provenance),
+    }
+
+
+def _program_to_json(program: Program) -> dict[str, Any]:
+    return {
+        "arena_bytes": program.arena_bytes,
+        "values": [_value_to_json(value) for value in program.values.values()],
+        "outputs": dict(program.outputs),
+        "ops": [
+            {
+                "op": op.op,
+                "name": op.name,
+                "stage": op.stage,
+                "inputs": dict(op.inputs),
+                "constants": dict(op.constants),
+                "outputs": dict(op.outputs),
+                "attrs": {key: list(attr) if isinstance(attr, tuple) else attr for key, attr in op.attrs.items()},
+            }
+            for op in program.ops
+        ],
+    }
+
+
+def _value_to_json(value: Value) -> dict[str, Any]:
+    entry = {"name": value.name, "dtype": value.type.dtype, "shape": list(value.type.shape), "storage": value.storage}
+    return entry if value.offset is None else {**entry, "offset": value.offset}
+
+
+def graph_from_json(document: Mapping[str, Any], constants: Mapping[str, Constant]) -> Graph:
+    """Inverse of `graph_to_json`. Raises `EngineError` on another format, another version or a missing key."""
+    found = (document.get("format"), document.get("format_version"))
+    if found != (FORMAT, FORMAT_VERSION):
+        known = (FORMAT, FORMAT_VERSION)
+        raise EngineError(
+            f"format is {found}: this reader knows {known}; install a newer lightwam, or export the policy again"
+        )
+    try:
+        return Graph(
+            name=document["name"],
+            precision=document["precision"],
+            policy=document["policy"],
+            programs={name: _program_from_json(program) for name, program in document["programs"].items()},
+            constants=constants,
+            instruction_bytes=document["instruction_bytes"],
+            provenance=document["provenance"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"the graph lacks or mistypes {error}: export the policy again") from error
+
+
+def _program_from_json(document: Mapping[str, Any]) -> Program:
+    values = {
+        entry["name"]: Value(
+            entry["name"],
+            TensorType(cast(DType, entry["dtype"]), tuple(entry["shape"])),
+            cast(Storage, entry["storage"]),
+            entry.get("offset"),
+        )
+        for entry in document["values"]
+    }
+    ops = tuple(
+        Op(
+            op=entry["op"],
+            name=entry["name"],
+            stage=cast(Stage, entry["stage"]),
+            inputs=entry["inputs"],
+            constants=entry["constants"],
+            outputs=entry["outputs"],
+            attrs={key: tuple(attr) if isinstance(attr, list) else attr for key, attr in entry["attrs"].items()},
+        )
+        for entry in document["ops"]
+    )
+    return Program(values, ops, document["outputs"], document["arena_bytes"])

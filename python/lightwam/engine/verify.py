@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verification of a planned graph by the rules of engine-format.md, before it is written and after it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+from lightwam.engine.graph import ALIGNMENT, PROGRAM_NAMES, STAGES, Constant, Graph, Op, Program, Value
+from lightwam.engine.ops import OPS, Operands
+from lightwam.errors import ExportError
+
+
+def op_operands(op: Op, program: Program, constants: Mapping[str, Constant]) -> Operands:
+    """The types an op is applied to."""
+    return Operands(
+        op.op,
+        {role: program.values[name].type for role, name in op.inputs.items()},
+        {role: constants[name].type for role, name in op.constants.items()},
+        op.attrs,
+        {role: program.values[name].type for role, name in op.outputs.items()},
+    )
+
+
+def check_graph(graph: Graph) -> None:
+    """Raise `ExportError`, naming the op or value, if the graph breaks a rule of the format."""
+    if set(graph.programs) != set(PROGRAM_NAMES):
+        raise ExportError(f"programs are {sorted(graph.programs)}: they must be {sorted(PROGRAM_NAMES)}")
+    written: set[str] = set()  # the instruction's cache after set_instruction
+    for name in PROGRAM_NAMES:
+        program = graph.programs[name]
+        _check_ops(graph, program)
+        written = _check_order(program, written)
+        _check_offsets(program, graph.instruction_bytes)
+        _check_lifetimes(program)
+
+
+def _check_ops(graph: Graph, program: Program) -> None:
+    for op in program.ops:
+        missing = [name for name in op.inputs.values() if name not in program.values]
+        missing += [name for name in op.constants.values() if name not in graph.constants]
+        if missing:
+            raise ExportError(f"op {op.name}: {missing[0]} is neither a value nor a constant: add it to the graph")
+        if op.op not in OPS or op.stage not in STAGES:
+            raise ExportError(f"op {op.name}: {op.op!r} in stage {op.stage!r} is unknown: use the ops of the table")
+        operands = op_operands(op, program, graph.constants)
+        shapes = OPS[op.op].check(operands)
+        declared = {role: tensor.shape for role, tensor in operands.declared.items()}
+        if shapes != declared:
+            raise ExportError(f"op {op.name}: writes {shapes}, declared {declared}: build the graph anew")
+
+
+def _check_order(program: Program, instruction: set[str]) -> set[str]:
+    """Every value written once and before it is read; returns the names of the cache values known afterwards."""
+    known = {value.name for value in program.values.values() if value.storage == "input"} | instruction
+    for op in program.ops:
+        for name in op.inputs.values():
+            if name not in known:
+                raise ExportError(f"op {op.name}: reads {name} before it is written: reorder the ops")
+        for name in op.outputs.values():
+            if name in known:
+                raise ExportError(f"op {op.name}: writes {name} a second time: rename its output")
+            known.add(name)
+    for name in program.outputs.values():
+        if name not in known:
+            raise ExportError(f"program output {name} is never written: add the op that writes it")
+    return {name for name in known if name in instruction or program.values[name].storage == "instruction"}
+
+
+def _check_offsets(program: Program, instruction_bytes: int) -> None:
+    for value in program.values.values():
+        if value.storage == "input":
+            continue
+        block = program.arena_bytes if value.storage == "arena" else instruction_bytes
+        offset = value.offset
+        if offset is None or offset < 0 or offset % ALIGNMENT or offset + value.type.num_bytes > block:
+            raise ExportError(
+                f"value {value.name}: offset {offset} does not fit its block of {block} bytes: plan again"
+            )
+
+
+def _check_lifetimes(program: Program) -> None:
+    """No two values alive at once share bytes, but for reshapes and outputs in place."""
+    last_reads = program.last_reads()
+    writers = {name: index for index, op in enumerate(program.ops) for name in op.outputs.values()}
+    arena = [value for value in program.values.values() if value.storage == "arena"]
+    arena.sort(key=lambda value: writers[value.name])
+    roots = _reshape_roots(program)
+    for early, late in combinations(arena, 2):
+        alive_together = writers[late.name] <= last_reads.get(early.name, writers[early.name])
+        if alive_together and _share_bytes(early, late) and roots[early.name] != roots[late.name]:
+            op = program.ops[writers[late.name]]
+            if not _in_place(op, early, late, last_reads.get(early.name) == writers[late.name]):
+                raise ExportError(f"values {early.name} and {late.name} share bytes while both live: plan again")
+
+
+def _share_bytes(a: Value, b: Value) -> bool:
+    assert a.offset is not None and b.offset is not None
+    return a.offset < b.offset + b.type.num_bytes and b.offset < a.offset + a.type.num_bytes
+
+
+def _in_place(op: Op, value: Value, output: Value, last_read: bool) -> bool:
+    """Whether `op` may write `output` over its input `value`: marked role, last read, read through one role only."""
+    roles = [role for role, name in op.inputs.items() if name == value.name]
+    exact = value.offset == output.offset and value.type == output.type
+    return last_read and exact and len(roles) == 1 and roles[0] in OPS[op.op].in_place_roles()
+
+
+def _reshape_roots(program: Program) -> dict[str, str]:
+    """Value -> the value whose bytes it is another view of."""
+    roots = {name: name for name in program.values}
+    for op in program.ops:
+        if op.op == "reshape":
+            roots[op.outputs["y"]] = roots[op.inputs["x"]]
+    return roots

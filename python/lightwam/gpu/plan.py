@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch plan of docs/reference/launch-plan.md, section 2: tasks, buffers and launches, and its JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lightwam.engine.graph import Constant, Stage
+from lightwam.kernels.task import Task
+
+PLAN_VERSION = 1
+ARENA_ALIGNMENT = 256
+WEIGHT_ALIGNMENT = 16
+
+Space = Literal["arena", "instruction", "input", "output"]
+SPACES: tuple[Space, ...] = ("arena", "instruction", "input", "output")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes [offset, offset + num_bytes) of a space; `num_bytes` is None for camera frames only."""
+
+    name: str
+    space: Space
+    offset: int
+    num_bytes: int | None
+
+
+@dataclass(frozen=True)
+class BufferAddress:
+    """An address in a program's buffer, by its index."""
+
+    buffer: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class WeightAddress:
+    """An address in the block of weights."""
+
+    offset: int
+
+
+Address = BufferAddress | WeightAddress
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One run of a task, one address for each of its arguments."""
+
+    name: str
+    stage: Stage
+    task: int
+    arguments: tuple[Address, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """The first `launches` of a program run beside those after them, up to `join`, which waits for both.
+
+    Both are indices, `launches` < `join`. Each keeps its own order; they share no byte that one of them writes.
+    """
+
+    launches: int
+    join: int
+
+
+@dataclass(frozen=True)
+class ProgramPlan:
+    """The launches of a program in order, and the buffers that they read and write."""
+
+    arena_bytes: int
+    buffers: tuple[Buffer, ...]
+    launches: tuple[Launch, ...]
+    side: Side | None = None
+
+
+@dataclass(frozen=True)
+class Code:
+    """A tactic compiled for a target: where in the target's image its machine code lies, and how to launch it."""
+
+    entry: str
+    offset: int
+    num_bytes: int
+    grid: tuple[int, int, int]
+    threads: int
+    shared: int
+    registers: int
+    note: str
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """A task of the plan. `label` names it for people; `tactics`: target -> its compiled tactics, the default first."""
+
+    label: str
+    task: Task
+    tactics: Mapping[str, tuple[Code, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything that a GPU runs. `derived`: constants that the file must hold beside the graph's own.
+
+    `weights`: tensor -> its offset in the block of weights; `images`: target -> the tensor with its machine code.
+    """
+
+    weights_bytes: int
+    weights: Mapping[str, int]
+    tasks: tuple[PlannedTask, ...]
+    programs: Mapping[str, ProgramPlan]
+    derived: Mapping[str, Constant] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_to_json(plan: LaunchPlan) -> dict[str, Any]:
+    """The value of the key `gpu` in an engine's JSON document."""
+    return {
+        "plan_version": PLAN_VERSION,
+        "weights_bytes": plan.weights_bytes,
+        "weights": [{"tensor": name, "offset": offset} for name, offset in plan.weights.items()],
+        "images": dict(plan.images),
+        "tasks": [_task_to_json(planned) for planned in plan.tasks],
+        "programs": {name: _program_to_json(program) for name, program in plan.programs.items()},
+    }
+
+
+def _task_to_json(planned: PlannedTask) -> dict[str, Any]:
+    task = planned.task
+    return {
+        "kernel": task.kernel,
+        "label": planned.label,
+        "arguments": [{"name": a.name, "mode": a.mode, "bytes": a.num_bytes} for a in task.arguments],
+        "flops": task.flops,
+        "product_type": task.product_type,
+        **({"linear": linear} if (linear := linear_of(task)) is not None else {}),
+        "tactics": {target: [_code_to_json(code) for code in codes] for target, codes in planned.tactics.items()},
+    }
+
+
+def linear_of(task: Task) -> dict[str, Any] | None:
+    """The key `linear` of a task: y = act(x Wᵀ + bias) + residual that one call of a library computes; else None.
+
+    That is a matmul of many rows which reads x as it is, in the weight's format, writes no row statistics, and has no
+    residual behind an activation (a library activates last).
+    """
+    constants = task.constants
+    if task.kernel != "matmul" or (constants["X_MODE"], constants["STATISTICS"]) != ("plain", "none"):
+        return None
+    formats = {argument.name: argument.dtype for argument in task.arguments}
+    x, y, activation = formats["x"], formats["y"], constants["ACTIVATION"]
+    fits = constants["GROUPS"] == 1 and formats["weight"] == x and x in ("f32", "f16", "bf16") and y in (x, "f32")
+    if "residual" in formats:
+        whole = constants["RESIDUAL_ROWS"] == constants["ROWS"]
+        fits = fits and whole and formats["residual"] == y and activation == "none"
+    if not fits or activation not in ("none", "gelu_tanh"):
+        return None
+    sizes = {"rows": constants["ROWS"], "outputs": constants["N"], "inputs": constants["K"]}
+    return {**sizes, "x": x, "y": y, "activation": activation}
+
+
+def _code_to_json(code: Code) -> dict[str, Any]:
+    return {
+        "entry": code.entry,
+        "offset": code.offset,
+        "bytes": code.num_bytes,
+        "grid": list(code.grid),
+        "threads": code.threads,
+        "shared": code.shared,
+        "registers": code.registers,
+        "note": code.note,
+    }
+
+
+def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
+    side = {} if program.side is None else {"side": {"launches": program.side.launches, "join": program.side.join}}
+    return side | {
+        "arena_bytes": program.arena_bytes,
+        "buffers": [
+            {"name": buffer.name, "space": buffer.space, "offset": buffer.offset, "bytes": buffer.num_bytes}
+            for buffer in program.buffers
+        ],
+        "launches": [
+            {
+                "name": launch.name,
+                "stage": launch.stage,
+                "task": launch.task,
+                "arguments": [_address_to_json(address) for address in launch.arguments],
+            }
+            for launch in program.launches
+        ],
+    }
+
+
+def _address_to_json(address: Address) -> list[Any]:
+    if isinstance(address, WeightAddress):
+        return ["w", address.offset]
+    return ["b", address.buffer, address.offset]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrites that every plan needs: ops without a kernel of their own in the terms of those that have one."""
+
+from __future__ import annotations
+
+from lightwam.engine.graph import TensorType
+from lightwam.errors import ExportError
+from lightwam.gpu.nodes import Node, Nodes
+
+
+def reshapes_as_parts(nodes: Nodes) -> None:
+    """A reshape is no launch: its output is its input's bytes under another name."""
+    for node in list(nodes.of_kind("reshape")):
+        x, y = nodes.place(node.inputs["x"]).base, node.outputs["y"]  # so far, parts are whole values
+        if y in nodes.pinned and x in nodes.pinned:
+            raise ExportError(f"op {node.name}: reshape of {x}, which is not in the arena: copy it first")
+        nodes.remove(node)
+        if y in nodes.pinned:  # the bytes are where the world outside looks for them: x is another name of them
+            nodes.put(x, y, 0)
+        else:
+            nodes.put(y, x, 0)
+
+
+def single_rows_of_groups(nodes: Nodes) -> None:
+    """A grouped linear of one row is a batch of products of single rows: x [G, 1, K], weight [G, N, K]."""
+    for node in list(nodes.of_kind("grouped_linear")):
+        rows, groups, _ = nodes.types[node.inputs["x"]].shape
+        if rows == 1:
+            node.kind = "linear"
+            node.attrs = {"activation": "none", "batch": groups}
+
+
+def pools_in_two_steps(nodes: Nodes) -> None:
+    """Learned-query pooling: the logits and the moments of every row, then softmax and the weighted sum."""
+    for node in list(nodes.of_kind("learned_query_pool")):
+        tokens = nodes.types[node.inputs["x"]].matrix[0]
+        columns = node.count("heads") * node.count("queries")
+        logits = nodes.new_value(f"{node.name}.logits", TensorType("f32", (tokens, columns)))
+        moments = nodes.new_value(f"{node.name}.moments", TensorType("f32", (tokens, 2)))
+        between = {"logits": logits, "moments": moments}
+        x = {"x": node.inputs["x"]}
+        scores = Node(
+            "learned_query_scores", f"{node.name}.scores", node.stage, x, {"scores": node.weights["scores"]},
+            between, node.attrs, node.order,
+        )  # fmt: skip
+        total = Node(
+            "learned_query_sum", node.name, node.stage, x | between, {"merge": node.weights["merge"]}, node.outputs,
+            node.attrs, node.order,
+        )  # fmt: skip
+        nodes.replace([node], scores)
+        nodes.nodes.append(total)
+        nodes.changed()
+
+
+def scalings_as_affine_steps(nodes: Nodes) -> None:
+    """Scale, shift and clamp is one step of the affine kernel; the gripper rule is what follows no step at all."""
+    for node in list(nodes.of_kind("scale_shift_clamp", "gripper_rule")):
+        if node.kind == "scale_shift_clamp":
+            node.weights = {f"{role}0": names for role, names in node.weights.items()}
+            node.attrs = {"steps": 1, "minimum0": node.attrs["minimum"], "maximum0": node.attrs["maximum"]}
+        else:
+            node.attrs = {"steps": 0, "column": node.attrs["column"]}
+        node.kind = "affine"
+
+
+def sums_of_eight_bit_weights(nodes: Nodes) -> None:
+    """An 8-bit product takes its rows' zero points out of the sums afterwards: it needs the sum of every weight row."""
+    for node in nodes.of_kind("linear", "grouped_linear"):
+        (weight,) = node.weights["weight"]
+        if nodes.constants[weight].type.dtype == "i8":
+            node.weights["weight_sum"] = (sum_name(weight),)
+
+
+def cameras_as_inputs(nodes: Nodes) -> None:
+    """Preprocessing reads the cameras' frames and their sizes, which the runtime binds."""
+    for node in nodes.of_kind("preprocess_images"):
+        names = [f"frames.{camera['name']}" for camera in nodes.policy["cameras"]]
+        node.inputs = {f"frame{index}": name for index, name in enumerate(names)} | {"frame_sizes": "frame_sizes"}
+        nodes.types["frame_sizes"] = TensorType("i32", (len(names), 2))
+        nodes.frames = {*names, "frame_sizes"}
+        nodes.pinned |= nodes.frames
+        nodes.changed()
+
+
+def sum_name(weight: str) -> str:
+    """The constant with the sums of an 8-bit weight's rows."""
+    return f"{weight}.row_sums"
+
+
+SIMPLIFICATIONS = (
+    reshapes_as_parts, sums_of_eight_bit_weights, single_rows_of_groups, pools_in_two_steps, scalings_as_affine_steps,
+    cameras_as_inputs,
+)  # fmt: skip

