@@ -58,7 +58,7 @@ def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> d
     return {
         "engine": engine.name,
         "precision": metadata["precision"],
-        "run_path": policy.run_path,
+        "execution_info": policy.execution_info,
         "cosines": cosines,
         "gate": gate,
         "ok": min(cosines) >= gate,

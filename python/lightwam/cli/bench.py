@@ -108,7 +108,7 @@ class Measurement(NamedTuple):
 
     record: Record
     samples: dict[str, Seconds]
-    run_path: str
+    execution_info: str
 
 
 def measure_engine(engine: Path, threads: int | None, arguments: BenchArgs) -> Measurement:
@@ -133,7 +133,7 @@ def measure_engine(engine: Path, threads: int | None, arguments: BenchArgs) -> M
         first_chunk_seconds=first - begin,
         peak_memory_bytes=peak_memory_bytes(),
     )
-    return Measurement(record, samples, policy.run_path)
+    return Measurement(record, samples, policy.execution_info)
 
 
 def _flops(metadata: dict[str, Any]) -> float | None:
@@ -153,7 +153,7 @@ def print_table(measurement: Measurement, title: str) -> None:
         table.add_row(stage, *(f"{value * 1e3:.2f}" for value in (seconds.p50, seconds.p95, seconds.p99)))
     console = Console()
     console.print(table)
-    console.print(measurement.run_path, markup=False, highlight=False, soft_wrap=True)
+    console.print(measurement.execution_info, markup=False, highlight=False, soft_wrap=True)
     memory = "unknown" if record.peak_memory_bytes is None else f"{record.peak_memory_bytes / 1e6:.0f} MB"
     console.print(
         f"ready after {record.load_seconds:.2f} s, first chunk after {record.first_chunk_seconds:.2f} s, "

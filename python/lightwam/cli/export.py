@@ -55,7 +55,7 @@ class ExportArgs:
     """Instructions to carry ready-made, their rows from the checkpoint's own text encoder."""
     cross_output: Literal["auto", "folded", "projected"] = "auto"
     """Value and output projection of each cross-attention key as one vector, or not; auto: what is faster."""
-    replan: int | None = None
+    replan_steps: int | None = None
     """Actions to execute before the next chunk; the configuration's when absent."""
     targets: str | None = None
     """Add a launch plan and machine code for these GPUs, as lightwam compile does: sm_87,sm_110,..."""
@@ -92,7 +92,7 @@ def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
             f"precision is {arguments.precision}: export the checkpoint in bf16, then use lightwam quantize "
             f"--format {arguments.precision} --calibration"
         )
-    checkpoint = open_checkpoint(folder, arguments.replan, show_progress=True)
+    checkpoint = open_checkpoint(folder, arguments.replan_steps, show_progress=True)
     report = export_engine(
         checkpoint.model,
         arguments.out,
@@ -118,7 +118,7 @@ def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:
 def export_random(arguments: ExportArgs) -> None:
     """Make, fold and write random weights tensor by tensor; no more than a few layers are in memory at once."""
     presets = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin, "nano": LightWAMConfig.nano}
-    config = _with_replan(presets[str(arguments.random)](), arguments.replan)
+    config = _with_replan(presets[str(arguments.random)](), arguments.replan_steps)
     hashed = config.text.kind == "hashed_words"
     rows = np.random.default_rng(arguments.seed).standard_normal((20, config.text.width))
     graph = build_policy_graph(
@@ -142,8 +142,8 @@ def export_random(arguments: ExportArgs) -> None:
     print(f"{arguments.out}: {size / 1e6:.1f} MB, {gflop:.3f} GFLOP a chunk, random weights of seed {arguments.seed}")
 
 
-def _with_replan(config: LightWAMConfig, replan: int | None) -> LightWAMConfig:
-    return config if replan is None else replace(config, replan=replan)
+def _with_replan(config: LightWAMConfig, replan_steps: int | None) -> LightWAMConfig:
+    return config if replan_steps is None else replace(config, replan_steps=replan_steps)
 
 
 @torch.no_grad()

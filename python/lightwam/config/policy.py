@@ -99,7 +99,7 @@ class LightWAMConfig:
     state_dim: int
     action_dim: int
     horizon: int
-    replan: int
+    replan_steps: int
     gripper: GripperRule = "none"
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
     flow_matching: FlowMatchingConfig = field(default_factory=FlowMatchingConfig)
@@ -108,7 +108,12 @@ class LightWAMConfig:
 
     def __post_init__(self) -> None:
         require_positive("config", state_dim=self.state_dim, action_dim=self.action_dim, horizon=self.horizon)
-        require(1 <= self.replan <= self.horizon, "config.replan", self.replan, f"must lie in 1..{self.horizon}")
+        require(
+            1 <= self.replan_steps <= self.horizon,
+            "config.replan_steps",
+            self.replan_steps,
+            f"must lie in 1..{self.horizon}",
+        )
         require(self.gripper in ("libero", "none"), "config.gripper", self.gripper, "use 'libero' or 'none'")
         dit, expert = self.video_dit, self.action_expert
         require(self.vae.z_dim == dit.in_dim == dit.out_dim, "vae.z_dim", self.vae.z_dim,
@@ -170,4 +175,6 @@ class LightWAMConfig:
     @staticmethod
     def from_dict(mapping: Mapping[str, Any]) -> LightWAMConfig:
         """Inverse of `to_dict`. Raises `ConfigError` on an unknown or missing field, a wrong type or a bad value."""
+        if isinstance(mapping, Mapping) and "replan" in mapping and "replan_steps" not in mapping:  # its old name
+            mapping = {"replan_steps" if name == "replan" else name: value for name, value in mapping.items()}
         return dataclass_from_dict(LightWAMConfig, mapping, "config")

@@ -57,7 +57,7 @@ def libero() -> LightWAMConfig:
         state_dim=8,
         action_dim=7,
         horizon=32,
-        replan=10,
+        replan_steps=10,
         gripper="libero",
         loss=LossConfig(temporal_weighting=TemporalWeighting(prefix_steps=8)),
     )
@@ -75,7 +75,7 @@ def robotwin() -> LightWAMConfig:
         state_dim=14,
         action_dim=14,
         horizon=32,
-        replan=24,
+        replan_steps=24,
         normalization=NormalizationConfig(state="z-score", action="z-score"),
         loss=LossConfig(temporal_weighting=TemporalWeighting(prefix_steps=24)),
     )
@@ -104,7 +104,7 @@ def nano() -> LightWAMConfig:
         state_dim=8,
         action_dim=7,
         horizon=16,
-        replan=4,
+        replan_steps=4,
         gripper="libero",
         loss=LossConfig(lambda_video=0.2, temporal_weighting=TemporalWeighting(prefix_steps=8, tail_weight=0.25)),
         video=VideoConfig(num_frames=5, stride=4, spatial_downsample=2),

@@ -81,7 +81,7 @@ def from_published(mapping: Mapping[str, Any]) -> LightWAMConfig:
         state_dim=_whole(mapping, "proprio_dim"),
         action_dim=_whole(mapping, "action_dim"),
         horizon=horizon,
-        replan=min(base.replan, horizon),
+        replan_steps=min(base.replan_steps, horizon),
         gripper=base.gripper,
         normalization=base.normalization,
         flow_matching=replace(

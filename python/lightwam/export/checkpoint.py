@@ -35,12 +35,12 @@ class PolicyCheckpoint:
     instructions: Mapping[str, torch.Tensor]
 
 
-def open_checkpoint(folder: Path, replan: int | None = None, show_progress: bool = False) -> PolicyCheckpoint:
+def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress: bool = False) -> PolicyCheckpoint:
     """Open a policy's checkpoint folder.
 
     Args:
         folder: config.json, model.safetensors with a VAE, stats.json; instructions.safetensors where there is one.
-        replan: replaces the configuration's where given.
+        replan_steps: replaces the configuration's where given.
         show_progress: draw a progress bar.
 
     Raises:
@@ -49,8 +49,8 @@ def open_checkpoint(folder: Path, replan: int | None = None, show_progress: bool
         ConfigError: a bad configuration.
     """
     config, tensors = load_checkpoint(folder)
-    if replan is not None:
-        config = replace(config, replan=replan)
+    if replan_steps is not None:
+        config = replace(config, replan_steps=replan_steps)
     if not any(name.startswith("vae.") for name in tensors):
         raise CheckpointError(f"checkpoint folder {folder} holds no VAE: convert it again with --vae")
     model, vae = on_meta(lambda: LightWAM(config)), on_meta(lambda: WanVAE(config.vae))

@@ -127,7 +127,7 @@ def policy_section(
         "state_width": config.state_dim,
         "action_width": config.action_dim,
         "horizon": config.horizon,
-        "replan": config.replan,
+        "replan": config.replan_steps,
         "context_rows": context_rows,
         "text_width": config.text.width,
         "prompt_template": config.text.prompt_template,

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.runtime.deprecated import old_name, warn_old_name
+
 
 @dataclass(frozen=True, eq=False)
 class ActionChunk:
@@ -17,12 +19,14 @@ class ActionChunk:
 
     actions: float32 [H, A] in robot units, first action first (H horizon, A action width).
     timings: seconds of wall time by stage, in the order of execution, and "total". Stages of a GPU: see `Policy.infer`.
-    replan: how many of the actions to execute before asking again, 1 to H.
+    replan_steps: how many of the actions to execute before asking again, 1 to H.
     """
 
     actions: NDArray[np.float32]
     timings: dict[str, float]
-    replan: int
+    replan_steps: int
+
+    replan = old_name("replan", "replan_steps")
 
 
 class ChunkSource(Protocol):
@@ -32,18 +36,21 @@ class ChunkSource(Protocol):
 
 
 class ChunkExecutor:
-    """Hands out one action per control step and asks the policy again every `replan` actions.
+    """Hands out one action per control step and asks the policy again every `replan_steps` actions.
 
     policy: answers `infer(observation)`.
-    replan: actions to execute of each chunk; None takes each chunk's own figure. At least 1; more than the horizon
-        means the whole chunk.
+    replan_steps: actions to execute of each chunk, at least 1; None takes each chunk's own figure. More than the
+        horizon means the whole chunk. `replan` is its old name.
     """
 
-    def __init__(self, policy: ChunkSource, replan: int | None = None) -> None:
-        if replan is not None and replan < 1:
-            raise ValueError(f"replan is {replan}; expected at least 1, or None for the policy's own")
+    def __init__(self, policy: ChunkSource, replan_steps: int | None = None, *, replan: int | None = None) -> None:
+        if replan is not None:
+            warn_old_name("replan", "replan_steps")
+            replan_steps = replan
+        if replan_steps is not None and replan_steps < 1:
+            raise ValueError(f"replan_steps is {replan_steps}; expected at least 1, or None for the policy's own")
         self._policy = policy
-        self._replan = replan
+        self._replan_steps = replan_steps
         self._chunk: ActionChunk | None = None
         self._next = 0
 
@@ -57,8 +64,8 @@ class ChunkExecutor:
         """True when the next `step` asks the policy, so that cameras need be read only then."""
         if self._chunk is None:
             return True
-        replan = self._chunk.replan if self._replan is None else self._replan
-        return self._next >= min(replan, len(self._chunk.actions))
+        count = self._chunk.replan_steps if self._replan_steps is None else self._replan_steps
+        return self._next >= min(count, len(self._chunk.actions))
 
     def step(self, observation: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> NDArray[np.float32]:
         """The action of this control step, float32 [A]. A callable observation is called only when it is needed.

@@ -14,6 +14,7 @@ import numpy as np
 from lightwam.errors import DeviceError, InstructionError, PrecisionError
 from lightwam.runtime import _engine
 from lightwam.runtime.chunk import ActionChunk
+from lightwam.runtime.deprecated import old_name
 from lightwam.runtime.observation import ObservationShape, check_observation
 from lightwam.runtime.summary import engine_file_name
 from lightwam.runtime.tuning import TaskTiming, Tuning
@@ -63,7 +64,7 @@ class Policy:
         self._metadata: dict[str, Any] = json.loads(self._engine.document)
         policy = self._metadata["policy"]
         self._actions_shape = (int(policy["horizon"]), int(policy["action_width"]))
-        self._replan = int(policy["replan"])
+        self._replan_steps = int(policy["replan"])
         from_images = policy["starts_at"] == "images"
         channels, height, width = (int(size) for size in policy["latent_shape"])
         self._shape = ObservationShape(
@@ -91,9 +92,12 @@ class Policy:
         return self._engine.instruction or None
 
     @property
-    def replan(self) -> int:
+    def replan_steps(self) -> int:
         """How many actions of a chunk to execute before asking again."""
-        return self._replan
+        return self._replan_steps
+
+    replan = old_name("replan", "replan_steps")
+    run_path = old_name("run_path", "execution_info")
 
     @property
     def device(self) -> str:
@@ -106,7 +110,7 @@ class Policy:
         return self._engine.threads
 
     @property
-    def run_path(self) -> str:
+    def execution_info(self) -> str:
         """One line: device, instruction set, threads and precision that this policy runs with, and why."""
         return self._engine.run_path
 
@@ -141,7 +145,7 @@ class Policy:
         infer(checked.images, checked.latents, checked.state, actions, seconds)
         timings = {stage: float(value) for stage, value in zip(_engine.STAGES, seconds[1:], strict=True) if value >= 0}
         timings["total"] = float(seconds[0])
-        return ActionChunk(actions=actions, timings=timings, replan=self._replan)
+        return ActionChunk(actions=actions, timings=timings, replan_steps=self._replan_steps)
 
     def tune(
         self, observation: Mapping[str, Any], repeats: int = 20, on_progress: Callable[[int, int], None] | None = None

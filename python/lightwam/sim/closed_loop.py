@@ -72,7 +72,7 @@ def run_trial(
     env.set_state(state_N)
     policy.reset()
     env.settle(protocol.settle_steps)
-    limit, execute = protocol.step_limit(env.task.suite), protocol.steps_to_execute(policy.replan)
+    limit, execute = protocol.step_limit(env.task.suite), protocol.steps_to_execute(policy.replan_steps)
     trial = Trial(index, False, 0)
     if frame_sink:
         frame_sink(env.observation(), 0, 0)

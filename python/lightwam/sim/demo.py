@@ -60,7 +60,7 @@ def _drive(
 ) -> tuple[list[Trial], list[list[Array]]]:
     """Run the episodes into one video; returns the trials and the frames of each."""
     official = env.task.official_states()
-    length = rules.steps_to_execute(policy.replan)
+    length = rules.steps_to_execute(policy.replan_steps)
     trials: list[Trial] = []
     films: list[list[Array]] = []
     with eval_progress() as progress:
@@ -117,7 +117,7 @@ def demo(args: DemoArgs) -> dict[str, Any]:
         "suite": args.suite,
         "tasks": [args.task],
         "instruction": env.task.instruction,
-        "executed_steps_a_chunk": rules.steps_to_execute(policy.replan),
+        "executed_steps_a_chunk": rules.steps_to_execute(policy.replan_steps),
         "successes": sum(trial.success for trial in trials),
         "trials": len(trials),
         "latency": latency_summary(trials),

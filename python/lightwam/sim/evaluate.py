@@ -215,7 +215,7 @@ def evaluate(args: EvalArgs) -> dict[str, Any]:
         "suite": args.suite,
         "tasks": list(args.tasks),
         "settle_steps": rules.settle_steps,
-        "executed_steps_a_chunk": rules.steps_to_execute(policy.replan),
+        "executed_steps_a_chunk": rules.steps_to_execute(policy.replan_steps),
         "successes": sum(trial.success for trial in every),
         "trials": len(every),
         "latency": latency_summary(every),

@@ -33,7 +33,7 @@ class PolicyLike(Protocol):
     """Anything that drives: `lightwam.runtime.Policy`, a baseline, a remote policy."""
 
     @property
-    def replan(self) -> int:
+    def replan_steps(self) -> int:
         """How many actions of a chunk to execute before the next one."""
 
     def set_instruction(self, text: str, /) -> None:
@@ -56,16 +56,16 @@ class Chunk:
 
 def runs_on(policy: PolicyLike) -> str:
     """One line on what computes a policy: an engine's run path; baselines are NumPy."""
-    return str(getattr(policy, "run_path", "NumPy"))
+    return str(getattr(policy, "execution_info", "NumPy"))
 
 
 class ReplayPolicy:
     """Replays one demonstration open loop, whatever it sees: actions [T, A] in environment units."""
 
-    def __init__(self, actions_TA: Array, horizon: int = 16, replan: int = 10) -> None:
+    def __init__(self, actions_TA: Array, horizon: int = 16, replan_steps: int = 10) -> None:
         if actions_TA.ndim != 2 or actions_TA.shape[1] != ACTION_WIDTH or len(actions_TA) == 0:
             raise ConfigError(f"replay actions have shape {actions_TA.shape}: give [steps, {ACTION_WIDTH}]")
-        self.replan = min(replan, horizon)
+        self.replan_steps = min(replan_steps, horizon)
         self._actions, self._horizon, self._next = actions_TA.astype(np.float32), horizon, 0
 
     def set_instruction(self, text: str, /) -> None:
@@ -81,7 +81,7 @@ class ReplayPolicy:
         chunk = np.zeros((self._horizon, ACTION_WIDTH), dtype=np.float32)
         chunk[:, 6] = OPEN_GRIPPER
         chunk[: len(rest)] = rest
-        self._next += self.replan
+        self._next += self.replan_steps
         return Chunk(chunk)
 
 
@@ -99,7 +99,7 @@ class BlindPolicy:
             self._layers = [
                 (tensors[f"weight_{i}"], tensors[f"bias_{i}"]) for i in range(int(tensors["layers"]))
             ]  # weight [out, in]
-            self.replan, self._horizon = int(tensors["replan"]), int(tensors["horizon"])
+            self.replan_steps, self._horizon = int(tensors["replan"]), int(tensors["horizon"])
         except KeyError as error:
             raise ConfigError(f"blind policy file lacks {error}: train it again with `lightwam train blind`") from error
 

@@ -17,13 +17,13 @@ class EvaluationProtocol:
     name: str
     trials: int  # a task
     settle_steps: int  # standing still with an open gripper before the policy starts
-    replan: int | None  # most actions executed of a chunk; None: as many as the policy wants
+    replan_steps: int | None  # most actions executed of a chunk; None: as many as the policy wants
     max_steps: Mapping[str, int]  # a suite
     seed: int
 
     def steps_to_execute(self, policy_replan: int) -> int:
         """Actions executed of every chunk: the policy's own number, at most the protocol's."""
-        return policy_replan if self.replan is None else min(policy_replan, self.replan)
+        return policy_replan if self.replan_steps is None else min(policy_replan, self.replan_steps)
 
     def step_limit(self, suite: str) -> int:
         """Most control steps of a trial after settling. Raises ConfigError for a suite without a limit."""

@@ -33,7 +33,7 @@ def check_options(args: Any) -> None:
     """Raise `ConfigError` for options of a training run (a dataclass) that lie out of range; absent ones are fine."""
     least = {"steps": 1, "batch": 1, "clip_batch": 1, "video_batch": 0, "clip_every": 0, "future_stride": 1,
              "log_every": 1, "save_every": 1, "seed": 0, "threads": 1, "stop_after": 1, "hidden": 1, "layers": 1,
-             "replan": 1}  # fmt: skip
+             "replan_steps": 1}  # fmt: skip
     for name, smallest in least.items():
         value = getattr(args, name, None)
         if value is not None and value < smallest:

@@ -46,7 +46,7 @@ class BlindTrainArgs:
     """Linear layers, the last one included."""
     peak_learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    replan: int | None = None
+    replan_steps: int | None = None
     """Actions to execute of each chunk (default: the policy's own)."""
     seed: int = 42
     threads: int = 1
@@ -97,7 +97,8 @@ def train_blind(datasets: list[LeRobotDataset], config: LightWAMConfig, args: Bl
                 log.info("step %d loss %.4f", step + 1, float(loss))
     linears = [module for module in network if isinstance(module, nn.Linear)]
     return {
-        "kind": "blind", "layers": len(linears), "horizon": config.horizon, "replan": args.replan or config.replan,
+        "kind": "blind", "layers": len(linears), "horizon": config.horizon,
+        "replan": args.replan_steps or config.replan_steps,
         **{f"weight_{i}": linear.weight.detach().numpy() for i, linear in enumerate(linears)},
         **{f"bias_{i}": linear.bias.detach().numpy() for i, linear in enumerate(linears)},
         "state_mean": state_mean.astype(np.float32), "state_std": state_std.astype(np.float32),

@@ -181,8 +181,8 @@ def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> di
         batch = batch_to_device(data.batch(rows), device)
         with_context(networks, data, batch, rows)
         _, output = networks.policy.action_loss(batch)
-        error = (output.actions_BHA.float() - batch["action"]).square()[:, : config.replan]
-        squared.append(error[~batch["action_is_pad"][:, : config.replan]])
+        error = (output.actions_BHA.float() - batch["action"]).square()[:, : config.replan_steps]
+        squared.append(error[~batch["action_is_pad"][:, : config.replan_steps]])
         batch["proprio"] = torch.zeros_like(batch["proprio"])
         _, hidden = networks.policy.action_loss(batch)
         for collected, result in ((off, output), (off_blind, hidden)):

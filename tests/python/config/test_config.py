@@ -149,7 +149,7 @@ def test_published_refuses_unknown_source() -> None:
     ("change", "named"),
     [
         ({"horizon": 0}, "horizon is 0"),
-        ({"replan": 17}, "replan is 17"),
+        ({"replan_steps": 17}, "replan_steps is 17"),
         ({"gripper": "suction"}, "'suction'"),
         ({"vae": VAEConfig(z_dim=4, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)}, "z_dim is 4"),
         ({"cameras": CameraLayout(16, 48, (Camera("a", 0, 0, 16, 48),))}, None),
@@ -212,3 +212,9 @@ def test_from_dict_names_missing_fields() -> None:
     del document["state_dim"]
     with pytest.raises(ConfigError, match="state_dim"):
         LightWAMConfig.from_dict(document)
+
+
+def test_files_with_the_old_name_of_replan_steps_are_read() -> None:
+    document = LightWAMConfig.nano().to_dict()
+    document["replan"] = document.pop("replan_steps")
+    assert LightWAMConfig.from_dict(document) == LightWAMConfig.nano()

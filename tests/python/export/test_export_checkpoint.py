@@ -60,7 +60,7 @@ def change(folder: Path, name: str, value: Tensor | None) -> None:
 
 
 def test_networks_share_the_file_and_keep_their_types(checkpoint: Path) -> None:
-    opened = open_checkpoint(checkpoint, replan=3)
+    opened = open_checkpoint(checkpoint, replan_steps=3)
     stored = load_file(checkpoint / "model.safetensors")
     parts = (("", opened.model), ("vae.", opened.vae), ("text_encoder.", opened.text_encoder))
     held = {p + k: v for p, m in parts if m is not None for k, v in m.state_dict().items()}
@@ -68,7 +68,7 @@ def test_networks_share_the_file_and_keep_their_types(checkpoint: Path) -> None:
     assert all(held[k].dtype == v.dtype and not held[k].is_meta for k, v in stored.items())
     first, last = (held[name].untyped_storage().data_ptr() for name in (min(stored), UNUSED))
     assert abs(first - last) < (checkpoint / "model.safetensors").stat().st_size  # one mapping, no copies
-    assert opened.config.replan == 3 and not opened.vae.latent_mean.is_meta
+    assert opened.config.replan_steps == 3 and not opened.vae.latent_mean.is_meta
     assert not any(module.training for module in (opened.model, opened.vae))
 
 

@@ -50,7 +50,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_checkpoint_to_engine_to_report(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.lwam"
-    assert command.main(ExportArgs(out=out, checkpoint=checkpoint, name="can", replan=5, parity_seeds=(0,))) == 0
+    assert command.main(ExportArgs(out=out, checkpoint=checkpoint, name="can", replan_steps=5, parity_seeds=(0,))) == 0
     assert "parity: relative error" in capsys.readouterr().out
     graph = read_engine(out)
     assert (graph.name, graph.policy["replan"], graph.policy["text_encoder"]["kind"]) == ("can", 5, "hashed_words")

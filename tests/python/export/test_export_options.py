@@ -47,7 +47,7 @@ def _downsampled(config: LightWAMConfig) -> LightWAMConfig:
 
 
 def _fourteen(config: LightWAMConfig) -> LightWAMConfig:
-    return replace(config, action_dim=14, state_dim=14, gripper="none", horizon=5, replan=5)
+    return replace(config, action_dim=14, state_dim=14, gripper="none", horizon=5, replan_steps=5)
 
 
 _OPTIONS: dict[str, Edit] = {

@@ -91,9 +91,9 @@ with Gpu() as gpu:
     tuning = tune(TuneArgs(path, repeats=1))
     gpu_steps.STAGE_RUNS = 1
     checked = gpu_steps.check_policy(gpu, path, 1, warm_up=1)
-    assert {"backbone", "expert"} <= set(checked["stages"]) and "tactics tuned" in checked["run_path"], checked
+    assert {"backbone", "expert"} <= set(checked["stages"]) and "tactics tuned" in checked["execution_info"], checked
     assert checked["ok"] and min(checked["cosines"]) > 1 - 1e-9, checked
-    assert checked["device_memory_bytes"] > 0 and "GPU" in checked["run_path"]
+    assert checked["device_memory_bytes"] > 0 and "GPU" in checked["execution_info"]
     facts = replace(gpu.facts(), name="Jetson AGX Orin", memory_bytes=64 << 30)
     measured = launch_times(facts, path, tuning)
     assert measured["roofline"]["name"].startswith("Jetson AGX Orin")

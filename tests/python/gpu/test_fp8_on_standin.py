@@ -28,13 +28,13 @@ standin.set_device(110)
 standin.set_kernel(interpreted(standin, write_shell_engine(graph, lower(graph), path, "sm_110")))
 oracle = Oracle(graph)
 policies = [Policy(path, device=device, threads=1) for device in ("cuda", "cpu")]
-assert "sm_110" in policies[0].run_path and "fp8 products" in policies[0].run_path, policies[0].run_path
+assert "sm_110" in policies[0].execution_info and "fp8 products" in policies[0].execution_info
 for text, seen in observations(graph, 1, {}):
     wanted = oracle.chunk(text, seen)[0]
     # All else is f32, and no number of these rows lies beside a tie.
     for policy in policies:
         error = np.abs(infer(policy, text, seen) - wanted).max() / np.abs(wanted).max()
-        assert error < 1e-5, (policy.run_path, error)
+        assert error < 1e-5, (policy.execution_info, error)
 assert not standin.failures and not standin.misuse, (standin.failures, standin.misuse)
 del policies
 standin.set_device(87)
@@ -44,7 +44,7 @@ except DeviceError as error:
     assert "(sm_87), which has no fp8 products; take an int8 engine" in str(error), error
 else:
     raise AssertionError("an fp8 engine on sm_87")
-assert "no fp8 products" in Policy(path, device="auto").run_path
+assert "no fp8 products" in Policy(path, device="auto").execution_info
 assert standin.leaked == 0
 """
 

@@ -31,7 +31,7 @@ def test_toy_kernels(tmp_path: Path, standin_library: Path) -> None:
 from pathlib import Path
 path = write_engine(Path(sys.argv[2]) / "small.lwam", engine)
 policy = Policy(path, device="cuda")
-assert "GPU 'Stand-in', sm_87" in policy.run_path and policy.metadata["name"] == "small"
+assert "GPU 'Stand-in', sm_87" in policy.execution_info and policy.metadata["name"] == "small"
 policy.set_instruction(TASK)
 seen = observation()
 chunk = policy.infer(seen)
@@ -56,7 +56,7 @@ for message in ("computing actions on the GPU: the GPU driver says", "make a new
         raise AssertionError("no error")
 assert "a wrong launch" in standin.failures[0]
 standin.set_kernel(run_toy)
-assert Policy(path, device="auto").run_path.startswith("engine 'small' runs on GPU")
+assert Policy(path, device="auto").execution_info.startswith("engine 'small' runs on GPU")
 assert not standin.misuse and standin.leaked == 0, standin.misuse
 """
     )

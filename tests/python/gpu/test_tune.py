@@ -43,14 +43,14 @@ def failing(nth):
 
 failing(30)
 assert tune() == 2 and not tuning_path(path).exists()
-assert "default tactics (not tuned; run 'lightwam tune'" in Policy(path, device="cuda").run_path
+assert "default tactics (not tuned; run 'lightwam tune'" in Policy(path, device="cuda").execution_info
 assert tune() == 0
 tuning, = read_tunings(path)
 assert [task.chosen for task in tuning.tasks] == [0, 0, 0, 2, 0] and tuning.gpu == "Stand-in", tuning
 assert 200 <= tuning.tasks[3].seconds[0] < 210 and tuning.tuned_seconds < tuning.default_seconds
 
 policy = Policy(path, device="cuda")
-assert "tactics tuned on this GPU" in policy.run_path
+assert "tactics tuned on this GPU" in policy.execution_info
 policy.set_instruction(TASK)
 launched.clear()
 policy.infer(observation())

@@ -45,7 +45,7 @@ def test_precision_by_name(tmp_path: Path) -> None:
     path = write_engine(tmp_path / "fp8.lwam", fp8_engine())
     policy = Policy(path, precision="fp8")
     assert policy.metadata["precision"] == "fp8"
-    assert "fp8 products (as exported), fp8 numbers held as bf16" in policy.run_path
+    assert "fp8 products (as exported), fp8 numbers held as bf16" in policy.execution_info
     with pytest.raises(PrecisionError, match="computes in fp8; make one with 'lightwam quantize --format int8'"):
         Policy(path, precision="int8")
 

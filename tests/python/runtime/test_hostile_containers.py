@@ -70,7 +70,7 @@ def test_names_do_not_break_a_message_in_two(tmp_path: Path, caplog: pytest.LogC
     assert WRITTEN_OUT in str(error.value) and len(str(error.value).splitlines()) == 1
     with caplog.at_level(logging.INFO, "lightwam.runtime"):
         policy = Policy(write_engine(tmp_path / STRANGE, engine), threads=1)
-    assert WRITTEN_OUT in policy.run_path and len(caplog.records[0].getMessage().splitlines()) == 1
+    assert WRITTEN_OUT in policy.execution_info and len(caplog.records[0].getMessage().splitlines()) == 1
     policy.set_instruction(TASK)
     for bad in ({"state": np.zeros(5, np.float32), "images": {}}, observation()):
         with pytest.raises(ObservationError) as refusal:

@@ -177,12 +177,12 @@ def test_calls_from_several_threads(policy: Policy) -> None:
 
 def test_action_chunk(policy: Policy) -> None:
     chunk = policy.infer(observation())
-    assert isinstance(chunk, ActionChunk) and chunk.replan == policy.replan == 2
+    assert isinstance(chunk, ActionChunk) and chunk.replan_steps == policy.replan_steps == 2
     assert list(chunk.timings) == ["preprocess", "vae", "backbone", "expert", "postprocess", "total"]
     assert all(seconds >= 0 for seconds in chunk.timings.values())
     assert chunk.timings["total"] >= sum(chunk.timings.values()) - chunk.timings["total"]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        chunk.replan = 3  # type: ignore[misc]
+        chunk.replan_steps = 3  # type: ignore[misc]
     kept = chunk.actions.copy()
     policy.infer(observation(seed=8))
     np.testing.assert_array_equal(chunk.actions, kept)
@@ -224,7 +224,7 @@ def test_bf16_arithmetic_is_near_the_reference(tmp_path: Path) -> None:
     seen = observation(images=False)
     expected = runtime_reference.actions(engine, seen, TASK)
     assert relative_error(policy.infer(seen).actions, expected) < 2e-2
-    assert "bf16 products" in policy.run_path
+    assert "bf16 products" in policy.execution_info
 
 
 def test_f16_is_widened_and_said_aloud(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_f16_is_widened_and_said_aloud(tmp_path: Path) -> None:
         policy = Policy(write_engine(tmp_path / "e.lwam", each), threads=1)
         policy.set_instruction(TASK)
         chunks.append(policy.infer(seen).actions)
-    assert "f32 products (its f16 weights and values widened to f32" in policy.run_path
+    assert "f32 products (its f16 weights and values widened to f32" in policy.execution_info
     assert policy.metadata["precision"] == "f16"
     np.testing.assert_array_equal(*chunks)  # nothing was rounded to f16
 
@@ -282,7 +282,7 @@ def test_unknown_devices(engine_path: Path, device: str) -> None:
 def test_no_gpu_for_an_engine_without_machine_code(engine_path: Path) -> None:
     with pytest.raises(DeviceError, match="'small' has no machine code for a GPU; make it with 'lightwam compile'"):
         Policy(engine_path, device="cuda")
-    assert "runs on the CPU" in Policy(engine_path, device="auto").run_path
+    assert "runs on the CPU" in Policy(engine_path, device="auto").execution_info
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, 10**6, 2**40])

@@ -58,7 +58,7 @@ def test_precision_by_name(tmp_path: Path) -> None:
     f32 = write_engine(tmp_path / "f32.lwam", small_engine())
     for precision in ("int8", "auto"):
         policy = Policy(int8, precision=precision)
-        assert "int8 products" in policy.run_path and policy.metadata["precision"] == "int8"
+        assert "int8 products" in policy.execution_info and policy.metadata["precision"] == "int8"
     for precision in ("f32", "bf16"):
         with pytest.raises(PrecisionError, match=f"computes in int8; export it again with --precision {precision}"):
             Policy(int8, precision=precision)

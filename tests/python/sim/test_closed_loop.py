@@ -47,7 +47,7 @@ class StandInEnv:
 
 
 class CountingPolicy:
-    replan = 8
+    replan_steps = 8
 
     def __init__(self) -> None:
         self.chunks = 0

@@ -34,7 +34,7 @@ def blind_tensors(rng: np.random.Generator) -> dict[str, Any]:
 
 def test_replay_goes_through_the_demonstration_and_then_stands_still() -> None:
     demo = np.arange(14 * 7, dtype=np.float32).reshape(14, 7)
-    policy = ReplayPolicy(demo, horizon=8, replan=6)
+    policy = ReplayPolicy(demo, horizon=8, replan_steps=6)
     first, second, third = (policy.infer({}).actions for _ in range(3))
     np.testing.assert_array_equal(first, demo[:8])
     np.testing.assert_array_equal(second, demo[6:14])
@@ -53,7 +53,7 @@ def test_blind_policy_reads_only_the_state(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "blind.npz", **blind_tensors(rng))
     policy = load_policy(tmp_path / "blind.npz")
-    assert isinstance(policy, BlindPolicy) and policy.replan == 3
+    assert isinstance(policy, BlindPolicy) and policy.replan_steps == 3
     state = rng.normal(size=8).astype(np.float32)
     actions = policy.infer({"state": state}).actions
     assert actions.shape == (4, 7) and actions.dtype == np.float32
@@ -77,9 +77,14 @@ def test_policy_files_that_are_none(tmp_path: Path) -> None:
 def test_presets_are_the_published_ones() -> None:
     assert set(PROTOCOLS) == {"paper", "openpi", "lerobot"}
     paper, openpi, lerobot = protocol("paper"), protocol("openpi"), protocol("lerobot")
-    assert (paper.trials, paper.settle_steps, paper.replan, paper.step_limit("libero_10")) == (50, 30, 10, 700)
-    assert (openpi.seed, openpi.settle_steps, openpi.replan, openpi.step_limit("libero_object")) == (7, 10, 5, 280)
-    assert (lerobot.trials, lerobot.replan, lerobot.step_limit("libero_goal")) == (10, None, 300)
+    assert (paper.trials, paper.settle_steps, paper.replan_steps, paper.step_limit("libero_10")) == (50, 30, 10, 700)
+    assert (openpi.seed, openpi.settle_steps, openpi.replan_steps, openpi.step_limit("libero_object")) == (
+        7,
+        10,
+        5,
+        280,
+    )
+    assert (lerobot.trials, lerobot.replan_steps, lerobot.step_limit("libero_goal")) == (10, None, 300)
 
 
 def test_the_policy_replans_no_later_than_the_protocol_says() -> None:

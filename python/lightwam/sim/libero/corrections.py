@@ -41,7 +41,7 @@ class CorrectionRunner:
         steps = 0
         while steps < limit:
             actions_HA = np.asarray(self.policy.infer(self.env.observation()).actions)
-            count = min(self.policy.replan, len(actions_HA), limit - steps)
+            count = min(self.policy.replan_steps, len(actions_HA), limit - steps)
             for number in range(count):
                 steps += 1
                 if self.env.step(actions_HA[number], render=number == count - 1):
