@@ -22,13 +22,14 @@ from types import ModuleType
 from typing import Any
 
 import triton
-from lightwam.kernels.interpreter.interpret import kernel_module, kernel_parameters
-from lightwam.kernels.targets import TARGETS
-from lightwam.kernels.task import Argument, DType, Tactic, Task
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
+
+from lightwam.kernels.interpreter.interpret import kernel_module, kernel_parameters
+from lightwam.kernels.targets import TARGETS
+from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 FORMAT = 1  # of keys: another number makes all of them new
 POINTER_ALIGNMENT = 16  # bytes; of every address in a plan

@@ -23,11 +23,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from triton import language as tl
+from triton.runtime import interpreter as triton_interpreter
+
 from lightwam.kernels.formats import STORAGE, Array
 from lightwam.kernels.interpreter.patches import Extent, LaunchError, mended, rewritten
 from lightwam.kernels.task import Argument, DType, Tactic, Task
-from triton import language as tl
-from triton.runtime import interpreter as triton_interpreter
 
 __all__ = ["LaunchError", "kernel_module", "kernel_parameters", "lay_out", "run", "run_arrays"]
 

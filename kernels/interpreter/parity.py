@@ -9,8 +9,9 @@ import zlib
 from collections.abc import Mapping
 from types import ModuleType
 
-import lightwam.kernels.ops
 import numpy as np
+
+import lightwam.kernels.ops
 from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.interpreter.interpret import kernel_module
 from lightwam.kernels.task import Argument, DType, Task

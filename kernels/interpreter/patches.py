@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lightwam.kernels.formats import Array, bfloat16_bits, bfloat16_values, e4m3_bits, e4m3_values
-from lightwam.kernels.task import Mode
 from triton import language as tl
 from triton.runtime import interpreter as triton_interpreter
 from triton.runtime.jit import JITFunction
+
+from lightwam.kernels.formats import Array, bfloat16_bits, bfloat16_values, e4m3_bits, e4m3_values
+from lightwam.kernels.task import Mode
 
 TAG_SHIFT = np.uint64(56)  # addresses of processes use the 47 or 48 bits below
 ADDRESS_MASK = np.uint64((1 << 56) - 1)

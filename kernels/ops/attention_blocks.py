@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
+
+from lightwam.kernels.targets import tuned_target
 from lightwam.kernels.task import Constant, DType, ProductType, Tactic, Task
 
 LOG2_E = math.log2(math.e)
@@ -231,11 +233,12 @@ def flash_choices(
         return ((512, 128, 4, 1),)
     if product == "f32":
         return _F32
-    if target in ("sm_90", "sm_110"):
+    family = tuned_target("attention", target).tactics
+    if family == "warp_group":
         return _WARP_GROUP
     if wide:
         return _WIDE
-    return _ROTATED_SM_120 if rotated and target == "sm_120" else _MMA
+    return _ROTATED_SM_120 if rotated and family == "mma_sm_120" else _MMA
 
 
 def fit_blocks(choices: tuple[Choice, ...], rows: int, keys: int) -> list[Choice]:

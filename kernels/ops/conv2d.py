@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.ops import conv2d_tactics
 from lightwam.kernels.ops import reference as oracle

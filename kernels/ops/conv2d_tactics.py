@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from lightwam.kernels.targets import Target, tuned_target
 from lightwam.kernels.task import ELEMENT_BYTES, Constant, Tactic, Task
 
 MOST_TACTICS = 4
@@ -13,42 +13,21 @@ MOST_NORMED = 256  # channels of a tile that norms its rows
 _MOST_CHANNELS = 256  # of a tile
 
 
-@dataclass(frozen=True)
-class _Device:
-    """A target's usual GPU: multiprocessors, shared memory of a program, rows of the smallest good tile."""
-
-    multiprocessors: int
-    shared_bytes: int
-    least_rows: int
-
-
-_DEVICES = {
-    "sm_80": _Device(108, 163 << 10, 32),
-    "sm_86": _Device(28, 99 << 10, 32),
-    "sm_87": _Device(16, 163 << 10, 32),
-    "sm_89": _Device(128, 99 << 10, 32),
-    "sm_90": _Device(132, 227 << 10, 64),
-    "sm_110": _Device(20, 227 << 10, 64),
-    "sm_120": _Device(170, 99 << 10, 32),
-}
-
-
 def tactics(task: Task, target: str) -> list[Tactic]:
-    """Tactics of a `conv2d` task, the best guess first. ValueError for a target without an entry above."""
+    """Tactics of a `conv2d` task, the best guess first. ValueError for a target that is not in the table."""
     if target == "interpreter":
         return [_interpreted(task)]
-    device = _DEVICES.get(target)
-    if device is None:
-        raise ValueError(f"conv2d: no tactics for target {target!r}; known: {', '.join(_DEVICES)}")
+    device = tuned_target("conv2d", target)
+    least_rows = 64 if device.tactics == "warp_group" else 32  # of the smallest good tile
     tiles = [
         (rows, columns, warps)
         for rows in (32, 64, 128)
         for columns in _column_blocks(task)
         for warps in (4, 8)
-        if rows >= device.least_rows and rows * sum(columns) >= 8 * 32 * warps
+        if rows >= least_rows and rows * sum(columns) >= 8 * 32 * warps
     ]
     fitting = [tile for tile in tiles if tile[0] * sum(tile[1]) <= _most_sums(task, tile[2]) * 32 * tile[2]]
-    tiles = fitting or [tile for tile in tiles if tile[0] == device.least_rows and tile[2] == 8]
+    tiles = fitting or [tile for tile in tiles if tile[0] == least_rows and tile[2] == 8]
     tiles.sort(key=lambda tile: _time(task, device, *tile))
     return [_tactic(task, device, *tile) for tile in tiles[:MOST_TACTICS]]
 
@@ -99,7 +78,7 @@ def _most_sums(task: Task, warps: int) -> int:
     return most if task.product_type != "f32" else most // 3
 
 
-def _tactic(task: Task, device: _Device, rows: int, columns: tuple[int, int], warps: int) -> Tactic:
+def _tactic(task: Task, device: Target, rows: int, columns: tuple[int, int], warps: int) -> Tactic:
     """The tile with as many stages as fit: short steps rather than few on their way."""
     element = _element_bytes(task)
     step_bytes, stages, block_k = 256, 0, 0
@@ -120,7 +99,7 @@ def _precision(task: Task) -> str:
     return "tf32x3" if task.product_type == "f32" else "ieee"
 
 
-def _time(task: Task, device: _Device, rows: int, blocks: tuple[int, int], warps: int) -> float:
+def _time(task: Task, device: Target, rows: int, blocks: tuple[int, int], warps: int) -> float:
     """Relative time: rounds of programs over the multiprocessors, each as long as its products and its loads."""
     pixels = task.integer("OUT_HEIGHT") * task.integer("OUT_WIDTH")
     columns = sum(blocks)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     block_of,

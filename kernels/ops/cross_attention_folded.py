@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.ops import cross_attention
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
@@ -33,6 +34,7 @@ from lightwam.kernels.ops.attention_blocks import (
 from lightwam.kernels.ops.device import combine_squares, store_statistics
 from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Array, Statistics, row_statistics
 from lightwam.kernels.ops.reference import partials as partials_of
+from lightwam.kernels.targets import TacticFamily, tuned_target
 from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
 
 
@@ -200,20 +202,21 @@ def task(
 
 
 # (BLOCK_M, BLOCK_N, PARTS, BLOCK_K, warps, stages), best guess first: without spills in the full-size policies.
-_MMA = ((64, 64, 2, 16, 4, 1), (64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1))
-_WARP_GROUP = ((64, 64, 2, 32, 4, 1), (128, 64, 2, 32, 8, 1), (64, 64, 2, 16, 4, 1))
-_SM_120 = ((64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1))
+_Blocks = tuple[int, int, int, int, int, int]
+_BLOCKS: Mapping[TacticFamily, tuple[_Blocks, ...]] = {
+    "mma": ((64, 64, 2, 16, 4, 1), (64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1)),
+    "warp_group": ((64, 64, 2, 32, 4, 1), (128, 64, 2, 32, 8, 1), (64, 64, 2, 16, 4, 1)),
+    "mma_sm_120": ((64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1)),
+}
 _F32 = ((32, 32, 1, 16, 4, 1), (16, 32, 1, 16, 4, 1), (32, 32, 1, 16, 8, 1))
 
 
-def _choices(product: ProductType, target: str) -> tuple[tuple[int, int, int, int, int, int], ...]:
+def _choices(product: ProductType, target: str) -> tuple[_Blocks, ...]:
     if target == "interpreter":
         return ((512, 2048, 1, 32, 4, 1),)
     if product == "f32":
         return _F32
-    if target in ("sm_90", "sm_110"):
-        return _WARP_GROUP
-    return _SM_120 if target == "sm_120" else _MMA
+    return _BLOCKS[tuned_target("cross_attention_folded", target).tactics]
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import decode, encode
 from lightwam.kernels.ops import matmul_tactics
 from lightwam.kernels.ops import reference as oracle

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lightwam.kernels.devices import DEVICES, LATENCY, Device
+from lightwam.kernels.targets import LATENCY, Target, tuned_target
 from lightwam.kernels.task import ELEMENT_BYTES, DType, Tactic, Task
 
 MOST_TACTICS = 4
@@ -61,20 +61,18 @@ _FEW_ROWS = (
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    """Tactics of a `matmul` task, the best guess first. ValueError for a target without an entry above."""
+    """Tactics of a `matmul` task, the best guess first. ValueError for a target that is not in the table."""
     rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
     if target == "interpreter":
         return [_tactic(task, _Tile(128, 256, 512, 4, 1), step_sums=False)]
-    device = DEVICES.get(target)
-    if device is None:
-        raise ValueError(f"matmul: no tactics for target {target!r}; known: {', '.join(DEVICES)}")
-    tiles = list(_MMA if device.unit == "mma" else _WARP_GROUP)
+    device = tuned_target("matmul", target)
+    tiles = list(_WARP_GROUP if device.tactics == "warp_group" else _MMA)
     if rows <= 64:
         tiles = [*_FEW_ROWS, _Tile(64, 64, 128, 4, 4)]
     if task.constants["STATISTICS"] != "none":
         tiles = [tile for tile in tiles if tile.n % 64 == 0]
     most_sums = _most_sums(task, device)
-    step_sums = task.product_type == "f8" and device.unit != "tcgen05"
+    step_sums = task.product_type == "f8" and device.tensor_core != "tcgen05"
     tiles = [
         tile
         for tile in tiles
@@ -92,14 +90,14 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     return unique[:MOST_TACTICS]
 
 
-def _most_sums(task: Task, device: Device) -> int:
+def _most_sums(task: Task, device: Target) -> int:
     """Sums that a thread may hold without spilling, seen in compiled code.
 
     Operands of f32 products come in parts. A short loop is unrolled whole, and a residual's tile is fetched beside it.
     """
     if task.product_type == "f32":
-        return 32 if device.unit == "mma" else 64
-    if task.product_type == "i8" and device.unit == "tcgen05":
+        return 32 if device.tensor_core == "mma" else 64
+    if task.product_type == "i8" and device.tensor_core == "tcgen05":
         return 64  # mma there, with larger sums beside the steps in f32
     if task.product_type == "f8":
         return 64  # two of each, the step's and all; or, from tcgen05, with scales beside them
@@ -149,14 +147,14 @@ def _block_k(task: Task, tile: _Tile) -> int:
     return min(block, divisor) if divisor >= 32 else block
 
 
-def _shared_bytes(task: Task, tile: _Tile, device: Device) -> int:
+def _shared_bytes(task: Task, tile: _Tile, device: Target) -> int:
     """Bytes of tiles in shared memory: one step less than stages where operands move on to registers."""
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
-    steps = tile.stages - 1 if device.unit == "mma" else tile.stages
+    steps = tile.stages - 1 if device.tensor_core == "mma" else tile.stages
     return (tile.m * x + tile.n * weight) * _block_k(task, tile) * max(1, steps)
 
 
-def _cycles(task: Task, tile: _Tile, device: Device) -> float:
+def _cycles(task: Task, tile: _Tile, device: Target) -> float:
     """Estimated cycles of the launch with this tile."""
     rows, n, k = (int(task.constants[name] or 0) for name in ("ROWS", "N", "K"))
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
@@ -168,8 +166,8 @@ def _cycles(task: Task, tile: _Tile, device: Device) -> float:
         device.shared_bytes // _shared_bytes(task, tile, device), 48 // tile.warps, 512 * 128 // (tile.m * tile.n)
     )
     resident = max(1, min(resident, math.ceil(programs / device.multiprocessors)))
-    rate = device.products * (2 / weight if task.product_type != "f32" else 1 / 8)
-    if device.unit == "mma":
+    rate = device.matmul_rate * (2 / weight if task.product_type != "f32" else 1 / 8)
+    if device.tensor_core == "mma":
         warp_m, warp_n = tile.m / 2, tile.n / (tile.warps / 2)
         rate = min(rate, 128 * warp_m * warp_n / ((warp_m + warp_n) * weight))
     step_bytes = tile.m * x + tile.n * weight
@@ -180,5 +178,5 @@ def _cycles(task: Task, tile: _Tile, device: Device) -> float:
     )
     spread = (columns * whole * one + columns * small) / device.multiprocessors
     traffic = (columns * whole * step_bytes + columns * (tail * x + tile.n * weight) * bool(small)) * k
-    cache = traffic / (device.cache_bytes * device.multiprocessors)
+    cache = traffic / (device.cache_rate * device.multiprocessors)
     return max(math.ceil(columns * whole / device.multiprocessors) * one, spread, cache)

@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.devices import DEVICES, LATENCY, MOST_WARPS, REGISTERS, Device
+
 from lightwam.kernels.ops import reference as oracle
 from lightwam.kernels.ops.device import activate, e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
 from lightwam.kernels.ops.quantize_rows import rounded_rows
 from lightwam.kernels.ops.reference import ACTIVATIONS, Activation, Array
+from lightwam.kernels.targets import LATENCY, MOST_WARPS, REGISTERS, Target, tuned_target
 from lightwam.kernels.task import ELEMENT_BYTES, Argument, DType, Tactic, Task
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize", "layer_norm_quantize"]
@@ -231,18 +232,17 @@ def _check(
 def tactics(task: Task, target: str) -> list[Tactic]:
     """Blocks of 4, 8 or 16 KiB of weights a step, rows of up to 1 KiB of them; the best guess first.
 
-    ValueError for a target that is not in devices.py.
+    ValueError for a target that is not in the table.
     """
     if target == "interpreter":
         return [_tactic(task, 1 << 20, 1 << 12, 4)]
-    if target not in DEVICES:
-        raise ValueError(f"matvec: no tactics for target {target!r}; known: {', '.join(DEVICES)}")
+    device = tuned_target("matvec", target)
     unique: list[Tactic] = []
     for step_bytes, warps in ((8 << 10, 4), (4 << 10, 4), (16 << 10, 8)):
         tactic = _tactic(task, step_bytes, 1 << 10, warps)
         if tactic not in unique:
             unique.append(tactic)
-    return sorted(unique, key=lambda tactic: _cycles(task, tactic, DEVICES[target]))
+    return sorted(unique, key=lambda tactic: _cycles(task, tactic, device))
 
 
 def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
@@ -268,7 +268,7 @@ def _weight_bytes(task: Task) -> int:
     return ELEMENT_BYTES[_weight_format(task)]
 
 
-def _cycles(task: Task, tactic: Tactic, device: Device) -> float:
+def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
     """Estimated cycles: whole waves of programs at the rate of device memory, then a last one that may only wait."""
     block_r, block_n, block_k = (int(tactic.constants[name] or 0) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
     threads, steps = 32 * tactic.num_warps, -(-int(task.constants["K"] or 0) // block_k)
@@ -278,7 +278,7 @@ def _cycles(task: Task, tactic: Tactic, device: Device) -> float:
     resident = max(1, min(REGISTERS // (registers * threads), MOST_WARPS // tactic.num_warps))
     programs = math.prod(grid(task, tactic))
     waves, rest = divmod(programs, resident * device.multiprocessors)
-    one = step_elements * _weight_bytes(task) * steps / device.memory_bytes  # alone on its multiprocessor
+    one = step_elements * _weight_bytes(task) * steps / device.memory_rate  # alone on its multiprocessor
     last = max(math.ceil(rest / device.multiprocessors) * one, (steps + 2) * LATENCY) if rest else 0.0
     return waves * resident * one + last
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
+
 from lightwam.kernels.ops.attention_blocks import block_of, number
 from lightwam.kernels.ops.reference import Array
 from lightwam.kernels.task import Argument, DType, Tactic, Task

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 

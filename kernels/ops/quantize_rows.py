@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as oracle
 from lightwam.kernels.ops.device import e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits

@@ -7,8 +7,9 @@ import math
 from typing import Any, Literal
 
 import numpy as np
-from lightwam.kernels.formats import E4M3_LARGEST, e4m3_bits, e4m3_values
 from numpy.typing import NDArray
+
+from lightwam.kernels.formats import E4M3_LARGEST, e4m3_bits, e4m3_values
 
 Array = NDArray[Any]
 Activation = Literal["none", "silu", "gelu", "gelu_tanh"]

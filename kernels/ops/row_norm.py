@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as oracle
 from lightwam.kernels.ops.device import activate

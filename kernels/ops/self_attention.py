@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     column_block,

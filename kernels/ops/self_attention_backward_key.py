@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.ops.attention_blocks import Choice, fit_blocks, load_rows, number, product_format, weights_slack
 from lightwam.kernels.ops.reference import Array
 from lightwam.kernels.ops.self_attention_backward_query import (

@@ -5,10 +5,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from lightwam.gpu import require_triton
+from lightwam.kernels.targets import TARGETS, describe
+
+_TARGETS_HELP = (
+    f"GPUs, separated by commas: {describe()}; all that have the engine's formats when absent (without fp8: "
+    f"{', '.join(name for name, target in TARGETS.items() if not target.fp8)})."
+)
 
 
 @dataclass(frozen=True)
@@ -19,9 +26,7 @@ class CompileArgs:
     """Engine file (*.lwam); what it holds for GPUs already is left out."""
     out: Positional[Path]
     """The engine file to write; may be the same."""
-    targets: str | None = None
-    """GPUs, separated by commas: sm_87 (Orin), sm_89 (RTX 40), sm_90 (H100), sm_110 (Thor), sm_120 (RTX 50); all that
-    have the engine's formats when absent (sm_87 has no fp8)."""
+    targets: Annotated[str | None, arg(help=_TARGETS_HELP)] = None
     tactics: int = 3
     """Ways of each matmul to compile, among which the runtime may choose."""
     cache: Path | None = None

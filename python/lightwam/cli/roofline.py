@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Literal
 
 from lightwam.files import replacing_file
 from lightwam.gpu import require_triton
+from lightwam.kernels.targets import GPUS
 
 if TYPE_CHECKING:
     from lightwam.gpu.prediction import Prediction, Sums
 
-ModelledGpu = Literal["orin", "orin-nano", "thor", "4090", "h100"]
+    ModelledGpu = str
+else:
+    ModelledGpu = Literal[tuple(GPUS)]
 
 
-def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
+def main(engine: Path, gpu_name: ModelledGpu, out: Path | None) -> int:
     """Print the prediction, write `roofline.json` into `out` if given; returns the exit status.
 
     Raises `ConfigError` without Triton, and what `predict_engine` raises.
@@ -24,7 +27,7 @@ def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
     require_triton("--roofline")
     from lightwam.gpu.prediction import predict_engine
 
-    prediction = predict_engine(engine, device_name)
+    prediction = predict_engine(engine, gpu_name)
     print_prediction(prediction)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -42,10 +45,10 @@ def print_prediction(prediction: Prediction) -> None:
     from lightwam.gpu.prediction import sums
     from lightwam.gpu.roofline import SHARE
 
-    costs, device = prediction.costs, prediction.device
+    costs, gpu = prediction.costs, prediction.gpu
     columns = ("MB", "ms, 100 %", f"ms, {SHARE:.0%}")
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
-    what = f"{prediction.engine}, {prediction.precision}, {device.name}"
+    what = f"{prediction.engine}, {prediction.precision}, {gpu.name}"
     table = Table(*headings, title=f"Prediction, not a measurement: {what}")
     for stage, kernels in prediction.by_kernel().items():
         of_stage = sums(row for rows in kernels.values() for row in rows)
@@ -56,18 +59,18 @@ def print_prediction(prediction: Prediction) -> None:
     table.add_row("chunk", *_cells(sums(prediction.launches())))
     console = Console()
     console.print(table)
-    source = "measured" if device.measured else "from data sheets"
+    source = "measured" if gpu.measured else "from data sheets"
     memory = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in costs.memory.items())
-    fits = "fits" if costs.peak_memory < device.memory else "does not fit"
+    fits = "fits" if costs.peak_memory < gpu.memory else "does not fit"
     console.print(
         f"An instruction of {costs.text_rows} rows. Peaks and bandwidth are {source}; a launch takes the longest of "
         f"its matmuls, its bytes of memory and of the cache, and nothing to start.\n"
         f"MB and ms: all through device memory; with 'cache': the cache model, which keeps what was used last in half "
-        f"of the nominal {device.cache / 2**20:.0f} MiB.\n"
+        f"of the nominal {gpu.cache / 2**20:.0f} MiB.\n"
         f"{_side_text(prediction)}"
         f"All through memory: {costs.num_bytes / 1e6:.0f} MB, {costs.num_bytes / costs.bound:.2f} of the least that "
         f"fused groups can move.\n"
-        f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {device.memory / 1e9:.0f} GB; without machine "
+        f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {gpu.memory / 1e9:.0f} GB; without machine "
         f"code and driver: {memory}.",
         highlight=False,
     )

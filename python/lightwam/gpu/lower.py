@@ -85,9 +85,7 @@ def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS, side_stream: bool =
     return LaunchPlan(weights_bytes, offsets, tuple(planned), programs, used)
 
 
-def _lower_program(
-    graph: Graph, name: str, rows: WeightRows, fusions: Sequence[Fusion], side_stream: bool
-) -> _Lowered:
+def _lower_program(graph: Graph, name: str, rows: WeightRows, fusions: Sequence[Fusion], side_stream: bool) -> _Lowered:
     nodes = Nodes(graph, graph.programs[name], rows)
     for rewrite in (*SIMPLIFICATIONS, *fusions):
         rewrite(nodes)

@@ -14,8 +14,9 @@ from lightwam.errors import ConfigError
 from lightwam.gpu.cache import bytes_through_memory
 from lightwam.gpu.lower import lower
 from lightwam.gpu.report import LaunchCost, PlanCosts, plan_costs
-from lightwam.gpu.roofline import DEVICES, SHARE, Device, chunk_seconds, launch_seconds, predict
+from lightwam.gpu.roofline import SHARE, chunk_seconds, launch_seconds, predict
 from lightwam.gpu.side import parts
+from lightwam.kernels.targets import GPUS, Gpu
 
 
 class LaunchPrediction(NamedTuple):
@@ -43,18 +44,18 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """A chunk of `engine` on `device`, at the whole of the roofline."""
+    """A chunk of `engine` on `gpu`, at the whole of the roofline."""
 
     engine: str
     precision: str
-    device: Device
+    gpu: Gpu
     costs: PlanCosts
     through_memory: tuple[int, ...]
 
     def launches(self) -> list[LaunchPrediction]:
         """In order."""
         costs, moved = self.costs, self.through_memory
-        seconds = chunk_seconds(costs, self.device), chunk_seconds(costs, self.device, moved)
+        seconds = chunk_seconds(costs, self.gpu), chunk_seconds(costs, self.gpu, moved)
         return [LaunchPrediction(*row) for row in zip(costs.launches, seconds[0], moved, seconds[1], strict=True)]
 
     def by_kernel(self) -> dict[str, dict[str, list[LaunchPrediction]]]:
@@ -71,24 +72,24 @@ class Prediction:
         for moved in (None, self.through_memory):
             sizes: Sequence[int | None] = [None] * len(side) if moved is None else moved[: len(side)]
             pairs = zip(side, sizes, strict=True)
-            alone = sum(launch_seconds(launch, self.device, size).alone for launch, size in pairs)
-            shown = sum(chunk_seconds(self.costs, self.device, moved)[: len(side)])
+            alone = sum(launch_seconds(launch, self.gpu, size).alone for launch, size in pairs)
+            shown = sum(chunk_seconds(self.costs, self.gpu, moved)[: len(side)])
             found.append((alone - shown, alone))
         return found
 
     def to_json(self) -> dict[str, Any]:
         """The contents of roofline.json; of each launch the seconds that it adds to a chunk."""
-        costs, device, side = self.costs, self.device, self.costs.side_stream
+        costs, gpu, side = self.costs, self.gpu, self.costs.side_stream
 
         def by_stage(moved: tuple[int, ...] | None) -> dict[str, dict[str, float]]:
-            return {str(share): predict(costs, device, share, moved) for share in (1.0, SHARE)}
+            return {str(share): predict(costs, gpu, share, moved) for share in (1.0, SHARE)}
 
         return {
             "kind": "prediction",
             "engine": self.engine,
             "device": {
-                "name": device.name, "peaks": dict(device.peaks), "bandwidth": device.bandwidth,
-                "memory": device.memory, "cache": device.cache,
+                "name": gpu.name, "peaks": dict(gpu.peaks), "bandwidth": gpu.bandwidth, "memory": gpu.memory,
+                "cache": gpu.cache,
             },
             "text_rows": costs.text_rows,
             "seconds": by_stage(None),
@@ -122,23 +123,23 @@ def sums(rows: Iterable[LaunchPrediction]) -> Sums:
     )
 
 
-def predict_engine(engine: Path, device_name: str, cache_model: bool = True) -> Prediction:
-    """Lower the engine's graph and predict a chunk on one of `DEVICES`. Nothing is measured.
+def predict_engine(engine: Path, gpu_name: str, cache_model: bool = True) -> Prediction:
+    """Lower the engine's graph and predict a chunk on one of `GPUS`. Nothing is measured.
 
     `cache_model`: whether bytes may come from the cache (cache.py); without it all go through device memory.
     Raises `EngineError` for a file that is no engine, `ConfigError` for formats that the GPU lacks, `ExportError` for
     an op that no kernel computes.
     """
-    graph, device = read_engine(engine), DEVICES[device_name]
+    graph, gpu = read_engine(engine), GPUS[gpu_name]
     plan = lower(graph)
     needed = {planned.task.product_type for planned in plan.tasks} - {"none"}
-    if lacking := sorted(needed - set(device.peaks)):
+    if lacking := sorted(needed - set(gpu.peaks)):
         raise ConfigError(
-            f"--device {device_name}: {device.name} has no {lacking[0]} matmuls, which engine {engine.name} needs: "
+            f"--device {gpu_name}: {gpu.name} has no {lacking[0]} matmuls, which engine {engine.name} needs: "
             "take an int8 engine (lightwam quantize --format int8)"
         )
     costs = plan_costs(plan, graph)
     moved = tuple(launch.num_bytes for launch in costs.launches)
     if cache_model:
-        moved = bytes_through_memory(plan, costs.text_rows, device.cache)
-    return Prediction(engine.name, graph.precision, device, costs, moved)
+        moved = bytes_through_memory(plan, costs.text_rows, gpu.cache)
+    return Prediction(engine.name, graph.precision, gpu, costs, moved)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from lightwam.kernels.compiler import tasks as compile_tasks
 from lightwam.kernels.compiler.cache import CompileCache
 from lightwam.kernels.compiler.compile import Code, Variant, clean_environment, source_hash, variant_key
@@ -75,7 +76,7 @@ def test_machine_code_is_the_same_every_time_and_holds_no_paths() -> None:
 def test_fp8_products_run_on_the_matrix_units_of_targets_that_have_them() -> None:
     """One product for each target, without spills; their sums may not be left to the unit's 14 bits."""
     task = matmul.task(128, 128, 256, x="f8", weight="f8", y="bf16", x_mode="quantized")
-    targets = [name for name, target in TARGETS.items() if target.float8]
+    targets = [name for name, target in TARGETS.items() if target.fp8]
     assert targets == ["sm_89", "sm_90", "sm_110", "sm_120"]
     variants = [Variant(task, matmul.tactics(task, target)[0], target) for target in targets]
     assert [variant.tactic.constants["STEP_SUMS"] for variant in variants] == [True, True, False, True]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import reference as oracle

@@ -11,6 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import bfloat16_bits, bfloat16_values, decode, e4m3_bits, e4m3_values, encode
 from lightwam.kernels.interpreter.interpret import LaunchError, run, run_arrays
 from lightwam.kernels.ops import elementwise

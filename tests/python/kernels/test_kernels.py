@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from lightwam.kernels.interpreter import parity
 from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.task import Task
