@@ -9,6 +9,8 @@ and a fourth tile of 128 would waste a quarter of the products.
 
 from __future__ import annotations
 
+import inspect
+from collections import namedtuple
 from collections.abc import Mapping
 from typing import Literal
 
@@ -19,7 +21,7 @@ import triton.language as tl
 from lightwam.kernels.formats import decode, encode
 from lightwam.kernels.ops import matmul_tactics
 from lightwam.kernels.ops import reference as oracle
-from lightwam.kernels.ops.matmul_tile import product_tile
+from lightwam.kernels.ops.matmul_tile import matmul_program
 from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Array, Statistics
 from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
 
@@ -58,29 +60,17 @@ def kernel(
     BLOCK_K: tl.constexpr,
     STEP_SUMS: tl.constexpr,
 ):
-    ROW_BLOCKS: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
-    row_block = tl.program_id(0) % ROW_BLOCKS
-    column_start = tl.program_id(0) // ROW_BLOCKS * BLOCK_N
-    group = tl.program_id(1)
-    row_start = row_block * BLOCK_M
-    if TAIL_M == 0 or TAIL_M == BLOCK_M:
-        product_tile(
+    matmul_program(
+        _Arguments(
             x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, TAIL_M != 0,
-        )  # fmt: skip
-    elif row_block < ROWS // BLOCK_M:
-        product_tile(
-            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, False,
-        )  # fmt: skip
-    else:
-        product_tile(
-            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS, True,
-        )  # fmt: skip
+            ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION, X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS,
+            BLOCK_M, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS,
+        )
+    )  # fmt: skip
+
+
+#: Every parameter of the kernel, as one value for its parts.
+_Arguments = namedtuple("_Arguments", inspect.signature(kernel.fn).parameters)  # noqa: PYI024
 
 
 def task(
