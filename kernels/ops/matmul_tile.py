@@ -64,7 +64,8 @@ def _finish(
     stored = value.to(a.y.dtype.element_ty)
     tl.store(a.y + offset, stored, mask=inside)
     if a.STATISTICS != "none":
-        store_statistics(a.statistics, stored.to(tl.float32), row, column_start, row < a.ROWS, a.N, a.STATISTICS, RAGGED)
+        value = stored.to(tl.float32)
+        store_statistics(a.statistics, value, row, column_start, row < a.ROWS, a.N, a.STATISTICS, RAGGED)
 
 
 @triton.jit
