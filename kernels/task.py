@@ -12,8 +12,10 @@ from typing import Literal
 DType = Literal["f32", "f16", "bf16", "f8", "i8", "i32", "u8"]
 Mode = Literal["r", "w"]
 Constant = int | float | bool | str | None
-# Products run on the target's matrix units in this format; "none": no matrix products.
+# Matmuls run on the target's tensor cores in this format ; "none": no matmuls.
 ProductType = Literal["f32", "f16", "bf16", "f8", "i8", "none"]
+FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
+EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 ELEMENT_BYTES: Mapping[DType, int] = {"f32": 4, "f16": 2, "bf16": 2, "f8": 1, "i8": 1, "i32": 4, "u8": 1}
 
 
@@ -35,29 +37,53 @@ class Argument:
         return None if self.shape is None else math.prod(self.shape) * ELEMENT_BYTES[self.dtype]
 
 
+class _Constants:
+    """What has named constants."""
+
+    constants: Mapping[str, Constant]
+
+    def integer(self, name: str) -> int:
+        """The constant `name`, which is a whole number."""
+        value = self.constants[name]
+        assert isinstance(value, int), name
+        return value
+
+
 @dataclass(frozen=True)
-class Tactic:
+class Tactic(_Constants):
     """One way to run a task: tile sizes and other constants of the kernel that do not change what it computes."""
 
     constants: Mapping[str, Constant]
     num_warps: int = 4
     num_stages: int = 2
 
-    def integer(self, name: str) -> int:
-        """The constant `name`, which is a number."""
-        return int(str(self.constants[name]))
-
 
 @dataclass(frozen=True)
-class Task:
+class Task(_Constants):
     """A kernel with every number of the problem fixed. Its arguments are pointers only, in the kernel's order."""
 
-    kernel: str  # module of lightwam.kernels that defines it
+    kernel: str  # module of lightwam.kernels.ops that defines it
     constants: Mapping[str, Constant]
     arguments: tuple[Argument, ...]
-    flops: int  # of the products, 2 a multiply-add; rows past a dynamic count are counted
+    flops: int  # of the matmuls, 2 a multiply-add; rows past a dynamic count are counted
     product_type: ProductType = "none"
 
-    def integer(self, name: str) -> int:
+    def real(self, name: str) -> float:
         """The constant `name`, which is a number."""
-        return int(str(self.constants[name]))
+        value = self.constants[name]
+        assert isinstance(value, (int, float)), name
+        return value
+
+    def dtype(self, name: str) -> DType:
+        """The format of the argument `name`. KeyError if there is none."""
+        return {argument.name: argument.dtype for argument in self.arguments}[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the argument `name`, which is known before run time."""
+        shape = next(argument.shape for argument in self.arguments if argument.name == name)
+        assert shape is not None, name
+        return shape
+
+    @property
+    def argument_names(self) -> set[str]:
+        return {argument.name for argument in self.arguments}

@@ -17,11 +17,9 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.ops import conv2d_tactics
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate, store_statistics
-from lightwam.kernels.task import Argument, Constant, DType, ProductType, Tactic, Task
-
-FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
+from lightwam.kernels.task import FLOATS, Argument, Constant, DType, ProductType, Tactic, Task
 
 
 @triton.jit
@@ -227,7 +225,7 @@ def task(
     arguments += [Argument("norm_weight", "r", "f32", (cout,))] if norm else []
     arguments += [Argument(name, "w", dtype, out_shape) for name, dtype in (("y", y), ("z", z)) if dtype]
     if statistics:
-        shape = (out_height * out_width, oracle.partials(cout), 2)
+        shape = (out_height * out_width, float64.partials(cout), 2)
         arguments.append(Argument("statistics", "w", "f32", shape))
     constants: dict[str, Constant] = {
         "HEIGHT": height,
@@ -270,20 +268,20 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel_height, kernel_width), axis=(0, 1))
     windows = windows[: rows - kernel_height + 1 : stride, : columns - kernel_width + 1 : stride]
     y = np.einsum("abcij,oijc->abo", windows, weight, optimize=True)
-    y = oracle.activate(y + arguments.get("bias", 0.0), str(task.constants["ACTIVATION"]))
+    y = float64.activate(y + arguments.get("bias", 0.0), str(task.constants["ACTIVATION"]))
     y = y + arguments.get("residual", 0.0)
     results: dict[str, Array] = {}
     for argument in task.arguments:
         if argument.name == "y":
             results["y"] = y
         elif argument.name == "z":
-            eps = float(str(task.constants["EPS"]))
+            eps = task.real("EPS")
             normed = y / np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + eps) * arguments["norm_weight"]
-            results["z"] = oracle.activate(normed, "silu")
+            results["z"] = float64.activate(normed, "silu")
         elif argument.name == "statistics":
-            dtype = next(a.dtype for a in task.arguments if a.name == "y")
+            dtype = task.dtype("y")
             stored = decode(encode(y, dtype), dtype).reshape(-1, y.shape[-1])
-            results["statistics"] = oracle.row_statistics(stored, "moments")
+            results["statistics"] = float64.row_statistics(stored, "moments")
     return results
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 
+from triton import next_power_of_2
+
 from lightwam.kernels.targets import Target, tuned_target
 from lightwam.kernels.task import ELEMENT_BYTES, Constant, Tactic, Task
 
@@ -32,25 +34,21 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     return [_tactic(task, device, *tile) for tile in tiles[:MOST_TACTICS]]
 
 
-def _power(value: int) -> int:
-    """The smallest power of two that is at least `value`."""
-    return 1 << max(value - 1, 0).bit_length()
-
-
 def _split(columns: int) -> tuple[int, int]:
     """One or two powers of two, of at least 16 each, that cover `columns` with little to spare."""
-    largest = max(16, _power(columns) if _power(columns) - columns < 16 else _power(columns) // 2)
-    return (largest, max(16, _power(columns - largest)) if columns > largest else 0)
+    whole = next_power_of_2(columns)
+    largest = max(16, whole if whole - columns < 16 else whole // 2)
+    return (largest, max(16, next_power_of_2(columns - largest)) if columns > largest else 0)
 
 
 def _column_blocks(task: Task) -> list[tuple[int, int]]:
     """Columns of a tile: all channels where the task norms them, otherwise some shapes without much waste."""
     cout = task.integer("COUT")
-    names = {argument.name for argument in task.arguments}
+    names = task.argument_names
     if "z" in names:
         return [_split(cout)]
     least = 64 if "statistics" in names else 16
-    blocks = {(max(least, block), 0) for block in (64, 128, 256) if block <= max(_power(cout), least)}
+    blocks = {(max(least, block), 0) for block in (64, 128, 256) if block <= max(next_power_of_2(cout), least)}
     if cout <= _MOST_CHANNELS and not ("statistics" in names and min(filter(None, _split(cout))) < 64):
         blocks.add(_split(cout))
     if cout % 192 == 0:
@@ -64,16 +62,16 @@ def _block_k(task: Task, most: int) -> int:
     cin = task.integer("CIN")
     depth = cin * task.integer("KERNEL_HEIGHT") * task.integer("KERNEL_WIDTH")
     divisor = cin & -cin
-    return min(most, divisor) if divisor >= 32 else max(16, min(most, _power(depth)))
+    return min(most, divisor) if divisor >= 32 else max(16, min(most, next_power_of_2(depth)))
 
 
 def _element_bytes(task: Task) -> int:
-    return ELEMENT_BYTES[next(argument.dtype for argument in task.arguments if argument.name == "x")]
+    return ELEMENT_BYTES[task.dtype("x")]
 
 
 def _most_sums(task: Task, warps: int) -> int:
     """Sums a thread may hold: a residual, a norm's second output, operands of f32 need registers beside them."""
-    heavy = {"residual", "z"} & {argument.name for argument in task.arguments}
+    heavy = {"residual", "z"} & task.argument_names
     most = 112 if not heavy else 64 if warps == 4 else 96
     return most if task.product_type != "f32" else most // 3
 
@@ -115,7 +113,7 @@ def _interpreted(task: Task) -> Tactic:
     first, more = _split(task.integer("COUT"))
     cin = task.integer("CIN")
     block_k = min(512, cin & -cin) if cin % 4 == 0 else _block_k(task, 512)
-    if "statistics" in {argument.name for argument in task.arguments}:
-        first, more = max(64, _power(task.integer("COUT"))), 0
-    rows = max(16, min(_power(pixels), (1 << 20) // max(block_k, first)))
+    if "statistics" in task.argument_names:
+        first, more = max(64, next_power_of_2(task.integer("COUT"))), 0
+    rows = max(16, min(next_power_of_2(pixels), (1 << 20) // max(block_k, first)))
     return Tactic(_constants(rows, (first, more), block_k, "ieee"))

@@ -12,6 +12,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
+from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     block_of,
@@ -19,14 +20,12 @@ from lightwam.kernels.ops.attention_blocks import (
     flash_choices,
     load_keys,
     load_rows,
-    number,
-    product_format,
+    matmul_format,
     proprio_start,
     softmax_step,
     text_scores,
-    weights_slack,
+    weights_tolerance,
 )
-from lightwam.kernels.ops.reference import Array
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 MAX_WIDTH = 256
@@ -110,32 +109,32 @@ def task(
         "BLOCK_D": block_of(width, MAX_WIDTH),
     }
     flops = 4 * tokens * (keys + proprio_keys) * row
-    return Task("cross_attention", constants, tuple(arguments), flops, product_format("cross_attention", x))
+    return Task("cross_attention", constants, tuple(arguments), flops, matmul_format("cross_attention", x))
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    keys = number(task.constants, "KEYS") + number(task.constants, "PROPRIO_KEYS")
+    keys = task.integer("KEYS") + task.integer("PROPRIO_KEYS")
     choices = flash_choices(task.product_type, target)
-    fitted = fit_blocks(choices, number(task.constants, "TOKENS"), min(keys, 32))
+    fitted = fit_blocks(choices, task.integer("TOKENS"), min(keys, 32))
     return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    tokens, row, width = (number(task.constants, name) for name in ("TOKENS", "ROW", "WIDTH"))
-    return (triton.cdiv(tokens, number(tactic.constants, "BLOCK_M")), row // width, 1)
+    tokens, row, width = (task.integer(name) for name in ("TOKENS", "ROW", "WIDTH"))
+    return (triton.cdiv(tokens, tactic.integer("BLOCK_M")), row // width, 1)
 
 
 def key_weights(task: Task, arguments: Mapping[str, Array], q: Array) -> Array:
     """softmax over the keys in use of q [tokens, heads * width]: [heads, tokens, keys]."""
-    count = min(int(arguments["key_count"][0]), number(task.constants, "KEYS"))
-    width = number(task.constants, "WIDTH")
+    count = min(int(arguments["key_count"][0]), task.integer("KEYS"))
+    width = task.integer("WIDTH")
     keys = arguments["key_text"][:count]
-    bias = np.zeros(count + number(task.constants, "PROPRIO_KEYS"))
+    bias = np.zeros(count + task.integer("PROPRIO_KEYS"))
     bias[:count] = arguments["key_bias"][:count]
     if "key_proprio" in arguments:
         keys = np.concatenate([keys, arguments["key_proprio"]])
     by_head = [x.reshape(len(x), -1, width).transpose(1, 0, 2) for x in (q, keys)]
-    logits = by_head[0] @ by_head[1].transpose(0, 2, 1) * (float(task.constants["SCALE"] or 0.0) / LOG2_E) + bias
+    logits = by_head[0] @ by_head[1].transpose(0, 2, 1) * (task.real("SCALE") / LOG2_E) + bias
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     normalised: Array = weights / weights.sum(-1, keepdims=True)
     return normalised
@@ -150,13 +149,13 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"y": (weights @ by_head).transpose(1, 0, 2).reshape(arguments["q"].shape)}
 
 
-def slack(task: Task) -> float:
-    return weights_slack(task, 1)
+def tolerance(task: Task) -> float:
+    return weights_tolerance(task, 1)
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """A number of keys in use, below the most. Rows of keys past it hold what is never read: infinity."""
-    count = int(generator.integers(1, number(task.constants, "KEYS") + 1))
+    count = int(generator.integers(1, task.integer("KEYS") + 1))
     examples: dict[str, Array] = {"key_count": np.array([count])}
     for argument in task.arguments:
         if argument.name in ("key_text", "value_text", "output_text", "key_bias"):

@@ -16,6 +16,7 @@ import numpy as np
 import triton
 import triton.language as tl
 
+from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import cross_attention
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
@@ -23,16 +24,15 @@ from lightwam.kernels.ops.attention_blocks import (
     load_columns,
     load_keys,
     load_rows,
-    number,
-    product_format,
+    matmul_format,
     proprio_start,
     softmax_step,
     text_scores,
-    weights_slack,
+    weights_tolerance,
     zero_blocks,
 )
 from lightwam.kernels.ops.device import combine_squares, store_statistics
-from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Array, Statistics, row_statistics
+from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Statistics, row_statistics
 from lightwam.kernels.ops.reference import partials as partials_of
 from lightwam.kernels.targets import TacticFamily, tuned_target
 from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
@@ -197,7 +197,7 @@ def task(
         "BLOCK_D": block_of(width, cross_attention.MAX_WIDTH),
     }
     flops = 2 * tokens * (keys + proprio_keys) * (row + heads * n)
-    product = product_format("cross_attention_folded", x)
+    product = matmul_format("cross_attention_folded", x)
     return Task("cross_attention_folded", constants, tuple(arguments), flops, product)
 
 
@@ -220,8 +220,8 @@ def _choices(product: ProductType, target: str) -> tuple[_Blocks, ...]:
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, n = number(task.constants, "TOKENS"), number(task.constants, "N")
-    keys = number(task.constants, "KEYS") + number(task.constants, "PROPRIO_KEYS")
+    tokens, n = task.integer("TOKENS"), task.integer("N")
+    keys = task.integer("KEYS") + task.integer("PROPRIO_KEYS")
     found = []
     for most_m, most_n, most_parts, most_k, warps, stages in _choices(task.product_type, target):
         # Statistics are of 64 columns.
@@ -235,16 +235,16 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    tokens, n = number(task.constants, "TOKENS"), number(task.constants, "N")
-    block_m, block_n, parts = (number(tactic.constants, name) for name in ("BLOCK_M", "BLOCK_N", "PARTS"))
+    tokens, n = task.integer("TOKENS"), task.integer("N")
+    block_m, block_n, parts = (tactic.integer(name) for name in ("BLOCK_M", "BLOCK_N", "PARTS"))
     return (triton.cdiv(tokens, block_m), triton.cdiv(n, block_n * parts), 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    q, row = arguments["q"], number(task.constants, "HEADS") * number(task.constants, "WIDTH")
+    q, row = arguments["q"], task.integer("HEADS") * task.integer("WIDTH")
     if "q_statistics" in arguments:
         mean_square = arguments["q_statistics"][:, :, 0].sum(1, keepdims=True) / row
-        q = q / np.sqrt(mean_square + float(task.constants["EPS"] or 0.0)) * arguments.get("q_weight", 1.0)
+        q = q / np.sqrt(mean_square + task.real("EPS")) * arguments.get("q_weight", 1.0)
     outputs = arguments["output_text"][: int(arguments["key_count"][0])]
     if "output_proprio" in arguments:
         outputs = np.concatenate([outputs, arguments["output_proprio"]])
@@ -255,10 +255,10 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"y": y} if kind is None else {"y": y, "statistics": row_statistics(y, str(kind))}
 
 
-def slack(task: Task) -> float:
+def tolerance(task: Task) -> float:
     """Statistics are of rounded numbers, in f32."""
     statistics = task.constants["STATISTICS"] is not None
-    return weights_slack(task, (2 if task.constants["PARTIALS"] else 1) + (2 if statistics else 0))
+    return weights_tolerance(task, (2 if task.constants["PARTIALS"] else 1) + (2 if statistics else 0))
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import triton
 import triton.language as tl
 
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 
 
@@ -81,7 +81,7 @@ def task(tokens: int, width: int, scores: int, *, skipped: int, x: DType, batch:
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width, scores = (number(task.constants, name) for name in ("TOKENS", "WIDTH", "SCORES"))
+    tokens, width, scores = (task.integer(name) for name in ("TOKENS", "WIDTH", "SCORES"))
     choices = ((256, 512, 256, 4, 1),) if target == "interpreter" else ((64, 64, 32, 4, 2), (32, 64, 32, 4, 2))
     return [
         Tactic({"BLOCK_M": block_of(scores, m), "BLOCK_N": block_of(width, n), "BLOCK_K": block_of(tokens, k)}, *more)
@@ -91,12 +91,12 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     batch, scores, width = task.arguments[-1].shape or (0, 0, 0)
-    blocks = number(tactic.constants, "BLOCK_M"), number(tactic.constants, "BLOCK_N")
+    blocks = tactic.integer("BLOCK_M"), tactic.integer("BLOCK_N")
     return (triton.cdiv(scores, blocks[0]), triton.cdiv(width, blocks[1]), batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    moments, skipped = arguments["moments"], number(task.constants, "SKIPPED")
+    moments, skipped = arguments["moments"], task.integer("SKIPPED")
     normal = (arguments["x"] - moments[:, :, :1]) * moments[:, :, 1:]
     return {"dscores": arguments["gradients"][:, :, skipped:].transpose(0, 2, 1) @ normal}
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import triton
 import triton.language as tl
 
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 
 
@@ -89,7 +89,7 @@ def task(tokens: int, width: int, factors: int, *, x: DType, batch: int = 1) -> 
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width, factors = (number(task.constants, name) for name in ("TOKENS", "WIDTH", "FACTORS"))
+    tokens, width, factors = (task.integer(name) for name in ("TOKENS", "WIDTH", "FACTORS"))
     choices = ((256, 512, 256, 4, 1),) if target == "interpreter" else ((32, 64, 32, 4, 2), (64, 64, 32, 4, 2))
     return [
         Tactic({"BLOCK_M": block_of(tokens, m), "BLOCK_N": block_of(width, n), "BLOCK_K": block_of(factors, k)}, *more)
@@ -99,7 +99,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     batch, tokens, width = task.arguments[-1].shape or (0, 0, 0)
-    blocks = number(tactic.constants, "BLOCK_M"), number(tactic.constants, "BLOCK_N")
+    blocks = tactic.integer("BLOCK_M"), tactic.integer("BLOCK_N")
     return (triton.cdiv(tokens, blocks[0]), triton.cdiv(width, blocks[1]), batch)
 
 
@@ -111,8 +111,4 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"dx": moments[:, :, 1:] * (gradients @ arguments["factors"] - mean - normal * along)}
 
 
-CASES = [
-    task(21, 72, 19, x="f32"),
-    task(40, 192, 64, x="bf16", batch=2),
-    task(33, 100, 70, x="f16", batch=2),
-]
+CASES = [task(21, 72, 19, x="f32"), task(40, 192, 64, x="bf16", batch=2), task(33, 100, 70, x="f16", batch=2)]

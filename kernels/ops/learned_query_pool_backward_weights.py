@@ -16,8 +16,8 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
 from lightwam.kernels.task import Argument, Constant, Tactic, Task
 
 
@@ -109,7 +109,7 @@ def task(tokens: int, heads: int, queries: int, *, slots: int = 1, batch: int = 
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens = number(task.constants, "TOKENS")
+    tokens = task.integer("TOKENS")
     if target == "interpreter":
         return [Tactic({"BLOCK_T": block_of(tokens, 512)}, 4, 1)]
     return [Tactic({"BLOCK_T": block_of(tokens, most)}, 4, 1) for most in (64, 32)]
@@ -122,7 +122,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     products, merge = arguments["products"], arguments["merge"]
-    heads, slots = (number(task.constants, name) for name in ("HEADS", "SLOTS"))
+    heads, slots = (task.integer(name) for name in ("HEADS", "SLOTS"))
     change = products[:, :, : slots * heads].reshape(*products.shape[:2], slots, heads)
     logits = products[:, :, slots * heads :].reshape(*products.shape[:2], heads, -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
@@ -135,8 +135,4 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"gradients": np.concatenate(flat, -1), "dmerge": dmerge}
 
 
-CASES = [
-    task(21, 4, 4, slots=2),
-    task(70, 3, 5, slots=3, batch=2),
-    task(150, 2, 16, batch=3),
-]
+CASES = [task(21, 4, 4, slots=2), task(70, 3, 5, slots=3, batch=2), task(150, 2, 16, batch=3)]

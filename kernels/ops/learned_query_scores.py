@@ -14,8 +14,9 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array, layer_norm
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
+from lightwam.kernels.ops.reference import layer_norm
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 
 
@@ -114,7 +115,7 @@ def task(tokens: int, width: int, heads: int, queries: int, *, x: DType, eps: fl
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width, queries = (number(task.constants, name) for name in ("TOKENS", "WIDTH", "QUERIES"))
+    tokens, width, queries = (task.integer(name) for name in ("TOKENS", "WIDTH", "QUERIES"))
     if target == "interpreter":
         return [_tactic(tokens, width, queries, 512, 512, 256, 4, 1)]
     choices = ((16, 128, 64, 4, 2), (32, 128, 32, 4, 2), (32, 64, 64, 4, 2))
@@ -130,12 +131,12 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     shape = task.arguments[2].shape
     assert shape is not None
     batch, tokens, queries = shape
-    blocks = number(tactic.constants, "BLOCK_M"), number(tactic.constants, "BLOCK_N")
+    blocks = tactic.integer("BLOCK_M"), tactic.integer("BLOCK_N")
     return (triton.cdiv(tokens, blocks[0]), triton.cdiv(queries, blocks[1]), batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    x, eps = arguments["x"], float(task.constants["EPS"] or 0.0)
+    x, eps = arguments["x"], task.real("EPS")
     factor = 1.0 / (x.var(-1) + eps) ** 0.5
     return {
         "logits": layer_norm(x, eps) @ arguments["scores"].transpose(0, 2, 1),

@@ -14,20 +14,13 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 
 
 @triton.jit
-def _logits(
-    pointers,
-    start,
-    token,
-    inside,
-    TOKENS: tl.constexpr,
-    STEP: tl.constexpr,
-):
+def _logits(pointers, start, token, inside, TOKENS: tl.constexpr, STEP: tl.constexpr):
     """Logits in base 2 of tokens start + token [T], as [T, heads, queries]; minus infinity past the last token."""
     values = tl.load(pointers + start * STEP, mask=(start + token < TOKENS)[:, None, None] & inside, other=0.0)
     return tl.where((start + token < TOKENS)[:, None, None], values * 1.4426950408889634, float("-inf"))
@@ -124,7 +117,7 @@ def task(
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width = number(task.constants, "TOKENS"), number(task.constants, "WIDTH")
+    tokens, width = task.integer("TOKENS"), task.integer("WIDTH")
     if target == "interpreter":
         return [Tactic({"BLOCK_T": block_of(tokens, 128), "BLOCK_C": block_of(width, 2048)}, 4, 1)]
     return [
@@ -138,12 +131,12 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     shape = task.arguments[-1].shape
     assert shape is not None
     batch, slots, _, width = shape
-    return (triton.cdiv(width, number(tactic.constants, "BLOCK_C")), slots, batch)
+    return (triton.cdiv(width, tactic.integer("BLOCK_C")), slots, batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     x, moments = arguments["x"], arguments["moments"]
-    logits = arguments["logits"].reshape(len(x), x.shape[1], number(task.constants, "HEADS"), -1)
+    logits = arguments["logits"].reshape(len(x), x.shape[1], task.integer("HEADS"), -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
     normal = (x - moments[:, :, :1]) * moments[:, :, 1:]

@@ -16,16 +16,15 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from lightwam.kernels.formats import decode, encode
+from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.ops import matmul_tactics
-from lightwam.kernels.ops import reference as oracle
-from lightwam.kernels.ops.matmul_tile import product_tile
-from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Array, Statistics
-from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
+from lightwam.kernels.ops import reference as float64
+from lightwam.kernels.ops.device import arguments_type
+from lightwam.kernels.ops.matmul_tile import matmul_program
+from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Statistics
+from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize"]
-FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
-EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 
 
 @triton.jit
@@ -58,29 +57,16 @@ def kernel(
     BLOCK_K: tl.constexpr,
     STEP_SUMS: tl.constexpr,
 ):
-    ROW_BLOCKS: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
-    row_block = tl.program_id(0) % ROW_BLOCKS
-    column_start = tl.program_id(0) // ROW_BLOCKS * BLOCK_N
-    group = tl.program_id(1)
-    row_start = row_block * BLOCK_M
-    if TAIL_M == 0 or TAIL_M == BLOCK_M:
-        product_tile(
+    matmul_program(
+        _Arguments(
             x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, TAIL_M != 0,
-        )  # fmt: skip
-    elif row_block < ROWS // BLOCK_M:
-        product_tile(
-            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, False,
-        )  # fmt: skip
-    else:
-        product_tile(
-            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS, True,
-        )  # fmt: skip
+            ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION, X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS,
+            BLOCK_M, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS,
+        )
+    )  # fmt: skip
+
+
+_Arguments = arguments_type(kernel)
 
 
 def task(
@@ -97,7 +83,7 @@ def task(
     residual_rows: int | None = None,
     x_mode: XMode = "plain",
     x_partials: int = 0,
-    x_partial_width: int = oracle.STATISTICS_WIDTH,
+    x_partial_width: int = float64.STATISTICS_WIDTH,
     eps: float = 0.0,
     groups: int = 1,
     statistics: Statistics | None = None,
@@ -136,7 +122,7 @@ def task(
         arguments.append(Argument("residual", "r", residual, (residual_rows, n * groups)))
     arguments.append(Argument("y", "w", y, (rows, n * groups)))
     if statistics is not None:
-        arguments.append(Argument("statistics", "w", "f32", (rows, oracle.partials(n), 2)))
+        arguments.append(Argument("statistics", "w", "f32", (rows, float64.partials(n), 2)))
     constants = {
         "ROWS": rows,
         "N": n,
@@ -210,9 +196,9 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     """Blocks of columns times blocks of rows, groups, 1."""
-    rows, n, groups = (int(task.constants[name] or 0) for name in ("ROWS", "N", "GROUPS"))
-    row_blocks = triton.cdiv(rows, int(tactic.constants["BLOCK_M"] or 0))
-    return row_blocks * triton.cdiv(n, int(tactic.constants["BLOCK_N"] or 0)), groups, 1
+    rows, n, groups = (task.integer(name) for name in ("ROWS", "N", "GROUPS"))
+    row_blocks = triton.cdiv(rows, tactic.integer("BLOCK_M"))
+    return row_blocks * triton.cdiv(n, tactic.integer("BLOCK_N")), groups, 1
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
@@ -223,18 +209,18 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     statistics = arguments.get("x_statistics")
     scale, zero = arguments.get("x_scale"), arguments.get("x_zero")
     if constants["X_MODE"] == "layer_norm" and statistics is not None:
-        mean, variance = oracle.moments_of(statistics, k, int(constants["X_PARTIAL_WIDTH"] or 0))
-        x = (x - mean[:, None, None]) / np.sqrt(variance + float(constants["EPS"] or 0.0))[:, None, None]
-        dtype = next(argument.dtype for argument in task.arguments if argument.name == "weight")
+        mean, variance = float64.moments_of(statistics, k, task.integer("X_PARTIAL_WIDTH"))
+        x = (x - mean[:, None, None]) / np.sqrt(variance + task.real("EPS"))[:, None, None]
+        dtype = task.dtype("weight")
         x = decode(encode(x, dtype), dtype)
     elif constants["X_MODE"] == "quantize" and statistics is not None:
         low, high = statistics[:, :, 0].min(axis=1), statistics[:, :, 1].max(axis=1)
         if task.product_type == "f8":
-            scale = oracle.e4m3_scale(low, high)
-            x = oracle.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
+            scale = float64.e4m3_scale(low, high)
+            x = float64.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
         else:
-            scale, zero = oracle.eight_bit_scale(low, high)
-            x = oracle.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
+            scale, zero = float64.eight_bit_scale(low, high)
+            x = float64.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
             zero = zero[:, None]
         scale = scale[:, None]
     y = np.einsum("rgk,gnk->rgn", x, weight, optimize=True)
@@ -245,14 +231,14 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     y = y.reshape(rows, -1)
     if "bias" in arguments:
         y = y + arguments["bias"]
-    y = oracle.activate(y, str(constants["ACTIVATION"]))
+    y = float64.activate(y, str(constants["ACTIVATION"]))
     if "residual" in arguments:
         y = y + arguments["residual"]
     if constants["STATISTICS"] == "none":
         return {"y": y}
-    dtype = next(argument.dtype for argument in task.arguments if argument.name == "y")
+    dtype = task.dtype("y")
     y = decode(encode(y, dtype), dtype)
-    return {"y": y, "statistics": oracle.row_statistics(y, str(constants["STATISTICS"]))}
+    return {"y": y, "statistics": float64.row_statistics(y, str(constants["STATISTICS"]))}
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
@@ -263,8 +249,8 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     if "x_statistics" in arguments:
         x = decode(encode(generator.standard_normal((rows, k)) * 1.5 + 0.5, arguments["x"].dtype), arguments["x"].dtype)
         kind = "moments" if task.constants["X_MODE"] == "layer_norm" else "range"
-        width = int(task.constants["X_PARTIAL_WIDTH"] or 0)
-        inputs = {"x": x.reshape(rows, groups, k), "x_statistics": oracle.row_statistics(x, kind, width)}
+        width = task.integer("X_PARTIAL_WIDTH")
+        inputs = {"x": x.reshape(rows, groups, k), "x_statistics": float64.row_statistics(x, kind, width)}
     if "weight_sum" in arguments:
         inputs["weight"] = generator.integers(-127, 128, arguments["weight"].shape)
         inputs["weight_sum"] = inputs["weight"].sum(axis=2)
@@ -277,7 +263,7 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     return inputs
 
 
-def slack(task: Task) -> float:
+def tolerance(task: Task) -> float:
     """What results may differ by, of the largest element: f32 sums; one step of a factor or of y beside a tie."""
     dtypes = {argument.name: argument.dtype for argument in task.arguments}
     rounded_on_load = {"layer_norm": 1e-3, "quantize": 3e-3}.get(str(task.constants["X_MODE"]), 5e-6)

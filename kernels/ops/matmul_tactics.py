@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from triton import next_power_of_2
+
 from lightwam.kernels.targets import LATENCY, Target, tuned_target
 from lightwam.kernels.task import ELEMENT_BYTES, DType, Tactic, Task
 
@@ -62,7 +64,7 @@ _FEW_ROWS = (
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     """Tactics of a `matmul` task, the best guess first. ValueError for a target that is not in the table."""
-    rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
+    rows, n = task.integer("ROWS"), task.integer("N")
     if target == "interpreter":
         return [_tactic(task, _Tile(128, 256, 512, 4, 1), step_sums=False)]
     device = tuned_target("matmul", target)
@@ -101,26 +103,22 @@ def _most_sums(task: Task, device: Target) -> int:
         return 64  # mma there, with larger sums beside the steps in f32
     if task.product_type == "f8":
         return 64  # two of each, the step's and all; or, from tcgen05, with scales beside them
-    short = int(task.constants["K"] or 0) <= 512 and any(argument.name == "residual" for argument in task.arguments)
+    short = task.integer("K") <= 512 and "residual" in task.argument_names
     return 64 if short else 128
 
 
 def _tactic(task: Task, tile: _Tile, step_sums: bool) -> Tactic:
     """`step_sums`: f8 products are summed in f32 after every step; tcgen05 has wide sums, and far from registers."""
-    rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
+    rows, n = task.integer("ROWS"), task.integer("N")
+    least = 64 if task.constants["STATISTICS"] != "none" else 16
     constants = {
         "BLOCK_M": tile.m,
         "TAIL_M": _tail(rows, tile.m),
-        "BLOCK_N": tile.n if n >= tile.n else max(64 if task.constants["STATISTICS"] != "none" else 16, _power(n)),
+        "BLOCK_N": tile.n if n >= tile.n else max(least, next_power_of_2(n)),
         "BLOCK_K": _block_k(task, tile),
         "STEP_SUMS": step_sums,
     }
     return Tactic(constants, num_warps=tile.warps, num_stages=tile.stages)
-
-
-def _power(value: int) -> int:
-    """The smallest power of two that is at least `value`."""
-    return 1 << max(value - 1, 0).bit_length()
 
 
 def _tail(rows: int, block: int) -> int:
@@ -128,7 +126,7 @@ def _tail(rows: int, block: int) -> int:
     rest = rows % block
     if rest == 0:
         return 0
-    height = max(16, _power(rest))
+    height = max(16, next_power_of_2(rest))
     return height if rows > block and height < block else block
 
 
@@ -139,8 +137,8 @@ def _dtypes(task: Task) -> tuple[DType, DType]:
 
 def _block_k(task: Task, tile: _Tile) -> int:
     """Columns a step: a power of two that divides K where there is one of at least 32, so that nothing is masked."""
-    k = int(task.constants["K"] or 0)
-    block = min(max(32, tile.k_bytes // ELEMENT_BYTES[_dtypes(task)[1]]), max(32, _power(k)))
+    k = task.integer("K")
+    block = min(max(32, tile.k_bytes // ELEMENT_BYTES[_dtypes(task)[1]]), max(32, next_power_of_2(k)))
     if task.constants["X_MODE"] in ("layer_norm", "quantize"):  # these pass x through registers: 32 a thread
         block = max(32, min(block, 32 * 32 * tile.warps // tile.m))
     divisor = k & -k
@@ -156,9 +154,9 @@ def _shared_bytes(task: Task, tile: _Tile, device: Target) -> int:
 
 def _cycles(task: Task, tile: _Tile, device: Target) -> float:
     """Estimated cycles of the launch with this tile."""
-    rows, n, k = (int(task.constants[name] or 0) for name in ("ROWS", "N", "K"))
+    rows, n, k = (task.integer(name) for name in ("ROWS", "N", "K"))
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
-    columns = math.ceil(n / tile.n) * int(task.constants["GROUPS"] or 0)
+    columns = math.ceil(n / tile.n) * task.integer("GROUPS")
     tail = _tail(rows, tile.m)
     whole = rows // tile.m if tail not in (0, tile.m) else math.ceil(rows / tile.m)
     programs = columns * (whole + (tail not in (0, tile.m)))

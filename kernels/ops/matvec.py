@@ -16,16 +16,15 @@ import numpy as np
 import triton
 import triton.language as tl
 
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate, e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
 from lightwam.kernels.ops.quantize_rows import rounded_rows
-from lightwam.kernels.ops.reference import ACTIVATIONS, Activation, Array
+from lightwam.kernels.ops.reference import ACTIVATIONS, Activation
 from lightwam.kernels.targets import LATENCY, MOST_WARPS, REGISTERS, Target, tuned_target
-from lightwam.kernels.task import ELEMENT_BYTES, Argument, DType, Tactic, Task
+from lightwam.kernels.task import EIGHT_BITS, ELEMENT_BYTES, FLOATS, Argument, DType, Tactic, Task
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize", "layer_norm_quantize"]
-FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
-EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 MOST_ROWS = 4
 FEW_OUTPUTS = 16  # with no more of them, any number of rows
 
@@ -247,7 +246,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     """The tactic that reads about `step_bytes` of weights a step, `row_bytes` of each of their rows."""
-    n, k, rows = (int(task.constants[name] or 0) for name in ("N", "K", "ROWS"))
+    n, k, rows = (task.integer(name) for name in ("N", "K", "ROWS"))
     element = _weight_bytes(task)
     block_r = triton.next_power_of_2(rows) if rows <= MOST_ROWS else 1
     block_k = min(row_bytes // element, triton.next_power_of_2(k))
@@ -261,7 +260,7 @@ def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
 
 
 def _weight_format(task: Task) -> DType:
-    return next(argument.dtype for argument in task.arguments if argument.name == "weight")
+    return task.dtype("weight")
 
 
 def _weight_bytes(task: Task) -> int:
@@ -270,8 +269,8 @@ def _weight_bytes(task: Task) -> int:
 
 def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
     """Estimated cycles: whole waves of programs at the rate of device memory, then a last one that may only wait."""
-    block_r, block_n, block_k = (int(tactic.constants[name] or 0) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
-    threads, steps = 32 * tactic.num_warps, -(-int(task.constants["K"] or 0) // block_k)
+    block_r, block_n, block_k = (tactic.integer(name) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
+    threads, steps = 32 * tactic.num_warps, -(-task.integer("K") // block_k)
     step_elements = block_n * block_k
     registers = 30 if task.constants["X_MODE"] == "plain" else 44  # beside the sums and the weights on their way
     registers += math.ceil(step_elements / threads * (block_r + _weight_bytes(task) / 4))
@@ -285,9 +284,9 @@ def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     """Blocks of outputs, batch, blocks of rows."""
-    n, rows = int(task.constants["N"] or 0), int(task.constants["ROWS"] or 0)
+    n, rows = task.integer("N"), task.integer("ROWS")
     batch = next(argument.shape[0] for argument in task.arguments if argument.name == "weight" and argument.shape)
-    block_n, block_r = int(tactic.constants["BLOCK_N"] or 0), int(tactic.constants["BLOCK_R"] or 0)
+    block_n, block_r = tactic.integer("BLOCK_N"), tactic.integer("BLOCK_R")
     return triton.cdiv(n, block_n), batch, triton.cdiv(rows, block_r)
 
 
@@ -297,7 +296,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     x, weight = arguments["x"].astype("float64"), arguments["weight"].astype("float64")
     scale, zero = arguments.get("x_scale"), arguments.get("x_zero")
     if mode.startswith("layer_norm"):
-        x = oracle.layer_norm(x, float(task.constants["EPS"] or 0.0))
+        x = float64.layer_norm(x, task.real("EPS"))
     if mode.endswith("quantize"):
         rounded = rounded_rows(x, integers=_weight_format(task) == "i8")
         x, scale, zero = rounded["y"], rounded["scale"], rounded.get("zero")
@@ -310,7 +309,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         y = y * arguments["weight_scale"][:, None, :]
     if "bias" in arguments:
         y = y + arguments["bias"][:, None, :]
-    y = oracle.activate(y, str(task.constants["ACTIVATION"]))
+    y = float64.activate(y, str(task.constants["ACTIVATION"]))
     return {"y": y + arguments["residual"] if "residual" in arguments else y}
 
 
@@ -329,7 +328,7 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     return inputs
 
 
-def slack(task: Task) -> float:
+def tolerance(task: Task) -> float:
     """What results may differ by, of the largest element: f32 sums; one step of a value of x that lay beside a tie."""
     if not str(task.constants["X_MODE"]).endswith("quantize"):
         return 5e-6

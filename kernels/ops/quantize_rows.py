@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
@@ -40,16 +40,7 @@ def store_rounded(y, scale, zero, value, row, column, inside_rows, inside, WIDTH
 
 
 @triton.jit
-def kernel(
-    x,
-    y,
-    scale,
-    zero,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def kernel(x, y, scale, zero, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK)
     inside_rows = row < ROWS
@@ -98,7 +89,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    names = {argument.name for argument in task.arguments}
+    names = task.argument_names
     return rounded_rows(arguments["x"], integers="zero" in names)
 
 
@@ -106,10 +97,10 @@ def rounded_rows(x: Array, *, integers: bool) -> dict[str, Array]:
     """y, scale and (of integers) zero of rows x [..., K], in float64."""
     low, high = x.min(axis=-1), x.max(axis=-1)
     if not integers:
-        scale = oracle.e4m3_scale(low, high)
-        return {"y": oracle.round_to_e4m3(x, scale), "scale": scale}
-    scale, zero = oracle.eight_bit_scale(low, high)
-    return {"y": oracle.round_to_eight_bits(x, scale, zero), "scale": scale, "zero": zero}
+        scale = float64.e4m3_scale(low, high)
+        return {"y": float64.round_to_e4m3(x, scale), "scale": scale}
+    scale, zero = float64.eight_bit_scale(low, high)
+    return {"y": float64.round_to_eight_bits(x, scale, zero), "scale": scale, "zero": zero}
 
 
 CASES = [

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate
 from lightwam.kernels.ops.quantize_rows import ROW_WIDTH_LIMIT, rounded_rows, row_tactics, store_rounded
 from lightwam.kernels.task import Argument, DType, Tactic, Task
@@ -148,13 +148,13 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     x = arguments["x"]
     x = x.transpose(1, 0, 2) if constants["ROWS_FIRST"] else x
     x = np.broadcast_to(x, (batch, rows, width)) + arguments.get("addend", 0.0)
-    eps = float(str(constants["EPS"]))
-    normed = oracle.layer_norm(x, eps)
+    eps = task.real("EPS")
+    normed = float64.layer_norm(x, eps)
     if constants["KIND"] == "rms":
         normed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     weight, bias = arguments.get("weight", np.ones((1, 1))), arguments.get("bias", np.zeros((1, 1)))
-    y = oracle.activate(normed * weight[:, None] + bias[:, None], str(constants["ACTIVATION"]))
-    names = {argument.name for argument in task.arguments}
+    y = float64.activate(normed * weight[:, None] + bias[:, None], str(constants["ACTIVATION"]))
+    names = task.argument_names
     return rounded_rows(y, integers="zero" in names) if "scale" in names else {"y": y}
 
 
