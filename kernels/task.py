@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +49,18 @@ class _Constants:
         return value
 
 
+def given(*arguments: Argument | None) -> tuple[Argument, ...]:
+    """The arguments that a task has, in their order: None stands for an optional one that it lacks."""
+    return tuple(argument for argument in arguments if argument is not None)
+
+
+def check_sizes(kernel: str, **sizes: int) -> None:
+    """ValueError of one line unless all sizes are positive."""
+    if min(sizes.values()) < 1:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"{kernel}: {told}; positive numbers are needed")
+
+
 @dataclass(frozen=True)
 class Tactic(_Constants):
     """One way to run a task: tile sizes and other constants of the kernel that do not change what it computes."""
@@ -56,6 +68,15 @@ class Tactic(_Constants):
     constants: Mapping[str, Constant]
     num_warps: int = 4
     num_stages: int = 2
+
+
+def distinct(tactics: Iterable[Tactic]) -> list[Tactic]:
+    """The tactics in their order, each once."""
+    found: list[Tactic] = []
+    for tactic in tactics:
+        if tactic not in found:
+            found.append(tactic)
+    return found
 
 
 @dataclass(frozen=True)

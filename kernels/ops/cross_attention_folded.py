@@ -35,7 +35,7 @@ from lightwam.kernels.ops.device import combine_squares, store_statistics
 from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Statistics, row_statistics
 from lightwam.kernels.ops.reference import partials as partials_of
 from lightwam.kernels.targets import TacticFamily, tuned_target
-from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task, given
 
 
 @triton.jit
@@ -162,27 +162,21 @@ def task(
         raise ValueError(
             f"cross_attention_folded: {partials} squares of {partial_width} columns each; all {row} columns are needed"
         )
-    arguments = [Argument("q", "r", x, (tokens, row))]
-    if rms:
-        arguments.append(Argument("q_statistics", "r", "f32", (tokens, partials, 2)))
-    if rms and weighted:
-        arguments.append(Argument("q_weight", "r", "f32", (row,)))
-    arguments += [
+    arguments = given(
+        Argument("q", "r", x, (tokens, row)),
+        Argument("q_statistics", "r", "f32", (tokens, partials, 2)) if rms else None,
+        Argument("q_weight", "r", "f32", (row,)) if rms and weighted else None,
         Argument("key_text", "r", x, (keys, row)),
         Argument("output_text", "r", x, (keys, heads * n)),
         Argument("key_bias", "r", "f32", (keys,)),
         Argument("key_count", "r", "i32", (1,)),
-    ]
-    if proprio_keys:
-        arguments.append(Argument("key_proprio", "r", x, (proprio_keys, row)))
-        arguments.append(Argument("output_proprio", "r", x, (proprio_keys, heads * n)))
-    if bias:
-        arguments.append(Argument("bias", "r", "f32", (n,)))
-    if residual is not None:
-        arguments.append(Argument("residual", "r", residual, (tokens, n)))
-    arguments.append(Argument("y", "w", y, (tokens, n)))
-    if statistics is not None:
-        arguments.append(Argument("statistics", "w", "f32", (tokens, partials_of(n), 2)))
+        Argument("key_proprio", "r", x, (proprio_keys, row)) if proprio_keys else None,
+        Argument("output_proprio", "r", x, (proprio_keys, heads * n)) if proprio_keys else None,
+        Argument("bias", "r", "f32", (n,)) if bias else None,
+        Argument("residual", "r", residual, (tokens, n)) if residual else None,
+        Argument("y", "w", y, (tokens, n)),
+        Argument("statistics", "w", "f32", (tokens, partials_of(n), 2)) if statistics else None,
+    )
     constants = {
         "TOKENS": tokens,
         "HEADS": heads,
@@ -198,7 +192,7 @@ def task(
     }
     flops = 2 * tokens * (keys + proprio_keys) * (row + heads * n)
     product = matmul_format("cross_attention_folded", x)
-    return Task("cross_attention_folded", constants, tuple(arguments), flops, product)
+    return Task("cross_attention_folded", constants, arguments, flops, product)
 
 
 # (BLOCK_M, BLOCK_N, PARTS, BLOCK_K, warps, stages), best guess first: without spills in the full-size policies.

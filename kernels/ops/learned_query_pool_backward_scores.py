@@ -14,7 +14,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -60,9 +60,9 @@ def task(tokens: int, width: int, scores: int, *, skipped: int, x: DType, batch:
     x [batch, tokens, width] and moments f32 [batch, tokens, 2] (mean, 1 / deviation); gradients f32
     [batch, tokens, skipped + scores], of which the last `scores` columns count.
     """
-    if min(tokens, width, scores, batch) < 1 or skipped < 0:
-        sizes = f"{batch} x {tokens} tokens of {width}, {scores} scores after {skipped}"
-        raise ValueError(f"learned_query_pool_backward_scores: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_pool_backward_scores", tokens=tokens, width=width, scores=scores, batch=batch)
+    if skipped < 0:
+        raise ValueError(f"learned_query_pool_backward_scores: {skipped} columns skipped; 0 or more are needed")
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("moments", "r", "f32", (batch, tokens, 2)),

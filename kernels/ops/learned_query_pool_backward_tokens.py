@@ -16,7 +16,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -71,9 +71,7 @@ def task(tokens: int, width: int, factors: int, *, x: DType, batch: int = 1) -> 
     x [batch, tokens, width] and moments f32 [batch, tokens, 2] (mean, 1 / deviation); factors f32
     [batch, factors, width] with factor_means f32 [batch, factors]; products and gradients f32 [batch, tokens, factors].
     """
-    if min(tokens, width, factors, batch) < 1:
-        sizes = f"{batch} x {tokens} tokens of {width}, {factors} factors"
-        raise ValueError(f"learned_query_pool_backward_tokens: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_pool_backward_tokens", tokens=tokens, width=width, factors=factors, batch=batch)
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("moments", "r", "f32", (batch, tokens, 2)),

@@ -17,7 +17,7 @@ import triton.language as tl
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
 from lightwam.kernels.ops.reference import layer_norm
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -94,9 +94,9 @@ def task(tokens: int, width: int, heads: int, queries: int, *, x: DType, eps: fl
     x [batch, tokens, width], one slice for each pooler. moments f32 [batch, tokens, 2]: a token's mean, and the factor
     1 / sqrt(variance + eps). Products are exact to f32 ("tf32x3" on matrix units: three products of parts).
     """
-    if min(tokens, width, heads, queries, batch) < 1 or not eps > 0.0:
-        sizes = f"{batch} x {tokens} tokens of {width}, {heads} heads of {queries} queries, eps {eps}"
-        raise ValueError(f"learned_query_scores: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_scores", tokens=tokens, width=width, heads=heads, queries=queries, batch=batch)
+    if not eps > 0.0:
+        raise ValueError(f"learned_query_scores: eps {eps}; a positive number is needed")
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("scores", "r", "f32", (batch, heads * queries, width)),

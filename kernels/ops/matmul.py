@@ -22,7 +22,7 @@ from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import arguments_type
 from lightwam.kernels.ops.matmul_tile import matmul_program
 from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Statistics
-from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task
+from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task, given
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize"]
 
@@ -104,25 +104,19 @@ def task(
     _check(rows, n, k, groups, activation, residual, residual_rows, x_mode, x_partials, x_partial_width, statistics)
     if y not in FLOATS or residual not in (None, *FLOATS):
         raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
-    arguments = [Argument("x", "r", x, (rows, groups, k))]
-    if x_mode == "quantized":
-        arguments.append(Argument("x_scale", "r", "f32", (rows, groups)))
-        if x == "i8":
-            arguments.append(Argument("x_zero", "r", "i32", (rows, groups)))
-    elif x_mode != "plain":
-        arguments.append(Argument("x_statistics", "r", "f32", (rows, x_partials, 2)))
-    arguments.append(Argument("weight", "r", weight, (groups, n, k)))
-    if weight in EIGHT_BITS:
-        arguments.append(Argument("weight_scale", "r", "f32", (groups, n)))
-    if weight == "i8":
-        arguments.append(Argument("weight_sum", "r", "f32", (groups, n)))
-    if bias:
-        arguments.append(Argument("bias", "r", "f32", (n * groups,)))
-    if residual is not None:
-        arguments.append(Argument("residual", "r", residual, (residual_rows, n * groups)))
-    arguments.append(Argument("y", "w", y, (rows, n * groups)))
-    if statistics is not None:
-        arguments.append(Argument("statistics", "w", "f32", (rows, float64.partials(n), 2)))
+    arguments = given(
+        Argument("x", "r", x, (rows, groups, k)),
+        Argument("x_scale", "r", "f32", (rows, groups)) if x_mode == "quantized" else None,
+        Argument("x_zero", "r", "i32", (rows, groups)) if x == "i8" else None,
+        Argument("x_statistics", "r", "f32", (rows, x_partials, 2)) if x_mode in ("layer_norm", "quantize") else None,
+        Argument("weight", "r", weight, (groups, n, k)),
+        Argument("weight_scale", "r", "f32", (groups, n)) if weight in EIGHT_BITS else None,
+        Argument("weight_sum", "r", "f32", (groups, n)) if weight == "i8" else None,
+        Argument("bias", "r", "f32", (n * groups,)) if bias else None,
+        Argument("residual", "r", residual, (residual_rows, n * groups)) if residual else None,
+        Argument("y", "w", y, (rows, n * groups)),
+        Argument("statistics", "w", "f32", (rows, float64.partials(n), 2)) if statistics else None,
+    )
     constants = {
         "ROWS": rows,
         "N": n,
@@ -136,7 +130,7 @@ def task(
         "EPS": eps,
         "STATISTICS": statistics or "none",
     }
-    return Task("matmul", constants, tuple(arguments), 2 * rows * n * k * groups, product)
+    return Task("matmul", constants, arguments, 2 * rows * n * k * groups, product)
 
 
 def _product_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:

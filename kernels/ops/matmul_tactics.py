@@ -84,12 +84,10 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     ]
     tiles = [tile for tile in tiles if n % tile.n == 0] or tiles
     tiles.sort(key=lambda tile: _cycles(task, tile, device))
-    unique: list[Tactic] = []
-    for tile in tiles:
-        tactic = _tactic(task, tile, step_sums)
-        if all(dict(tactic.constants) != dict(t.constants) or tactic.num_warps != t.num_warps for t in unique):
-            unique.append(tactic)
-    return unique[:MOST_TACTICS]
+    found: dict[tuple[object, ...], Tactic] = {}  # those that differ in more than stages
+    for tactic in (_tactic(task, tile, step_sums) for tile in tiles):
+        found.setdefault((*tactic.constants.values(), tactic.num_warps), tactic)
+    return list(found.values())[:MOST_TACTICS]
 
 
 def _most_sums(task: Task, device: Target) -> int:

@@ -69,11 +69,12 @@ def _step(a, start, queries, maximum, total, accumulators, first, value_start, B
 
 
 @triton.jit
-def _attend(a):
-    """BLOCK_M rows of VALUES chunks of one head. a: the arguments of `kernel`, pointers to the program's batch."""
+def _attend(a, first, value_start):
+    """BLOCK_M rows of a head, which starts at column `first`, and of it VALUES chunks from `value_start` on.
+
+    a: the arguments of `kernel`, with pointers to the program's batch.
+    """
     FULL: tl.constexpr = a.TOKENS // a.BLOCK_N * a.BLOCK_N
-    first = tl.program_id(1) // (a.CHUNKS // a.VALUES) * a.WIDTH
-    value_start = tl.program_id(1) % (a.CHUNKS // a.VALUES) * (a.VALUES * a.BLOCK_D)
     rows = tl.program_id(0) * a.BLOCK_M + tl.arange(0, a.BLOCK_M)
     scale = 1.0
     if a.ROPE:
@@ -143,6 +144,8 @@ def kernel(
     BLOCK_N: tl.constexpr,
     TAIL_N: tl.constexpr,
 ):
+    first = tl.program_id(1) // (CHUNKS // VALUES) * WIDTH
+    value_start = tl.program_id(1) % (CHUNKS // VALUES) * (VALUES * BLOCK_D)
     if BATCHED:
         batch = tl.program_id(2).to(tl.int64)
         q += batch * (QUERIES * ROW)
@@ -154,7 +157,9 @@ def kernel(
             q, k, v, q_statistics, k_statistics, q_weight, k_weight, cos, sin, y, statistics, logsumexp,
             TOKENS, QUERIES, WIDTH, ROW, ROW_STRIDE, SCALE, BATCHED, ROPE, EPS, PARTIALS, STATISTICS_STRIDE,
             BLOCK_D, CHUNKS, VALUES, BLOCK_M, BLOCK_N, TAIL_N,
-        )
+        ),
+        first,
+        value_start,
     )  # fmt: skip
 
 
