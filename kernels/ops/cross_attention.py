@@ -15,8 +15,8 @@ import triton.language as tl
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
+    attention_tactics,
     block_of,
-    fit_blocks,
     flash_choices,
     load_keys,
     load_rows,
@@ -114,8 +114,7 @@ def task(
 def tactics(task: Task, target: str) -> list[Tactic]:
     keys = task.integer("KEYS") + task.integer("PROPRIO_KEYS")
     choices = flash_choices(task.product_type, target)
-    fitted = fit_blocks(choices, task.integer("TOKENS"), min(keys, 32))
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+    return attention_tactics(choices, task.integer("TOKENS"), min(keys, 32))
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:

@@ -35,7 +35,7 @@ from lightwam.kernels.ops.device import combine_squares, store_statistics
 from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Statistics, row_statistics
 from lightwam.kernels.ops.reference import partials as partials_of
 from lightwam.kernels.targets import TacticFamily, tuned_target
-from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task, given
+from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task, distinct, given
 
 
 @triton.jit
@@ -222,10 +222,8 @@ def tactics(task: Task, target: str) -> list[Tactic]:
         block_n = max(block_of(n, most_n), 16 if task.constants["STATISTICS"] is None else STATISTICS_WIDTH)
         parts = math.gcd(most_parts, triton.cdiv(n, block_n))  # no program has a block past the last
         blocks = {"BLOCK_M": block_of(tokens, most_m), "BLOCK_N": block_n, "BLOCK_K": block_of(keys, most_k)}
-        tactic = Tactic({**blocks, "PARTS": parts}, warps, stages)
-        if tactic not in found:
-            found.append(tactic)
-    return found
+        found.append(Tactic({**blocks, "PARTS": parts}, warps, stages))
+    return distinct(found)
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
@@ -269,37 +267,12 @@ CASES = [
     task(20, 4, 20, 80, 40, 3, x="f32", y="bf16", scale=0.3),
     task(64, 2, 64, 64, 70, 1, x="f16", y="f16", scale=0.125, residual="f16"),
     task(
-        70,
-        2,
-        128,
-        192,
-        33,
-        2,
-        x="bf16",
-        y="f32",
-        scale=0.09,
-        bias=True,
-        residual="f32",
-        rms=True,
-        eps=1e-6,
-        partials=4,
-        statistics="moments",
+        70, 2, 128, 192, 33, 2, x="bf16", y="f32", scale=0.09, bias=True, residual="f32", rms=True, eps=1e-6,
+        partials=4, statistics="moments",
     ),
     task(
-        17,
-        1,
-        48,
-        100,
-        16,
-        1,
-        x="bf16",
-        y="bf16",
-        scale=0.1,
-        rms=True,
-        weighted=False,
-        eps=1e-6,
-        partials=1,
+        17, 1, 48, 100, 16, 1, x="bf16", y="bf16", scale=0.1, rms=True, weighted=False, eps=1e-6, partials=1,
         statistics="range",
     ),
     task(9, 2, 16, 130, 5, 0, x="bf16", y="f32", scale=0.25, bias=True, statistics="squares"),
-]
+]  # fmt: skip

@@ -116,7 +116,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    batch, heads = (task.arguments[-1].shape or ())[:2]
+    batch, heads = task.shape("dmerge")[:2]
     return (heads, batch, 1)
 
 

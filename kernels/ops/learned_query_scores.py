@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array
-from lightwam.kernels.ops.attention_blocks import block_of
+from lightwam.kernels.ops.attention_blocks import matmul_tactics
 from lightwam.kernels.ops.reference import layer_norm
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
@@ -116,23 +116,13 @@ def task(tokens: int, width: int, heads: int, queries: int, *, x: DType, eps: fl
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     tokens, width, queries = (task.integer(name) for name in ("TOKENS", "WIDTH", "QUERIES"))
-    if target == "interpreter":
-        return [_tactic(tokens, width, queries, 512, 512, 256, 4, 1)]
     choices = ((16, 128, 64, 4, 2), (32, 128, 32, 4, 2), (32, 64, 64, 4, 2))
-    return list({repr(tactic): tactic for tactic in (_tactic(tokens, width, queries, *c) for c in choices)}.values())
-
-
-def _tactic(tokens: int, width: int, queries: int, m: int, n: int, k: int, warps: int, stages: int) -> Tactic:
-    blocks = {"BLOCK_M": block_of(tokens, m), "BLOCK_N": block_of(queries, n), "BLOCK_K": block_of(width, k)}
-    return Tactic(blocks, warps, stages)
+    return matmul_tactics(((512, 512, 256, 4, 1),) if target == "interpreter" else choices, tokens, queries, width)
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    shape = task.arguments[2].shape
-    assert shape is not None
-    batch, tokens, queries = shape
-    blocks = tactic.integer("BLOCK_M"), tactic.integer("BLOCK_N")
-    return (triton.cdiv(tokens, blocks[0]), triton.cdiv(queries, blocks[1]), batch)
+    batch, tokens, queries = task.shape("logits")
+    return (triton.cdiv(tokens, tactic.integer("BLOCK_M")), triton.cdiv(queries, tactic.integer("BLOCK_N")), batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:

@@ -126,9 +126,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    shape = task.arguments[-1].shape
-    assert shape is not None
-    batch, slots, _, width = shape
+    batch, slots, _, width = task.shape("y")
     return (triton.cdiv(width, tactic.integer("BLOCK_C")), slots, batch)
 
 

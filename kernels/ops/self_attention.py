@@ -275,8 +275,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def _batch(task: Task) -> int:
-    shape = task.arguments[0].shape
-    assert shape is not None
+    shape = task.shape("q")
     return shape[0] if len(shape) == 3 else 1
 
 
@@ -302,7 +301,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         q, k, v = (_rows(x, tokens, stride, row) for x in (q, k, v))
     if task.constants["ROPE"]:
         q, k = _normal_rotated(task, q, arguments, "q"), _normal_rotated(task, k, arguments, "k")
-    batch, y_shape = _batch(task), task.arguments[[a.name for a in task.arguments].index("y")].shape
+    batch, y_shape = _batch(task), task.shape("y")
     q, k, v = (x.reshape(batch, -1, row // width, width).transpose(0, 2, 1, 3) for x in (q, k, v))
     logits = q @ k.transpose(0, 1, 3, 2) * (task.real("SCALE") / LOG2_E)
     highest = logits.max(-1, keepdims=True)
@@ -343,21 +342,11 @@ CASES = [
     task(40, 2, 64, x="bf16", y="bf16", scale=0.125, row_stride=400),
     task(33, 1, 384, x="bf16", y="f32", scale=0.05, statistics="range"),
     task(
-        50,
-        2,
-        128,
-        x="bf16",
-        y="bf16",
-        scale=0.09,
-        row_stride=768,
-        rope=True,
-        eps=1e-6,
-        partials=4,
-        statistics_row_stride=24,
-        statistics="range",
+        50, 2, 128, x="bf16", y="bf16", scale=0.09, row_stride=768, rope=True, eps=1e-6, partials=4,
+        statistics_row_stride=24, statistics="range",
     ),
     task(21, 4, 20, x="f32", y="f32", scale=0.2, rope=True, eps=1e-6, partials=2),
     task(17, 1, 80, x="f16", y="f32", scale=0.1, rope=True, eps=1e-2, partials=2, statistics=None),
     task(40, 2, 24, x="f32", y="f32", scale=0.2, batch=2, queries=19, logsumexp=True),
     task(70, 1, 256, x="bf16", y="bf16", scale=0.06, batch=3, logsumexp=True),
-]
+]  # fmt: skip
