@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`conv2d` of engine-format.md, section 4, on maps [h, w, channels]: a matrix product whose x is gathered.
+"""`conv2d` of engine-format.md, section 4, on maps [h, w, channels]: a matmul whose x is gathered.
 
 Row r of x is what the kernel's window sees at output pixel r: taps * Cin numbers that exist only in registers and
-shared memory. A tile's columns are two powers of two side by side (96 = 64 + 32), so no product is wasted on padding.
+shared memory. A tile's columns are two powers of two side by side (96 = 64 + 32), so none is wasted on padding.
 Where one tile holds all channels, it may also write the map that the next layer reads: silu(rms_norm(y) * weight).
 """
 

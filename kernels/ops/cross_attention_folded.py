@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention to few keys, each with its finished output (`cross_attention_folded`, engine-format 4; saving 13).
+"""Attention to few keys, each with its finished output (`cross_attention_folded`, engine-format 4).
 
-Value and output projection of every (key, head) are one vector of n numbers, so y is one product: the weights
+Value and output projection of every (key, head) are one vector of n numbers, so y is one matmul: the weights
 [tokens, heads * keys] by these vectors. A program makes BLOCK_M rows of BLOCK_N columns: head by head the weights of
-all keys, then their product. The first BLOCK_K keys, usually all, are read once; what follows is read for the weights'
-total and again for the product. Text keys past the number in use, which lies in device memory, are never read.
+all keys, then their matmul. The first BLOCK_K keys, usually all, are read once; what follows is read for the weights'
+total and again for the matmul. Text keys past the number in use, which lies in device memory, are never read.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def task(
     key_text [keys, heads * width], output_text [keys, heads * n] and their proprio_keys rows are in format `x`.
     rms: q is divided by the root of its row's mean square (+ eps), whose sum comes as q_statistics "squares",
     `partials` of `partial_width` columns each, and (if `weighted`) multiplied by q_weight f32 [heads * width]. Where
-    the keys were multiplied by that weight instead, which comes to the same, q is read into the product as it is.
+    the keys were multiplied by that weight instead, which comes to the same, q is read into the matmul as it is.
     statistics: of every 64 columns of y as stored.
     """
     row = heads * width

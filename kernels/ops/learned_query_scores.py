@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learned-query pooling, first half: logits of every (head, query) for every token (`learned_query_pool`).
 
-Logits are products of the layer-normalised tokens and constant vectors (saving 8). A program makes the logits of
+Logits are a matmul of the layer-normalised tokens and constant vectors. A program makes the logits of
 BLOCK_M tokens: a first pass over them gives mean and variance, a second normalises them in f32 and multiplies. Tokens
 come from device memory once; the second pass, and `learned_query_sum`, find them in the cache.
 """
@@ -92,7 +92,7 @@ def task(tokens: int, width: int, heads: int, queries: int, *, x: DType, eps: fl
     """logits f32 [batch, tokens, heads * queries] = LN(x) scoresᵀ, with scores f32 [batch, heads * queries, width].
 
     x [batch, tokens, width], one slice for each pooler. moments f32 [batch, tokens, 2]: a token's mean, and the factor
-    1 / sqrt(variance + eps). Products are exact to f32 ("tf32x3" on matrix units: three products of parts).
+    1 / sqrt(variance + eps). Exact to f32 ("tf32x3": three matmuls of parts on the tensor cores).
     """
     check_sizes("learned_query_scores", tokens=tokens, width=width, heads=heads, queries=queries, batch=batch)
     if not eps > 0.0:

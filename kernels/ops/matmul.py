@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matrix products of many rows, y = act(f(x) Wᵀ + bias) + residual, and row statistics of y.
+"""Matmuls of many rows, y = act(f(x) Wᵀ + bias) + residual, and row statistics of y.
 
 `linear` and `grouped_linear` of docs/reference/engine-format.md, section 4.
 A program computes a tile of y. Programs of one block of columns follow each other, so a weight comes from device memory
 once and then from the cache. Rows past the last whole tile get a tile of their own height: 392 rows are 3 * 128 + 8,
-and a fourth tile of 128 would waste a quarter of the products.
+and a fourth tile of 128 would waste a quarter of the work.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def task(
     `grouped_linear`. ValueError: a combination that the kernel does not compute.
     """
     residual_rows = rows if residual_rows is None else residual_rows
-    product = _product_type(x, weight, x_mode)
+    product = _matmul_type(x, weight, x_mode)
     _check(rows, n, k, groups, activation, residual, residual_rows, x_mode, x_partials, x_partial_width, statistics)
     if y not in FLOATS or residual not in (None, *FLOATS):
         raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
@@ -133,8 +133,8 @@ def task(
     return Task("matmul", constants, arguments, 2 * rows * n * k * groups, product)
 
 
-def _product_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
-    """The format of the products; ValueError where x, weight and mode don't go together."""
+def _matmul_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
+    """The format of the matmul; ValueError where x, weight and mode don't go together."""
     if x_mode == "plain" and x == weight and x in FLOATS:
         return x  # type: ignore[return-value]
     if x_mode == "plain" and x == "f32" and weight in FLOATS:
@@ -196,7 +196,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    """y, and its statistics if asked, in float64 (arguments decoded; i8 and i32 as integers)."""
+    """y, and its statistics if any, in float64 (arguments decoded; i8 and i32 as integers)."""
     constants = task.constants
     x, weight = arguments["x"].astype("float64"), arguments["weight"].astype("float64")
     rows, k = x.shape[0], x.shape[2]

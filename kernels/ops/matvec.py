@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of one or a few rows, y = act(f(x) Wᵀ + bias) + residual, at the rate at which the weights arrive.
+"""Matmuls of one or a few rows, y = act(f(x) Wᵀ + bias) + residual, at the rate at which the weights arrive.
 
 `linear` and `grouped_linear` of engine-format.md, section 4, of few rows or few outputs. Many of them (a batch)
 are one launch. A program reads a block of weight rows once, 16 bytes a load, and keeps each sum spread over its threads
-until the end: no matrix units, no shared memory, many small programs, so that device memory always has work.
+until the end: no tensor cores, no shared memory, many small programs, so that device memory always has work.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Self-attention of a token sequence: softmax(scale q k^T) v of every head, the softmax accumulated block by block.
 
 `self_attention` of engine-format.md, section 4; with norm and rotation of q and k on load, `rms_norm_rope` too.
-Heads are taken in chunks of BLOCK_D columns: narrow products keep every row in one warp, so its softmax needs no other.
+Heads are taken in chunks of BLOCK_D columns: narrow matmuls keep every row in one warp, so its softmax needs no other.
 A program makes BLOCK_M rows of VALUES chunks of one head: a wide head is several programs, each with all its logits.
 The last keys are a smaller block, so few keys are padding. For training: batches, fewer queries than keys, and every
 query's logsumexp, from which `self_attention_backward_query` and `self_attention_backward_key` make the gradients.

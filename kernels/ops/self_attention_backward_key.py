@@ -127,7 +127,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def tolerance(task: Task) -> float:
-    """The weights and the logits' gradient are rounded once before their products."""
+    """The weights and the logits' gradient are rounded once before their matmuls."""
     return weights_tolerance(task, 1)
 
 

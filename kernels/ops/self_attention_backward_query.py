@@ -166,7 +166,7 @@ def weights_and_change(
 
 
 def tolerance(task: Task) -> float:
-    """The logits' gradient is rounded once before its product."""
+    """The logits' gradient is rounded once before its matmul."""
     return weights_tolerance(task, 1)
 
 
