@@ -125,11 +125,11 @@ def lacking(tasks: Iterable[Task], targets: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in targets if fp8 and not TARGETS[name].fp8)
 
 
-def refuse_lacking(tasks: Iterable[Task], targets: Iterable[str]) -> None:
+def check_formats(tasks: Iterable[Task], targets: Iterable[str]) -> None:
     """ValueError for a target that lacks a format of a task."""
     for name in lacking(tasks, targets):
         having = ", ".join(other for other, target in TARGETS.items() if target.fp8)
         raise ValueError(
-            f"target {name} ({TARGETS[name].gpus}) has no fp8 products, which {having} have: leave it out, or make an "
+            f"target {name} ({TARGETS[name].gpus}) has no fp8 matmuls, which {having} have: leave it out, or make an "
             "int8 engine for it (lightwam quantize --format int8)"
         )

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 #: f8: e4m3 without infinities (4 bits of exponent, 3 of mantissa; 448 is the largest), where the target has it.
 DType = Literal["f32", "f16", "bf16", "f8", "i8", "i32", "u8"]
@@ -49,6 +52,18 @@ class _Constants:
         return value
 
 
+def given(*arguments: Argument | None) -> tuple[Argument, ...]:
+    """The arguments that a task has, in their order: None stands for an optional one that it lacks."""
+    return tuple(argument for argument in arguments if argument is not None)
+
+
+def check_sizes(kernel: str, **sizes: int) -> None:
+    """ValueError of one line unless all sizes are positive."""
+    if min(sizes.values()) < 1:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"{kernel}: {told}; positive numbers are needed")
+
+
 @dataclass(frozen=True)
 class Tactic(_Constants):
     """One way to run a task: tile sizes and other constants of the kernel that do not change what it computes."""
@@ -56,6 +71,15 @@ class Tactic(_Constants):
     constants: Mapping[str, Constant]
     num_warps: int = 4
     num_stages: int = 2
+
+
+def distinct(tactics: Iterable[Tactic]) -> list[Tactic]:
+    """The tactics in their order, each once."""
+    found: list[Tactic] = []
+    for tactic in tactics:
+        if tactic not in found:
+            found.append(tactic)
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,3 +111,32 @@ class Task(_Constants):
     @property
     def argument_names(self) -> set[str]:
         return {argument.name for argument in self.arguments}
+
+
+def kernel_module(task: Task) -> ModuleType:
+    """The module of `lightwam.kernels.ops` that defines the task's kernel."""
+    return importlib.import_module(f"lightwam.kernels.ops.{task.kernel}")
+
+
+def kernel_parameters(task: Task, tactic: Tactic) -> dict[str, Argument | Any]:
+    """What each parameter of the kernel is bound to, in its order: an argument or a constant.
+
+    A pointer that the task lacks (an optional one) is the constant None. ValueError if the task does not fit.
+    """
+    function = kernel_module(task).kernel.fn
+    arguments = {argument.name: argument for argument in task.arguments}
+    constants = {**task.constants, **tactic.constants}
+    bound: dict[str, Argument | Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if "constexpr" not in str(parameter.annotation):
+            bound[name] = arguments.pop(name, None)
+        elif name in constants:
+            bound[name] = constants.pop(name)
+        else:
+            raise ValueError(f"kernel {task.kernel}: constant {name} is missing from the task and the tactic")
+    if arguments or constants:
+        raise ValueError(f"kernel {task.kernel}: no parameter for {', '.join([*arguments, *constants])}")
+    order = [value.name for value in bound.values() if isinstance(value, Argument)]
+    if order != [argument.name for argument in task.arguments]:
+        raise ValueError(f"kernel {task.kernel}: arguments are not in the order of its parameters: {', '.join(order)}")
+    return bound

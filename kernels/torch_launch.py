@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from lightwam.kernels.compiler.compile import Code, code_of
 from lightwam.kernels.compiler.tasks import CompileError, candidates, drop_reason
-from lightwam.kernels.interpreter.interpret import kernel_module, kernel_parameters, run
+from lightwam.kernels.compiler.variant import Code, code_of
+from lightwam.kernels.interpreter.interpret import run
 from lightwam.kernels.targets import ALL_TARGETS
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
 
 _logger = logging.getLogger("lightwam.kernels")
 _chosen: dict[Hashable, Tactic] = {}  # by kernel, constants, arguments, target

@@ -7,12 +7,13 @@ Legend: M query rows, N keys, D columns of one head. Logits are in base 2: exp(x
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import triton
 import triton.language as tl
 
 from lightwam.kernels.targets import tuned_target
-from lightwam.kernels.task import DType, ProductType, Tactic, Task
+from lightwam.kernels.task import DType, ProductType, Tactic, Task, distinct
 
 LOG2_E = math.log2(math.e)
 LEAST_BLOCK = 16  # of a matmul on the tensor cores, in any direction
@@ -211,6 +212,20 @@ def fit_blocks(choices: tuple[Choice, ...], rows: int, keys: int) -> list[Choice
     """The choices without blocks larger than `rows` queries and `keys` keys need, each once."""
     fitted = ((block_of(rows, m), block_of(keys, n), warps, stages) for m, n, warps, stages in choices)
     return list(dict.fromkeys(fitted))
+
+
+def attention_tactics(choices: tuple[Choice, ...], rows: int, keys: int) -> list[Tactic]:
+    """Blocks of BLOCK_M query rows and BLOCK_N keys, for `rows` queries and `keys` keys."""
+    fitted = fit_blocks(choices, rows, keys)
+    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+
+
+def matmul_tactics(choices: Iterable[tuple[int, int, int, int, int]], m: int, n: int, k: int) -> list[Tactic]:
+    """(BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) for a matmul [m, k] [k, n]; no block larger than it needs."""
+    return distinct(
+        Tactic({"BLOCK_M": block_of(m, most_m), "BLOCK_N": block_of(n, most_n), "BLOCK_K": block_of(k, most_k)}, *more)
+        for most_m, most_n, most_k, *more in choices
+    )
 
 
 def flash_tactic(keys: int, block_m: int, block_n: int, warps: int, stages: int) -> Tactic:

@@ -93,16 +93,16 @@ def _constants(rows: int, columns: tuple[int, int], block_k: int, precision: str
 
 
 def _precision(task: Task) -> str:
-    """Products of f32 by three of the tensor cores' (relative error about 2^-21); other formats are exact anyway."""
+    """Matmuls of f32 by three of the tensor cores' (relative error about 2^-21); other formats are exact anyway."""
     return "tf32x3" if task.product_type == "f32" else "ieee"
 
 
 def _time(task: Task, device: Target, rows: int, blocks: tuple[int, int], warps: int) -> float:
-    """Relative time: rounds of programs over the multiprocessors, each as long as its products and its loads."""
+    """Relative time: rounds of programs over the multiprocessors, each as long as its multiply-adds and its loads."""
     pixels = task.integer("OUT_HEIGHT") * task.integer("OUT_WIDTH")
     columns = sum(blocks)
     programs = math.ceil(pixels / rows) * math.ceil(task.integer("COUT") / columns)
-    intensity = rows * columns / (rows + columns)  # products a number read from shared memory
+    intensity = rows * columns / (rows + columns)  # multiply-adds a number read from shared memory
     tile = rows * columns * (1 + 24 / intensity) * (1.05 if warps == 8 and rows * columns <= 8192 else 1.0)
     return math.ceil(programs / device.multiprocessors) * tile
 

@@ -15,8 +15,8 @@ import triton.language as tl
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
+    attention_tactics,
     block_of,
-    fit_blocks,
     flash_choices,
     load_keys,
     load_rows,
@@ -26,7 +26,7 @@ from lightwam.kernels.ops.attention_blocks import (
     text_scores,
     weights_tolerance,
 )
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, given
 
 MAX_WIDTH = 256
 
@@ -88,17 +88,16 @@ def task(
         raise ValueError(f"cross_attention: {sizes}; positive numbers and heads of at most {MAX_WIDTH} are needed")
     if not (scale > 0.0 and np.isfinite(scale)):
         raise ValueError(f"cross_attention: scale {scale}; a positive number is needed")
-    arguments = [
+    arguments = given(
         Argument("q", "r", x, (tokens, row)),
         Argument("key_text", "r", x, (keys, row)),
         Argument("value_text", "r", x, (keys, row)),
         Argument("key_bias", "r", "f32", (keys,)),
         Argument("key_count", "r", "i32", (1,)),
-    ]
-    if proprio_keys:
-        arguments.append(Argument("key_proprio", "r", x, (proprio_keys, row)))
-        arguments.append(Argument("value_proprio", "r", x, (proprio_keys, row)))
-    arguments.append(Argument("y", "w", y, (tokens, row)))
+        Argument("key_proprio", "r", x, (proprio_keys, row)) if proprio_keys else None,
+        Argument("value_proprio", "r", x, (proprio_keys, row)) if proprio_keys else None,
+        Argument("y", "w", y, (tokens, row)),
+    )
     constants = {
         "TOKENS": tokens,
         "WIDTH": width,
@@ -109,14 +108,13 @@ def task(
         "BLOCK_D": block_of(width, MAX_WIDTH),
     }
     flops = 4 * tokens * (keys + proprio_keys) * row
-    return Task("cross_attention", constants, tuple(arguments), flops, matmul_format("cross_attention", x))
+    return Task("cross_attention", constants, arguments, flops, matmul_format("cross_attention", x))
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
     keys = task.integer("KEYS") + task.integer("PROPRIO_KEYS")
     choices = flash_choices(task.product_type, target)
-    fitted = fit_blocks(choices, task.integer("TOKENS"), min(keys, 32))
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+    return attention_tactics(choices, task.integer("TOKENS"), min(keys, 32))
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
-from lightwam.kernels.task import Argument, Constant, Tactic, Task
+from lightwam.kernels.task import Argument, Constant, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -87,9 +87,9 @@ def task(tokens: int, heads: int, queries: int, *, slots: int = 1, batch: int = 
     products f32 [batch, tokens, C]: columns m * heads + h are g[m, h], columns heads * slots + h * queries + q logits;
     in `gradients` these are w[m, h] and dlogits. dmerge is a part for every head. merge f32 [batch, slots, queries].
     """
-    if min(tokens, heads, queries, slots, batch) < 1:
-        sizes = f"{batch} x {tokens} tokens, {heads} heads of {queries} queries, {slots} slots"
-        raise ValueError(f"learned_query_pool_backward_weights: {sizes}; positive numbers are needed")
+    check_sizes(
+        "learned_query_pool_backward_weights", tokens=tokens, heads=heads, queries=queries, slots=slots, batch=batch
+    )
     columns = heads * (slots + queries)
     arguments = (
         Argument("products", "r", "f32", (batch, tokens, columns)),
@@ -116,7 +116,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    batch, heads = (task.arguments[-1].shape or ())[:2]
+    batch, heads = task.shape("dmerge")[:2]
     return (heads, batch, 1)
 
 

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -92,9 +92,7 @@ def task(
     [batch, tokens, 2] are written by `learned_query_scores` from x [batch, tokens, width]. merge f32
     [batch, slots, queries].
     """
-    if min(tokens, width, heads, queries, slots, batch) < 1:
-        sizes = f"{batch} x {tokens} tokens of {width}, {heads} heads of {queries} queries, {slots} slots"
-        raise ValueError(f"learned_query_sum: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_sum", tokens=tokens, width=width, heads=heads, queries=queries, slots=slots, batch=batch)
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("logits", "r", "f32", (batch, tokens, heads * queries)),
@@ -128,9 +126,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    shape = task.arguments[-1].shape
-    assert shape is not None
-    batch, slots, _, width = shape
+    batch, slots, _, width = task.shape("y")
     return (triton.cdiv(width, tactic.integer("BLOCK_C")), slots, batch)
 
 

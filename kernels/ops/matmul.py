@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matrix products of many rows, y = act(f(x) Wᵀ + bias) + residual, and row statistics of y.
+"""Matmuls of many rows, y = act(f(x) Wᵀ + bias) + residual, and row statistics of y.
 
 `linear` and `grouped_linear` of docs/reference/engine-format.md, section 4.
 A program computes a tile of y. Programs of one block of columns follow each other, so a weight comes from device memory
 once and then from the cache. Rows past the last whole tile get a tile of their own height: 392 rows are 3 * 128 + 8,
-and a fourth tile of 128 would waste a quarter of the products.
+and a fourth tile of 128 would waste a quarter of the work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import arguments_type
 from lightwam.kernels.ops.matmul_tile import matmul_program
 from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Statistics
-from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task
+from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task, given
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize"]
 
@@ -100,29 +100,23 @@ def task(
     `grouped_linear`. ValueError: a combination that the kernel does not compute.
     """
     residual_rows = rows if residual_rows is None else residual_rows
-    product = _product_type(x, weight, x_mode)
+    product = _matmul_type(x, weight, x_mode)
     _check(rows, n, k, groups, activation, residual, residual_rows, x_mode, x_partials, x_partial_width, statistics)
     if y not in FLOATS or residual not in (None, *FLOATS):
         raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
-    arguments = [Argument("x", "r", x, (rows, groups, k))]
-    if x_mode == "quantized":
-        arguments.append(Argument("x_scale", "r", "f32", (rows, groups)))
-        if x == "i8":
-            arguments.append(Argument("x_zero", "r", "i32", (rows, groups)))
-    elif x_mode != "plain":
-        arguments.append(Argument("x_statistics", "r", "f32", (rows, x_partials, 2)))
-    arguments.append(Argument("weight", "r", weight, (groups, n, k)))
-    if weight in EIGHT_BITS:
-        arguments.append(Argument("weight_scale", "r", "f32", (groups, n)))
-    if weight == "i8":
-        arguments.append(Argument("weight_sum", "r", "f32", (groups, n)))
-    if bias:
-        arguments.append(Argument("bias", "r", "f32", (n * groups,)))
-    if residual is not None:
-        arguments.append(Argument("residual", "r", residual, (residual_rows, n * groups)))
-    arguments.append(Argument("y", "w", y, (rows, n * groups)))
-    if statistics is not None:
-        arguments.append(Argument("statistics", "w", "f32", (rows, float64.partials(n), 2)))
+    arguments = given(
+        Argument("x", "r", x, (rows, groups, k)),
+        Argument("x_scale", "r", "f32", (rows, groups)) if x_mode == "quantized" else None,
+        Argument("x_zero", "r", "i32", (rows, groups)) if x == "i8" else None,
+        Argument("x_statistics", "r", "f32", (rows, x_partials, 2)) if x_mode in ("layer_norm", "quantize") else None,
+        Argument("weight", "r", weight, (groups, n, k)),
+        Argument("weight_scale", "r", "f32", (groups, n)) if weight in EIGHT_BITS else None,
+        Argument("weight_sum", "r", "f32", (groups, n)) if weight == "i8" else None,
+        Argument("bias", "r", "f32", (n * groups,)) if bias else None,
+        Argument("residual", "r", residual, (residual_rows, n * groups)) if residual else None,
+        Argument("y", "w", y, (rows, n * groups)),
+        Argument("statistics", "w", "f32", (rows, float64.partials(n), 2)) if statistics else None,
+    )
     constants = {
         "ROWS": rows,
         "N": n,
@@ -136,11 +130,11 @@ def task(
         "EPS": eps,
         "STATISTICS": statistics or "none",
     }
-    return Task("matmul", constants, tuple(arguments), 2 * rows * n * k * groups, product)
+    return Task("matmul", constants, arguments, 2 * rows * n * k * groups, product)
 
 
-def _product_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
-    """The format of the products; ValueError where x, weight and mode don't go together."""
+def _matmul_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
+    """The format of the matmul; ValueError where x, weight and mode don't go together."""
     if x_mode == "plain" and x == weight and x in FLOATS:
         return x  # type: ignore[return-value]
     if x_mode == "plain" and x == "f32" and weight in FLOATS:
@@ -202,7 +196,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    """y, and its statistics if asked, in float64 (arguments decoded; i8 and i32 as integers)."""
+    """y, and its statistics if any, in float64 (arguments decoded; i8 and i32 as integers)."""
     constants = task.constants
     x, weight = arguments["x"].astype("float64"), arguments["weight"].astype("float64")
     rows, k = x.shape[0], x.shape[2]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tile shapes for matmul.py: candidates for each kind of matrix unit, ordered by an estimate of their time.
+"""Tile shapes for matmul.py: candidates for each kind of tensor core, ordered by an estimate of their time.
 
-The estimate counts cycles of the most loaded multiprocessor: its products at the rate of the matrix units (or at the
+The estimate counts cycles of the most loaded multiprocessor: its multiply-adds at the rate of the tensor cores (or the
 rate at which they are fed from shared memory), and its tile's bytes through the second-level cache. It only has to
 order candidates: the runtime may time those that are compiled.
 """
@@ -84,18 +84,16 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     ]
     tiles = [tile for tile in tiles if n % tile.n == 0] or tiles
     tiles.sort(key=lambda tile: _cycles(task, tile, device))
-    unique: list[Tactic] = []
-    for tile in tiles:
-        tactic = _tactic(task, tile, step_sums)
-        if all(dict(tactic.constants) != dict(t.constants) or tactic.num_warps != t.num_warps for t in unique):
-            unique.append(tactic)
-    return unique[:MOST_TACTICS]
+    found: dict[tuple[object, ...], Tactic] = {}  # those that differ in more than stages
+    for tactic in (_tactic(task, tile, step_sums) for tile in tiles):
+        found.setdefault((*tactic.constants.values(), tactic.num_warps), tactic)
+    return list(found.values())[:MOST_TACTICS]
 
 
 def _most_sums(task: Task, device: Target) -> int:
     """Sums that a thread may hold without spilling, seen in compiled code.
 
-    Operands of f32 products come in parts. A short loop is unrolled whole, and a residual's tile is fetched beside it.
+    Operands of f32 matmuls come in parts. A short loop is unrolled whole, and a residual's tile is fetched beside it.
     """
     if task.product_type == "f32":
         return 32 if device.tensor_core == "mma" else 64
@@ -108,7 +106,7 @@ def _most_sums(task: Task, device: Target) -> int:
 
 
 def _tactic(task: Task, tile: _Tile, step_sums: bool) -> Tactic:
-    """`step_sums`: f8 products are summed in f32 after every step; tcgen05 has wide sums, and far from registers."""
+    """`step_sums`: f8 matmuls are summed in f32 after every step; tcgen05 has wide sums, and far from registers."""
     rows, n = task.integer("ROWS"), task.integer("N")
     least = 64 if task.constants["STATISTICS"] != "none" else 16
     constants = {

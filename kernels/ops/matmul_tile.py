@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One tile of a matrix product, as `matmul` computes it: sums over k, then from the sums to y and its statistics."""
+"""One tile of a matmul, as `matmul` computes it: sums over k, then from the sums to y and its statistics."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _tile(a, row_start, column_start, group, BLOCK_M: tl.constexpr, RAGGED: tl.c
     WIDE: tl.constexpr = a.x.dtype.element_ty == tl.float32 and (
         a.X_MODE == "plain" or a.weight.dtype.element_ty == tl.float32
     )
-    # Three products of 10 bits each: f32 but for its last bits, on the matrix units.
+    # Three matmuls of 10 bits each: f32 but for its last bits, on the tensor cores.
     PRECISION: tl.constexpr = "tf32x3" if WIDE else None
     row = row_start + tl.arange(0, BLOCK_M)
     column = column_start + tl.arange(0, a.BLOCK_N)
@@ -124,7 +124,7 @@ def _tile(a, row_start, column_start, group, BLOCK_M: tl.constexpr, RAGGED: tl.c
         elif a.x.dtype.element_ty != a.weight.dtype.element_ty:
             weight_tile = weight_tile.to(a.x.dtype.element_ty)
         if FLOAT8 and a.STEP_SUMS:
-            # The unit's sums of 8-bit floats have some 14 bits: it sums one step, f32 additions all of them.
+            # The tensor cores' sums of 8-bit floats have some 14 bits: it sums one step, f32 additions all of them.
             total += tl.dot(x_tile, tl.trans(weight_tile), max_num_imprecise_acc=a.BLOCK_K, out_dtype=tl.float32)
         else:
             total = tl.dot(x_tile, tl.trans(weight_tile), total, input_precision=PRECISION, out_dtype=total.dtype)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of one or a few rows, y = act(f(x) Wᵀ + bias) + residual, at the rate at which the weights arrive.
+"""Matmuls of one or a few rows, y = act(f(x) Wᵀ + bias) + residual, at the rate at which the weights arrive.
 
 `linear` and `grouped_linear` of engine-format.md, section 4, of few rows or few outputs. Many of them (a batch)
 are one launch. A program reads a block of weight rows once, 16 bytes a load, and keeps each sum spread over its threads
-until the end: no matrix units, no shared memory, many small programs, so that device memory always has work.
+until the end: no tensor cores, no shared memory, many small programs, so that device memory always has work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lightwam.kernels.ops.device import activate, e4m3_scale, eight_bit_scale, l
 from lightwam.kernels.ops.quantize_rows import rounded_rows
 from lightwam.kernels.ops.reference import ACTIVATIONS, Activation
 from lightwam.kernels.targets import LATENCY, MOST_WARPS, REGISTERS, Target, tuned_target
-from lightwam.kernels.task import EIGHT_BITS, ELEMENT_BYTES, FLOATS, Argument, DType, Tactic, Task
+from lightwam.kernels.task import EIGHT_BITS, ELEMENT_BYTES, FLOATS, Argument, DType, Tactic, Task, distinct, given
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize", "layer_norm_quantize"]
 MOST_ROWS = 4
@@ -174,19 +174,16 @@ def task(
     """
     _check(n, k, batch, rows, x, weight, y, residual, activation, x_mode)
     x_batch = 1 if x_shared else batch
-    arguments = [Argument("x", "r", x, (x_batch, rows, k))]
-    if x_mode == "quantized":
-        arguments.append(Argument("x_scale", "r", "f32", (x_batch, rows)))
-        if x == "i8":
-            arguments.append(Argument("x_zero", "r", "i32", (x_batch, rows)))
-    arguments.append(Argument("weight", "r", weight, (batch, n, k)))
-    if weight in EIGHT_BITS:
-        arguments.append(Argument("weight_scale", "r", "f32", (batch, n)))
-    if bias:
-        arguments.append(Argument("bias", "r", "f32", (batch, n)))
-    if residual is not None:
-        arguments.append(Argument("residual", "r", residual, (batch, rows, n)))
-    arguments.append(Argument("y", "w", y, (batch, rows, n)))
+    arguments = given(
+        Argument("x", "r", x, (x_batch, rows, k)),
+        Argument("x_scale", "r", "f32", (x_batch, rows)) if x_mode == "quantized" else None,
+        Argument("x_zero", "r", "i32", (x_batch, rows)) if x == "i8" else None,
+        Argument("weight", "r", weight, (batch, n, k)),
+        Argument("weight_scale", "r", "f32", (batch, n)) if weight in EIGHT_BITS else None,
+        Argument("bias", "r", "f32", (batch, n)) if bias else None,
+        Argument("residual", "r", residual, (batch, rows, n)) if residual else None,
+        Argument("y", "w", y, (batch, rows, n)),
+    )
     constants = {
         "N": n,
         "K": k,
@@ -196,7 +193,7 @@ def task(
         "X_MODE": x_mode,
         "EPS": eps,
     }
-    return Task("matvec", constants, tuple(arguments), 2 * batch * rows * n * k)
+    return Task("matvec", constants, arguments, 2 * batch * rows * n * k)
 
 
 def _check(
@@ -236,12 +233,8 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     if target == "interpreter":
         return [_tactic(task, 1 << 20, 1 << 12, 4)]
     device = tuned_target("matvec", target)
-    unique: list[Tactic] = []
-    for step_bytes, warps in ((8 << 10, 4), (4 << 10, 4), (16 << 10, 8)):
-        tactic = _tactic(task, step_bytes, 1 << 10, warps)
-        if tactic not in unique:
-            unique.append(tactic)
-    return sorted(unique, key=lambda tactic: _cycles(task, tactic, device))
+    found = (_tactic(task, size, 1 << 10, warps) for size, warps in ((8 << 10, 4), (4 << 10, 4), (16 << 10, 8)))
+    return sorted(distinct(found), key=lambda tactic: _cycles(task, tactic, device))
 
 
 def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
@@ -259,12 +252,8 @@ def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     return Tactic(constants, num_warps=warps, num_stages=2)
 
 
-def _weight_format(task: Task) -> DType:
-    return task.dtype("weight")
-
-
 def _weight_bytes(task: Task) -> int:
-    return ELEMENT_BYTES[_weight_format(task)]
+    return ELEMENT_BYTES[task.dtype("weight")]
 
 
 def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
@@ -298,7 +287,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     if mode.startswith("layer_norm"):
         x = float64.layer_norm(x, task.real("EPS"))
     if mode.endswith("quantize"):
-        rounded = rounded_rows(x, integers=_weight_format(task) == "i8")
+        rounded = rounded_rows(x, integers=task.dtype("weight") == "i8")
         x, scale, zero = rounded["y"], rounded["scale"], rounded.get("zero")
     if zero is not None:
         x = x - zero[..., None]
@@ -320,7 +309,7 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     if task.constants["X_MODE"] not in ("plain", "quantized"):
         inputs["x"] = generator.standard_normal(shapes["x"]) * 1.5 + 0.5
     if "weight_scale" in shapes:
-        if _weight_format(task) == "i8":
+        if task.dtype("weight") == "i8":
             inputs["weight"] = generator.integers(-127, 128, shapes["weight"])
         inputs["weight_scale"] = generator.uniform(0.5, 1.5, shapes["weight_scale"])
     if "x_scale" in shapes:
@@ -332,7 +321,7 @@ def tolerance(task: Task) -> float:
     """What results may differ by, of the largest element: f32 sums; one step of a value of x that lay beside a tie."""
     if not str(task.constants["X_MODE"]).endswith("quantize"):
         return 5e-6
-    return 3e-3 if _weight_format(task) == "i8" else 2e-2  # a step of e4m3 is up to a fourteenth of the largest
+    return 3e-3 if task.dtype("weight") == "i8" else 2e-2  # a step of e4m3 is up to a fourteenth of the largest
 
 
 CASES: list[Task] = [

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -29,8 +29,7 @@ def kernel(x, y, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_R: tl.constexpr,
 
 def task(rows: int, width: int, *, x: DType, y: DType) -> Task:
     """y [1, width]: the mean of the rows of x [rows, width]."""
-    if min(rows, width) < 1:
-        raise ValueError(f"mean_pool: {rows} rows of {width}; positive numbers are needed")
+    check_sizes("mean_pool", rows=rows, width=width)
     arguments = (Argument("x", "r", x, (rows, width)), Argument("y", "w", y, (1, width)))
     return Task("mean_pool", {"ROWS": rows, "WIDTH": width}, arguments, flops=0)
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, given
 
 ROW_WIDTH_LIMIT = 32768  # elements of a row in the registers of 16 warps, 64 a thread
 _TILE = 4096  # elements of a program, where rows are shorter
@@ -55,14 +55,13 @@ def task(rows: int, width: int, *, x: DType, y: DType = "i8") -> Task:
         raise ValueError(f"quantize_rows: y is {y}; it must be i8 or f8")
     if width > ROW_WIDTH_LIMIT:
         raise ValueError(f"quantize_rows: rows of {width} elements; up to {ROW_WIDTH_LIMIT} fit into registers")
-    arguments = [
+    arguments = given(
         Argument("x", "r", x, (rows, width)),
         Argument("y", "w", y, (rows, width)),
         Argument("scale", "w", "f32", (rows,)),
-    ]
-    if y == "i8":
-        arguments.append(Argument("zero", "w", "i32", (rows,)))
-    return Task("quantize_rows", {"ROWS": rows, "WIDTH": width}, tuple(arguments), flops=0)
+        Argument("zero", "w", "i32", (rows,)) if y == "i8" else None,
+    )
+    return Task("quantize_rows", {"ROWS": rows, "WIDTH": width}, arguments, flops=0)
 
 
 def row_tactics(rows: int, width: int, target: str) -> list[Tactic]:

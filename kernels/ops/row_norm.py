@@ -17,7 +17,7 @@ from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate
 from lightwam.kernels.ops.quantize_rows import ROW_WIDTH_LIMIT, rounded_rows, row_tactics, store_rounded
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, given
 
 Kind = Literal["layer", "rms"]
 Addend = Literal["full", "row"]
@@ -108,17 +108,16 @@ def task(
     if quantize != (y in ("i8", "f8")):
         raise ValueError(f"row_norm: y is {y} with quantize={quantize}; a quantised y is i8 or f8, another is not")
     x_shape = (1, width) if x_rows == 1 else (rows, batch, width) if x_rows_first else (batch, rows, width)
-    arguments = [Argument("x", "r", x, x_shape)]
-    if addend:
-        shape = (1, width) if addend == "row" else (batch, rows, width)
-        arguments.append(Argument("addend", "r", addend_dtype, shape))
-    arguments += [Argument("weight", "r", "f32", (batch, width))] if weight else []
-    arguments += [Argument("bias", "r", "f32", (batch, width))] if bias else []
-    arguments.append(Argument("y", "w", y, (batch, rows, width)))
-    if quantize:
-        arguments.append(Argument("scale", "w", "f32", (batch, rows)))
-    if y == "i8":
-        arguments.append(Argument("zero", "w", "i32", (batch, rows)))
+    addend_shape = (1, width) if addend == "row" else (batch, rows, width)
+    arguments = given(
+        Argument("x", "r", x, x_shape),
+        Argument("addend", "r", addend_dtype, addend_shape) if addend else None,
+        Argument("weight", "r", "f32", (batch, width)) if weight else None,
+        Argument("bias", "r", "f32", (batch, width)) if bias else None,
+        Argument("y", "w", y, (batch, rows, width)),
+        Argument("scale", "w", "f32", (batch, rows)) if quantize else None,
+        Argument("zero", "w", "i32", (batch, rows)) if y == "i8" else None,
+    )
     constants = {
         "KIND": kind,
         "EPS": eps,
@@ -130,7 +129,7 @@ def task(
         "ROWS_FIRST": x_rows_first,
         "ONE_ADDEND": addend == "row",
     }
-    return Task("row_norm", constants, tuple(arguments), flops=0)
+    return Task("row_norm", constants, arguments, flops=0)
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:

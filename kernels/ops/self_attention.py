@@ -2,7 +2,7 @@
 """Self-attention of a token sequence: softmax(scale q k^T) v of every head, the softmax accumulated block by block.
 
 `self_attention` of engine-format.md, section 4; with norm and rotation of q and k on load, `rms_norm_rope` too.
-Heads are taken in chunks of BLOCK_D columns: narrow products keep every row in one warp, so its softmax needs no other.
+Heads are taken in chunks of BLOCK_D columns: narrow matmuls keep every row in one warp, so its softmax needs no other.
 A program makes BLOCK_M rows of VALUES chunks of one head: a wide head is several programs, each with all its logits.
 The last keys are a smaller block, so few keys are padding. For training: batches, fewer queries than keys, and every
 query's logsumexp, from which `self_attention_backward_query` and `self_attention_backward_key` make the gradients.
@@ -69,11 +69,12 @@ def _step(a, start, queries, maximum, total, accumulators, first, value_start, B
 
 
 @triton.jit
-def _attend(a):
-    """BLOCK_M rows of VALUES chunks of one head. a: the arguments of `kernel`, pointers to the program's batch."""
+def _attend(a, first, value_start):
+    """BLOCK_M rows of a head, which starts at column `first`, and of it VALUES chunks from `value_start` on.
+
+    a: the arguments of `kernel`, with pointers to the program's batch.
+    """
     FULL: tl.constexpr = a.TOKENS // a.BLOCK_N * a.BLOCK_N
-    first = tl.program_id(1) // (a.CHUNKS // a.VALUES) * a.WIDTH
-    value_start = tl.program_id(1) % (a.CHUNKS // a.VALUES) * (a.VALUES * a.BLOCK_D)
     rows = tl.program_id(0) * a.BLOCK_M + tl.arange(0, a.BLOCK_M)
     scale = 1.0
     if a.ROPE:
@@ -143,6 +144,8 @@ def kernel(
     BLOCK_N: tl.constexpr,
     TAIL_N: tl.constexpr,
 ):
+    first = tl.program_id(1) // (CHUNKS // VALUES) * WIDTH
+    value_start = tl.program_id(1) % (CHUNKS // VALUES) * (VALUES * BLOCK_D)
     if BATCHED:
         batch = tl.program_id(2).to(tl.int64)
         q += batch * (QUERIES * ROW)
@@ -154,7 +157,9 @@ def kernel(
             q, k, v, q_statistics, k_statistics, q_weight, k_weight, cos, sin, y, statistics, logsumexp,
             TOKENS, QUERIES, WIDTH, ROW, ROW_STRIDE, SCALE, BATCHED, ROPE, EPS, PARTIALS, STATISTICS_STRIDE,
             BLOCK_D, CHUNKS, VALUES, BLOCK_M, BLOCK_N, TAIL_N,
-        )
+        ),
+        first,
+        value_start,
     )  # fmt: skip
 
 
@@ -270,8 +275,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def _batch(task: Task) -> int:
-    shape = task.arguments[0].shape
-    assert shape is not None
+    shape = task.shape("q")
     return shape[0] if len(shape) == 3 else 1
 
 
@@ -297,7 +301,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         q, k, v = (_rows(x, tokens, stride, row) for x in (q, k, v))
     if task.constants["ROPE"]:
         q, k = _normal_rotated(task, q, arguments, "q"), _normal_rotated(task, k, arguments, "k")
-    batch, y_shape = _batch(task), task.arguments[[a.name for a in task.arguments].index("y")].shape
+    batch, y_shape = _batch(task), task.shape("y")
     q, k, v = (x.reshape(batch, -1, row // width, width).transpose(0, 2, 1, 3) for x in (q, k, v))
     logits = q @ k.transpose(0, 1, 3, 2) * (task.real("SCALE") / LOG2_E)
     highest = logits.max(-1, keepdims=True)
@@ -338,21 +342,11 @@ CASES = [
     task(40, 2, 64, x="bf16", y="bf16", scale=0.125, row_stride=400),
     task(33, 1, 384, x="bf16", y="f32", scale=0.05, statistics="range"),
     task(
-        50,
-        2,
-        128,
-        x="bf16",
-        y="bf16",
-        scale=0.09,
-        row_stride=768,
-        rope=True,
-        eps=1e-6,
-        partials=4,
-        statistics_row_stride=24,
-        statistics="range",
+        50, 2, 128, x="bf16", y="bf16", scale=0.09, row_stride=768, rope=True, eps=1e-6, partials=4,
+        statistics_row_stride=24, statistics="range",
     ),
     task(21, 4, 20, x="f32", y="f32", scale=0.2, rope=True, eps=1e-6, partials=2),
     task(17, 1, 80, x="f16", y="f32", scale=0.1, rope=True, eps=1e-2, partials=2, statistics=None),
     task(40, 2, 24, x="f32", y="f32", scale=0.2, batch=2, queries=19, logsumexp=True),
     task(70, 1, 256, x="bf16", y="bf16", scale=0.06, batch=3, logsumexp=True),
-]
+]  # fmt: skip

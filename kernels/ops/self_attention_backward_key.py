@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array
-from lightwam.kernels.ops.attention_blocks import Choice, fit_blocks, load_rows, matmul_format, weights_tolerance
+from lightwam.kernels.ops.attention_blocks import Choice, attention_tactics, load_rows, matmul_format, weights_tolerance
 from lightwam.kernels.ops.self_attention_backward_query import (
     backward_constants,
     check_backward,
@@ -100,7 +99,6 @@ def task(queries: int, keys: int, heads: int, width: int, *, x: DType, scale: fl
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    queries, keys = (task.integer(name) for name in ("QUERIES", "KEYS"))
     wide = task.integer("BLOCK_D") > 128
     choices: tuple[Choice, ...]
     if target == "interpreter":
@@ -111,12 +109,11 @@ def tactics(task: Task, target: str) -> list[Tactic]:
         choices = ((32, 32, 8, 1), (16, 32, 4, 1))
     else:
         choices = ((32, 64, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2))
-    fitted = fit_blocks(choices, queries, keys)
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+    return attention_tactics(choices, task.integer("QUERIES"), task.integer("KEYS"))
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    batch, heads = (task.arguments[4].shape or ())[:2]
+    batch, heads, _ = task.shape("delta")
     return (triton.cdiv(task.integer("KEYS"), tactic.integer("BLOCK_N")), heads, batch)
 
 
@@ -130,13 +127,8 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def tolerance(task: Task) -> float:
-    """The weights and the logits' gradient are rounded once before their products."""
+    """The weights and the logits' gradient are rounded once before their matmuls."""
     return weights_tolerance(task, 1)
-
-
-def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
-    """logsumexp of a size that makes weights of at most about 1."""
-    return {"logsumexp": generator.uniform(3.0, 6.0, task.arguments[4].shape)}
 
 
 CASES = [

@@ -19,8 +19,8 @@ from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     WIDEST_BLOCK,
     Choice,
+    attention_tactics,
     block_of,
-    fit_blocks,
     load_rows,
     matmul_format,
     weights_tolerance,
@@ -124,7 +124,6 @@ def backward_constants(queries: int, keys: int, heads: int, width: int, scale: f
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    queries, keys = (task.integer(name) for name in ("QUERIES", "KEYS"))
     wide = task.integer("BLOCK_D") > 128
     choices: tuple[Choice, ...]
     if target == "interpreter":
@@ -136,14 +135,11 @@ def tactics(task: Task, target: str) -> list[Tactic]:
         choices = ((32, 32, 4, 1), (64, 32, 8, 1))
     else:
         choices = ((64, 32, 4, 2), (64, 64, 4, 2), (128, 64, 8, 2))
-    fitted = fit_blocks(choices, queries, keys)
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+    return attention_tactics(choices, task.integer("QUERIES"), task.integer("KEYS"))
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    shape = task.arguments[-1].shape
-    assert shape is not None
-    batch, heads, queries = shape
+    batch, heads, queries = task.shape("delta")
     return (triton.cdiv(queries, tactic.integer("BLOCK_M")), heads, batch)
 
 
@@ -170,13 +166,13 @@ def weights_and_change(
 
 
 def tolerance(task: Task) -> float:
-    """The logits' gradient is rounded once before its product."""
+    """The logits' gradient is rounded once before its matmul."""
     return weights_tolerance(task, 1)
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """logsumexp of a size that makes weights of at most about 1."""
-    return {"logsumexp": generator.uniform(3.0, 6.0, task.arguments[5].shape)}
+    return {"logsumexp": generator.uniform(3.0, 6.0, task.shape("logsumexp"))}
 
 
 CASES = [

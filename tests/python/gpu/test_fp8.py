@@ -136,11 +136,11 @@ def test_targets_without_fp8_are_refused_by_name_and_left_out_by_default(
     graph = golden_sample("golden_set3", "fp8", "folded").graph
     engine = tmp_path / "fp8.lwam"
     write_engine(graph, engine)
-    message = r"target sm_87 \(Jetson Orin\) has no fp8 products.*lightwam quantize --format int8"
+    message = r"target sm_87 \(Jetson Orin\) has no fp8 matmuls.*lightwam quantize --format int8"
     with pytest.raises(ExportError, match=message):
         compile_plan(lower(graph), ["sm_90", "sm_87"], Compiler(None, 1))
     assert main(["compile", str(engine), str(tmp_path / "gpu.lwam"), "--targets", "sm_87"]) != 0
-    assert "has no fp8 products" in capsys.readouterr().err
+    assert "has no fp8 matmuls" in capsys.readouterr().err
     assert main(["bench", "--roofline", "--device", "orin", "--engine", str(engine)]) != 0
     assert "Jetson AGX Orin 64 GB has no f8 products" in capsys.readouterr().err
 

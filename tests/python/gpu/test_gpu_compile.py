@@ -24,8 +24,8 @@ from lightwam.gpu.compile import CODE_ALIGNMENT, CompiledPlan, compile_plan, gpu
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import plan_to_json
 from lightwam.kernels.compiler.cache import CompileCache
-from lightwam.kernels.compiler.compile import Code, Variant, variant_key
 from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler, candidates
+from lightwam.kernels.compiler.variant import Code, Variant, variant_key
 from lightwam.kernels.task import Task
 from lightwam.runtime import Policy
 
