@@ -15,8 +15,8 @@ from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, Compil
 from lightwam.kernels.compiler.variant import Code
 from lightwam.kernels.formats import STORAGE, Array
 from lightwam.kernels.interpreter import parity
-from lightwam.kernels.interpreter.interpret import kernel_module, lay_out
-from lightwam.kernels.task import Task
+from lightwam.kernels.interpreter.interpret import lay_out
+from lightwam.kernels.task import Task, kernel_module
 
 
 def check_kernels(

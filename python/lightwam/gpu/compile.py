@@ -20,9 +20,8 @@ from lightwam.gpu.plan import Code, LaunchPlan, plan_to_json
 from lightwam.gpu.verify import verify_plan
 from lightwam.kernels.compiler.cache import CompileCache, user_cache_folder
 from lightwam.kernels.compiler.tasks import MOST_TACTICS, CompiledTactic, CompiledTask, CompileError, Compiler
-from lightwam.kernels.interpreter.interpret import kernel_module
 from lightwam.kernels.targets import TARGETS, known_targets, lacking
-from lightwam.kernels.task import Tactic, Task
+from lightwam.kernels.task import Tactic, Task, kernel_module
 from lightwam.progress import counting_bar, progress_bar
 
 CODE_ALIGNMENT = 64  # of every cubin module in the machine code of its target

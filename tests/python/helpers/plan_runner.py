@@ -19,7 +19,7 @@ from lightwam.gpu.plan import Buffer, Launch, LaunchPlan, ProgramPlan, WeightAdd
 from lightwam.gpu.side import parts
 from lightwam.kernels import formats
 from lightwam.kernels.interpreter import interpret
-from lightwam.kernels.task import Argument
+from lightwam.kernels.task import Argument, kernel_module
 
 #: "interpreter": the kernels' Triton source, on addresses. "reference": their float64 references, on arrays.
 Way = Literal["interpreter", "reference"]
@@ -91,7 +91,7 @@ class PlanRunner:
     def _launch(self, name: str, program: ProgramPlan, launch: Launch) -> None:
         task = self.plan.tasks[launch.task].task
         places = [self._bytes(name, program, argument, launch, index) for index, argument in enumerate(task.arguments)]
-        module = interpret.kernel_module(task)
+        module = kernel_module(task)
         if self.way == "interpreter":
             unknown = {a.name: len(b) for a, b in zip(task.arguments, places, strict=True) if a.num_bytes is None}
             addresses = [int(place.ctypes.data) for place in places]

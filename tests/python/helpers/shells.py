@@ -13,8 +13,7 @@ from helpers.engine_files import Engine, write_engine
 from helpers.gpu_plans import TARGETS, cubin
 from lightwam.engine.graph import Constant, Graph, graph_to_json
 from lightwam.gpu.plan import LaunchPlan, plan_to_json
-from lightwam.kernels.interpreter.interpret import kernel_module
-from lightwam.kernels.task import Tactic, Task
+from lightwam.kernels.task import Tactic, Task, kernel_module
 
 TARGET = "sm_87"
 
