@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import DType
-from lightwam.engine.file import read_engine, write_engine
 from lightwam.engine.graph import FloatPrecision
 from lightwam.export import export_engine
 from lightwam.export.policy import Normalization
@@ -20,7 +19,6 @@ from lightwam.export.weights import RandomWeights
 from lightwam.model import LightWAM
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.model.vae import WanVAE
-from lightwam.quantize.layers import find_layers, quantize_graph
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 GROUPS = ("mot", "state_fusion_action_expert", "proprio_encoder")
@@ -70,11 +68,4 @@ def write_nano(precision: FloatPrecision, folder: Path) -> Path:
         model, path, vae=vae, text_encoder=text, normalizer=Normalization(*factors, 5.0), precision=precision,
         parity_seeds=(),
     )  # fmt: skip
-    return path
-
-
-def quantized(source: Path, min_weights: int = 1) -> Path:
-    """NAME-int8.lwam beside a float engine file: its linears in eight bits, the rest as it was."""
-    graph, path = read_engine(source), source.with_name(f"{source.stem}-int8.lwam")
-    write_engine(quantize_graph(graph, find_layers(graph, min_weights)), path)
     return path
