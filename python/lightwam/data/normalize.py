@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics of states and actions, their file, and the normaliser built from them (spec section 6).
+"""Statistics of states and actions, their file, and the normaliser built from them.
 
 Legend: N rows, H action horizon, D width of the field (state or action). Statistics read tables only: no video is
-decoded.
+decoded. Source: docs/reference/light-wam.md, section 6.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import ConfigError, DataError
+from lightwam.files import replacing_file
 
 FloatArray = npt.NDArray[np.float32]
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
@@ -107,10 +107,9 @@ class DatasetStatistics:
         )
 
     def save(self, path: Path) -> None:
-        """Write the statistics file under a temporary name, then rename it."""
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        """Write the statistics file; it appears whole."""
+        with replacing_file(path) as building:
+            building.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @staticmethod
     def load(path: Path) -> DatasetStatistics:
