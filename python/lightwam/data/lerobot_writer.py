@@ -24,6 +24,7 @@ from rich.progress import track
 
 from lightwam.config import RobotConfig
 from lightwam.data.episode_files import META_FILE, read_episode_meta, read_episode_rows
+from lightwam.data.lerobot import IMAGE_PREFIX, SUBSTEPS_KEY
 from lightwam.errors import DataError
 from lightwam.files import replacing_folder
 
@@ -32,7 +33,6 @@ Array = npt.NDArray[Any]
 VERSION = "v3.0"
 EPISODES_A_FILE = 100
 CHUNK_SIZE = 1000
-IMAGE_PREFIX = "observation.images."
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
@@ -80,7 +80,7 @@ def write_dataset(staging: Path, out: Path, robot: RobotConfig, *, fps: int, rob
             listing += _write_group(building, group, file_index, tasks, fps, listing)
         _write_table(building / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(listing))
         _write_tasks(building / "meta/tasks.parquet", tasks)
-        _write_json(building / "meta/stats.json", dataset_statistics(episodes))
+        _write_json(building / "meta/stats.json", _statistics(episodes))
         _write_json(building / "meta/info.json", info)
     return info
 
@@ -221,16 +221,12 @@ def _pooled_images(parts: list[dict[str, list[float]]]) -> dict[str, Any]:
 
 
 def _statistics(episodes: list[StagedEpisode]) -> dict[str, dict[str, Any]]:
+    """Statistics of every feature over all rows, in the layout of meta/stats.json. Decodes no video."""
     result = {name: _summary(np.concatenate([episode.rows[name] for episode in episodes])) for name in episodes[0].rows}
     for camera in episodes[0].cameras:
         parts = [episode.meta["image_statistics"][camera] for episode in episodes]
         result[IMAGE_PREFIX + camera] = _pooled_images(parts)
     return result
-
-
-def dataset_statistics(episodes: list[StagedEpisode]) -> dict[str, dict[str, Any]]:
-    """Statistics of every feature over all rows, in the layout of meta/stats.json. Decodes no video."""
-    return _statistics(episodes)
 
 
 def _info(
@@ -260,7 +256,7 @@ def _info(
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
         "features": features,
-        "lightwam.action_substeps": int(action.shape[1]) if action.ndim == 3 else 1,
+        SUBSTEPS_KEY: int(action.shape[1]) if action.ndim == 3 else 1,
         **_conventions(robot),
     }
 
