@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.config.robot import constant_range
 from lightwam.errors import ConfigError, DataError
 from lightwam.files import replacing_file
 
@@ -225,11 +226,10 @@ def _range_of_mode(
 ) -> tuple[FloatArray, FloatArray]:
     if names := statistics_of_mode(mode):
         return vectors[names[0]], vectors[names[1]]
-    try:
-        low, high = (float(part) for part in mode.split("/"))
-    except ValueError as error:
+    limits = constant_range(mode)
+    if limits is None:
         raise ConfigError(
             f"normalisation mode is {mode!r}: use 'min/max', 'q01/q99', 'z-score' or constants such as '-1/1'"
-        ) from error
+        )
     full = np.ones(shape, np.float32)
-    return full * np.float32(low), full * np.float32(high)
+    return full * np.float32(limits[0]), full * np.float32(limits[1])
