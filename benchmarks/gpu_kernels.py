@@ -29,8 +29,8 @@ from lightwam.gpu.compile import CompiledPlan, compile_plan
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import LaunchPlan
 from lightwam.kernels.compiler.cache import CompileCache, user_cache_folder
-from lightwam.kernels.compiler.compile import Variant, variant_key
 from lightwam.kernels.compiler.tasks import MOST_TACTICS, Compiler, tactics_to_try
+from lightwam.kernels.compiler.variant import Variant, variant_key
 from lightwam.kernels.targets import TARGETS, lacking
 from lightwam.progress import counting_bar
 from lightwam.quantize.layers import float_precision, in_precision

@@ -6,17 +6,24 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from lightwam.engine.file import check_checksums, read_engine
 from lightwam.errors import ConfigError
+from lightwam.kernels.targets import TARGETS, describe, known_targets, lacking
 from lightwam.progress import counting_bar, progress_bar
 
 if TYPE_CHECKING:
     from lightwam.gpu.compile import CompiledPlan
     from lightwam.kernels.compiler.tasks import CompiledTask
+
+
+_TARGETS_HELP = (
+    f"GPUs, separated by commas: {describe()}; all that have the engine's formats when absent (without fp8: "
+    f"{', '.join(name for name, target in TARGETS.items() if not target.fp8)})."
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +34,7 @@ class CompileArgs:
     """Engine file (*.lwam); what it holds for GPUs already is left out."""
     out: Positional[Path]
     """The engine file to write; may be the same."""
-    targets: str | None = None
-    """GPUs, separated by commas: sm_87 (Orin), sm_89 (RTX 40), sm_90 (H100), sm_110 (Thor), sm_120 (RTX 50); all that
-    have the engine's formats when absent (sm_87 has no fp8)."""
+    targets: Annotated[str | None, arg(help=_TARGETS_HELP)] = None
     tactics: int = 3
     """Ways of each matrix product to compile, among which the runtime may choose."""
     cache: Path | None = None
@@ -55,8 +60,6 @@ def check_targets(text: str | None) -> tuple[str, ...]:
     """
     try:
         import triton  # noqa: F401
-
-        from lightwam.kernels.targets import TARGETS, known_targets
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"compiling for GPUs: the module {error.name!r} is not installed: pip install 'lightwam[export,gpu]'"
@@ -75,7 +78,6 @@ def compile_engine(arguments: CompileArgs) -> None:
     from lightwam.gpu.lower import lower
     from lightwam.kernels.compiler.cache import CompileCache, user_cache_folder
     from lightwam.kernels.compiler.tasks import Compiler
-    from lightwam.kernels.targets import lacking
 
     graph = read_engine(arguments.engine)
     plan = lower(graph)

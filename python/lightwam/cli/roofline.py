@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lightwam.errors import ConfigError
+from lightwam.kernels.targets import GPUS, Gpu
 
 if TYPE_CHECKING:
     from lightwam.gpu.report import LaunchCost, PlanCosts
-    from lightwam.gpu.roofline import Device
 
-ModelledGpu = Literal["orin", "orin-nano", "thor", "4090", "h100"]
+    ModelledGpu = str
+else:
+    ModelledGpu = Literal[tuple(GPUS)]
 
 
-def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
+def main(engine: Path, gpu_name: ModelledGpu, out: Path | None) -> int:
     """Lower the engine's graph, print the table, write `roofline.json` into `out` if given; returns the exit status.
 
     Raises `ConfigError` without Triton, `EngineError` for a file that is no engine, `ExportError` for one that no
@@ -28,31 +30,30 @@ def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
         from lightwam.gpu.cache import bytes_through_memory
         from lightwam.gpu.lower import lower
         from lightwam.gpu.report import plan_costs
-        from lightwam.gpu.roofline import DEVICES
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--roofline: the module {error.name!r} is not installed: pip install 'lightwam[gpu]'"
         ) from None
     from lightwam.engine.file import read_engine
 
-    graph, device = read_engine(engine), DEVICES[device_name]
+    graph, gpu = read_engine(engine), GPUS[gpu_name]
     plan = lower(graph)
     needed = {planned.task.product_type for planned in plan.tasks} - {"none"}
-    if lacking := sorted(needed - set(device.peaks)):
+    if lacking := sorted(needed - set(gpu.peaks)):
         raise ConfigError(
-            f"--device {device_name}: {device.name} has no {lacking[0]} products, which engine {engine.name} needs: "
+            f"--device {gpu_name}: {gpu.name} has no {lacking[0]} products, which engine {engine.name} needs: "
             "take an int8 engine (lightwam quantize --format int8)"
         )
     costs = plan_costs(plan, graph)
-    through_memory = bytes_through_memory(plan, costs.text_rows, device.cache)
-    print_prediction(costs, through_memory, device, f"{engine.name}, {graph.precision}")
+    through_memory = bytes_through_memory(plan, costs.text_rows, gpu.cache)
+    print_prediction(costs, through_memory, gpu, f"{engine.name}, {graph.precision}")
     if out is not None:
-        write_prediction(costs, through_memory, device, engine.name, out / "roofline.json")
+        write_prediction(costs, through_memory, gpu, engine.name, out / "roofline.json")
         print(f"wrote {out / 'roofline.json'}")
     return 0
 
 
-def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: Device, what: str) -> None:
+def print_prediction(costs: PlanCosts, through_memory: Sequence[int], gpu: Gpu, what: str) -> None:
     """Launches, FLOPs, bytes, predicted times without and with the cache model, by stage and kernel; bound; memory."""
     from rich.console import Console
     from rich.table import Table
@@ -62,8 +63,8 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
 
     columns = ("MB", "ms, 100 %", f"ms, {SHARE:.0%}")
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
-    table = Table(*headings, title=f"Prediction, not a measurement: {what}, {device.name}")
-    seconds, with_cache = chunk_seconds(costs, device), chunk_seconds(costs, device, through_memory)
+    table = Table(*headings, title=f"Prediction, not a measurement: {what}, {gpu.name}")
+    seconds, with_cache = chunk_seconds(costs, gpu), chunk_seconds(costs, gpu, through_memory)
     rows = [_Row(*row) for row in zip(costs.launches, seconds, through_memory, with_cache, strict=True)]
     for stage in STAGES:
         of_stage = [row for row in rows if row.launch.stage == stage]
@@ -76,24 +77,24 @@ def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
     table.add_row("chunk", *_figures(rows))
     console = Console()
     console.print(table)
-    source = "measured" if device.measured else "from data sheets"
+    source = "measured" if gpu.measured else "from data sheets"
     memory = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in costs.memory.items())
-    fits = "fits" if costs.peak_memory < device.memory else "does not fit"
+    fits = "fits" if costs.peak_memory < gpu.memory else "does not fit"
     console.print(
         f"An instruction of {costs.text_rows} rows. Peaks and bandwidth are {source}; a launch takes the longest of "
         f"its products, its bytes of memory and of the cache, and nothing to start.\n"
         f"MB and ms: all through device memory; with 'cache': the cache model, which keeps what was used last in half "
-        f"of the nominal {device.cache / 2**20:.0f} MiB.\n"
-        f"{_side_text(costs, through_memory, device)}"
+        f"of the nominal {gpu.cache / 2**20:.0f} MiB.\n"
+        f"{_side_text(costs, through_memory, gpu)}"
         f"All through memory: {costs.num_bytes / 1e6:.0f} MB, {costs.num_bytes / costs.bound:.2f} of the least that "
         f"fused groups can move.\n"
-        f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {device.memory / 1e9:.0f} GB; without machine "
+        f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {gpu.memory / 1e9:.0f} GB; without machine "
         f"code and driver: {memory}.",
         highlight=False,
     )
 
 
-def _side_text(costs: PlanCosts, through_memory: Sequence[int], device: Device) -> str:
+def _side_text(costs: PlanCosts, through_memory: Sequence[int], gpu: Gpu) -> str:
     """How much of a side branch is predicted to hide, as a line; empty without one."""
     from lightwam.gpu.roofline import SHARE, chunk_seconds, launch_seconds
 
@@ -103,8 +104,8 @@ def _side_text(costs: PlanCosts, through_memory: Sequence[int], device: Device) 
     told = []
     for moved in (None, through_memory):
         sizes = moved if moved is not None else [None] * len(branch)
-        alone = sum(launch_seconds(launch, device, size) for launch, size in zip(branch, sizes, strict=False))
-        shown = sum(chunk_seconds(costs, device, moved)[: len(branch)])
+        alone = sum(launch_seconds(launch, gpu, size) for launch, size in zip(branch, sizes, strict=False))
+        shown = sum(chunk_seconds(costs, gpu, moved)[: len(branch)])
         told.append(f"{1e3 * (alone - shown) / SHARE:.2f} of {1e3 * alone / SHARE:.2f} ms")
     return (
         f"Side branch: {len(branch)} launches, {sum(launch.num_bytes for launch in branch) / 1e6:.0f} MB, beside "
@@ -136,7 +137,7 @@ def _figures(rows: Sequence[_Row]) -> list[str]:
     ]
 
 
-def write_prediction(costs: PlanCosts, through_memory: Sequence[int], device: Device, engine: str, path: Path) -> None:
+def write_prediction(costs: PlanCosts, through_memory: Sequence[int], gpu: Gpu, engine: str, path: Path) -> None:
     """The prediction as JSON, under a temporary name first; of each launch the seconds that it adds to a chunk."""
     from lightwam.gpu.roofline import SHARE, chunk_seconds, predict
 
@@ -145,14 +146,14 @@ def write_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
         "kind": "prediction",
         "engine": engine,
         "device": {
-            "name": device.name, "peaks": dict(device.peaks), "bandwidth": device.bandwidth, "memory": device.memory,
-            "cache": device.cache,
+            "name": gpu.name, "peaks": dict(gpu.peaks), "bandwidth": gpu.bandwidth, "memory": gpu.memory,
+            "cache": gpu.cache,
         },
         "text_rows": costs.text_rows,
-        "seconds": {"1.0": predict(costs, device), str(SHARE): predict(costs, device, SHARE)},
+        "seconds": {"1.0": predict(costs, gpu), str(SHARE): predict(costs, gpu, SHARE)},
         "seconds_with_cache": {
-            "1.0": predict(costs, device, 1.0, through_memory),
-            str(SHARE): predict(costs, device, SHARE, through_memory),
+            "1.0": predict(costs, gpu, 1.0, through_memory),
+            str(SHARE): predict(costs, gpu, SHARE, through_memory),
         },
         "bytes": costs.num_bytes,
         "bytes_with_cache": sum(through_memory),
@@ -166,8 +167,8 @@ def write_prediction(costs: PlanCosts, through_memory: Sequence[int], device: De
                 "seconds": seconds, "bytes_with_cache": num_bytes, "seconds_with_cache": with_cache,
             }
             for launch, seconds, num_bytes, with_cache in zip(
-                costs.launches, chunk_seconds(costs, device), through_memory,
-                chunk_seconds(costs, device, through_memory), strict=True,
+                costs.launches, chunk_seconds(costs, gpu), through_memory,
+                chunk_seconds(costs, gpu, through_memory), strict=True,
             )
         ],
     }  # fmt: skip

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from lightwam.kernels.task import Argument, Task
-
 from helpers.gpu_graphs import full_size_graph
 from lightwam.engine.costs import graph_costs
 from lightwam.gpu.cache import LINE, USABLE, Cache, Touch, bytes_through_memory
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, Side
 from lightwam.gpu.report import plan_costs
+from lightwam.kernels.task import Argument, Task
 
 
 def _read(start: int, end: int, argument: str = "x", block: str = "arena") -> Touch:

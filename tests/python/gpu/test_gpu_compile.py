@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lightwam.kernels.compiler.cache import CompileCache
-from lightwam.kernels.compiler.compile import Code, Variant, variant_key
-from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler, candidates
-from lightwam.kernels.task import Task
 
 from helpers.gpu_graphs import golden_sample, small_sample
 from lightwam.cli import main
@@ -27,6 +23,10 @@ from lightwam.errors import EngineError, ExportError
 from lightwam.gpu.compile import CODE_ALIGNMENT, CompiledPlan, compile_plan, gpu_part, write_gpu_engine
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import plan_to_json
+from lightwam.kernels.compiler.cache import CompileCache
+from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler, candidates
+from lightwam.kernels.compiler.variant import Code, Variant, variant_key
+from lightwam.kernels.task import Task
 from lightwam.runtime import Policy
 
 TARGETS = ("sm_87", "sm_110")

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from lightwam.kernels.ops import matmul
 
 from helpers.gpu_graphs import bundled_sample, deviation, full_size_graph, golden_sample, small_sample
 from lightwam.gpu.lower import FUSIONS, lower
 from lightwam.gpu.plan import linear_of, plan_to_json
 from lightwam.gpu.report import plan_costs
 from lightwam.gpu.verify import check_plan
+from lightwam.kernels.ops import matmul
 from lightwam.quantize.layers import find_layers, quantize_graph
 
 #: f32: sums in another order. bf16 (f16): every value between launches has 8 (11) bits, and fused ones are not rounded.

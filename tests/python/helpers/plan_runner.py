@@ -11,14 +11,14 @@ from itertools import chain, zip_longest
 from typing import Literal
 
 import numpy as np
-from lightwam.kernels import formats
-from lightwam.kernels.interpreter import interpret
-from lightwam.kernels.task import Argument
 
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
 from lightwam.gpu.plan import Buffer, Launch, LaunchPlan, ProgramPlan, WeightAddress
+from lightwam.kernels import formats
+from lightwam.kernels.interpreter import interpret
+from lightwam.kernels.task import Argument
 
 #: "interpreter": the kernels' Triton source, on addresses. "reference": their float64 references, on arrays.
 Way = Literal["interpreter", "reference"]
