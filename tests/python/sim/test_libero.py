@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LIBERO adapter, placements and the expert, on the real simulator; almost all of it without rendering."""
+"""LIBERO: environment, placements, expert and recordings, on the real simulator; almost all without rendering."""
 
 from __future__ import annotations
 
@@ -12,43 +12,46 @@ import pytest
 
 from lightwam.errors import SimulatorError
 from lightwam.sim.closed_loop import start_state
-from lightwam.sim.libero.env import LiberoEnv, load_task, load_tasks
-from lightwam.sim.libero.expert import PickPlaceExpert
-from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres, shifted_state
+from lightwam.sim.libero.env import LiberoEnv
+from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres
+from lightwam.sim.libero.simulator import Libero, LiberoTaskEnv
+from lightwam.sim.replay import demonstrate
 
-TASK = "libero_object", 0
+LIBERO = Libero()
 
 
 @pytest.fixture(scope="module")
-def blind_env() -> Iterator[LiberoEnv]:
-    env = LiberoEnv(load_task(*TASK), render=False, joint_noise=True)
+def blind_env() -> Iterator[LiberoTaskEnv]:
+    """The environment that almost all tests share; each brings it to the state that it needs."""
+    env = LIBERO.make_env(LIBERO.task(None, None), render=False, start_noise=True)
     env.reset()
     yield env
     env.close()
 
 
-def test_tasks_have_their_official_names_and_states() -> None:
-    tasks = load_tasks("libero_object")
-    assert len(tasks) == 10
+def test_tasks_have_their_official_names_and_states(blind_env: LiberoTaskEnv) -> None:
+    tasks = LIBERO.tasks("libero_object")
+    assert len(tasks) == 10 and tasks[0] == LIBERO.task(None, None)
     assert tasks[0].instruction == "pick up the alphabet soup and place it in the basket"
-    states = tasks[0].official_states()
+    states = blind_env.official_states()
     assert states.shape[0] == 50 and states.dtype == np.float64 and np.isfinite(states).all()
 
 
 def test_unknown_suites_and_tasks() -> None:
     with pytest.raises(SimulatorError, match="libero_spatial, libero_object"):
-        load_task("libero_moon", 0)
+        LIBERO.task("libero_moon", 0)
     with pytest.raises(SimulatorError, match="choose 0 to 9"):
-        load_task("libero_object", 10)
+        LIBERO.task("libero_object", 10)
 
 
 def test_the_adapter_does_not_import_torch() -> None:
-    code = "import sys; from lightwam.sim import libero, demo, evaluate, expert, record; libero.import_libero(); "
+    code = "import sys; from lightwam.cli import demo, eval, record, train_replay; "
+    code += "from lightwam.sim.registry import load_simulator; load_simulator('libero').task(None, None); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_bad_states_actions_and_reading_unrendered_images(blind_env: LiberoEnv) -> None:
+def test_bad_states_actions_and_reading_unrendered_images(blind_env: LiberoTaskEnv) -> None:
     with pytest.raises(SimulatorError, match=r"\(3,\)"):
         blind_env.set_state(np.zeros(3))
     with pytest.raises(SimulatorError, match="7 finite numbers"):
@@ -61,13 +64,13 @@ def test_bad_states_actions_and_reading_unrendered_images(blind_env: LiberoEnv) 
         blind_env.step(np.zeros(7), render=True)
 
 
-def test_shifted_states_are_reproducible_and_bounded(blind_env: LiberoEnv) -> None:
-    official = blind_env.task.official_states()
+def test_shifted_states_are_reproducible_and_bounded(blind_env: LiberoTaskEnv) -> None:
+    official = blind_env.official_states()
     target, place = blind_env.goal_objects()
     assert (target, place) == ("alphabet_soup_1", "basket_1")
     moves = []
     for index in range(20):
-        state = shifted_state(blind_env, official[index], index)
+        state = blind_env.shifted_state(official[index], index)
         np.testing.assert_array_equal(state, start_state(blind_env, official, index, "shifted"))
         moved = np.flatnonzero(state != official[index])
         allowed = {}
@@ -84,11 +87,11 @@ def test_shifted_states_are_reproducible_and_bounded(blind_env: LiberoEnv) -> No
     assert np.ptp(moves, axis=0).min() > 0.05
 
 
-def test_recordings_start_wider_than_the_shifted_states_and_never_officially(blind_env: LiberoEnv) -> None:
+def test_recordings_start_wider_than_the_shifted_states_and_never_officially(blind_env: LiberoTaskEnv) -> None:
     assert WIDE.target > SHIFTED.target and WIDE.place > SHIFTED.place and WIDE.others > SHIFTED.others
     centre = region_centres(blind_env)["alphabet_soup_1"]
     np.testing.assert_allclose(centre, [-0.12, -0.24], atol=1e-6)
-    official = blind_env.task.official_states()
+    official = blind_env.official_states()
     address = blind_env.position_address("alphabet_soup_1")
     starts = np.array([random_state(blind_env, np.random.default_rng(seed)) for seed in range(8)])
     assert not any(np.array_equal(start, state) for start in starts for state in official)
@@ -98,12 +101,12 @@ def test_recordings_start_wider_than_the_shifted_states_and_never_officially(bli
     np.testing.assert_array_equal(again, starts[3])
 
 
-def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(blind_env: LiberoEnv) -> None:
-    official = blind_env.task.official_states()
+def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(blind_env: LiberoTaskEnv) -> None:
+    official = blind_env.official_states()
     blind_env.reset()
-    blind_env.set_state(shifted_state(blind_env, official[1], 1))
+    blind_env.set_state(blind_env.shifted_state(official[1], 1))
     blind_env.settle(10, render_last=False)
-    expert = PickPlaceExpert(blind_env)
+    expert = blind_env.expert()
     phases: list[str] = []
     missed = False
     for _ in range(300):
@@ -124,12 +127,22 @@ def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(blin
     assert {"approach", "descend", "close", "reopen", "lift", "carry", "lower", "release"} <= set(phases)
 
 
+def test_a_demonstration_solves_the_state_it_starts_from(blind_env: LiberoTaskEnv) -> None:
+    actions_TA = demonstrate(blind_env, state=49, settle_steps=5, max_steps=300)
+    assert actions_TA.shape[1] == 7 and 50 < len(actions_TA) < 300
+    assert blind_env.succeeded()
+    with pytest.raises(SimulatorError, match=r"choose 0\.\.49"):
+        demonstrate(blind_env, state=50, settle_steps=0, max_steps=1)
+    with pytest.raises(SimulatorError, match="did not succeed within 1 steps"):
+        demonstrate(blind_env, state=0, settle_steps=0, max_steps=1)
+
+
 def test_a_soft_reset_is_as_good_as_a_hard_one() -> None:
-    task = load_task(*TASK)
-    official = task.official_states()
+    task = LIBERO.task(None, None)
     runs = []
     for hard_reset in (True, False):
         env = LiberoEnv(task, render=False, hard_reset=hard_reset)
+        official = env.official_states()
         rng = np.random.default_rng(0)
         for episode in range(2):
             env.reset()
@@ -144,9 +157,9 @@ def test_a_soft_reset_is_as_good_as_a_hard_one() -> None:
 
 
 def test_gated_images_are_the_simulators_own() -> None:
-    task = load_task(*TASK)
-    state = task.official_states()[0]
+    task = LIBERO.task(None, None)
     gated, plain = LiberoEnv(task, image_size=64), LiberoEnv(task, image_size=64, gated=False)
+    state = gated.official_states()[0]
     try:
         for env in (gated, plain):
             env.seed(0)
@@ -165,6 +178,8 @@ def test_gated_images_are_the_simulators_own() -> None:
                 for camera, image in ours.items():
                     assert image.shape == (64, 64, 3) and image.dtype == np.uint8 and image.std() > 5
                     np.testing.assert_array_equal(image, theirs[camera])
+        agent, wrist = gated.images().values()
+        np.testing.assert_array_equal(gated.picture(), np.concatenate([agent[::-1, ::-1], wrist[::-1, ::-1]], axis=1))
     finally:
         gated.close()
         plain.close()
