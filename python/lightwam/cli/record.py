@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError
 from lightwam.runtime.policy import DeviceName
-from lightwam.sim.record import RecorderOptions, Staging, plan_corrections, plan_episodes, record, recording_of
+from lightwam.sim.record import Staging, make_recorder, plan_corrections, plan_episodes, record, recording_of
 from lightwam.sim.registry import load_simulator
 
 
@@ -68,12 +69,15 @@ def main(args: RecordArgs) -> int:
     staging = Staging(args.staging or args.out.with_name(args.out.name + ".staging"), args.seed, recording.row_hz)
     if not args.finalise_only:
         task = simulator.task(args.suite, args.task)
-        options = RecorderOptions(args.sim, task, placements, args.image_size, args.policy, args.device)
+        make = functools.partial(
+            make_recorder, args.sim, task, placements, image_size=args.image_size, policy=args.policy,
+            device=args.device,
+        )  # fmt: skip
         if args.policy is None:
             jobs = plan_episodes(recording, args.episodes, args.clips, args.seed)
         else:
             jobs = plan_corrections(args.episodes)
-        record(options.make_recorder, staging, jobs, args.processes)
+        record(make, staging, jobs, args.processes)
     if args.finalise or args.finalise_only:
         summary = write_dataset(staging.folder, args.out, fps=staging.row_hz, robot_type=recording.robot_type)
         print(f"{args.out}: {summary['total_episodes']} episodes, {summary['total_frames']} rows")

@@ -14,15 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.progress import tally_bar
-from lightwam.sim.env import STATES, Simulator, SimulatorEnv, Task
+from lightwam.sim.env import STATES, Array, EvaluationProtocol, Simulator, SimulatorEnv, Task
 from lightwam.sim.policies import PolicyLike
-from lightwam.sim.protocols import EvaluationProtocol
-
-Array = npt.NDArray[Any]
 
 FRAME_STRIDE = 2  # a video shows every second control step
 

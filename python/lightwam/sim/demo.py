@@ -7,15 +7,11 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
 from lightwam.sim.closed_loop import FrameSink, Trial, TrialPlan, run_trials
-from lightwam.sim.env import Simulator
+from lightwam.sim.env import Array, Simulator
 from lightwam.sim.policies import PolicyLike
 from lightwam.sim.reports import environment_report, figures, heading
 from lightwam.sim.video import VideoSink, compose_frame, contact_sheet, mark_outcome, open_video
-
-Array = npt.NDArray[Any]
 
 HOLD_FRAMES = 8  # how long the video shows an outcome
 

@@ -21,7 +21,6 @@ from lightwam.data.episode_files import Episode
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.runtime import Observation
 from lightwam.sim.policies import PolicyLike
-from lightwam.sim.protocols import EvaluationProtocol
 
 Array = npt.NDArray[Any]
 
@@ -68,6 +67,30 @@ class Recording:
     row_hz: int  # recorded rows a second
     placements: tuple[str, ...]  # how far objects are moved from their usual places, the default first
     clip_kinds: Mapping[str, float]  # short clips beside whole episodes ("full"): kind -> its share of them
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """How an evaluation runs. Figures of two protocols differ. Steps are control steps."""
+
+    name: str
+    trials: int  # a task
+    settle_steps: int  # standing still with an open gripper before the policy starts
+    replan_steps: int | None  # most actions executed of a chunk; None: as many as the policy chooses
+    max_steps: Mapping[str, int]  # a suite
+    seed: int
+
+    def steps_to_execute(self, policy_steps: int) -> int:
+        """Actions executed of every chunk: the policy's own number, at most the protocol's."""
+        return policy_steps if self.replan_steps is None else min(policy_steps, self.replan_steps)
+
+    def step_limit(self, suite: str) -> int:
+        """Most control steps of a trial after settling. Raises ConfigError for a suite without a limit."""
+        if suite not in self.max_steps:
+            raise ConfigError(
+                f"protocol {self.name!r} has no step limit for {suite!r}: known are {list(self.max_steps)}"
+            )
+        return self.max_steps[suite]
 
 
 class SimulatorEnv(Protocol):

@@ -50,23 +50,17 @@ class Staging:
         return [job for job in jobs if not (self.episode(job[0]) / META_FILE).is_file()]
 
 
-@dataclass(frozen=True)
-class RecorderOptions:
-    """How every recording process makes its environment and recorder."""
+def make_recorder(
+    sim: str, task: Task, placements: str, *, image_size: int = 256, policy: Path | None = None, device: str = "cpu"
+) -> Recorder:
+    """A recorder in an environment of its own, of the expert or of its corrections of `policy`, which runs on `device`.
 
-    sim: str  # a name of `registry.load_simulator`
-    task: Task
-    placements: str
-    image_size: int = 256
-    policy: Path | None = None  # whose roll-outs are corrected
-    device: str = "cpu"  # what runs the policy
-
-    def make_recorder(self) -> Recorder:
-        """A recorder in an environment of its own. Raises SimulatorError, EngineError."""
-        simulator = load_simulator(self.sim)
-        env = simulator.make_env(self.task, image_size=self.image_size, start_noise=True)
-        policy = load_policy(self.policy, simulator.robot, device=self.device, threads=1) if self.policy else None
-        return env.recorder(self.placements, policy)
+    sim: a name of `registry.load_simulator`. Raises SimulatorError, EngineError.
+    """
+    simulator = load_simulator(sim)
+    env = simulator.make_env(task, image_size=image_size, start_noise=True)
+    driver = load_policy(policy, simulator.robot, device=device, threads=1) if policy else None
+    return env.recorder(placements, driver)
 
 
 def recording_of(simulator: Simulator, placements: str | None) -> tuple[Recording, str]:
@@ -114,9 +108,9 @@ def record_one(recorder: Recorder, staging: Staging, number: int, kind: str) -> 
     raise SimulatorError(f"episode {number} ({kind}): the expert failed {MAX_ATTEMPTS} times: check the task")
 
 
-def _work(make_recorder: Callable[[], Recorder], staging: Staging, jobs: Any, results: Any) -> None:
+def _work(make: Callable[[], Recorder], staging: Staging, jobs: Any, results: Any) -> None:
     try:
-        recorder = make_recorder()
+        recorder = make()
         while True:
             try:
                 number, kind = jobs.get_nowait()
@@ -128,10 +122,10 @@ def _work(make_recorder: Callable[[], Recorder], staging: Staging, jobs: Any, re
         results.put(("error", os.getpid(), 0, f"{type(error).__name__}: {error}"))
 
 
-def record(make_recorder: Callable[[], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
+def record(make: Callable[[], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
     """Record what is missing of `jobs`; returns the number of rows recorded now.
 
-    make_recorder: called in each process; it travels there by pickle. Raises SimulatorError where a process fails.
+    make: called in each process; it travels there by pickle. Raises SimulatorError where a process fails.
     """
     staging.folder.mkdir(parents=True, exist_ok=True)
     left = staging.missing(jobs)
@@ -143,7 +137,7 @@ def record(make_recorder: Callable[[], Recorder], staging: Staging, jobs: list[J
     for job in left:
         job_queue.put(job)
     count = max(1, min(processes, len(left)))
-    arguments = (make_recorder, staging, job_queue, results)
+    arguments = (make, staging, job_queue, results)
     workers = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(count)]
     for worker in workers:
         worker.start()

@@ -14,13 +14,11 @@ from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 
 from lightwam.errors import DataError
 from lightwam.files import replacing_file
 from lightwam.sim.closed_loop import FRAME_STRIDE, FrameSink
-
-Array = npt.NDArray[Any]
+from lightwam.sim.env import Array
 
 STRIP_HEIGHT = 16  # pixels under the cameras: one cell an executed step of the chunk
 _CELL, _DONE, _IDLE = 12, (80, 200, 120), (70, 70, 70)

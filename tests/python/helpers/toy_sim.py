@@ -10,14 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lightwam.config.robot import Camera, Dimension, GripperRule, RobotConfig
 
+from lightwam.config.robot import Camera, Dimension, GripperRule, RobotConfig
 from lightwam.data.episode_files import Episode
 from lightwam.errors import SimulatorError
 from lightwam.runtime import Observation
-from lightwam.sim.env import Array, Decision, Expert, Recorder, Recording, Simulator, SimulatorEnv, Task
+from lightwam.sim.env import (
+    Array,
+    Decision,
+    EvaluationProtocol,
+    Expert,
+    Recorder,
+    Recording,
+    Simulator,
+    SimulatorEnv,
+    Task,
+)
 from lightwam.sim.policies import PolicyLike
-from lightwam.sim.protocols import EvaluationProtocol
 
 NAME = "helpers.toy_sim:Toy"  # for --sim
 SIZE = 32  # pixels

@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lightwam.config import LightWAMConfig
 from lightwam.errors import SimulatorError
 from lightwam.runtime import Observation
-from lightwam.sim.env import Task
+from lightwam.sim.env import Array, Task
 from lightwam.sim.libero.renderer import choose_renderer
-
-Array = npt.NDArray[Any]
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # our name -> the simulator's

@@ -9,16 +9,12 @@ Units: metres, radians; actions are the environment's: 6 deltas in +-1 (0.05 m, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lightwam.sim.env import Decision, Expert
+from lightwam.sim.env import Array, Decision, Expert
 from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, LiberoEnv
 from lightwam.sim.libero.geometry import Footprint, collision_points, footprint, wrap_half_turn
-
-Array = npt.NDArray[Any]
 
 METRES_PER_ACTION = 0.05
 RADIANS_PER_ACTION = 0.5

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lightwam.data.episode_files import Episode
 from lightwam.errors import SimulatorError
-from lightwam.sim.env import Decision, Recorder
+from lightwam.sim.env import Array, Decision, Recorder
 from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, ROBOT, LiberoEnv
 from lightwam.sim.libero.expert import PickPlaceExpert
 from lightwam.sim.libero.placements import WIDE, Spread, random_state
-
-Array = npt.NDArray[Any]
 
 SUBSTEPS = 4
 ROW_HZ = int(ROBOT.control_hz) // SUBSTEPS
@@ -110,7 +106,7 @@ class ScenarioRunner(Recorder):
                 labels_KA[step] = ROBOT.to_data(decision.action.astype(np.float32))
                 env.step(noise.apply(decision), render=step == SUBSTEPS - 1)
             columns = {"observation.state": observation["state"], "action": labels_KA, **privileged}
-            episode.add_row(columns, observation["images"])
+            episode.add_row(columns, dict(observation["images"]))
             rows_after_end += self._ended(kind) or rows_after_end >= 0
             if rows_after_end >= (1 if kind in ("pick", "empty") else 2):
                 return episode

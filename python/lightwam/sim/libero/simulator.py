@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 from types import MappingProxyType
 
-from lightwam.sim.env import Array, Expert, Recorder, Recording, Simulator, SimulatorEnv, Task
+from lightwam.sim.env import Array, EvaluationProtocol, Expert, Recorder, Recording, Simulator, SimulatorEnv, Task
 from lightwam.sim.libero.corrections import CorrectionRunner
 from lightwam.sim.libero.env import ROBOT, SUITES, LiberoEnv, load_tasks
 from lightwam.sim.libero.expert import PickPlaceExpert
 from lightwam.sim.libero.placements import SPREADS, shifted_state
 from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, ScenarioRunner
 from lightwam.sim.policies import PolicyLike
-from lightwam.sim.protocols import EvaluationProtocol
 
 
 def _protocol(
