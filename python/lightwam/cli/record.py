@@ -29,7 +29,8 @@ class RecordArgs:
     episodes: int = 400
     """Whole episodes, from a random start to the object in its place."""
     clips: int = 600
-    """Short clips: grasping from nearby, recovering from an empty grasp, dropped and carried objects."""
+    """Short clips where the simulator has them (LIBERO: grasping from nearby, recovering from an empty grasp, dropped
+    and carried objects)."""
     policy: Path | None = None
     """Engine file: record corrections of this policy's own roll-outs instead (episodes of them; clips is ignored)."""
     device: DeviceName = "cpu"

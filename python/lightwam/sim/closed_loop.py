@@ -122,9 +122,9 @@ def run_trial(
         count = min(execute, len(actions_HA), limit - trial.steps)
         for number in range(count):
             trial.steps += 1
-            wanted_frame = frame_sink is not None and trial.steps % FRAME_STRIDE == 0
-            done = env.step(actions_HA[number], render=wanted_frame or number == count - 1)
-            if frame_sink and wanted_frame:
+            filmed = frame_sink is not None and trial.steps % FRAME_STRIDE == 0
+            done = env.step(actions_HA[number], render=filmed or number == count - 1)
+            if frame_sink and filmed:
                 frame_sink.add(env.picture(), number + 1)
             if done:
                 trial.success = True

@@ -66,7 +66,7 @@ class Recording:
     robot_type: str  # as data sets name it
     row_hz: int  # recorded rows a second
     placements: tuple[str, ...]  # how far objects are moved from their usual places, the default first
-    clip_kinds: Mapping[str, float]  # short clips beside whole episodes ("full"): kind -> its share of them
+    clip_kinds: Mapping[str, float]  # short clips beside whole episodes ("full"): kind -> share; {} for none
 
 
 @dataclass(frozen=True)

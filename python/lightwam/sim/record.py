@@ -85,8 +85,8 @@ def plan_episodes(recording: Recording, episodes: int, clips: int, seed: int) ->
     """(number, kind) of every episode, whole episodes and clips evenly mixed, so that any prefix is a fair sample."""
     kinds = ["full"] * episodes
     edges = np.round(np.cumsum(list(recording.clip_kinds.values())) * clips).astype(int)
-    for kind, start, stop in zip(recording.clip_kinds, [0, *edges[:-1]], edges, strict=True):
-        kinds += [kind] * int(stop - start)
+    for kind, count in zip(recording.clip_kinds, np.diff(edges, prepend=0), strict=True):
+        kinds += [kind] * int(count)
     order = np.random.default_rng([seed, 1]).permutation(len(kinds))
     return [(number, kinds[index]) for number, index in enumerate(order)]
 

@@ -50,7 +50,7 @@ def test_replay_goes_through_the_demonstration_and_then_stands_still() -> None:
     np.testing.assert_array_equal(policy.infer({}).actions, demo[:8])
 
 
-def test_replay_refuses_other_shapes() -> None:
+def test_replay_rejects_other_shapes() -> None:
     with pytest.raises(ConfigError, match=r"\(3, 6\)"):
         ReplayPolicy(np.zeros((3, 6)), ROBOT)
     with pytest.raises(ConfigError, match=r"\(0, 7\).*\[steps, 7\]"):

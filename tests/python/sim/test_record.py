@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,8 @@ def test_any_prefix_of_the_plan_is_a_fair_mix() -> None:
     assert kinds == {"full": 40, "pick": 30, "empty": 15, "dropped": 6, "carry": 9}
     assert 10 <= Counter(kind for _, kind in jobs[:50])["full"] <= 30
     assert jobs == plan_episodes(Libero.recording, 40, 60, seed=0) != plan_episodes(Libero.recording, 40, 60, seed=1)
+    whole = plan_episodes(replace(Libero.recording, clip_kinds={}), 2, 60, seed=0)
+    assert whole == [(0, "full"), (1, "full")]
     assert plan_corrections(2) == [(0, "correction"), (1, "correction")]
 
 

@@ -105,15 +105,13 @@ class LiberoEnv:
         render: bool = True,
         hard_reset: bool = False,
         joint_noise: bool = False,
-        gated: bool = True,
     ) -> None:
         self.task = task
         self._suite = _suite(task.suite)
         _, control_env = import_libero()
         self.image_size = image_size
         self.renders = render
-        self._gated = gated
-        self._gate_open = not gated
+        self._gate_open = False
         self._observation: dict[str, Any] = {}
         self._frame_is_fresh = False
         try:
@@ -148,7 +146,7 @@ class LiberoEnv:
         # robosuite keeps the gripper's integrated command over a soft reset; without it both resets are bit-identical
         gripper = self.raw.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)
-        self._frame_is_fresh = not self._gated
+        self._frame_is_fresh = False
         self._wrap_cameras()
 
     def official_states(self) -> Array:
@@ -280,19 +278,19 @@ class LiberoEnv:
     def _gate(self, render: bool) -> Iterator[None]:
         if render and not self.renders:
             raise SimulatorError("this environment was built with render=False: build it with render=True for images")
-        self._gate_open = render or not self._gated
+        self._gate_open = render
         self._frame_is_fresh = False
         yield
-        self._frame_is_fresh = self._gate_open
-        self._gate_open = not self._gated
+        self._frame_is_fresh = render
+        self._gate_open = False
 
     def _wrap_cameras(self) -> None:
-        if not (self.renders and self._gated):
+        if not self.renders:
             return
         for camera in CAMERAS.values():
             key = f"{camera}_image"
             inner = self.raw._observables[key]._sensor
-            if not hasattr(inner, "lightwam_gate"):
+            if not hasattr(inner, "lightwam_inner"):
                 self.raw.modify_observable(key, "sensor", self._gated_sensor(inner))
 
     def _gated_sensor(self, inner: Callable[[Any], Array]) -> Callable[[Any], Array]:
@@ -302,5 +300,5 @@ class LiberoEnv:
             return inner(cache) if self._gate_open else blank_HWC
 
         gated.__modality__ = "image"  # type: ignore[attr-defined]
-        gated.lightwam_gate = True  # type: ignore[attr-defined]
+        gated.lightwam_inner = inner  # type: ignore[attr-defined]
         return gated

@@ -161,8 +161,8 @@ class PickPlaceExpert(Expert):
         direction = left - right
         return float(np.arctan2(direction[1], direction[0]))
 
-    def _yaw_error(self, wanted: float | None) -> float:
-        return wrap_half_turn((CANONICAL_YAW if wanted is None else wanted) - self._finger_yaw())
+    def _yaw_error(self, yaw: float | None) -> float:
+        return wrap_half_turn((CANONICAL_YAW if yaw is None else yaw) - self._finger_yaw())
 
     def _action(self, move: Array, yaw_error: float, gripper: float) -> Array:
         """Clipped proportional control; the tool is kept upright."""
