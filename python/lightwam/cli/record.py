@@ -10,7 +10,7 @@ from pathlib import Path
 from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError
 from lightwam.runtime.policy import DeviceName
-from lightwam.sim.record import Staging, make_recorder, plan_corrections, plan_episodes, record, recording_of
+from lightwam.sim.record import Staging, make_recorder, plan_episodes, record, recording_of
 from lightwam.sim.registry import load_simulator
 
 
@@ -74,10 +74,7 @@ def main(args: RecordArgs) -> int:
             make_recorder, args.sim, task, placements, image_size=args.image_size, policy=args.policy,
             device=args.device,
         )  # fmt: skip
-        if args.policy is None:
-            jobs = plan_episodes(recording, args.episodes, args.clips, args.seed)
-        else:
-            jobs = plan_corrections(args.episodes)
+        jobs = plan_episodes(recording, args.episodes, args.clips, args.seed, corrections=args.policy is not None)
         record(make, staging, jobs, args.processes)
     if args.finalise or args.finalise_only:
         summary = write_dataset(staging.folder, args.out, fps=staging.row_hz, robot_type=recording.robot_type)

@@ -2,13 +2,14 @@
 """What a simulator is: the Protocols that evaluation, demo, recording and baselines are written against.
 
 A simulator subclasses `Simulator` (its tasks and figures) and `SimulatorEnv` (one running task) and has a line in
-`lightwam.sim.registry`; members with a body here are defaults. No other module knows which simulator it drives.
+`lightwam.sim.registry`; what is not abstract here is a default. No other module knows which simulator it drives.
 
 Legend: S start states of a task, N numbers of a start state, A action width, P state width, H W image size.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -48,6 +49,7 @@ class Decision:
 class Expert(Protocol):
     """A scripted expert that solves its environment's task from any state; it may read privileged state."""
 
+    @abstractmethod
     def decide(self) -> Decision:
         """The action for the simulator's present state, without noise."""
 
@@ -55,6 +57,7 @@ class Expert(Protocol):
 class Recorder(Protocol):
     """Records episodes of one environment."""
 
+    @abstractmethod
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """One episode from a random start drawn from `rng`; None where the attempt failed and another is due."""
 
@@ -98,12 +101,15 @@ class SimulatorEnv(Protocol):
 
     task: Task
 
+    @abstractmethod
     def seed(self, seed: int) -> None:
         """Seed what `reset` draws."""
 
+    @abstractmethod
     def reset(self) -> None:
         """Begin an episode; `set_state` follows where a trial needs a certain start."""
 
+    @abstractmethod
     def official_states(self) -> Array:
         """The task's published starts, float64 [S, N]: whatever numbers bring `set_state` to them."""
 
@@ -114,18 +120,22 @@ class SimulatorEnv(Protocol):
         """
         raise SimulatorError(f"task {self.task.name!r} has no shifted states: choose --states official")
 
+    @abstractmethod
     def set_state(self, state_N: Array) -> None:
         """Bring the simulator into a start state [N]. Raises SimulatorError for another shape."""
 
+    @abstractmethod
     def settle(self, steps: int, *, render_last: bool = True) -> None:
         """`steps` control steps that stand still with an open gripper; the last one renders unless told not to."""
 
+    @abstractmethod
     def step(self, action_A: Sequence[float] | Array, *, render: bool = False) -> bool:
         """One control step; True when the task is solved. Cameras render only if `render` (it is most of the time).
 
         Raises SimulatorError where the action is not [A] finite numbers.
         """
 
+    @abstractmethod
     def observation(self) -> Observation:
         """Camera images uint8 [H, W, 3] as the data sets of this simulator store them, and the state, float32 [P].
 
@@ -136,9 +146,11 @@ class SimulatorEnv(Protocol):
         """What a person sees in a video, uint8 [H, W, 3]; H and W even. Default: the cameras side by side."""
         return np.concatenate(list(self.observation()["images"].values()), axis=1)
 
+    @abstractmethod
     def succeeded(self) -> bool:
         """True while the task's goal holds."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free the simulator and its renderer."""
 
@@ -162,9 +174,11 @@ class Simulator(Protocol):
     packages: tuple[str, ...]  # distributions whose versions decide results
     recording: Recording | None = None  # None: no scripted expert
 
+    @abstractmethod
     def tasks(self, suite: str) -> Sequence[Task]:
         """All tasks of one of `suites`."""
 
+    @abstractmethod
     def make_env(
         self, task: Task, *, image_size: int = 256, render: bool = True, start_noise: bool = False
     ) -> SimulatorEnv:
@@ -174,6 +188,7 @@ class Simulator(Protocol):
         Raises SimulatorError where the simulator or its renderer is missing.
         """
 
+    @abstractmethod
     def renderer(self) -> str | None:
         """What renders, as reports name it."""
 

@@ -76,13 +76,13 @@ def recording_of(simulator: Simulator, placements: str | None) -> tuple[Recordin
     return recording, placements or recording.placements[0]
 
 
-def plan_corrections(episodes: int) -> list[Job]:
-    """(number, kind) of every correction of a policy."""
-    return [(number, "correction") for number in range(episodes)]
+def plan_episodes(recording: Recording, episodes: int, clips: int, seed: int, corrections: bool = False) -> list[Job]:
+    """(number, kind) of every episode: whole episodes and clips evenly mixed, so that any prefix is a fair sample.
 
-
-def plan_episodes(recording: Recording, episodes: int, clips: int, seed: int) -> list[Job]:
-    """(number, kind) of every episode, whole episodes and clips evenly mixed, so that any prefix is a fair sample."""
+    corrections: only those of a policy, `episodes` of them.
+    """
+    if corrections:
+        return [(number, "correction") for number in range(episodes)]
     kinds = ["full"] * episodes
     edges = np.round(np.cumsum(list(recording.clip_kinds.values())) * clips).astype(int)
     for kind, count in zip(recording.clip_kinds, np.diff(edges, prepend=0), strict=True):

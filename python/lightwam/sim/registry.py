@@ -20,6 +20,6 @@ def load_simulator(name: str) -> Simulator:
         raise ConfigError(f"unknown simulator {name!r}: choose {', '.join(SIMULATORS)}, or name your own module:Class")
     try:
         simulator: Simulator = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"simulator {name!r} cannot be imported ({error}): check --sim and PYTHONPATH") from error
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(f"simulator {name!r} cannot be made ({error}): check --sim, PYTHONPATH, its class") from error
     return simulator

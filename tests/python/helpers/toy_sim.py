@@ -134,3 +134,7 @@ class Toy(Simulator):
 
     def renderer(self) -> str | None:
         return None
+
+
+class Unfinished(Simulator):
+    name = "unfinished"

@@ -23,7 +23,6 @@ from lightwam.sim.libero.simulator import Libero
 from lightwam.sim.record import (
     MAX_ATTEMPTS,
     Staging,
-    plan_corrections,
     plan_episodes,
     record_one,
     recording_of,
@@ -51,7 +50,7 @@ def test_any_prefix_of_the_plan_is_a_fair_mix() -> None:
     assert jobs == plan_episodes(Libero.recording, 40, 60, seed=0) != plan_episodes(Libero.recording, 40, 60, seed=1)
     whole = plan_episodes(replace(Libero.recording, clip_kinds={}), 2, 60, seed=0)
     assert whole == [(0, "full"), (1, "full")]
-    assert plan_corrections(2) == [(0, "correction"), (1, "correction")]
+    assert plan_episodes(Libero.recording, 2, 60, seed=0, corrections=True) == [(0, "correction"), (1, "correction")]
 
 
 def test_a_failed_attempt_is_tried_again_from_another_start(tmp_path: Path) -> None:

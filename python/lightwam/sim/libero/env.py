@@ -98,14 +98,9 @@ class LiberoEnv:
     """
 
     def __init__(
-        self,
-        task: Task,
-        *,
-        image_size: int = 256,
-        render: bool = True,
+        self, task: Task, *, image_size: int = 256, render: bool = True, joint_noise: bool = False,
         hard_reset: bool = False,
-        joint_noise: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.task = task
         self._suite = _suite(task.suite)
         _, control_env = import_libero()

@@ -95,7 +95,8 @@ class ScenarioRunner(Recorder):
         env, expert = self.env, self.expert
         noise = ActionNoise(rng, self.noise_config)
         episode = Episode(task=env.task.instruction, kind=kind)
-        self._hold(render=True)
+        gripper = OPEN_GRIPPER if expert.gripper_command() <= 0.0 else CLOSE_GRIPPER
+        env.step([0, 0, 0, 0, 0, 0, gripper], render=True)
         rows_after_end = -1
         for _ in range(MAX_ROWS[kind]):
             observation = env.observation()
@@ -194,10 +195,6 @@ class ScenarioRunner(Recorder):
             action = self.expert.upright_action(missing, gripper)
             self.env.step(action)
         return True
-
-    def _hold(self, *, render: bool) -> None:
-        gripper = OPEN_GRIPPER if self.expert.gripper_command() <= 0.0 else CLOSE_GRIPPER
-        self.env.step([0, 0, 0, 0, 0, 0, gripper], render=render)
 
     def _privileged(self) -> dict[str, Array]:
         def xy(name: str) -> Array:
