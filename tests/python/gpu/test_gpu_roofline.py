@@ -95,7 +95,7 @@ def test_a_side_stream_moves_its_bytes_in_the_memory_s_spare_time() -> None:
 
 
 def test_a_full_size_side_stream_hides_on_an_orin() -> None:
-    """As docs/guides/gpu.md says: all of it but its matmuls, and the promised 35 ms in int8 are met."""
+    """As docs/reports/gpu-predictions.md says: all of it but its matmuls, and the promised 35 ms in int8 are met."""
     counted, orin = full_size_costs("libero", "int8"), GPUS["orin"]
     assert counted.side_stream is not None
     apart, together = (chunk_seconds(c, orin) for c in (replace(counted, side_stream=None), counted))
