@@ -68,7 +68,7 @@ def _task(dtype: DType, *, optional: bool = False, y_rows: int = ROWS, **constan
 
 @pytest.fixture(autouse=True)
 def _this_module_as_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lightwam.kernels.probe", sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, "lightwam.kernels.ops.probe", sys.modules[__name__])
 
 
 def _inputs(dtype: DType) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
