@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""benchmarks/gpu_check.sh without a GPU: its refusal, its steps on the stand-in driver, its report."""
+"""benchmarks/gpu_check.sh without a GPU: its error, its steps on the stand-in driver, its report."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _check(results: dict[str, Any]) -> dict[str, Any]:
     return {"gpu": gpu, "machine": {"cores": 2, "system": "Linux"}, "steps": steps, "results": results}
 
 
-def test_refusal_without_a_gpu(tmp_path: Path) -> None:
+def test_error_without_a_gpu(tmp_path: Path) -> None:
     """One line, status 2, and no folder. The driver is hidden where there is one."""
     hidden = tmp_path / "libcuda.so.1"
     hidden.write_text("no library")
