@@ -58,10 +58,6 @@ class Cache:
         self._unwritten: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._limit = int(capacity) // LINE
 
-    def launch(self, kernel: str, touches: Sequence[Touch]) -> int:
-        """Bytes through device memory while a launch runs: reads that miss, and older writes that must leave."""
-        return sum(self.use(line) for line in launch_lines(kernel, touches))
-
     def flush(self) -> int:
         """Write back everything; returns its bytes."""
         moved = sum(self._unwritten.values())
