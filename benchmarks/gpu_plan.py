@@ -48,7 +48,7 @@ def launch_times(facts: GpuFacts, engine: Path, tuning: Tuning) -> dict[str, Any
 
 def _bounds(costs: PlanCosts, gpu: Gpu | None) -> dict[str, float]:
     """Seconds of each launch by itself at the whole of the roofline, by its name."""
-    return {} if gpu is None else {launch.name: launch_seconds(launch, gpu) for launch in costs.launches}
+    return {} if gpu is None else {launch.name: launch_seconds(launch, gpu).alone for launch in costs.launches}
 
 
 def _task_row(task: TaskTiming, names: list[str], bounds: Mapping[str, float]) -> dict[str, Any]:

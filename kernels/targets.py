@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lightwam.kernels.task import ProductType, Task
+if TYPE_CHECKING:  # benchmarks/gpu_check.py reads this file alone, before the package is built
+    from lightwam.kernels.task import ProductType, Task
 
 LATENCY = 900  # cycles from a request to device memory to its bytes
 REGISTERS = 65536  # of a multiprocessor

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicted time of a plan on a GPU: each launch takes its products at peak or its bytes at bandwidth.
+"""Predicted time of a plan on a device: each launch takes its matmuls at peak or its bytes at bandwidth.
 
-A prediction, not a measurement: launches run one after the other but for a side branch, cost nothing to start, and
+A prediction, not a measurement: launches run one after the other but for a side stream, cost nothing to start, and
 reach a given share of the roofline. FLOPs and bytes are the plan's own.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from lightwam.engine.graph import STAGES
 from lightwam.gpu.report import LaunchCost, PlanCosts
+from lightwam.gpu.side import LaunchSeconds, added_seconds
 from lightwam.kernels.targets import Gpu
 
 #: What good kernels reach of the roofline; the other figure told is the whole of it.
@@ -19,42 +20,24 @@ SHARE = 0.6
 CACHE_SPEED = 2
 
 
-def launch_seconds(launch: LaunchCost, gpu: Gpu, through_memory: int | None = None) -> float:
-    """The launch at the whole of the roofline; the longest of its products, its bytes of memory and those of the cache.
+def launch_seconds(launch: LaunchCost, gpu: Gpu, through_memory: int | None = None) -> LaunchSeconds:
+    """The launch at the whole of the roofline: its matmuls, and the longer of its bytes of memory and of the cache.
 
     `through_memory`: the bytes that the cache model leaves for memory; None: all of the launch's, from no cache.
     """
-    return max(_product_seconds(launch, gpu), _memory_seconds(launch, gpu, through_memory))
-
-
-def _product_seconds(launch: LaunchCost, gpu: Gpu) -> float:
-    return 0.0 if launch.product_type == "none" else launch.flops / gpu.peaks[launch.product_type]
-
-
-def _memory_seconds(launch: LaunchCost, gpu: Gpu, through_memory: int | None) -> float:
+    matmul = 0.0 if launch.product_type == "none" else launch.flops / gpu.peaks[launch.product_type]
     memory = (launch.num_bytes if through_memory is None else through_memory) / gpu.bandwidth
-    return max(memory, launch.num_bytes / (CACHE_SPEED * gpu.bandwidth))
+    return LaunchSeconds(matmul, max(memory, launch.num_bytes / (CACHE_SPEED * gpu.bandwidth)))
 
 
 def chunk_seconds(costs: PlanCosts, gpu: Gpu, through_memory: Sequence[int] | None = None) -> tuple[float, ...]:
-    """What each launch adds to a chunk at the whole of the roofline, in order.
+    """What each launch adds to a chunk at the whole of the roofline, in order; of a side stream what does not hide.
 
-    Launches run one after the other, but for a side branch: its bytes move while the launches beside it have the memory
-    to spare (their products take longer than their bytes); only the rest of its time counts, spread over its launches.
-    Its products hide nowhere. `through_memory`: bytes by launch from the cache model (`bytes_through_memory`); None:
-    all through device memory.
+    `through_memory`: bytes by launch from the cache model (`bytes_through_memory`); None: all through device memory.
     """
     moved = through_memory if through_memory is not None else [launch.num_bytes for launch in costs.launches]
-    alone = [launch_seconds(launch, gpu, size) for launch, size in zip(costs.launches, moved, strict=True)]
-    if costs.side is None:
-        return tuple(alone)
-    count, join = costs.side.launches, costs.side.join
-    beside = zip(alone[count:join], costs.launches[count:join], moved[count:join], strict=True)
-    spare = sum(seconds - _memory_seconds(launch, gpu, size) for seconds, launch, size in beside)
-    branch = zip(alone[:count], costs.launches[:count], strict=True)
-    hideable = sum(seconds - _product_seconds(launch, gpu) for seconds, launch in branch)
-    shown = 1 - min(spare, hideable) / sum(alone[:count])
-    return (*(seconds * shown for seconds in alone[:count]), *alone[count:])
+    pairs = zip(costs.launches, moved, strict=True)
+    return added_seconds(costs.side_stream, [launch_seconds(launch, gpu, size) for launch, size in pairs])
 
 
 def predict(

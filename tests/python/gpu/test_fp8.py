@@ -24,7 +24,7 @@ from lightwam.gpu.compile import compile_plan
 from lightwam.gpu.lower import FUSIONS, lower
 from lightwam.gpu.report import plan_costs
 from lightwam.gpu.roofline import SHARE, predict
-from lightwam.gpu.verify import check_plan
+from lightwam.gpu.verify import verify_plan
 from lightwam.kernels.compiler.tasks import Compiler
 from lightwam.kernels.targets import GPUS
 from lightwam.quantize.calibration import random_observations
@@ -102,7 +102,7 @@ def test_a_golden_engine_passes_its_gates_and_says_so(tmp_path: Path) -> None:
 def test_plans_compute_what_the_interpreter_does(fusions: tuple[object, ...]) -> None:
     sample = _fp8(golden_sample("golden_set1", "f32", "folded"))
     plan = lower(sample.graph, fusions)  # type: ignore[arg-type]
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     assert {planned.task.product_type for planned in plan.tasks} >= {"f8", "f32"}
     assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE
 
@@ -116,7 +116,7 @@ def test_kernels_of_a_plan_compute_its_chunk() -> None:
 def test_a_small_policy_from_images() -> None:
     sample = _fp8(small_sample("f32"))
     plan = lower(sample.graph)
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE
 
 
