@@ -55,7 +55,7 @@ assert standin.leaked == 0 and not standin.misuse, standin.misuse
 import ctypes
 def wrong(launch):  # an element of the result, then a byte after it
     right(launch)
-    task, _ = names[launch.image_sha256, launch.entry]
+    task, _ = names[launch.cubin_sha256, launch.entry]
     written = [(a, at) for a, at in zip(task.arguments, launch.addresses) if a.mode == "w"]
     argument, address = written[0]
     ctypes.c_uint8.from_address(address + (3 if task is tasks[0] else argument.num_bytes)).value ^= 0x7F
