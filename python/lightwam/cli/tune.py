@@ -11,7 +11,6 @@ from tyro.conf import Positional
 
 from lightwam.cli.bench import MAX_IMAGE_SIZE, random_observation
 from lightwam.errors import ConfigError
-from lightwam.progress import counting_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
 
@@ -48,12 +47,20 @@ def tune(arguments: TuneArgs) -> Tuning:
     policy = Policy(arguments.engine, device="cuda")
     policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
     seen = random_observation(policy.metadata, arguments.image_size, np.random.default_rng(0))
-    with counting_bar("timing tactics", show=True) as on_progress:
-        tuning = policy.tune(seen, arguments.repeats, on_progress)
+    tuning = _with_progress(policy, seen, arguments.repeats)
     replaced = write_tuning(arguments.engine, tuning)
     if replaced:
         print(f"replaced: {replaced}")
     return tuning
+
+
+def _with_progress(policy: Policy, seen: dict[str, object], repeats: int) -> Tuning:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("timing tactics", total=None)
+        return policy.tune(seen, repeats, lambda done, total: progress.update(bar, completed=done, total=total))
 
 
 def print_tuning(tuning: Tuning) -> None:
