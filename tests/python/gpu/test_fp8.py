@@ -142,7 +142,7 @@ def test_targets_without_fp8_are_refused_by_name_and_left_out_by_default(
     assert main(["compile", str(engine), str(tmp_path / "gpu.lwam"), "--targets", "sm_87"]) != 0
     assert "has no fp8 matmuls" in capsys.readouterr().err
     assert main(["bench", "--roofline", "--device", "orin", "--engine", str(engine)]) != 0
-    assert "Jetson AGX Orin 64 GB has no f8 products" in capsys.readouterr().err
+    assert "Jetson AGX Orin 64 GB has no f8 matmuls" in capsys.readouterr().err
 
 
 def test_shares_of_weights_keep_one_format() -> None:
