@@ -95,9 +95,10 @@ def test_fp8_matmuls_run_on_the_tensor_cores_of_targets_that_have_them() -> None
     """One matmul for each target, without spills; their sums may not be left to the 14 bits of tensor cores."""
     task = matmul.task(128, 128, 256, x="f8", weight="f8", y="bf16", x_mode="quantized")
     targets = [name for name, target in TARGETS.items() if target.fp8]
-    assert targets == ["sm_89", "sm_90", "sm_110", "sm_120"]
+    assert {"sm_89", "sm_90", "sm_110", "sm_120"} <= {*targets} and "sm_87" not in targets
     variants = [Variant(task, matmul.tactics(task, target)[0], target) for target in targets]
-    assert [variant.tactic.constants["STEP_SUMS"] for variant in variants] == [True, True, False, True]
+    for variant in variants:
+        assert variant.tactic.constants["STEP_SUMS"] == (TARGETS[variant.target].tensor_core != "tcgen05")
     for code in compile_variants(variants, 2, lambda v, o: None).values():
         assert isinstance(code, Code) and code.stack == 0
 
