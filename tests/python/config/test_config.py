@@ -212,6 +212,13 @@ def test_from_dict_names_missing_fields() -> None:
         LightWAMConfig.from_dict(document)
 
 
+def test_a_document_without_a_robot_says_so() -> None:
+    document = LightWAMConfig.nano().to_dict()
+    del document["robot"]
+    with pytest.raises(ConfigError, match=r"config lacks the fields \['robot'\]"):
+        LightWAMConfig.from_dict(document)
+
+
 def flat(config: LightWAMConfig, gripper: str) -> dict[str, Any]:
     """The document that earlier versions wrote."""
     document = config.to_dict()
