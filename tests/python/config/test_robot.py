@@ -94,7 +94,7 @@ def test_other_grippers(two_valued: bool) -> None:
     wanted = [255, 255, 0, 0] if two_valued else 255 * (1 - values / 0.08)
     np.testing.assert_allclose(made, wanted, atol=1e-12)
     np.testing.assert_allclose(rule.to_data(made), [0, 0, 0.08, 0.08] if two_valued else values, atol=1e-15)
-    described = "sign(-(25g - 1))" if two_valued else "-3187.5g + 255"
+    described = "sign(-(25g - 1))" if two_valued else "-3187.5g +255"
     assert str(rule) == f"g becomes {described}: +0 open, +255 close"
 
 
