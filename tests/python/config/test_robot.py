@@ -124,6 +124,14 @@ def test_a_robot_file_replaces_the_robot_of_its_base(tmp_path: Path) -> None:
     assert read_config(write(tmp_path / "again.json", again)) == replace(config, name="mine")
 
 
+def test_the_guides_robot_file_is_read(tmp_path: Path) -> None:
+    guide = (FOLDER.parents[2] / "docs/guides/add-a-robot.md").read_text()
+    path = tmp_path / "so101.json"
+    path.write_text(guide.split("```json\n")[1].split("```")[0])
+    config = read_config(path)
+    assert (config.robot.name, config.state_dim, config.action_dim, config.robot.control_hz) == ("so101", 6, 6, 30.0)
+
+
 def test_a_published_base_takes_the_robot_file_s_robot(tmp_path: Path) -> None:
     published = {**load_json("golden_set1"), "proprio_dim": 6, "action_dim": 6}
     write(tmp_path / "published.json", published)
