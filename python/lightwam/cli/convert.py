@@ -28,20 +28,18 @@ from lightwam.convert.instructions import (
     umt5_faults,
 )
 from lightwam.convert.sources import open_weights
-from lightwam.convert.write import write_safetensors
 from lightwam.data.normalize import Normalizer, read_statistics
 from lightwam.errors import CheckpointError, ConfigError, DataError
 from lightwam.model import umt5_tokenizer
-from lightwam.model.fit import refuse
-from lightwam.progress import progress_bar
-from lightwam.train.artifacts import (
+from lightwam.model.checkpoint_folder import (
     CONFIG_FILE,
     INSTRUCTIONS_FILE,
     STATISTICS_FILE,
     WEIGHTS_FILE,
-    replacing,
-    save_config,
+    save_checkpoint,
 )
+from lightwam.model.fit import refuse
+from lightwam.progress import progress_bar
 
 _PRESETS = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin, "nano": LightWAMConfig.nano}
 _OUR_FILES = {CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE, INSTRUCTIONS_FILE}
@@ -89,7 +87,9 @@ def main(arguments: ConvertArgs) -> int:
     with progress_bar("checking weights", gathered.num_bytes(), show=True) as advance:
         weights = gathered.checked(_sources(arguments), advance)
     dtype = {"keep": None, "f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
-    size = write_checkpoint(arguments.out, config, weights, statistics, rows, dtype)
+    total = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in weights.values())
+    with progress_bar("writing", total, show=True) as advance:
+        size = save_checkpoint(arguments.out, config, weights, statistics, rows, dtype=dtype, on_bytes=advance)
     _print_report(arguments, weights, size, gathered.has_vae)
     return 0
 
@@ -187,28 +187,6 @@ def _instruction_rows(arguments: ConvertArgs, config: LightWAMConfig) -> dict[st
             rows.update(encode_instructions(config.text, weights, tokenizer, [text]))
             advance(1)
     return rows
-
-
-def write_checkpoint(
-    folder: Path,
-    config: LightWAMConfig,
-    weights: Mapping[str, Tensor],
-    statistics: Mapping[str, Any] | None,
-    instruction_rows: Mapping[str, Tensor],
-    dtype: torch.dtype | None = None,
-) -> int:
-    """Write a checkpoint folder tensor by tensor. Returns the size of its weights' file in bytes."""
-    folder = Path(os.path.abspath(folder))
-    total = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in weights.values())
-    with replacing(folder) as building:
-        save_config(building, config)
-        if statistics is not None:
-            text = json.dumps(statistics, indent=1, allow_nan=False) + "\n"
-            (building / STATISTICS_FILE).write_text(text, encoding="utf-8")
-        if instruction_rows:
-            write_safetensors(instruction_rows, building / INSTRUCTIONS_FILE)
-        with progress_bar("writing", total, show=True) as advance:
-            return write_safetensors(weights, building / WEIGHTS_FILE, dtype, advance)
 
 
 def _print_report(arguments: ConvertArgs, weights: Mapping[str, Tensor], size: int, has_vae: bool) -> None:

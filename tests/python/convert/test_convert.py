@@ -28,12 +28,11 @@ from lightwam.cli.convert import ConvertArgs
 from lightwam.config import LightWAMConfig
 from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.instructions import cache_name
-from lightwam.convert.write import write_safetensors
 from lightwam.errors import ConfigError, DataError
 from lightwam.export.checkpoint import open_checkpoint
 from lightwam.model import LightWAM
+from lightwam.model.checkpoint_folder import load_checkpoint, save_checkpoint, write_safetensors
 from lightwam.model.released import load_backbone
-from lightwam.train.artifacts import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture

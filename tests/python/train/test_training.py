@@ -19,8 +19,9 @@ from lightwam.config.presets import libero_cameras
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, DataError
 from lightwam.model.attention import AttentionMethod
+from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.train import blind, loop, vae
-from lightwam.train.artifacts import learning_rate, load_checkpoint, load_resume_point
+from lightwam.train.artifacts import learning_rate, load_resume_point
 
 
 def _tiny() -> LightWAMConfig:
