@@ -6,7 +6,6 @@ Everything is opened and checked before anything is written, and the folder appe
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import LightWAMConfig, read_config
 from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.gather import Gathered
 from lightwam.convert.instructions import (
@@ -41,7 +40,6 @@ from lightwam.model.checkpoint_folder import (
 from lightwam.model.fit import refuse
 from lightwam.progress import progress_bar
 
-_PRESETS = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin, "nano": LightWAMConfig.nano}
 _OUR_FILES = {CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE, INSTRUCTIONS_FILE}
 
 
@@ -52,7 +50,7 @@ class ConvertArgs:
     out: Path
     """The checkpoint folder to write; an older one is replaced."""
     config: str
-    """libero, robotwin, nano, or a JSON file in our field names or the published ones."""
+    """libero, robotwin, nano, a JSON file in our field names or the published ones, or a robot file."""
     policy: Path | None = None
     """A released policy (.pt): LoRA, adapters, action expert, and the backbone."""
     dit: Path | None = None
@@ -115,19 +113,6 @@ def _check_options(arguments: ConvertArgs) -> None:
         foreign = not arguments.out.is_dir() or {entry.name for entry in arguments.out.iterdir()} - _OUR_FILES
         if foreign:
             raise CheckpointError(f"{arguments.out} holds other things than a checkpoint: give another --out")
-
-
-def read_config(name: str) -> LightWAMConfig:
-    """A preset by its name, or a JSON file in our field names or the published ones. Raises `ConfigError`."""
-    if name in _PRESETS:
-        return _PRESETS[name]()
-    try:
-        document = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--config {name} is no preset ({', '.join(_PRESETS)}) nor a JSON file ({error})") from error
-    if isinstance(document, dict) and "video_dit_config" in document:
-        return LightWAMConfig.from_published(document)
-    return LightWAMConfig.from_dict(document)
 
 
 def _read_statistics(path: Path, config: LightWAMConfig) -> dict[str, Any]:
