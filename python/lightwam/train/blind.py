@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import read_config
 from lightwam.data.lerobot import open_dataset
 from lightwam.data.windows import build_windows
 from lightwam.files import replacing_file
@@ -48,7 +48,7 @@ def _standardised(values: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
 def train_blind(args: BlindTrainArgs) -> None:
     """Train, and write a blind policy file. Raises `DataError` on data sets that do not fit."""
     device, schedule = use_device(args.machine.device), args.schedule
-    config = LightWAMConfig.nano()
+    config = read_config(args.inputs.config)
     datasets = [open_dataset(folder) for folder in args.inputs.data]
     for dataset in datasets:
         dataset.check(tuple(c.name for c in config.cameras.cameras), config.state_dim, config.action_dim)

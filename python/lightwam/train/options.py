@@ -24,7 +24,7 @@ class Inputs:
     data: tuple[Path, ...]
     """Folders of LeRobot data sets."""
     config: str = "nano"
-    """Configuration to train: the name of a built-in one, or a JSON file."""
+    """Preset (libero, robotwin, nano) or JSON file: a configuration, or a robot on top of one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import read_config
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
@@ -37,7 +37,7 @@ class PolicyTrainer(TrainingRun):
         attention = choose_attention(args.machine.attention, device)
         torch.manual_seed(seed)
         vae_config, vae_weights = load_checkpoint(args.inputs.vae)
-        self.config = dataclasses.replace(LightWAMConfig.nano(), vae=vae_config.vae)
+        self.config = dataclasses.replace(read_config(args.inputs.config), vae=vae_config.vae)
         self.vae_weights = part(vae_weights, "vae.")
         vae = WanVAE(self.config.vae)
         load_exactly(vae, self.vae_weights, f"VAE checkpoint {args.inputs.vae}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import LightWAMConfig, read_config
 from lightwam.model.checkpoint_folder import save_checkpoint
 from lightwam.model.vae import WanVAE
 from lightwam.train.device import use_device
@@ -32,7 +32,7 @@ class VAETrainer(TrainingRun):
 
     def __init__(self, args: VAETrainArgs) -> None:
         device = use_device(args.machine.device)
-        self.config = config = LightWAMConfig.nano()
+        self.config = config = read_config(args.inputs.config)
         torch.manual_seed(args.schedule.seed)
         self.source = FrameSource(args.inputs, config, device, args.saving.held_out, args.schedule.seed)
         self.vae = WanVAE(config.vae)
