@@ -50,6 +50,33 @@ bench: $(VENV)/.test-installed
 bench-full: $(VENV)/.test-installed
 	$(BIN)/python -m pytest benchmarks --full-size --benchmark-columns=min,median,stddev,rounds
 
-bench-peers: $(VENV)/.peers-installed: $(VENV)/.test-installed
-	$(PIP) ".[peers]"
+bench-peers: $(VENV)/.peers-installed
+	$(BIN)/python benchmarks/report.py --size nano --picture docs/images/peers-nano.png
+	$(BIN)/python benchmarks/report.py --size libero --picture docs/images/peers-libero.png
+
+gpu-kernels: $(VENV)/.test-installed
+	ln -sfn ../../kernels python/lightwam/kernels
+	PYTHONPATH=python $(BIN)/python benchmarks/gpu_kernels.py
+
+clean:
+	rm -rf $(VENV) build outputs
+
+$(VENV)/.system-packages: cmake/system-packages.sh
+	bash cmake/system-packages.sh
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo-installed: $(VENV)/.system-packages $(SOURCES)
+	@echo "installing lightwam and the simulator into $(VENV) (a few minutes the first time)"
+	$(PIP) ".[libero]"
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.system-packages $(NATIVE)
+	@echo "installing lightwam (editable) with its development tools into $(VENV) (a few minutes the first time)"
+	$(PIP) cmake ninja pybind11 scikit-build-core
+	$(BUILD_SETTINGS) $(PIP) --no-build-isolation -e ".[train,libero,dev]"
+	touch $@
+
+$(VENV)/.peers-installed: $(VENV)/.test-installed
+	$(BUILD_SETTINGS) $(PIP) --no-build-isolation -e ".[peers]"
 	touch $@
