@@ -50,7 +50,7 @@ class BuildOptions:
     latent_shape: tuple[int, int, int] | None = None
     context_rows: int | None = None
     normalization: Normalization | None = None
-    control_hz: float = 20.0
+    control_hz: float | None = None
     name: str | None = None
     cross_output: CrossOutput = "auto"
     text_rows: int | None = None

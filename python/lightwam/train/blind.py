@@ -22,7 +22,7 @@ from lightwam.config import read_config
 from lightwam.data.lerobot import open_dataset
 from lightwam.data.windows import build_windows
 from lightwam.files import replacing_file
-from lightwam.progress import progress_bar
+from lightwam.progress import counting_bar
 from lightwam.train.device import to_device, use_device
 from lightwam.train.options import BlindTrainArgs
 from lightwam.train.run import learning_rate, update
@@ -64,7 +64,7 @@ def train_blind(args: BlindTrainArgs) -> None:
     optimizer = torch.optim.AdamW(
         network.parameters(), betas=args.optimizer.betas, weight_decay=args.optimizer.weight_decay
     )
-    with progress_bar("train blind baseline", schedule.steps, show=True) as advance:
+    with counting_bar("train blind baseline", show=True) as show:
         for step in range(schedule.steps):
             rng = np.random.default_rng([schedule.seed, step])
             rows = torch.from_numpy(rng.integers(len(states), size=schedule.batch))
@@ -72,7 +72,7 @@ def train_blind(args: BlindTrainArgs) -> None:
             error = F.mse_loss(network(state), target, reduction="none") * weight
             loss = error.sum() / weight.sum()
             update(optimizer, loss, learning_rate(step, schedule), args.optimizer.gradient_clip)
-            advance(1)
+            show(step + 1, schedule.steps)
             if (step + 1) % 1000 == 0:
                 log.info("step %d loss %.4f", step + 1, float(loss))
     linears = [module.cpu() for module in network if isinstance(module, nn.Linear)]

@@ -15,7 +15,7 @@ from lightwam.config import read_config
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
-from lightwam.model.released import load_exactly
+from lightwam.model.fit import load_exactly
 from lightwam.train.device import choose_attention, use_device
 from lightwam.train.options import PolicyTrainArgs
 from lightwam.train.policy_data import load_policy_data

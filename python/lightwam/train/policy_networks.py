@@ -13,7 +13,7 @@ from lightwam.config import LightWAMConfig
 from lightwam.errors import ConfigError
 from lightwam.model import LightWAM
 from lightwam.model.checkpoint_folder import part
-from lightwam.model.released import load_exactly
+from lightwam.model.fit import load_exactly
 from lightwam.model.text import HashedWordsEncoder
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lightwam.errors import CheckpointError
 from lightwam.files import replacing_file
-from lightwam.progress import progress_bar
+from lightwam.progress import counting_bar
 from lightwam.train.curves import Curves, History
 from lightwam.train.device import mixed_precision
 from lightwam.train.options import Schedule, TrainArgs
@@ -91,11 +91,10 @@ class TrainingRun(ABC):
         saving, recent = self.args.saving, list[dict[str, Tensor]]()
         last = min(self.args.schedule.steps, saving.stop_after or self.args.schedule.steps)
         began, first = time.perf_counter(), self.step
-        with progress_bar(self.label, last, show=True) as advance:
-            advance(self.step)
+        with counting_bar(self.label, show=True) as show:
             while self.step < last:
                 recent.append({name: value.detach() for name, value in self.train_step().items()})  # not waited for
-                advance(1)
+                show(self.step, last)
                 if self.step % saving.log_every == 0:
                     point = _means(recent)  # waits for the device
                     point["seconds_a_step"] = (time.perf_counter() - began) / (self.step - first)

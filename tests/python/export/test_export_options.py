@@ -48,9 +48,7 @@ def _downsampled(config: LightWAMConfig) -> LightWAMConfig:
 
 
 def _fourteen(config: LightWAMConfig) -> LightWAMConfig:
-    return with_robot(
-        replace(config, horizon=5, replan_steps=5), state=numbered(14), action=numbered(14), gripper=None
-    )
+    return with_robot(replace(config, horizon=5, replan_steps=5), state=numbered(14), action=numbered(14), gripper=None)
 
 
 _OPTIONS: dict[str, Edit] = {

@@ -122,7 +122,7 @@ def test_blind_baseline_drives(folders: Path, tmp_path: Path) -> None:
 
     inputs = Inputs(data=(folders / "data",), config=str(folders / "tiny.json"))
     assert train_blind.main(changed(BlindTrainArgs(inputs=inputs, out=tmp_path / "blind.npz"), steps=20)) == 0
-    policy = load_policy(tmp_path / "blind.npz")
+    policy = load_policy(tmp_path / "blind.npz", tiny_config().robot)
     chunk = policy.infer({"state": np.zeros(8, np.float32), "images": {}})
     assert chunk.actions.shape == (16, 7)
     assert set(np.abs(chunk.actions[:, 6])) == {1.0}
