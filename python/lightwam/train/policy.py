@@ -19,8 +19,7 @@ from lightwam.model.fit import load_exactly
 from lightwam.train.device import choose_attention, use_device
 from lightwam.train.options import PolicyTrainArgs
 from lightwam.train.policy_data import load_policy_data
-from lightwam.train.policy_losses import training_losses, validate
-from lightwam.train.policy_networks import PolicyNetworks
+from lightwam.train.policy_losses import PolicyNetworks, training_losses, validate
 from lightwam.train.run import TrainingRun
 
 

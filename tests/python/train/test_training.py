@@ -22,8 +22,7 @@ from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.train import vae_losses
 from lightwam.train.options import BlindTrainArgs, Inputs, Schedule
 from lightwam.train.policy import PolicyTrainer
-from lightwam.train.policy_losses import training_losses
-from lightwam.train.policy_networks import PolicyNetworks
+from lightwam.train.policy_losses import PolicyNetworks, training_losses
 from lightwam.train.run import learning_rate, load_resume_point
 from lightwam.train.vae import VAETrainer
 
