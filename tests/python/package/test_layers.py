@@ -23,6 +23,8 @@ def in_circles(imports: Mapping[str, set[str]]) -> set[str]:
 def test_no_circles() -> None:
     graph = grimp.build_graph("lightwam", cache_dir=None)
     assert len(graph.modules) > 100
+    # The extension: without source, it counts as the package it lies in.
+    graph.remove_import(importer="lightwam.runtime.policy", imported="lightwam.runtime")
     assert in_circles({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}) == set()
 
 
