@@ -13,10 +13,11 @@ BUILD_SETTINGS := SKBUILD_BUILD_DIR=$(BUILD) \
 NATIVE := $(shell find csrc tests/cpp tests/standin benchmarks/cpp cmake CMakeLists.txt pyproject.toml constraints.txt -type f)
 SOURCES := $(NATIVE) $(shell find python kernels -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: help demo test test-cpp test-python lint bench bench-full bench-peers gpu-kernels clean
+.PHONY: help demo develop test test-cpp test-python lint bench bench-full bench-peers gpu-kernels clean
 
 help:
 	@echo "make demo        build, install and run the bundled policy in LIBERO (outputs/demo/)"
+	@echo "make develop     editable install with all development tools, and the C++ tests, into .venv"
 	@echo "make test        all tests, C++ and Python"
 	@echo "make lint        formatters, linters, the type checker and the layers of the package"
 	@echo "make bench       latency figures (pytest-benchmark)"
@@ -27,6 +28,8 @@ help:
 
 demo: $(firstword $(wildcard $(VENV)/.test-installed) $(VENV)/.demo-installed)
 	$(BIN)/lightwam demo
+
+develop: $(VENV)/.test-installed
 
 test: test-cpp test-python
 
@@ -55,8 +58,7 @@ bench-peers: $(VENV)/.peers-installed
 	$(BIN)/python benchmarks/report.py --size libero --picture docs/images/peers-libero.png
 
 gpu-kernels: $(VENV)/.test-installed
-	ln -sfn ../../kernels python/lightwam/kernels
-	PYTHONPATH=python $(BIN)/python benchmarks/gpu_kernels.py
+	$(BIN)/python benchmarks/gpu_kernels.py
 
 clean:
 	rm -rf $(VENV) build outputs
