@@ -4,38 +4,47 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES := $(shell find python kernels csrc cmake CMakeLists.txt pyproject.toml constraints.txt -type f -not -name '*.so' -not -path '*/__pycache__/*' 2>/dev/null)
+# Tests run in this many processes of one thread each.
+JOBS ?= 2
+# Extension, C++ tests and benchmarks are one build, which the installation makes: scikit-build-core reads these variables.
+BUILD := build/test
+BUILD_SETTINGS := SKBUILD_BUILD_DIR=$(BUILD) \
+	SKBUILD_CMAKE_DEFINE="LIGHTWAM_BUILD_TESTS=ON;LIGHTWAM_BUILD_BENCHMARKS=ON;LIGHTWAM_WARNINGS_AS_ERRORS=ON"
+NATIVE := $(shell find csrc tests/cpp tests/standin benchmarks/cpp cmake CMakeLists.txt pyproject.toml constraints.txt -type f)
+SOURCES := $(NATIVE) $(shell find python kernels -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: help demo test test-cpp test-python lint bench bench-full bench-peers gpu-kernels clean
+.PHONY: help demo develop test test-cpp test-python lint bench bench-full bench-peers gpu-kernels clean
 
 help:
 	@echo "make demo        build, install and run the bundled policy in LIBERO (outputs/demo/)"
+	@echo "make develop     editable install with all development tools, and the C++ tests, into .venv"
 	@echo "make test        all tests, C++ and Python"
-	@echo "make lint        formatters, linters and the type checker"
+	@echo "make lint        formatters, linters, the type checker and the layers of the package"
 	@echo "make bench       latency figures (pytest-benchmark)"
 	@echo "make bench-full  with the full-size model as well (minutes, 16 GB of memory)"
 	@echo "make bench-peers the full-size model beside PyTorch, ONNX Runtime and OpenVINO (an hour, 24 GB, 30 GB of disk)"
 	@echo "make gpu-kernels  compile every GPU kernel for all targets, renew their record and docs/reports/gpu-kernels.md (half an hour)"
 	@echo "make clean       remove everything the other targets made"
 
-demo: $(VENV)/.demo-installed
+demo: $(firstword $(wildcard $(VENV)/.test-installed) $(VENV)/.demo-installed)
 	$(BIN)/lightwam demo
+
+develop: $(VENV)/.test-installed
 
 test: test-cpp test-python
 
 test-cpp: $(VENV)/.test-installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset cpu -G Ninja --log-level=WARNING
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset cpu -j 2
-	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --preset cpu
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 test-python: $(VENV)/.test-installed
-	$(BIN)/python -m pytest tests/python
+	$(BIN)/python -m pytest tests/python -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.test-installed
 	ln -sfn ../../kernels python/lightwam/kernels
 	$(BIN)/ruff check python kernels tests benchmarks
 	$(BIN)/ruff format --check python kernels tests benchmarks
 	$(BIN)/mypy
+	PYTHONPATH=python $(BIN)/lint-imports --no-cache
 	find csrc tests/cpp tests/standin benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/.test-installed
@@ -45,14 +54,11 @@ bench-full: $(VENV)/.test-installed
 	$(BIN)/python -m pytest benchmarks --full-size --benchmark-columns=min,median,stddev,rounds
 
 bench-peers: $(VENV)/.peers-installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset cpu -G Ninja --log-level=WARNING
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset cpu -j 2 --target bench_ops
 	$(BIN)/python benchmarks/report.py --size nano --picture docs/images/peers-nano.png
 	$(BIN)/python benchmarks/report.py --size libero --picture docs/images/peers-libero.png
 
 gpu-kernels: $(VENV)/.test-installed
-	ln -sfn ../../kernels python/lightwam/kernels
-	PYTHONPATH=python $(BIN)/python benchmarks/gpu_kernels.py
+	$(BIN)/python benchmarks/gpu_kernels.py
 
 clean:
 	rm -rf $(VENV) build outputs
@@ -67,11 +73,12 @@ $(VENV)/.demo-installed: $(VENV)/.system-packages $(SOURCES)
 	$(PIP) ".[libero]"
 	touch $@
 
-$(VENV)/.test-installed: $(VENV)/.system-packages $(SOURCES)
-	@echo "installing lightwam with its development tools into $(VENV) (a few minutes the first time)"
-	$(PIP) ".[train,libero,dev]"
+$(VENV)/.test-installed: $(VENV)/.system-packages $(NATIVE)
+	@echo "installing lightwam (editable) with its development tools into $(VENV) (a few minutes the first time)"
+	$(PIP) cmake ninja pybind11 scikit-build-core
+	$(BUILD_SETTINGS) $(PIP) --no-build-isolation -e ".[train,libero,dev]"
 	touch $@
 
 $(VENV)/.peers-installed: $(VENV)/.test-installed
-	$(PIP) ".[peers]"
+	$(BUILD_SETTINGS) $(PIP) --no-build-isolation -e ".[peers]"
 	touch $@

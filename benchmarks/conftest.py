@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--threads",
         type=int,
         default=len(os.sched_getaffinity(0)),
-        help="threads of the runtime and of PyTorch alike; as many as processors if absent",
+        help="threads of the runtime and of PyTorch alike; as many as CPU cores if absent",
     )
 
 

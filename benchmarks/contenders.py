@@ -183,7 +183,7 @@ class ONNXRuntimeContender(FoldedGraphContender):
 
 
 class OpenVINOContender(FoldedGraphContender):
-    """f32 and bf16: the precision of the ONNX model's products. int8: the model that prepare.py quantised."""
+    """f32 and bf16: the precision of the ONNX model's matmuls. int8: the model that prepare.py quantised."""
 
     def __init__(self, setting: Setting, precision: str, profile: bool = False) -> None:
         super().__init__(setting)

@@ -96,7 +96,7 @@ def _needs(contender: str, step: str) -> bool:
 
 
 def _groups(contenders: list[str], left_out: dict[str, str]) -> list[list[str]]:
-    """A peer first, then those of ours that take turns with it; ours alone where no peer is wanted."""
+    """A peer first, then those of ours that take turns with it; ours alone where no peer is measured."""
     wanted = [name for name in contenders if name not in left_out]
     peers = [name for name in wanted if ENTRIES[name].opponents]
     groups = [[peer, *(name for name in ENTRIES[peer].opponents if name not in left_out)] for peer in peers]
@@ -145,7 +145,7 @@ def _comparison(setting: Setting, left_out: dict[str, str]) -> Comparison:
 
 
 def measured_peaks(setting: Setting) -> dict[str, float]:
-    """Products a second of the machine's registers by precision, from the C++ benchmark; none where it is not built."""
+    """Peak FLOP/s of this machine by precision, from the C++ benchmark; none where that is not built."""
     programs = sorted(Path(__file__).parents[1].glob("build/*/benchmarks/cpp/bench_ops"))
     if not programs:
         console.print("bench_ops is not built: shares of the machine's peak are left out (make test-cpp builds it)")

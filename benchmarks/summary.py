@@ -117,7 +117,7 @@ def _stages(rounds: Sequence[Mapping[str, Any]], starts: Sequence[Mapping[str, A
 
 
 def _flops(setting: Setting) -> float | None:
-    """Products of the folded graph at this instruction's length: the work that everyone is measured by."""
+    """FLOPs of the folded graph at this instruction's length: the work that everyone is measured by."""
     if not setting.inputs.exists():
         return None
     with np.load(setting.inputs) as inputs:
@@ -143,7 +143,7 @@ def table(comparison: Comparison) -> str:
         lines += [f"| {peer} / {own} | {r[0]:.2f} | {r[1]:.2f} to {r[2]:.2f} |" for own, r in ours.items()]
     busy = {name: share for name, share in comparison.idle.items() if share > 0.05}
     if busy:
-        lines += ["", "Not idle while others had their turn (processors kept busy): "
+        lines += ["", "Not idle while others had their turn (CPU cores kept busy): "
                   + ", ".join(f"{name} {share:.2f}" for name, share in busy.items())]  # fmt: skip
     lines += ["", *(f"Left out: {name}: {why}" for name, why in comparison.left_out.items())]
     return "\n".join(lines).rstrip() + "\n"

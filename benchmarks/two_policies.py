@@ -3,7 +3,7 @@
 
     python benchmarks/two_policies.py ENGINE [--threads 2] [--chunks 20] [--rounds 5]
 
-Both kinds of round alternate. Prints medians over the rounds: wall time and processor time of a pair of chunks, and the
+Both kinds of round alternate. Prints medians over the rounds: wall time and CPU time of a pair of chunks, and the
 share of the "one after the other" wall time that "at once" takes (1.0: nothing lost by sharing).
 """
 
@@ -56,15 +56,15 @@ def main() -> None:
     figures: dict[str, list[tuple[float, float]]] = {"in turn": [], "at once": []}
     for _ in range(arguments.rounds):
         for name, run in (("in turn", in_turn), ("at once", at_once)):
-            wall, processor = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), time.process_time()
             run(policies, arguments.chunks)
-            spent = time.perf_counter() - wall, time.process_time() - processor
+            spent = time.perf_counter() - wall, time.process_time() - cpu
             figures[name].append((spent[0] / arguments.chunks, spent[1] / arguments.chunks))
     walls = {}
     for name, rounds in figures.items():
         walls[name] = statistics.median(wall for wall, _ in rounds)
-        processor = statistics.median(seconds for _, seconds in rounds)
-        print(f"{name}: a pair of chunks {walls[name] * 1e3:.2f} ms, processor time {processor * 1e3:.2f} ms")
+        cpu = statistics.median(seconds for _, seconds in rounds)
+        print(f"{name}: a pair of chunks {walls[name] * 1e3:.2f} ms, CPU time {cpu * 1e3:.2f} ms")
     print(f"at once / in turn: {walls['at once'] / walls['in turn']:.2f}")
 
 

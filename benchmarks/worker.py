@@ -2,7 +2,7 @@
 """One contender in a process of its own: reads one JSON request a line, answers one JSON line.
 
 Requests: {"do": "infer", "observation": i} times one chunk; {"do": "finish"} reports memory and profiled stages and
-ends the process. The first line comes unasked, when the contender is ready. Libraries print to standard error.
+ends the process. The first line comes by itself once the contender is ready. Libraries print to standard error.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _profile(contender: Contender, prepared: dict[int, Any]) -> dict[str, float]
 
 
 def _share_since(since: tuple[float, float]) -> float:
-    """Processors kept busy since then: a contender that spins while others have their turn would disturb them."""
+    """CPU cores kept busy since then: a contender that spins while others have their turn would disturb them."""
     elapsed = time.perf_counter() - since[0]
     return (time.process_time() - since[1]) / elapsed if elapsed > 0 else 0.0
 

@@ -15,9 +15,10 @@ def progress_bar(label: str, total: int, show: bool) -> Iterator[Advance]:
     if not show:
         yield lambda _: None
         return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    with Progress(TextColumn(label), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()) as progress:
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(TextColumn(label), BarColumn(), TaskProgressColumn(), remaining) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
 

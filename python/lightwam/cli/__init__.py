@@ -28,9 +28,9 @@ VERBS: dict[str, Verb] = {
     "bench": Verb("measure the latency of an engine file", "lightwam.cli.bench", "BenchArgs"),
     "inspect": Verb("show what an engine file holds", "lightwam.cli.inspect", "InspectArgs"),
     "record": Verb("record demonstrations with the scripted expert", "lightwam.cli.record", "RecordArgs"),
-    "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.train.vae", "VAETrainArgs"),
-    "train policy": Verb("train the world action model", "lightwam.train.loop", "PolicyTrainArgs"),
-    "train blind": Verb("train the proprioception-only baseline", "lightwam.train.blind", "BlindTrainArgs"),
+    "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.cli.train_vae", "VAETrainArgs"),
+    "train policy": Verb("train the world action model", "lightwam.cli.train_policy", "PolicyTrainArgs"),
+    "train blind": Verb("train the proprioception-only baseline", "lightwam.cli.train_blind", "BlindTrainArgs"),
     "train replay": Verb("record a demonstration as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
     "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.cli.export", "ExportArgs"),
@@ -71,7 +71,8 @@ def run_verb(name: str, options: list[str]) -> int:
 
     verb = VERBS[name]
     module = importlib.import_module(verb.module)
-    arguments = tyro.cli(getattr(module, verb.arguments), prog=f"lightwam {name}", args=options)
+    flat = (tyro.conf.OmitArgPrefixes,)  # groups of options show in the help, not in the options' names
+    arguments = tyro.cli(getattr(module, verb.arguments), prog=f"lightwam {name}", args=options, config=flat)
     return int(getattr(module, verb.function)(arguments))
 
 

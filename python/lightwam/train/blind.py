@@ -10,10 +10,7 @@ Legend: N rows, P state width, H horizon, A action width, B batch.
 from __future__ import annotations
 
 import logging
-import os
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,35 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightwam.config import LightWAMConfig
-from lightwam.data.lerobot import LeRobotDataset, open_dataset
+from lightwam.config import read_config
+from lightwam.data.lerobot import open_dataset
 from lightwam.data.windows import build_windows
-from lightwam.errors import DataError
+from lightwam.files import replacing_file
 from lightwam.progress import counting_bar
-from lightwam.train.artifacts import check_options, learning_rate
+from lightwam.train.device import to_device, use_device
+from lightwam.train.options import BlindTrainArgs
+from lightwam.train.run import learning_rate, update
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BlindTrainArgs:
-    """Options of `lightwam train blind`."""
-
-    data: tuple[Path, ...]
-    """Folders of LeRobot data sets."""
-    out: Path
-    """File to write (.npz)."""
-    steps: int = 6000
-    batch: int = 256
-    hidden: int = 256
-    layers: int = 3
-    """Linear layers, the last one included."""
-    peak_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    replan_steps: int | None = None
-    """Actions to execute of each chunk (default: the policy's own)."""
-    seed: int = 42
-    threads: int = 1
 
 
 def blind_network(state_dim: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
@@ -67,10 +45,11 @@ def _standardised(values: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
     return torch.from_numpy(((values - mean) / std).astype(np.float32)), mean, std
 
 
-def train_blind(datasets: list[LeRobotDataset], config: LightWAMConfig, args: BlindTrainArgs) -> dict[str, Any]:
-    """Train, and return the arrays of a blind policy file. Raises `DataError` on data sets that do not fit."""
-    if not datasets:
-        raise DataError("no data set is given: name at least one folder")
+def train_blind(args: BlindTrainArgs) -> None:
+    """Train, and write a blind policy file. Raises `DataError` on data sets that do not fit."""
+    device, schedule = use_device(args.machine.device), args.schedule
+    config = read_config(args.inputs.config)
+    datasets = [open_dataset(folder) for folder in args.inputs.data]
     for dataset in datasets:
         dataset.check(tuple(c.name for c in config.cameras.cameras), config.state_dim, config.action_dim)
     windows = [build_windows(dataset, config) for dataset in datasets]
@@ -80,24 +59,24 @@ def train_blind(datasets: list[LeRobotDataset], config: LightWAMConfig, args: Bl
     targets = actions.reshape(len(chunks), -1)
     weights = torch.from_numpy(np.concatenate([~window.action_is_pad_NH for window in windows]))
     weights_NX = weights.repeat_interleave(config.action_dim, dim=1).float()
-    torch.manual_seed(args.seed)
-    network = blind_network(config.state_dim, args.hidden, args.layers, targets.shape[1])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.peak_learning_rate, weight_decay=args.weight_decay)
-    with counting_bar("train blind baseline", show=True) as update:
-        for step in range(args.steps):
-            update(step + 1, args.steps)
-            rows = torch.from_numpy(np.random.default_rng([args.seed, step]).integers(len(states), size=args.batch))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args.peak_learning_rate, 100, args.steps)
-            error = F.mse_loss(network(states[rows]), targets[rows], reduction="none") * weights_NX[rows]
-            loss = error.sum() / weights_NX[rows].sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    torch.manual_seed(schedule.seed)
+    network = blind_network(config.state_dim, args.hidden, args.layers, targets.shape[1]).to(device)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), betas=args.optimizer.betas, weight_decay=args.optimizer.weight_decay
+    )
+    with counting_bar("train blind baseline", show=True) as show:
+        for step in range(schedule.steps):
+            rng = np.random.default_rng([schedule.seed, step])
+            rows = torch.from_numpy(rng.integers(len(states), size=schedule.batch))
+            state, target, weight = (to_device(values[rows], device) for values in (states, targets, weights_NX))
+            error = F.mse_loss(network(state), target, reduction="none") * weight
+            loss = error.sum() / weight.sum()
+            update(optimizer, loss, learning_rate(step, schedule), args.optimizer.gradient_clip)
+            show(step + 1, schedule.steps)
             if (step + 1) % 1000 == 0:
                 log.info("step %d loss %.4f", step + 1, float(loss))
-    linears = [module for module in network if isinstance(module, nn.Linear)]
-    return {
+    linears = [module.cpu() for module in network if isinstance(module, nn.Linear)]
+    arrays: dict[str, Any] = {
         "kind": "blind", "layers": len(linears), "horizon": config.horizon,
         "replan": args.replan_steps or config.replan_steps,
         **{f"weight_{i}": linear.weight.detach().numpy() for i, linear in enumerate(linears)},
@@ -105,15 +84,6 @@ def train_blind(datasets: list[LeRobotDataset], config: LightWAMConfig, args: Bl
         "state_mean": state_mean.astype(np.float32), "state_std": state_std.astype(np.float32),
         "action_mean": action_mean.astype(np.float32), "action_std": action_std.astype(np.float32),
     }  # fmt: skip
-
-
-def main(args: BlindTrainArgs) -> int:
-    """Train the blind baseline of the nano policy's data and write its file."""
-    check_options(args)
-    torch.set_num_threads(args.threads)
-    arrays = train_blind([open_dataset(folder) for folder in args.data], LightWAMConfig.nano(), args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.out.with_name(args.out.stem + ".tmp.npz")
-    np.savez(temporary, **arrays)
-    os.replace(temporary, args.out)
-    return 0
+    with replacing_file(args.out) as building, building.open("wb") as file:
+        np.savez(file, **arrays)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where training computes: the processor or one GPU, its mixed precision, and how batches get there."""
+"""Where training computes: the CPU or one GPU, its mixed precision, and how batches get there."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def use_device(name: str) -> torch.device:
     return device
 
 
-def choose_attention(asked: AttentionMethod | None, device: torch.device) -> AttentionMethod:
-    """How attention is computed: what was asked for, else the fastest that this device is known to run; logged."""
-    method, why = (asked, "as asked for") if asked is not None else _fastest_attention(device)
+def choose_attention(requested: AttentionMethod | None, device: torch.device) -> AttentionMethod:
+    """How attention is computed: the requested method, else the fastest known for this device; logged."""
+    method, why = (requested, "as requested") if requested is not None else _fastest_attention(device)
     log.info("attention %s: %s (--attention sdpa, softmax or kernels)", method, why)
     return method
 
@@ -69,12 +69,12 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """The context of a training step: products in bfloat16, the rest in float32."""
+    """The context of a training step: matmuls in bfloat16, the rest in float32."""
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the processor on the device: to a GPU from page-locked memory, and nothing waits for the copy."""
+    """A tensor in CPU memory on the device: to a GPU from page-locked memory, and nothing waits for the copy."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

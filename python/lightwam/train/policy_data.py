@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,8 @@ from lightwam.data.windows import build_windows, measure_statistics, rows_of, sp
 from lightwam.errors import DataError
 from lightwam.model.vae import WanVAE
 from lightwam.train.device import mixed_precision, to_device
-from lightwam.train.vae import located_objects
+from lightwam.train.options import PolicyInputs
+from lightwam.train.vae_data import located_objects
 from lightwam.train.vae_path import encode_moments
 
 Frames = npt.NDArray[np.uint8]
@@ -110,28 +110,24 @@ def weights_fingerprint(vae: WanVAE) -> str:
 
 
 def load_policy_data(
-    folders: tuple[Path, ...],
+    inputs: PolicyInputs,
     config: LightWAMConfig,
     vae: WanVAE,
-    cache: Path,
-    *,
+    held_out: float,
+    seed: int,
     statistics: DatasetStatistics | None = None,
-    held_out: float = 0.04,
-    seed: int = 42,
-    future_stride: int = 4,
-    max_episodes: int | None = None,
 ) -> tuple[PolicyData, DatasetStatistics]:
     """Read data sets, fill the caches, and normalise with `statistics` (measured over all of them when None).
 
     Raises `DataError`.
     """
-    if not folders:
+    if not inputs.data:
         raise DataError("no data set is given: name at least one folder")
-    datasets = [first_episodes(open_dataset(folder), max_episodes) for folder in folders]
+    datasets = [first_episodes(open_dataset(folder), inputs.max_episodes) for folder in inputs.data]
     statistics = statistics or measure_statistics(datasets, config)
     parts, start = [], 0
     for dataset in datasets:
-        parts.append(_load_one(dataset, config, vae, cache, held_out, seed, future_stride, start))
+        parts.append(_load_one(dataset, inputs, config, vae, held_out, seed, start))
         start += len(dataset.state)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tasks = tuple(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
@@ -170,14 +166,14 @@ def located_coordinates(dataset: LeRobotDataset) -> np.ndarray:
 
 
 def _load_one(
-    dataset: LeRobotDataset, config: LightWAMConfig, vae: WanVAE, cache: Path, held_out: float, seed: int,
-    future_stride: int, first_row: int,
+    dataset: LeRobotDataset, inputs: PolicyInputs, config: LightWAMConfig, vae: WanVAE, held_out: float, seed: int,
+    first_row: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """One data set's arrays in robot units, its row numbers counted from `first_row`."""
     dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
     windows = build_windows(dataset, config)
-    frames = FrameCache(dataset, config.cameras, cache)
-    latents = LatentCache(frames, cache, weights_fingerprint(vae), future_stride)
+    frames = FrameCache(dataset, config.cameras, inputs.cache)
+    latents = LatentCache(frames, inputs.cache, weights_fingerprint(vae), inputs.future_stride)
     encode_frames, encode_clips = encode_function(vae, 16)
     frames.build()
     latents.build_first(encode_frames)

@@ -27,7 +27,7 @@ class _NormSiLU(torch.autograd.Function):
     """silu(x / sqrt(mean over channels of x^2) * gamma) of [N, C, H, W] in channels-last memory, gamma [C].
 
     Channels are few, so pixels are joined to rows of about 256 numbers with gamma repeated, and the mean over channels
-    is a matrix product: long loops are what makes a CPU fast.
+    is a matmul: long loops are what makes a CPU fast.
     """
 
     @staticmethod

@@ -63,23 +63,23 @@ def test_a_gpu_by_number(gpus: None, caplog: pytest.LogCaptureFixture, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "capability", "method", "why"),
+    ("requested", "device", "capability", "method", "why"),
     [
         (None, CPU, (0, 0), "softmax", "fastest on a CPU"),
-        ("kernels", CPU, (0, 0), "kernels", "as asked for"),
+        ("kernels", CPU, (0, 0), "kernels", "as requested"),
         (None, GPU, (9, 0), "kernels", "compiled for sm_90 on first use"),
         (None, GPU, (8, 0), "kernels", "compiled for sm_80 on first use"),
         (None, GPU, (7, 5), "sdpa", "no tactics for sm_75, only for sm_80, "),
-        ("softmax", GPU, (9, 0), "softmax", "as asked for"),
+        ("softmax", GPU, (9, 0), "softmax", "as requested"),
     ],
 )
 def test_attention_is_chosen_and_said(
-    asked: AttentionMethod | None, device: torch.device, capability: tuple[int, int], method: str, why: str,
+    requested: AttentionMethod | None, device: torch.device, capability: tuple[int, int], method: str, why: str,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     with caplog.at_level(logging.INFO, "lightwam.train.device"):
-        assert choose_attention(asked, device) == method
+        assert choose_attention(requested, device) == method
     (record,) = caplog.records
     assert record.getMessage().startswith(f"attention {method}: ") and why in record.getMessage()
 

@@ -31,18 +31,18 @@ def test_clips_match_the_model(frames: int) -> None:
     vae = _random_vae()
     video = torch.rand(2, 3, frames, 16, 32, dtype=torch.float64) * 2 - 1
     mean, log_variance = encode_moments(vae, video)
-    wanted_mean, wanted_log_variance = vae.encode_moments(video)
-    assert _relative(mean, wanted_mean) < 1e-7
-    assert _relative(log_variance, wanted_log_variance) < 1e-7
-    decoded, wanted = decode_raw(vae, mean), vae.decode_raw(wanted_mean)
-    assert _relative(decoded, wanted) < 1e-7
+    expected_mean, expected_log_variance = vae.encode_moments(video)
+    assert _relative(mean, expected_mean) < 1e-7
+    assert _relative(log_variance, expected_log_variance) < 1e-7
+    decoded, expected = decode_raw(vae, mean), vae.decode_raw(expected_mean)
+    assert _relative(decoded, expected) < 1e-7
 
     def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
         vae.zero_grad()
         loss.backward()
         return {name: p.grad.clone() for name, p in vae.named_parameters() if p.grad is not None}
 
-    ours, theirs = gradients((decoded - video).square().mean()), gradients((wanted - video).square().mean())
+    ours, theirs = gradients((decoded - video).square().mean()), gradients((expected - video).square().mean())
     compared = [name for name, gradient in theirs.items() if gradient.abs().max() > 0]
     assert len(compared) > 100
     for name in compared:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Curves of a training run: kept for resuming, drawn as a picture, sent to TensorBoard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightwam.files import replacing_file
+
+History = dict[str, list[tuple[int, float]]]
+"""Named scalars: (step, value) of each point."""
+
+
+class Curves:
+    """Named scalars by step."""
+
+    def __init__(self, folder: Path, history: History) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.history = history
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one point to each named curve."""
+        for name, value in values.items():
+            self.history.setdefault(name, []).append((step, value))
+            self._writer.add_scalar(name, value, step)
+
+    def draw(self, path: Path) -> None:
+        """One panel a curve, logarithmic where all values are positive."""
+        from matplotlib.figure import Figure
+
+        names = sorted(self.history)
+        columns = min(3, max(1, len(names)))
+        rows = math.ceil(len(names) / columns) or 1
+        figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+        for place, name in enumerate(names):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            steps, values = zip(*self.history[name], strict=True)
+            axes.plot(steps, values, linewidth=1)
+            axes.set_title(name, fontsize=9)
+            axes.set_xlabel("step", fontsize=8)
+            if min(values) > 0:
+                axes.set_yscale("log")
+            axes.grid(alpha=0.3)
+        with replacing_file(path) as building:
+            figure.savefig(building, dpi=110)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        self._writer.close()

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the trainers, in groups: a shared group stands once, a trainer's own group extends it.
+
+The command line shows them flat (`--steps`, not `--schedule.steps`), each group under a heading of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightwam.errors import ConfigError, DataError
+from lightwam.model.attention import AttentionMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run reads."""
+
+    data: tuple[Path, ...]
+    """Folders of LeRobot data sets."""
+    config: str = "nano"
+    """Preset (libero, robotwin, nano) or JSON file: a configuration, or a robot on top of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameInputs(Inputs):
+    """What a run reads."""
+
+    cache: Path
+    """Folder of decoded frames and latents; a run adds what is missing."""
+    max_episodes: int | None = None
+    """Use only the first so many episodes of each data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInputs(FrameInputs):
+    """What a run reads."""
+
+    vae: Path
+    """Checkpoint folder of the VAE (`lightwam train vae`); its VAE configuration replaces that of `--config`."""
+    init: Path | None = None
+    """Checkpoint folder to start from (its statistics too), for training on with more data."""
+    future_stride: int = 4
+    """Futures are encoded for every so many rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Length, batches and learning rate."""
+
+    steps: int
+    """Updates of the weights."""
+    batch: int
+    """Samples (of the VAE: frames) of each step."""
+    peak_learning_rate: float
+    """Reached at the end of a linear warm-up; a cosine then falls to 1 % of it."""
+    warmup_steps: int
+    seed: int = 42
+    """Batches and noise follow from it and the step alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAESchedule(Schedule):
+    """Length, batches and learning rate."""
+
+    clip_every: int = 6
+    """Every so many steps, clips instead of frames; 0 for frames only."""
+    clip_batch: int = 2
+    """Clips of such a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySchedule(Schedule):
+    """Length, batches and learning rate."""
+
+    video_batch: int = 4
+    """Samples of each step that also get the video pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW."""
+
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    gradient_clip: float = 1.0
+    """Largest norm of the whole gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptimizer(Optimizer):
+    """AdamW, and the average of the weights."""
+
+    ema_decay: float = 0.998
+    """Decay of the averaged weights, which are what the checkpoint holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAELosses:
+    """Weights of the losses."""
+
+    kl_weight: float = 1e-5
+    foreground_weight: float = 8.0
+    """How much more a pixel counts that differs from the mean image."""
+    localisation_weight: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyLosses:
+    """Weights of the losses, beside those of the configuration."""
+
+    localisation_weight: float = 0.3
+    state_dropout: float = 0.3
+    """Share of samples whose state is hidden (zeros)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """Validation, curves and saving."""
+
+    held_out: float = 0.04
+    """Share of the episodes that is kept for validation."""
+    log_every: int = 50
+    """Steps between points of the loss curves."""
+    save_every: int = 250
+    """Steps between saves; each one validates first."""
+    stop_after: int | None = None
+    """Save and stop at this step of the schedule, to continue later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where training computes."""
+
+    device: str = "cpu"
+    """cpu, cuda (the first GPU) or cuda:N. Data stays in CPU memory, batches are copied."""
+    threads: int = 1
+    """CPU threads of PyTorch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyMachine(Machine):
+    """Where and how training computes."""
+
+    attention: AttentionMethod | None = None
+    """How attention is computed. When absent, `softmax` on a CPU; on a GPU `kernels` (Triton), or `sdpa` where there
+    are none for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArgs:
+    """What every run of `lightwam.train.run.TrainingRun` reads."""
+
+    inputs: FrameInputs
+    out: Path
+    """Folder of the run: checkpoint/, curves, resume point."""
+    schedule: Schedule
+    optimizer: Optimizer
+    saving: Saving = Saving()
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAETrainArgs(TrainArgs):
+    """Train the small VAE of a policy; a run that was interrupted resumes."""
+
+    schedule: VAESchedule = VAESchedule(steps=2400, batch=8, peak_learning_rate=2e-3, warmup_steps=50)
+    optimizer: Optimizer = Optimizer(weight_decay=0.0, betas=(0.9, 0.99))
+    losses: VAELosses = VAELosses()
+    saving: Saving = Saving(held_out=0.05, save_every=200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyTrainArgs(TrainArgs):
+    """Train a policy with the small text encoder on cached latents; a run that was interrupted resumes."""
+
+    inputs: PolicyInputs
+    schedule: PolicySchedule = PolicySchedule(steps=4000, batch=32, peak_learning_rate=8e-4, warmup_steps=200)
+    optimizer: PolicyOptimizer = PolicyOptimizer()
+    losses: PolicyLosses = PolicyLosses()
+    machine: PolicyMachine = PolicyMachine()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlindTrainArgs:
+    """Train the baseline that sees the robot's state alone."""
+
+    inputs: Inputs
+    out: Path
+    """File to write (.npz)."""
+    hidden: int = 256
+    """Width of the hidden layers."""
+    layers: int = 3
+    """Linear layers, the last one included."""
+    replan_steps: int | None = None
+    """Actions to execute of each chunk (default: the configuration's own)."""
+    schedule: Schedule = Schedule(steps=6000, batch=256, peak_learning_rate=1e-3, warmup_steps=100)
+    optimizer: Optimizer = Optimizer(betas=(0.9, 0.999), gradient_clip=math.inf)
+    machine: Machine = Machine()
+
+
+_LEAST = {
+    "steps": 1, "batch": 1, "clip_batch": 1, "video_batch": 0, "clip_every": 0, "seed": 0, "warmup_steps": 0,
+    "future_stride": 1, "log_every": 1, "save_every": 1, "stop_after": 1, "threads": 1, "hidden": 1,
+    "layers": 1, "replan_steps": 1,
+}  # fmt: skip
+
+
+def flat_options(args: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of every option in a dataclass of groups."""
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from flat_options(value)
+        else:
+            yield field.name, value
+
+
+def check_options(args: TrainArgs | BlindTrainArgs) -> None:
+    """Raise `ConfigError` or `DataError` for options of a run that lie out of range."""
+    for name, value in flat_options(args):
+        if name in _LEAST and value is not None and value < _LEAST[name]:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}: use at least {_LEAST[name]}")
+        if name == "held_out" and not 0.0 <= value < 1.0:
+            raise ConfigError(f"--held-out is {value}: use a share from 0 to below 1")
+    if not args.inputs.data:
+        raise DataError("no data set is given: name at least one folder after --data")

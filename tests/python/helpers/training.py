@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny policy, its data and its VAE: what short trainings start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from helpers.dataset_fixture import write_v3
+from helpers.robots import with_square_cameras
+from lightwam.cli import train_vae
+from lightwam.config import AdapterConfig, LightWAMConfig
+from lightwam.train.options import FrameInputs, PolicyInputs, PolicyTrainArgs, VAETrainArgs, flat_options
+
+Args = TypeVar("Args")
+
+
+def tiny_config() -> LightWAMConfig:
+    """The nano policy made tiny: small canvas, two blocks, few channels."""
+    nano = LightWAMConfig.nano()
+    dit = dataclasses.replace(
+        nano.video_dit, hidden_dim=48, ffn_dim=64, num_heads=2, head_dim=24, num_layers=2, text_dim=16,
+        adapters=AdapterConfig(layers=(0, 1), dim=8),
+    )  # fmt: skip
+    tiny = dataclasses.replace(
+        nano, video_dit=dit, vae=dataclasses.replace(nano.vae, base_dim=4),
+        text=dataclasses.replace(nano.text, width=16, buckets=64),
+        action_expert=dataclasses.replace(nano.action_expert, per_layer_dim=24, trunk_dim=32, num_queries=4),
+    )  # fmt: skip
+    return with_square_cameras(tiny, 32)
+
+
+def changed(args: Args, **changes: Any) -> Args:
+    """Options of a trainer with some replaced, whichever group they are in."""
+    assert set(changes) <= {name for name, _ in flat_options(args)} | {"inputs"}, changes
+    new: dict[str, Any] = {}
+    for field in dataclasses.fields(args):  # type: ignore[arg-type]
+        value = getattr(args, field.name)
+        if field.name in changes:
+            new[field.name] = changes[field.name]
+        elif dataclasses.is_dataclass(value):
+            inside = {name for name, _ in flat_options(value)} & set(changes)
+            new[field.name] = changed(value, **{name: changes[name] for name in inside})
+    return dataclasses.replace(args, **new)  # type: ignore[type-var]
+
+
+def vae_args(root: Path, out: Path, **changes: Any) -> VAETrainArgs:
+    """Three steps, of which the last is on clips."""
+    inputs = FrameInputs(data=(root / "data",), cache=root / "cache", config=str(root / "tiny.json"))
+    short = {"steps": 3, "batch": 2, "clip_every": 3, "clip_batch": 1, "held_out": 0.3, "save_every": 3}
+    return changed(VAETrainArgs(inputs=inputs, out=out), **{**short, **changes})
+
+
+def policy_args(root: Path, out: Path, **changes: Any) -> PolicyTrainArgs:
+    """Four steps from what `fill` made."""
+    inputs = PolicyInputs(
+        data=(root / "data",), cache=root / "cache", config=str(root / "tiny.json"), vae=root / "vae/checkpoint",
+        future_stride=2,
+    )  # fmt: skip
+    short = {"steps": 4, "batch": 2, "video_batch": 1, "warmup_steps": 2, "held_out": 0.3, "log_every": 1,
+             "save_every": 2}  # fmt: skip
+    return changed(PolicyTrainArgs(inputs=inputs, out=out), **{**short, **changes})
+
+
+def fill(root: Path) -> None:
+    """data/, tiny.json, cache/ and vae/checkpoint in one folder."""
+    write_v3(root / "data")
+    (root / "tiny.json").write_text(json.dumps(tiny_config().to_dict()))
+    assert train_vae.main(vae_args(root, root / "vae")) == 0
