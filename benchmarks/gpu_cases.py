@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from gpu_driver import Gpu, GpuError
+
 from lightwam.kernels.compiler.cache import CompileCache
 from lightwam.kernels.compiler.compile import Code
 from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler

@@ -6,10 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tyro.conf import Positional
 
-from lightwam.cli.bench import MAX_IMAGE_SIZE, random_observation
+from lightwam.bench.measure import MAX_IMAGE_SIZE, set_any_instruction, square_observation
 from lightwam.errors import ConfigError
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
@@ -45,8 +44,8 @@ def tune(arguments: TuneArgs) -> Tuning:
     if not 1 <= arguments.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(f"--image-size is {arguments.image_size}: use 1 to {MAX_IMAGE_SIZE}")
     policy = Policy(arguments.engine, device="cuda")
-    policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
-    seen = random_observation(policy.metadata, arguments.image_size, np.random.default_rng(0))
+    set_any_instruction(policy, arguments.instruction)
+    seen = square_observation(policy, arguments.image_size)
     tuning = _with_progress(policy, seen, arguments.repeats)
     replaced = write_tuning(arguments.engine, tuning)
     if replaced:

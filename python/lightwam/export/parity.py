@@ -19,6 +19,7 @@ from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.engine.images import compose_canvas
 from lightwam.engine.interpret import Interpreter
+from lightwam.engine.random_inputs import random_state, random_view
 from lightwam.errors import ExportError
 from lightwam.export.policy import Normalization
 
@@ -26,8 +27,6 @@ from lightwam.export.policy import Normalization
 CHUNK = "expert.actions"
 MAX_RELATIVE_ERROR = 1e-4
 MIN_COSINE = 0.9995
-# Constants of larger graphs are folded anew for every seed: in float64 they would take four times the engine's size.
-_KEPT_CONSTANT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -51,31 +50,25 @@ class Sample:
     proprio: Array
     context: Array
     rows: int
-    latents: Array | None
-    images: dict[str, Array] | None
+    latents: Array | None = None
+    images: dict[str, Array] | None = None
 
 
 def random_sample(graph: Graph, normalization: Normalization, seed: int) -> Sample:
-    """State of a normal distribution in normalised units, a few context rows, images or latents of noise."""
+    """A random state, a few context rows, images or latents of noise."""
     policy, rng = graph.policy, np.random.default_rng(seed)
-    wish = rng.standard_normal(policy["state_width"])
+    state = random_state(policy, rng)
     rows = int(rng.integers(1, policy["context_rows"] + 1))
     context = np.zeros((policy["context_rows"], policy["text_width"]), np.float32)
     context[:rows] = rng.standard_normal((rows, policy["text_width"]))
-    images = latents = None
-    if policy["starts_at"] == "images":
-        images = {camera["name"]: rng.integers(0, 256, (96, 128, 3), np.uint8) for camera in policy["cameras"]}
-    else:
-        latents = rng.standard_normal(policy["latent_shape"]).astype(np.float32)
+    view = random_view(policy, rng, (96, 128))
     scale, offset = (part.astype(np.float32) for part in (normalization.state_scale, normalization.state_offset))
-    state = ((wish - normalization.state_offset) / normalization.state_scale).astype(np.float32)
     return Sample(
         state=state,
         proprio=np.clip(state * scale + offset, -normalization.clamp, normalization.clamp).astype(np.float32),
         context=context,
         rows=rows,
-        latents=latents,
-        images=images,
+        **view,
     )
 
 
@@ -116,8 +109,7 @@ def measure_parity(
 
     `on_seed` hears a 1 after each seed. Raises `ExportError` when the limit is broken.
     """
-    keep_constants = graph.constant_bytes() <= _KEPT_CONSTANT_BYTES
-    interpreter = Interpreter(graph, kept=frozenset({CHUNK}), keep_constants=keep_constants)
+    interpreter = Interpreter(graph, kept=frozenset({CHUNK}))
     errors, cosines = [], []
     for seed in seeds:
         sample = random_sample(graph, normalization, seed)

@@ -110,10 +110,10 @@ def _runtime(path: Path, threads: int | None) -> Callable[[Observation], Array]:
 def _interpreter(path: Path) -> Callable[[Observation], Array]:
     import torch
 
-    from lightwam.engine.interpret import Interpreter, instruction_context, is_small
+    from lightwam.engine.interpret import Interpreter, instruction_context
 
     graph = read_engine(path)
-    interpreter = Interpreter(graph, torch.float32, keep_constants=is_small(graph))
+    interpreter = Interpreter(graph, torch.float32)
     told: list[str] = []
 
     def infer(observation: Observation) -> Array:

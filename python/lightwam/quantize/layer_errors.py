@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from lightwam.engine.dtypes import decode
 from lightwam.engine.graph import Graph, Op
-from lightwam.engine.interpret import Call, Interpreter, grouped_product, instruction_context, is_small, quantize_rows
-from lightwam.engine.ops import EIGHT_BIT_PRODUCTS
+from lightwam.engine.interpret import Interpreter, instruction_context
+from lightwam.engine.ops import EIGHT_BIT_MATMULS, Call
+from lightwam.engine.ops.linear import grouped_matmul, quantize_rows
 from lightwam.errors import ExportError
 from lightwam.quantize.calibration import Observation
 from lightwam.quantize.layers import Layer, scale_name
@@ -65,7 +66,7 @@ class _Meter:
     output: dict[tuple[str, str], _Sums] = field(default_factory=dict)
 
     def on_op(self, program: str, op: Op, call: Call) -> None:
-        if op.op not in EIGHT_BIT_PRODUCTS or op.constants["weight"] not in self.layers:
+        if op.op not in EIGHT_BIT_MATMULS or op.constants["weight"] not in self.layers:
             return
         name, use = op.constants["weight"], (program, op.name)
         stored = self.quantised.constants[name]
@@ -88,10 +89,9 @@ class _Meter:
 
 def _output(call: Call, grouped: bool, x: Tensor, weight: Tensor) -> Tensor:
     """The product of some rows and a weight, with the op's bias and activation."""
-    if not grouped:
-        return call.activate(F.linear(x, weight, call.get("bias")))
-    y, bias = grouped_product(x, weight), call.get("bias")
-    return y if bias is None else y + bias
+    if grouped:
+        return call.add_bias(grouped_matmul(x, weight))
+    return call.activate(F.linear(x, weight, call.get("bias")))
 
 
 def _some_rows(x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def measure_layers(
     `on_observation` hears a 1 after each. Raises `ExportError` if a layer's numbers are not finite.
     """
     meter = _Meter(quantised, {layer.weight: layer for layer in layers})
-    interpreter = Interpreter(graph, torch.float32, keep_constants=is_small(graph), on_op=meter.on_op)
+    interpreter = Interpreter(graph, torch.float32, on_op=meter.on_op)
     instruction = None
     for observation in observations:
         if observation.instruction != instruction:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lightwam import cli
-from lightwam.cli.figures import Record, Seconds, read_figures, record_from_json, record_to_json, write_figures
+from lightwam.bench.figures import Record, Seconds, read_figures, record_from_json, record_to_json, write_figures
 from lightwam.errors import DataError
 
 

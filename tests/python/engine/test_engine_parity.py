@@ -22,7 +22,7 @@ from lightwam.model.text import HashedWordsEncoder
 from lightwam.model.vae import WanVAE
 from lightwam.runtime import Policy
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 #: Of products, weights (None: the same), and token streams.
 FORMATS = [
     ("f32", None, "f32"),

@@ -58,7 +58,13 @@ def test_checkpoint_to_engine_to_report(checkpoint: Path, tmp_path: Path, capsys
     assert len(graph.provenance["checkpoint_sha256"]) == 64
     assert inspect.main(InspectArgs(out, ops=True, savings=True, text_rows=4)) == 0
     shown = capsys.readouterr().out
-    for part in ("can", "replan after 5", "any through hashed_words", "blocks.0.self_attn.attention", "all of them"):
+    for part in (
+        "can",
+        "replan after 5",
+        "any through hashed_words",
+        "blocks.0.self_attn.attention",
+        "docs/reference/export.md",
+    ):
         assert part in shown
     assert inspect.main(InspectArgs(out, json=True)) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "can"

@@ -17,7 +17,6 @@ from helpers.golden import golden_policy
 from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
 from lightwam.assets import bundled_engine
 from lightwam.config import LightWAMConfig
-from lightwam.engine.dtypes import f32_to_bf16_bits
 from lightwam.engine.graph import Graph
 from lightwam.engine.images import compose_canvas
 from lightwam.engine.interpret import Interpreter
@@ -26,6 +25,7 @@ from lightwam.export.api import build_policy_graph
 from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.layers import constant
 from lightwam.export.weights import RandomWeights, StateDictWeights
+from lightwam.kernels.formats import bfloat16_bits
 from lightwam.onnx.export import OnnxArgs, main, write_onnx
 from lightwam.onnx.rope import half_split_order, half_split_values
 
@@ -252,5 +252,5 @@ def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
 
 def test_bf16_bits_survive_the_reordering() -> None:
     """Reordering moves stored numbers, it computes none: bfloat16 patterns pass through."""
-    bits = f32_to_bf16_bits(np.arange(16, dtype=np.float32).reshape(8, 2))
+    bits = bfloat16_bits(np.arange(16, dtype=np.float32).reshape(8, 2))
     np.testing.assert_array_equal(bits[half_split_order(8, 2)][1], bits[2])

@@ -18,13 +18,14 @@ from hypothesis.extra import numpy as hnp
 
 from helpers.golden import golden_policy
 from lightwam.assets import bundled_engine
-from lightwam.engine.dtypes import Array, f32_to_bf16_bits
+from lightwam.engine.dtypes import Array
 from lightwam.engine.file import check_checksums, read_engine, write_engine
 from lightwam.engine.graph import Constant, Graph, TensorType
 from lightwam.engine.interpret import Interpreter, instruction_context
 from lightwam.engine.verify import check_graph
 from lightwam.errors import ConfigError, EngineError, ExportError
 from lightwam.export import export_engine
+from lightwam.kernels.formats import bfloat16_bits
 from lightwam.quantize.calibration import Observations, random_observations
 from lightwam.quantize.chunk_gate import agreement, chunk_value, gripper_column, probe_graph, run_probe
 from lightwam.quantize.layers import find_layers, quantize_graph, quantize_weight, scale_name
@@ -330,7 +331,7 @@ def test_bisection_equals_trying_one_by_one(count: int, data: st.DataObject) -> 
 
 @given(hnp.arrays(np.float32, (5, 7), elements=st.floats(-(2.0**60), 2.0**60, width=32)), st.booleans())
 def test_weights_come_back_within_half_a_step(weight: Array, bf16: bool) -> None:
-    stored = f32_to_bf16_bits(weight) if bf16 else weight
+    stored = bfloat16_bits(weight) if bf16 else weight
     source = Constant("w", TensorType("bf16" if bf16 else "f32", (5, 7)), lambda: stored)
     numbers, scale = quantize_weight(stored, source)
     assert numbers.min() >= -127 and (scale > 0).all() and np.isfinite(scale).all()
