@@ -6,7 +6,6 @@ Everything is opened and checked before anything is written, and the folder appe
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import LightWAMConfig, read_config
 from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.gather import Gathered
 from lightwam.convert.instructions import (
@@ -28,22 +27,19 @@ from lightwam.convert.instructions import (
     umt5_faults,
 )
 from lightwam.convert.sources import open_weights
-from lightwam.convert.write import write_safetensors
 from lightwam.data.normalize import Normalizer, read_statistics
 from lightwam.errors import CheckpointError, ConfigError, DataError
 from lightwam.model import umt5_tokenizer
-from lightwam.model.fit import refuse
-from lightwam.progress import progress_bar
-from lightwam.train.artifacts import (
+from lightwam.model.checkpoint_folder import (
     CONFIG_FILE,
     INSTRUCTIONS_FILE,
     STATISTICS_FILE,
     WEIGHTS_FILE,
-    replacing,
-    save_config,
+    save_checkpoint,
 )
+from lightwam.model.fit import refuse
+from lightwam.progress import progress_bar
 
-_PRESETS = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin, "nano": LightWAMConfig.nano}
 _OUR_FILES = {CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE, INSTRUCTIONS_FILE}
 
 
@@ -54,7 +50,7 @@ class ConvertArgs:
     out: Path
     """The checkpoint folder to write; an older one is replaced."""
     config: str
-    """libero, robotwin, nano, or a JSON file in our field names or the published ones."""
+    """libero, robotwin, nano, a JSON file in our field names or the published ones, or a robot file."""
     policy: Path | None = None
     """A released policy (.pt): LoRA, adapters, action expert, and the backbone."""
     dit: Path | None = None
@@ -89,7 +85,9 @@ def main(arguments: ConvertArgs) -> int:
     with progress_bar("checking weights", gathered.num_bytes(), show=True) as advance:
         weights = gathered.checked(_sources(arguments), advance)
     dtype = {"keep": None, "f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
-    size = write_checkpoint(arguments.out, config, weights, statistics, rows, dtype)
+    total = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in weights.values())
+    with progress_bar("writing", total, show=True) as advance:
+        size = save_checkpoint(arguments.out, config, weights, statistics, rows, dtype=dtype, on_bytes=advance)
     _print_report(arguments, weights, size, gathered.has_vae)
     return 0
 
@@ -115,19 +113,6 @@ def _check_options(arguments: ConvertArgs) -> None:
         foreign = not arguments.out.is_dir() or {entry.name for entry in arguments.out.iterdir()} - _OUR_FILES
         if foreign:
             raise CheckpointError(f"{arguments.out} holds other things than a checkpoint: give another --out")
-
-
-def read_config(name: str) -> LightWAMConfig:
-    """A preset by its name, or a JSON file in our field names or the published ones. Raises `ConfigError`."""
-    if name in _PRESETS:
-        return _PRESETS[name]()
-    try:
-        document = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--config {name} is no preset ({', '.join(_PRESETS)}) nor a JSON file ({error})") from error
-    if isinstance(document, dict) and "video_dit_config" in document:
-        return LightWAMConfig.from_published(document)
-    return LightWAMConfig.from_dict(document)
 
 
 def _read_statistics(path: Path, config: LightWAMConfig) -> dict[str, Any]:
@@ -187,28 +172,6 @@ def _instruction_rows(arguments: ConvertArgs, config: LightWAMConfig) -> dict[st
             rows.update(encode_instructions(config.text, weights, tokenizer, [text]))
             advance(1)
     return rows
-
-
-def write_checkpoint(
-    folder: Path,
-    config: LightWAMConfig,
-    weights: Mapping[str, Tensor],
-    statistics: Mapping[str, Any] | None,
-    instruction_rows: Mapping[str, Tensor],
-    dtype: torch.dtype | None = None,
-) -> int:
-    """Write a checkpoint folder tensor by tensor. Returns the size of its weights' file in bytes."""
-    folder = Path(os.path.abspath(folder))
-    total = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in weights.values())
-    with replacing(folder) as building:
-        save_config(building, config)
-        if statistics is not None:
-            text = json.dumps(statistics, indent=1, allow_nan=False) + "\n"
-            (building / STATISTICS_FILE).write_text(text, encoding="utf-8")
-        if instruction_rows:
-            write_safetensors(instruction_rows, building / INSTRUCTIONS_FILE)
-        with progress_bar("writing", total, show=True) as advance:
-            return write_safetensors(weights, building / WEIGHTS_FILE, dtype, advance)
 
 
 def _print_report(arguments: ConvertArgs, weights: Mapping[str, Tensor], size: int, has_vae: bool) -> None:

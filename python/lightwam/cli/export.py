@@ -20,10 +20,10 @@ from lightwam.export.api import build_policy_graph, export_engine, with_provenan
 from lightwam.export.build import BuildOptions
 from lightwam.export.checkpoint import PolicyCheckpoint, open_checkpoint, read_instructions
 from lightwam.export.weights import RandomWeights
+from lightwam.model.checkpoint_folder import WEIGHTS_FILE
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.progress import progress_bar
 from lightwam.quantize.layers import float_precision, in_precision
-from lightwam.train.artifacts import WEIGHTS_FILE
 
 RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 

@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every number of a Light-WAM policy, as frozen dataclasses; `LightWAMConfig` is the root.
 
-Needs nothing but the standard library, so the runtime may import it.
+Needs nothing but NumPy, so the runtime may import it.
 """
 
-from lightwam.config.data import (
-    NORMALIZATION_MODES,
-    Camera,
-    CameraLayout,
-    NormalizationConfig,
-)
 from lightwam.config.networks import (
     FEATURE_SOURCES,
     LIBERO_PROMPT,
@@ -27,20 +21,30 @@ from lightwam.config.networks import (
     VAEConfig,
     VideoDiTConfig,
 )
-from lightwam.config.policy import (
-    FlowMatchingConfig,
+from lightwam.config.objectives import FlowMatchingConfig, LossConfig, TemporalWeighting, VideoConfig
+from lightwam.config.policy import LightWAMConfig
+from lightwam.config.read import PRESETS, read_config
+from lightwam.config.robot import (
+    FLIPS,
+    NORMALIZATION_MODES,
+    UNITS,
+    Camera,
+    CameraLayout,
+    Dimension,
     GripperRule,
-    LightWAMConfig,
-    LossConfig,
-    TemporalWeighting,
-    VideoConfig,
+    NormalizationConfig,
+    Orientation,
+    RobotConfig,
 )
 
 __all__ = [
     "FEATURE_SOURCES",
+    "FLIPS",
     "LIBERO_PROMPT",
     "LORA_MODULES",
     "NORMALIZATION_MODES",
+    "PRESETS",
+    "UNITS",
     "WAN_LATENT_MEAN",
     "WAN_LATENT_STD",
     "ActionExpertConfig",
@@ -48,6 +52,7 @@ __all__ = [
     "AttentionMask",
     "Camera",
     "CameraLayout",
+    "Dimension",
     "FeatureSource",
     "FlowMatchingConfig",
     "GripperRule",
@@ -55,11 +60,14 @@ __all__ = [
     "LoRAConfig",
     "LossConfig",
     "NormalizationConfig",
+    "Orientation",
     "Pooling",
+    "RobotConfig",
     "TemporalWeighting",
     "TextConfig",
     "TextEncoderKind",
     "VAEConfig",
     "VideoConfig",
     "VideoDiTConfig",
+    "read_config",
 ]

@@ -15,7 +15,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lightwam.config import CameraLayout
+from lightwam.config import FLIPS, CameraLayout
 from lightwam.data.images import canvas_uint8
 from lightwam.data.lerobot import Episode, LeRobotDataset, read_frames
 from lightwam.errors import DataError
@@ -46,8 +45,15 @@ def episode_fingerprint(dataset: LeRobotDataset, episode: Episode) -> str:
 
 
 def layout_fingerprint(layout: CameraLayout) -> str:
-    """8 hex digits of a canvas layout."""
-    return hashlib.sha256(json.dumps(asdict(layout), sort_keys=True).encode()).hexdigest()[:8]
+    """8 hex digits of a canvas layout and of how the data set's images lie."""
+    cameras = []
+    for camera in layout.cameras:
+        up_down, left_right = FLIPS[camera.in_data]
+        place = {"name": camera.name, "top": camera.top, "left": camera.left}
+        size = {"height": camera.height, "width": camera.width}
+        cameras.append({**place, **size, "flip_vertical": up_down, "flip_horizontal": left_right})
+    document = {"height": layout.height, "width": layout.width, "cameras": cameras}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def save_array(path: Path, array: Array) -> None:

@@ -27,18 +27,15 @@ from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import ConfigError
 from lightwam.model import LightWAM, WanVAE
 from lightwam.model.attention import AttentionMethod
+from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
 from lightwam.model.released import load_exactly
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.train.artifacts import (
-    STATISTICS_FILE,
     Curves,
     check_options,
     learning_rate,
-    load_checkpoint,
     load_resume_point,
-    part,
     restoring,
-    save_checkpoint,
     save_resume_point,
 )
 from lightwam.train.device import batch_to_device, choose_attention, mixed_precision, to_device, use_device
@@ -293,7 +290,7 @@ class PolicyTrainer:
         }
         save_resume_point(self.args.out / "resume.pt", state)
         weights = {**self.average.weights(), **{f"vae.{name}": value for name, value in self.vae_weights.items()}}
-        save_checkpoint(self.args.out / "checkpoint", self.config, weights, self.statistics)
+        save_checkpoint(self.args.out / "checkpoint", self.config, weights, self.statistics.to_dict())
         self.curves.draw(self.args.out / "losses.png")
 
     def run(self) -> None:

@@ -28,6 +28,7 @@ from lightwam.data.caches import FrameCache, progress_bar
 from lightwam.data.images import scale_pixels
 from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
 from lightwam.data.windows import build_windows, rows_of, split_episodes
+from lightwam.model.checkpoint_folder import save_checkpoint
 from lightwam.model.vae import WanVAE
 from lightwam.train.artifacts import (
     Curves,
@@ -35,7 +36,6 @@ from lightwam.train.artifacts import (
     learning_rate,
     load_resume_point,
     restoring,
-    save_checkpoint,
     save_resume_point,
 )
 from lightwam.train.device import mixed_precision, to_device, use_device
