@@ -19,7 +19,7 @@ DEFAULT_IMAGE_SIZE = (256, 256)
 
 
 def random_state(policy: Mapping[str, Any], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A state [P] in robot units: normal numbers in normalised units. `policy`: that section of an engine's document."""
+    """A state [P] in robot units: normal numbers in normalised ones. `policy`: that section of an engine's document."""
     state = rng.standard_normal(policy["state_width"])
     units = policy["normalizer"]
     if units is not None:

@@ -2,8 +2,8 @@
 """The exact savings: what may be folded because the action pass is a fixed function, one function a saving.
 
 Every function here works on float64 tensors and gives the same policy up to rounding. The numbers are those of
-docs/reference/export.md. Symbols: D width, K input width, N output
-width, P state width, H horizon, Z latent channels, Q queries.
+docs/reference/export.md. Symbols: D width, K input width, N output width, P state width, H horizon, Z latent channels,
+Q queries.
 """
 
 from __future__ import annotations
@@ -69,10 +69,9 @@ def absorb_gate(linear: Affine, gate: Tensor) -> Affine:
     return Affine(gate[:, None] * linear.weight, gate * linear.bias)
 
 
-def action_pass_masks_are_true(config: LightWAMConfig, context_mask: Iterable[bool] | None = None) -> bool:
-    """Saving 5: one frame sees itself under every mask kind, so only a context mask with a False row needs masking."""
-    one_frame = config.video_dit.attention_mask in ("first_frame_causal", "per_frame_causal", "bidirectional")
-    return one_frame and (context_mask is None or all(bool(torch.as_tensor(row).all()) for row in context_mask))
+def action_pass_needs_no_mask(config: LightWAMConfig) -> bool:
+    """Saving 5: one frame sees itself under every mask kind, and all context rows are attended to."""
+    return config.video_dit.attention_mask in ("first_frame_causal", "per_frame_causal", "bidirectional")
 
 
 def fold_proprio(proprio_encoder: Affine, text_embedding_first: Affine) -> Affine:
@@ -168,7 +167,7 @@ def pooled_patch_kernel(weight: Tensor, factor: int) -> Tensor:
 
 
 def split_heads(weight: Tensor, heads: int) -> Tensor:
-    """Saving 13: an output projection [N, heads*d] as [heads, N, d]. Its product with a key's value, head by head, is
+    """Saving 13: an output projection [N, heads*d] as [heads, N, d]. Applied to a key's value, head by head, it gives
     what the key adds to every token that attends to it, so sum_k p_k V_k, then O, becomes sum_k p_k (O V_k).
     """
     return weight.reshape(weight.shape[0], heads, -1).transpose(0, 1).contiguous()

@@ -7,7 +7,7 @@ definition). The inputs' seeds are stored, so the figures can be made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightwam.engine.images import compose_canvas
 from lightwam.engine.interpret import Interpreter
 from lightwam.engine.random_inputs import random_state, random_view
 from lightwam.errors import ExportError
+from lightwam.export.options import ExportOptions
 from lightwam.export.policy import Normalization
 
 #: Name of the value that holds the chunk, still normalised.
@@ -101,14 +102,14 @@ def measure_parity(
     model: Any,
     encode: Encode | None,
     normalization: Normalization,
-    seeds: Sequence[int],
-    exact: bool,
+    options: ExportOptions,
     on_seed: Callable[[int], None],
 ) -> Parity:
-    """Compare on one sample a seed. `exact`: float32 weights, so 1e-4 relative must hold, else cosine 0.9995.
+    """Compare on one sample a seed. With float32 weights 1e-4 relative must hold, else cosine 0.9995.
 
-    `on_seed` hears a 1 after each seed. Raises `ExportError` when the limit is broken.
+    `on_seed` is called with 1 after each seed. Raises `ExportError` when the limit is broken.
     """
+    seeds, exact = options.parity_seeds, options.precision == "f32" and options.weight_dtype in (None, "f32")
     interpreter = Interpreter(graph, kept=frozenset({CHUNK}))
     errors, cosines = [], []
     for seed in seeds:
@@ -116,12 +117,12 @@ def measure_parity(
         interpreter.set_instruction(sample.context[: sample.rows])
         interpreter.act(sample.state, sample.latents, sample.images)
         made = np.asarray(interpreter.trace[CHUNK]).ravel()
-        wanted = reference_chunk(model, encode, graph, sample).ravel()
-        errors.append(float(np.abs(made - wanted).max() / np.abs(wanted).max()))
-        cosines.append(float(made @ wanted / (np.linalg.norm(made) * np.linalg.norm(wanted))))
+        expected = reference_chunk(model, encode, graph, sample).ravel()
+        errors.append(float(np.abs(made - expected).max() / np.abs(expected).max()))
+        cosines.append(float(made @ expected / (np.linalg.norm(made) * np.linalg.norm(expected))))
         on_seed(1)
     limit = f"relative error <= {MAX_RELATIVE_ERROR}" if exact else f"cosine >= {MIN_COSINE}"
-    parity = Parity(tuple(seeds), max(errors), min(cosines), limit)
+    parity = Parity(seeds, max(errors), min(cosines), limit)
     good = parity.relative_error <= MAX_RELATIVE_ERROR if exact else parity.cosine >= MIN_COSINE
     if not good:
         raise ExportError(

@@ -15,8 +15,9 @@ from helpers.golden import GOLDEN, tiny_config
 from lightwam.config import LightWAMConfig
 from lightwam.engine.costs import counted_text_rows, graph_costs
 from lightwam.engine.graph import Graph
-from lightwam.export.api import build_policy_graph
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.instructions import build_policy_graph
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 
 
@@ -46,8 +47,8 @@ _CONFIGS: dict[str, Callable[[], LightWAMConfig]] = {
 
 
 def _graph(config: LightWAMConfig, cross_output: Any = "auto", text_rows: int | None = None) -> Graph:
-    options = BuildOptions(precision="bf16", cross_output=cross_output, text_rows=text_rows)
-    return build_graph(config, StateDictWeights({}), options)
+    options = ExportOptions(precision="bf16", cross_output=cross_output)
+    return build_graph(config, StateDictWeights({}), options, text_rows=text_rows)
 
 
 def test_libero_chunk_costs_at_most_1100_gflop() -> None:
@@ -76,7 +77,7 @@ def test_output_is_folded_where_it_costs_less(text_rows: int | None, folded: boo
 
 def test_costs_are_counted_for_the_longest_known_instruction() -> None:
     libero, rows = LightWAMConfig.libero(), {"short": np.ones((9, 4096)), "long": np.ones((40, 4096))}
-    known = build_policy_graph(libero, StateDictWeights({}), BuildOptions(), False, rows)
+    known = build_policy_graph(libero, StateDictWeights({}), ExportOptions(), False, rows)
     assert (counted_text_rows(known), counted_text_rows(_graph(libero))) == (40, 32)
     assert counted_text_rows(_graph(LightWAMConfig.nano())) == 24  # all that it has
 

@@ -24,14 +24,15 @@ from helpers.golden import random_model, tiny_config
 from lightwam.engine.file import read_engine, write_engine
 from lightwam.engine.graph import Graph, graph_to_json
 from lightwam.errors import EngineError, ExportError
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.kernels.formats import bfloat16_bits, bfloat16_values
 
 
 def _graph(precision: str = "bf16") -> Graph:
     config = tiny_config()
-    options = BuildOptions(precision=precision, start_at="latents", latent_shape=(16, 8, 8), context_rows=4)  # type: ignore[arg-type]
+    options = ExportOptions(precision=precision, start_at="latents", latent_shape=(16, 8, 8), context_rows=4)  # type: ignore[arg-type]
     return build_graph(config, StateDictWeights(random_model(config).state_dict()), options)
 
 

@@ -22,8 +22,9 @@ from lightwam.engine.file import read_engine
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import CheckpointError, DataError, ExportError
 from lightwam.export import widen
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.checkpoint import open_checkpoint
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.export.widen import computing_in_float32
 from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE
@@ -98,7 +99,7 @@ def test_a_checkpoint_without_vae_or_statistics(checkpoint: Path) -> None:
 
 def test_integer_weights_of_a_model_are_refused() -> None:
     state = {name: x.int() for name, x in random_model(tiny_config()).state_dict().items()}
-    graph = build_graph(tiny_config(), StateDictWeights(state), BuildOptions(start_at="latents"))
+    graph = build_graph(tiny_config(), StateDictWeights(state), ExportOptions(start_at="latents"))
     with pytest.raises(ExportError, match=r"has type torch\.int32"):
         next(iter(graph.constants.values())).array()
 
@@ -172,7 +173,7 @@ def test_parameters_are_put_back_after_a_failure(monkeypatch: pytest.MonkeyPatch
 def test_the_interpreter_keeps_what_is_asked_for() -> None:
     config = tiny_config()
     weights = StateDictWeights(random_model(config).state_dict())
-    graph = build_graph(config, weights, BuildOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4))
+    graph = build_graph(config, weights, ExportOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4))
     full, some = Interpreter(graph, keep_trace=True), Interpreter(graph, kept=frozenset({"tokens", "expert.actions"}))
     for interpreter in (full, some):
         interpreter.set_instruction(np.ones((2, 32)))

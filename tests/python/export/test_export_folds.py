@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 from helpers.golden import random_model, tiny_config
 from lightwam.config import ActionExpertConfig, LightWAMConfig, LoRAConfig, VAEConfig
 from lightwam.export import fold
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.fold import Affine
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.model.action_expert import LearnedQueryPooler
 from lightwam.model.dit import video_mask
@@ -98,8 +100,8 @@ def test_saving_4_time_branch_is_a_constant_that_folds() -> None:
 def test_saving_5_one_frame_needs_no_mask(kind: str) -> None:
     mask = video_mask(kind, 1, 6, torch.device("cpu"))  # type: ignore[arg-type]
     assert mask is None or bool(mask.all())
-    assert fold.action_pass_masks_are_true(tiny_config(), [True, True])
-    assert not fold.action_pass_masks_are_true(tiny_config(), [True, False])
+    config = tiny_config()
+    assert fold.action_pass_needs_no_mask(replace(config, video_dit=replace(config.video_dit, attention_mask=kind)))
 
 
 @torch.no_grad()
@@ -201,7 +203,7 @@ def test_saving_12_an_engine_never_reads_what_it_does_not_need() -> None:
     unused = fold.unused_weights(config, names)
     assert {name.split(".")[2] for name in unused if name.startswith("vae.")} == {"decoder", "conv2", "encoder"}
     weights = StateDictWeights({name: x for name, x in names.items() if name not in unused})
-    graph = build_graph(config, weights, BuildOptions())
+    graph = build_graph(config, weights, ExportOptions())
     for constant in graph.constants.values():
         constant.array()
     assert weights.used == set(names) - unused

@@ -15,8 +15,9 @@ from lightwam.engine.dtypes import DType
 from lightwam.engine.file import read_engine
 from lightwam.engine.interpret import Interpreter
 from lightwam.export import export_engine
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.options import ExportOptions
 from lightwam.export.parity import CHUNK
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.model.vae import WanVAE
@@ -40,8 +41,8 @@ _STAGES = {
 }  # fmt: skip
 
 
-def _options(golden: GoldenPolicy, precision: str, cross_output: str, stream_dtype: DType = "f32") -> BuildOptions:
-    return BuildOptions(
+def _options(golden: GoldenPolicy, precision: str, cross_output: str, stream_dtype: DType = "f32") -> ExportOptions:
+    return ExportOptions(
         stream_dtype=stream_dtype,
         precision=precision,  # type: ignore[arg-type]
         cross_output=cross_output,  # type: ignore[arg-type]
@@ -120,7 +121,7 @@ def test_short_text_equals_padded_text_in_the_model() -> None:
     """Saving 7 in the whole graph: the interpreter sees 3 rows, the model sees 24, 21 of them zero."""
     config = LightWAMConfig.nano()
     model = random_model(config)
-    graph = build_graph(config, StateDictWeights(model.state_dict()), BuildOptions(start_at="latents"))
+    graph = build_graph(config, StateDictWeights(model.state_dict()), ExportOptions(start_at="latents"))
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((3, 64)).astype(np.float32)
     latents = rng.standard_normal((16, 16, 32)).astype(np.float32)

@@ -18,10 +18,11 @@ from lightwam.config import Camera, LightWAMConfig, LoRAConfig, NormalizationCon
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import ExportError
 from lightwam.export import export_engine
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.layers import constant
+from lightwam.export.options import ExportOptions
 from lightwam.export.parity import CHUNK
 from lightwam.export.policy import Normalization
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.model import LightWAM
 from lightwam.model.text import HashedWordsEncoder
@@ -48,9 +49,7 @@ def _downsampled(config: LightWAMConfig) -> LightWAMConfig:
 
 
 def _fourteen(config: LightWAMConfig) -> LightWAMConfig:
-    return with_robot(
-        replace(config, horizon=5, replan_steps=5), state=numbered(14), action=numbered(14), gripper=None
-    )
+    return with_robot(replace(config, horizon=5, replan_steps=5), state=numbered(14), action=numbered(14), gripper=None)
 
 
 _OPTIONS: dict[str, Edit] = {
@@ -105,11 +104,11 @@ def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
     config = tiny_config()
     config = with_robot(config, normalization=NormalizationConfig(mode, mode))
     statistics = _statistics(np.random.default_rng(3))
-    options = BuildOptions(
-        start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
-        normalization=Normalization.from_statistics(config, statistics),
+    options = ExportOptions(
+        start_at="latents", latent_shape=(16, 8, 8), context_rows=4
     )  # fmt: skip
-    graph = build_graph(config, StateDictWeights(random_model(config).state_dict()), options)
+    units = Normalization.from_statistics(config, statistics)
+    graph = build_graph(config, StateDictWeights(random_model(config).state_dict()), options, units)
     interpreter = Interpreter(graph, keep_trace=True)
     interpreter.set_instruction(np.ones((4, 32), np.float32))
     state = np.linspace(-9, 9, 8).astype(np.float32)
@@ -133,8 +132,6 @@ def _tiny_export(
 
 
 _REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "padded context mask": ({"context_mask": [True, False, True, True]}, "context_mask has False rows"),
-    "padded context mask of a batch": ({"context_mask": torch.tensor([[True, False]])}, "context_mask has False rows"),
     "no context row": ({"context_rows": 0}, "context_rows is 0"),
     "instruction that is no text": ({"instructions": {1: np.ones((2, 32))}}, "instruction 0 is 1"),
     "repeated instruction": ({"instructions": {"go": np.ones((2, 32)), " go ": np.ones((1, 32))}}, "given twice"),
@@ -209,10 +206,10 @@ def test_broken_normalizer_is_refused(tmp_path: Path) -> None:
 
 def test_wrong_fold_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parity check is alive: a fold that is wrong by one per cent is caught, and no file appears."""
-    from lightwam.export import build_dit
+    from lightwam.export import backbone
 
-    right = build_dit.absorb_gate
-    monkeypatch.setattr(build_dit, "absorb_gate", lambda linear, gate: right(linear, 1.01 * gate))
+    right = backbone.absorb_gate
+    monkeypatch.setattr(backbone, "absorb_gate", lambda linear, gate: right(linear, 1.01 * gate))
     with pytest.raises(ExportError, match="parity of the folded graph"):
         _tiny_export(tmp_path, parity_seeds=(0,))
     assert list(tmp_path.iterdir()) == []

@@ -21,9 +21,10 @@ from lightwam.engine.graph import Graph
 from lightwam.engine.images import compose_canvas
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import EngineError, ExportError
-from lightwam.export.api import build_policy_graph
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.instructions import build_policy_graph
 from lightwam.export.layers import constant
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import RandomWeights, StateDictWeights
 from lightwam.kernels.formats import bfloat16_bits
 from lightwam.onnx.export import OnnxArgs, main, write_onnx
@@ -78,7 +79,7 @@ def cosine(a: Any, b: Any) -> float:
 @pytest.mark.parametrize("name", ["golden_set1", "golden_set3"])
 def test_golden_policies(name: str, rows: int | None, fixed: bool, tmp_path: Path) -> None:
     golden = golden_policy(name)
-    options = BuildOptions(start_at="latents", latent_shape=golden.latent_shape, context_rows=golden.context_rows)
+    options = ExportOptions(start_at="latents", latent_shape=golden.latent_shape, context_rows=golden.context_rows)
     graph = build_graph(golden.model.config, StateDictWeights(golden.model.state_dict()), options)
     context = golden.tensors["in.context"][0].numpy()[:rows]
     state, latents = golden.tensors["in.proprio"][0].numpy(), golden.tensors["in.latents"][0, :, 0].numpy()
@@ -93,7 +94,7 @@ def test_golden_policies(name: str, rows: int | None, fixed: bool, tmp_path: Pat
 
 def nano_graph(**options: Any) -> Graph:
     config = LightWAMConfig.nano()
-    return build_policy_graph(config, RandomWeights(3), BuildOptions(**options), has_text_encoder=True)
+    return build_policy_graph(config, RandomWeights(3), ExportOptions(**options), has_text_encoder=True)
 
 
 def with_eps(graph: Graph, eps: float) -> Graph:
