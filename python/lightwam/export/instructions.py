@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -70,8 +71,7 @@ def _text_encoder(
     section: dict[str, str] = {"kind": text.kind}
     for part, rows in (("embedding", text.buckets), ("position", text.length)):
         name, shape = f"text_encoder.{part}", (rows, text.width)
-        source = TEXT + part
-        constants[name] = constant(name, "f32", shape, lambda source=source, shape=shape: weights.get(source, shape))
+        constants[name] = constant(name, "f32", shape, functools.partial(weights.get, TEXT + part, shape))
         section[part] = name
     return section
 

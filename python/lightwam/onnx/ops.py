@@ -24,11 +24,12 @@ from lightwam.onnx.lowering import Lowering
 
 
 def lower(t: Lowering, op: Op) -> None:
-    """Append an op of the engine. Raises `ExportError` for one that has no float form."""
-    made = _LOWERINGS.get(op.op)
-    if made is None or _dtypes(t, op).intersection(EIGHT_BITS):
+    """Append an op of the engine. Raises `ExportError` for one that has no ONNX form, or no float form."""
+    if op.op == "quantize_rows" or _dtypes(t, op).intersection(EIGHT_BITS):
         raise ExportError(f"op {op.name} ({op.op}) is eight-bit: export the policy in a float precision for ONNX")
-    made(t, op)
+    if op.op not in _LOWERINGS:
+        raise ExportError(f"op {op.name} ({op.op}) has no ONNX form: run this engine with lightwam, or add one there")
+    _LOWERINGS[op.op](t, op)
 
 
 def _dtypes(t: Lowering, op: Op) -> set[str]:

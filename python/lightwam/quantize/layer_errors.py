@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What eight bits cost each layer: the float graph runs on calibration observations, every linear is computed twice.
 
-All errors are relative RMS: |made - wanted| / |wanted|, of inputs and outputs over at most `MAX_ROWS` (64) rows of each
+All errors are relative RMS: |made - expected| / |expected|, of inputs and outputs over at most `MAX_ROWS` (64) rows of each
 observation, spread evenly; of weights over all numbers. The output is that of the linear with bias and activation,
-without the residual, which would hide the error behind the token stream.
+without the residual, which would hide the error behind the residual stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lightwam.errors import ExportError
 from lightwam.quantize.calibration import Observation
 from lightwam.quantize.layers import Layer, scale_name
 
-#: Rows of a layer's input that are looked at, spread evenly: errors of rows are alike, products are not cheap.
+#: Rows of a layer's input that are looked at, spread evenly: errors of rows are alike, matmuls are not cheap.
 MAX_ROWS = 64
 
 
@@ -45,9 +45,9 @@ class _Sums:
     error: float = 0.0
     reference: float = 0.0
 
-    def add(self, made: Tensor, wanted: Tensor) -> None:
-        self.error += float((made - wanted).double().square().sum())
-        self.reference += float(wanted.double().square().sum())
+    def add(self, made: Tensor, expected: Tensor) -> None:
+        self.error += float((made - expected).double().square().sum())
+        self.reference += float(expected.double().square().sum())
 
     def relative(self) -> float:
         if self.error == 0.0:
@@ -57,7 +57,7 @@ class _Sums:
 
 @dataclass
 class _Meter:
-    """Hears every op of the float graph and sums the errors of the layers among them."""
+    """Sees every op of the float graph and sums the errors of the layers among them."""
 
     quantised: Graph
     layers: dict[str, Layer]
@@ -82,13 +82,13 @@ class _Meter:
         back = eight["y"].to(torch.float32) * eight["scale"].reshape(rows)
         if "zero" in eight:
             back = back - (eight["zero"] * eight["scale"]).reshape(rows)
-        made, wanted = _output(call, grouped, back, weight), _output(call, grouped, x, call["weight"])
+        made, expected = _output(call, grouped, back, weight), _output(call, grouped, x, call["weight"])
         self.input.setdefault(use, _Sums()).add(back, x)
-        self.output.setdefault(use, _Sums()).add(made, wanted)
+        self.output.setdefault(use, _Sums()).add(made, expected)
 
 
 def _output(call: Call, grouped: bool, x: Tensor, weight: Tensor) -> Tensor:
-    """The product of some rows and a weight, with the op's bias and activation."""
+    """The matmul of some rows and a weight, with the op's bias and activation."""
     if grouped:
         return call.add_bias(grouped_matmul(x, weight))
     return call.activate(F.linear(x, weight, call.get("bias")))
@@ -109,7 +109,7 @@ def measure_layers(
 ) -> dict[str, LayerError]:
     """Weight -> errors, over these observations, in float32. `quantised`: the graph with the layers in eight bits.
 
-    `on_observation` hears a 1 after each. Raises `ExportError` if a layer's numbers are not finite.
+    `on_observation` is called with 1 after each. Raises `ExportError` if a layer's numbers are not finite.
     """
     meter = _Meter(quantised, {layer.weight: layer for layer in layers})
     interpreter = Interpreter(graph, torch.float32, on_op=meter.on_op)

@@ -201,7 +201,7 @@ def scale_name(weight: str) -> str:
 
 @dataclass
 class _QuantisedWeight:
-    """Quantises a constant when asked; its few scales are kept for the one who asks next."""
+    """Quantises a constant when it is read; its few scales are kept for the next reader."""
 
     source: Constant
     precision: EightBit

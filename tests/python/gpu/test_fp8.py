@@ -29,7 +29,8 @@ from lightwam.kernels.compiler.tasks import Compiler
 from lightwam.kernels.formats import bfloat16_bits
 from lightwam.quantize.calibration import random_observations
 from lightwam.quantize.layers import find_layers, in_precision, quantize_graph, quantize_weight
-from lightwam.quantize.quantize_engine import QuantizeOptions, quantize_engine, report_path
+from lightwam.quantize.quantize_engine import quantize_engine
+from lightwam.quantize.report import QuantizeOptions, report_path
 
 #: Of a chunk whose other products are f32: no number of these rows lies beside a tie. Where one does (golden set 3), it
 #: falls to the next of e4m3, an eighth away, and moves the chunk by percents.

@@ -16,6 +16,7 @@ import onnx
 from helpers.golden import golden_policy
 from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
 from lightwam.assets import bundled_engine
+from lightwam.cli.onnx import OnnxArgs, main
 from lightwam.config import LightWAMConfig
 from lightwam.engine.graph import Graph
 from lightwam.engine.images import compose_canvas
@@ -27,7 +28,8 @@ from lightwam.export.options import ExportOptions
 from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import RandomWeights, StateDictWeights
 from lightwam.kernels.formats import bfloat16_bits
-from lightwam.onnx.export import OnnxArgs, main, write_onnx
+from lightwam.onnx import ops
+from lightwam.onnx.export import write_onnx
 from lightwam.onnx.rope import half_split_order, half_split_values
 
 onnxruntime = pytest.importorskip(
@@ -139,6 +141,13 @@ def test_every_op_of_the_table(case: OpCase, tmp_path: Path) -> None:
 def test_eight_bit_ops_are_refused_by_name(case: OpCase, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"eight-bit.*float precision"):
         write_onnx(one_op_graph(case), tmp_path / "op.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_op_without_an_onnx_form_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ops._LOWERINGS, "mean_pool")
+    with pytest.raises(ExportError, match=r"op y \(mean_pool\) has no ONNX form"):
+        write_onnx(one_op_graph(next(case for case in OP_CASES if case.op == "mean_pool")), tmp_path / "op.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,12 +29,8 @@ from lightwam.kernels.formats import bfloat16_bits
 from lightwam.quantize.calibration import Observations, random_observations
 from lightwam.quantize.chunk_gate import agreement, chunk_value, gripper_column, probe_graph, run_probe
 from lightwam.quantize.layers import find_layers, quantize_graph, quantize_weight, scale_name
-from lightwam.quantize.quantize_engine import (
-    QuantizeOptions,
-    fewest_kept_float,
-    quantize_engine,
-    report_path,
-)
+from lightwam.quantize.quantize_engine import fewest_kept_float, quantize_engine
+from lightwam.quantize.report import QuantizeOptions, report_path
 
 SMALL = QuantizeOptions(min_weights=1, runner="interpreter")
 
