@@ -28,7 +28,7 @@ class BenchOptions:
     """How a chunk is measured.
 
     runs, warmup: chunks that count, and chunks before them that do not. device: what runs. image_size: side of the
-    square camera images, pixels. instruction: what an engine is told that carries no instruction of its own.
+    square camera images, pixels. instruction: for an engine that carries none.
     """
 
     runs: int = 200

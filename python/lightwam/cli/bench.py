@@ -31,7 +31,7 @@ class BenchArgs:
     image_size: int = 256
     """Side of the square camera images, pixels."""
     instruction: str = "pick up the object"
-    """What the policy is told when the engine carries no instruction of its own."""
+    """The instruction when the engine carries none of its own."""
     out: Path | None = None
     """Folder for bench.json and bench.png (or roofline.json); nothing is written when absent."""
     roofline: bool = False

@@ -17,7 +17,7 @@ from lightwam.quantize.calibration import Observations, random_observations, rec
 from lightwam.quantize.quantize_engine import quantize_engine
 from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeReport, report_path
 
-#: Layers on the screen unless all are asked for; the report file holds all of them.
+#: Layers on the screen unless --all-layers; the report file holds all of them.
 SHOWN_LAYERS = 16
 
 

@@ -30,7 +30,7 @@ EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 
 
 def num_elements(shape: Shape) -> int:
-    """Product of the sides; 1 for a scalar."""
+    """All sides multiplied; 1 for a scalar."""
     total = 1
     for side in shape:
         total *= side

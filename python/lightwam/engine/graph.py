@@ -43,7 +43,7 @@ class TensorType:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """The matrix view [R, C]: C is the last dimension, R the product of the others."""
+        """The matrix view [R, C]: C is the last dimension, R all others multiplied."""
         columns = self.shape[-1] if self.shape else 1
         rows = 1
         for side in self.shape[:-1]:

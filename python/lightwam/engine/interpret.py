@@ -2,7 +2,7 @@
 """Runs a graph by the references of the op table, in PyTorch on the CPU: every backend is measured against it.
 
 It computes in float64 (or float32) and rounds a value to bfloat16 or float16 where the graph declares it so, unless
-told not to (`rounds`). Nothing else is rounded but `scale_shift_clamp` and the scales of `quantize_rows`, to float32;
+`rounds` is off. Nothing else is rounded but `scale_shift_clamp` and the scales of `quantize_rows`, to float32;
 integers are exact.
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: What an engine with a text encoder is told beside random observations.
+#: The instruction of engines with a text encoder beside random observations.
 RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 DEFAULT_IMAGE_SIZE = (256, 256)
 

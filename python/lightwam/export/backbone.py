@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backbone's action pass: latents [h, w, Z] -> tokens [S, D] at the adapter layers. Savings 1, 3-7, 10, 13.
 
-The token stream stays float32 in every engine; norms hand it to the products in the compute format.
+The residual stream is float32, or float16 by `stream_dtype`; norms hand it to the matmuls in the compute format.
 """
 
 from __future__ import annotations
@@ -322,7 +322,7 @@ class BackboneBuilder:
         return self._added(self._fold.gated(layer, "ffn.2", self._dit.ffn_dim), hidden, tokens)
 
     def _added(self, layer: Linear, x: Value, tokens: Value) -> Value:
-        """What `layer` makes of x, added to the token stream."""
+        """What `layer` makes of x, added to the residual stream."""
         return self._emit.linear(layer, x, residual=tokens, dtype=self._emit.formats.stream)
 
     def _adapter(self, layer: int, tokens: Value) -> dict[FeatureSource, Value]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy's graph with what it can be told: its text encoder, and instructions whose context rows it carries."""
+"""A policy's graph with its text encoder, and the instructions whose context rows it carries."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from lightwam.export.weights import Weights
 
 @dataclass(frozen=True)
 class Formats:
-    """What products read (`compute`), how their weights are stored (`weight`), what the backbone's blocks add to
+    """What matmuls read (`compute`), how their weights are stored (`weight`), what the backbone's blocks add to
     (`stream`); the expert's stream, norms and tables stay float32.
     """
 
@@ -34,7 +34,7 @@ class Formats:
 
 
 def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) -> Constant:
-    """A constant whose numbers `make` computes when asked."""
+    """A constant whose numbers `make` computes when they are read."""
 
     def load() -> Array:
         if dtype == "f16":
@@ -80,7 +80,7 @@ class Linear:
         return constant(f"{self.name}.weight", dtype, shape, lambda: split_heads(self._make_weight(), heads))
 
     def _make_weight(self) -> Tensor:
-        """Folding makes both; the small bias is kept for the one who asks next."""
+        """Folding makes both; the small bias is kept for its next reader."""
         made = self.make()
         self._kept_bias[:] = [made.bias.clone()]
         return made.weight

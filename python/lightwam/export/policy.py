@@ -65,7 +65,7 @@ class Normalization:
         return {**{field: np.asarray(getattr(self, field)).tolist() for field in fields}, "clamp": self.clamp}
 
 
-def refuse_unfoldable(config: LightWAMConfig, start_at: StartAt, latent_shape: tuple[int, int, int]) -> None:
+def check_foldable(config: LightWAMConfig, start_at: StartAt, latent_shape: tuple[int, int, int]) -> None:
     """Raise `ExportError`, naming option and value, for whatever the folds do not cover."""
     if not action_pass_needs_no_mask(config):
         raise ExportError(f"video_dit.attention_mask is {config.video_dit.attention_mask!r}: it masks a single frame")

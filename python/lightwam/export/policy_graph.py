@@ -18,7 +18,7 @@ from lightwam.export.expert import ExpertBuilder
 from lightwam.export.fold import blocks_needed, cross_output_flops
 from lightwam.export.layers import Emitter, Formats, constant
 from lightwam.export.options import CrossOutput, ExportOptions
-from lightwam.export.policy import Normalization, policy_section, refuse_unfoldable
+from lightwam.export.policy import Normalization, check_foldable, policy_section
 from lightwam.export.vae_encoder import VAEEncoderBuilder
 from lightwam.export.weights import Weights
 
@@ -41,7 +41,7 @@ def build_graph(
     """
     options.check()
     latent_shape, rows = options.resolved_latent_shape(config), options.resolved_context_rows(config)
-    refuse_unfoldable(config, options.start_at, latent_shape)
+    check_foldable(config, options.start_at, latent_shape)
     (normalization or Normalization.identity(config)).check(config)
     builder = _GraphBuilder(config, weights, options, normalization, text_rows)
     programs, constants = builder.programs()

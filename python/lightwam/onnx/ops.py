@@ -70,7 +70,7 @@ def _grouped_linear(t: Lowering, op: Op) -> None:
     matrices = t.model.constant(weight, "transposed", (groups, depth, columns), lambda w: w.transpose(0, 2, 1))
     x = t.model.reshape(t.rows(op.inputs["x"]), (-1, groups, depth), f"{op.name}:groups")
     by_group = t.model.node("Transpose", [x], f"{op.name}:by_group", perm=[1, 0, 2])
-    y = t.model.node("MatMul", [by_group, matrices], f"{op.name}:products")
+    y = t.model.node("MatMul", [by_group, matrices], f"{op.name}:matmul")
     y = t.model.node("Transpose", [y], f"{op.name}:by_row", perm=[1, 0, 2])
     y = t.model.reshape(y, (-1, groups * columns), f"{op.name}:joined")
     for bias in t.optional(op, "bias"):

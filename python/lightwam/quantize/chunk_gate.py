@@ -114,11 +114,11 @@ def _interpreter(path: Path) -> Callable[[Observation], Array]:
 
     graph = read_engine(path)
     interpreter = Interpreter(graph, torch.float32)
-    told: list[str] = []
+    current: list[str] = []
 
     def infer(observation: Observation) -> Array:
-        if told != [observation.instruction]:
-            told[:] = [observation.instruction]
+        if current != [observation.instruction]:
+            current[:] = [observation.instruction]
             interpreter.set_instruction(instruction_context(graph, observation.instruction))
         return interpreter.act(observation.state, observation.latents, observation.images)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What eight bits cost each layer: the float graph runs on calibration observations, every linear is computed twice.
 
-All errors are relative RMS: |made - expected| / |expected|, of inputs and outputs over at most `MAX_ROWS` (64) rows of each
-observation, spread evenly; of weights over all numbers. The output is that of the linear with bias and activation,
+All errors are relative RMS: |made - expected| / |expected|, of inputs and outputs over at most `MAX_ROWS` (64) rows of
+each observation, spread evenly; of weights over all numbers. The output is that of the linear with bias and activation,
 without the residual, which would hide the error behind the residual stream.
 """
 

@@ -142,40 +142,13 @@ def _cross_inputs(carried: str) -> tuple[Role, ...]:
 _ATTRS: dict[str, AttrKind] = {"heads": "count", "scale": "positive"}
 
 SPECS = (
-    OpSpec(
-        "self_attention",
-        _self_attention_shape,
-        _self_attention,
-        (Role("q"), Role("k"), Role("v")),
-        attrs=_ATTRS,
-        flops=_self_attention_flops,
-    ),
-    OpSpec(
-        "cross_attention",
-        _cross_attention_shape,
-        _cross_attention,
-        _cross_inputs("value"),
-        attrs=_ATTRS,
-        flops=_cross_attention_flops,
-        integers={"key_count": "i32"},
-        text_inputs=("key_text", "value_text", "key_bias"),
-    ),
-    OpSpec(
-        "cross_attention_folded",
-        _cross_attention_folded_shape,
-        _cross_attention_folded,
-        (*_cross_inputs("output"), RESIDUAL),
-        (BIAS,),
-        _ATTRS,
-        _cross_attention_folded_flops,
-        integers={"key_count": "i32"},
-        text_inputs=("key_text", "output_text", "key_bias"),
-    ),
-    OpSpec(
-        "text_key_bias",
-        _text_key_bias_shape,
-        _text_key_bias,
-        (Role("text_rows"),),
-        integers={"text_rows": "i32", "key_count": "i32"},
-    ),
-)
+    OpSpec("self_attention", _self_attention_shape, _self_attention, (Role("q"), Role("k"), Role("v")), (), _ATTRS,
+           _self_attention_flops),
+    OpSpec("cross_attention", _cross_attention_shape, _cross_attention, _cross_inputs("value"), (), _ATTRS,
+           _cross_attention_flops, integers={"key_count": "i32"}, text_inputs=("key_text", "value_text", "key_bias")),
+    OpSpec("cross_attention_folded", _cross_attention_folded_shape, _cross_attention_folded,
+           (*_cross_inputs("output"), RESIDUAL), (BIAS,), _ATTRS, _cross_attention_folded_flops,
+           integers={"key_count": "i32"}, text_inputs=("key_text", "output_text", "key_bias")),
+    OpSpec("text_key_bias", _text_key_bias_shape, _text_key_bias, (Role("text_rows"),),
+           integers={"text_rows": "i32", "key_count": "i32"}),
+)  # fmt: skip

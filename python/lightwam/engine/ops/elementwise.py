@@ -74,15 +74,9 @@ SPECS = (
     OpSpec("add", _add_subtract_shape, lambda c: c["a"] + c["b"], _ADDENDS, _CONSTANT_ADDENDS),
     OpSpec("subtract", _add_subtract_shape, lambda c: c["a"] - c["b"], _ADDENDS, _CONSTANT_ADDENDS),
     OpSpec("concat", _concat_shape, _concat, (Role("x", variadic=True),)),
-    OpSpec(
-        "scale_shift_clamp",
-        _scale_shift_clamp_shape,
-        _scale_shift_clamp,
-        (X_IN_PLACE,),
-        (Role("scale"), Role("shift")),
-        {"minimum": "bound", "maximum": "bound"},
-    ),
+    OpSpec("scale_shift_clamp", _scale_shift_clamp_shape, _scale_shift_clamp, (X_IN_PLACE,),
+           (Role("scale"), Role("shift")), {"minimum": "bound", "maximum": "bound"}),
     OpSpec("gripper_rule", _gripper_rule_shape, _gripper_rule, (X_IN_PLACE,), attrs={"column": "column"}),
     OpSpec("cast", same_as_x, lambda c: c["x"], (X,)),
     OpSpec("reshape", _reshape_shape, lambda c: c["x"].reshape(c.declared["y"].shape), (X,), view=True),
-)
+)  # fmt: skip

@@ -68,14 +68,6 @@ def _conv2d(c: Call) -> Tensor:
 SPECS = (
     OpSpec("preprocess_images", _preprocess_images_shape, _preprocess_images),
     OpSpec("nchw_to_nhwc", _nchw_to_nhwc_shape, lambda c: c["x"].permute(1, 2, 0), (X,)),
-    OpSpec(
-        "conv2d",
-        _conv2d_shape,
-        _conv2d,
-        (X, RESIDUAL),
-        (WEIGHT, BIAS),
-        {"stride": "count", "padding": "padding", "activation": "activation"},
-        _conv2d_flops,
-        matmul=True,
-    ),
-)
+    OpSpec("conv2d", _conv2d_shape, _conv2d, (X, RESIDUAL), (WEIGHT, BIAS),
+           {"stride": "count", "padding": "padding", "activation": "activation"}, _conv2d_flops, matmul=True),
+)  # fmt: skip

@@ -76,38 +76,13 @@ def _mean_pool_shape(o: Operands) -> dict[str, Shape]:
 
 
 SPECS = (
-    OpSpec(
-        "layer_norm",
-        _norm_shape,
-        _layer_norm,
-        (X_IN_PLACE,),
-        (Role("weight", optional=True), BIAS),
-        {"eps": "positive"},
-    ),
-    OpSpec(
-        "rms_norm",
-        _norm_shape,
-        lambda c: c.activate(_scaled_rms_norm(c)),
-        (X_IN_PLACE,),
-        (WEIGHT,),
-        {"eps": "positive", "activation": "activation"},
-    ),
-    OpSpec(
-        "rms_norm_rope",
-        _rms_norm_rope_shape,
-        _rms_norm_rope,
-        (X_IN_PLACE,),
-        (WEIGHT, Role("cos"), Role("sin")),
-        {"eps": "positive", "heads": "count"},
-    ),
-    OpSpec(
-        "learned_query_pool",
-        _learned_query_pool_shape,
-        _learned_query_pool,
-        (X,),
-        (Role("scores"), Role("merge")),
-        {"heads": "count", "queries": "count", "eps": "positive"},
-        _learned_query_pool_flops,
-    ),
+    OpSpec("layer_norm", _norm_shape, _layer_norm, (X_IN_PLACE,), (Role("weight", optional=True), BIAS),
+           {"eps": "positive"}),
+    OpSpec("rms_norm", _norm_shape, lambda c: c.activate(_scaled_rms_norm(c)), (X_IN_PLACE,), (WEIGHT,),
+           {"eps": "positive", "activation": "activation"}),
+    OpSpec("rms_norm_rope", _rms_norm_rope_shape, _rms_norm_rope, (X_IN_PLACE,), (WEIGHT, Role("cos"), Role("sin")),
+           {"eps": "positive", "heads": "count"}),
+    OpSpec("learned_query_pool", _learned_query_pool_shape, _learned_query_pool, (X,), (Role("scores"), Role("merge")),
+           {"heads": "count", "queries": "count", "eps": "positive"}, _learned_query_pool_flops),
     OpSpec("mean_pool", _mean_pool_shape, lambda c: c["x"].flatten(0, -2).mean(0, keepdim=True), (X,)),
-)
+)  # fmt: skip

@@ -118,7 +118,7 @@ MATMUL_TOLERANCE = {**TOLERANCE, "i8": 3e-6, "f8": 3e-6}
 class OpSpec:
     """One row of the table.
 
-    shape: the output shapes; refuses operands that do not fit. Where the graph decides a shape, it is `declared`.
+    shape: the output shapes; raises on operands that do not fit. Where the graph decides a shape, it is `declared`.
     reference: the op in PyTorch, at the precision of its operands.
     matmul: the op multiplies by its constant `weight`.
     view: the output is another view of the bytes of `x`, so the op does no work.
