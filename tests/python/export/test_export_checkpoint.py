@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +35,12 @@ from lightwam.model.fit import MisfitError
 UNUSED = "mot.mixtures.video.head.head.weight"  # no engine holds it
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small policy in bf16 with its VAE in f32."""
     config = LightWAMConfig.nano()
     config = with_square_cameras(config, 32)
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("checkpoint")
     vae, text = WanVAE(config.vae), HashedWordsEncoder(config.text)
     randomize(vae, "vae.")
     parts = (("", random_model(config).to(torch.bfloat16)), ("vae.", vae), ("text_encoder.", text))
@@ -49,6 +50,12 @@ def checkpoint(tmp_path: Path) -> Path:
               for field, width in (("state", 8), ("action", 7))}  # fmt: skip
     (folder / "stats.json").write_text(json.dumps(limits))
     return folder
+
+
+@pytest.fixture
+def checkpoint(made_once: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    return shutil.copytree(made_once, tmp_path / "checkpoint")
 
 
 def change(folder: Path, name: str, value: Tensor | None) -> None:
@@ -132,6 +139,12 @@ def chunk_of(model: LightWAM) -> Tensor:
         return model.predict_actions(latents, context, None, torch.randn(1, 8, generator=generator))
 
 
+@functools.cache
+def wide_chunk() -> Tensor:
+    """The chunk of a float32 copy."""
+    return chunk_of(random_model(tiny_config()).to(torch.bfloat16).float().eval())
+
+
 def largest_wide(model: nn.Module, seen: list[int]) -> None:
     """Note how many parameters are float32 whenever a module of the model has run."""
 
@@ -148,7 +161,7 @@ def test_widened_while_they_run(monkeypatch: pytest.MonkeyPatch, small: int, uni
     monkeypatch.setattr(widen, "_SMALL", small)
     monkeypatch.setattr(widen, "_UNIT", unit)
     model = random_model(tiny_config()).to(torch.bfloat16).eval()
-    wanted = chunk_of(random_model(tiny_config()).to(torch.bfloat16).float().eval())
+    wanted = wide_chunk()
     before = {name: x.data_ptr() for name, x in model.state_dict().items()}
     seen: list[int] = []
     largest_wide(model, seen)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,10 +32,9 @@ def _small_nano() -> LightWAMConfig:
     return with_square_cameras(config, 32)
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
     config = _small_nano()
     model, vae, text = random_model(config), WanVAE(config.vae), HashedWordsEncoder(config.text)
     randomize(vae, "vae.")
@@ -46,6 +46,12 @@ def checkpoint(tmp_path: Path) -> Path:
     action = {name: x[:7] for name, x in field.items()}
     (folder / "stats.json").write_text(json.dumps({"state": {"default": field}, "action": {"default": action}}))
     return folder
+
+
+@pytest.fixture
+def checkpoint(made_once: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    return shutil.copytree(made_once, tmp_path / "checkpoint")
 
 
 def test_checkpoint_to_engine_to_report(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
