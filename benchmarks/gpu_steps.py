@@ -33,7 +33,7 @@ STAGE_RUNS = 20
 
 def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> dict[str, Any]:
     """`Policy` on the GPU against the processor on the same observations; then the time of a chunk, and memory."""
-    from lightwam.engine.random_inputs import random_observation
+    from lightwam.engine.inputs import random_observation
     from lightwam.runtime import Policy
 
     before = gpu.memory()[0]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightwam.engine.random_inputs import random_observation
+from lightwam.engine.inputs import random_observation
 from lightwam.runtime import Policy
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightwam.bench.figures import Record, Seconds, peak_memory_bytes
-from lightwam.engine.random_inputs import random_observation
+from lightwam.engine.inputs import random_observation
 from lightwam.errors import EngineError
+from lightwam.progress import progress_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.policy import DeviceName
 
@@ -100,14 +101,15 @@ def _chunk_times(policy: Policy, observation: dict[str, Any], options: BenchOpti
 
     On a GPU the stages are of other chunks, run after those whose total counts: what times stages costs time.
     """
-    from rich.progress import track
-
     for _ in range(options.warmup):
         policy.infer(observation)
 
     def times(by_stage: bool, label: str) -> dict[str, NDArray[np.float64]]:
-        runs = track(range(options.runs), description=label)
-        chunks = [policy.infer(observation, by_stage=by_stage).timings for _ in runs]
+        chunks = []
+        with progress_bar(label, options.runs, show=True) as advance:
+            for _ in range(options.runs):
+                chunks.append(policy.infer(observation, by_stage=by_stage).timings)
+                advance(1)
         return {stage: np.array([timings[stage] for timings in chunks]) for stage in chunks[0]}
 
     samples = times(False, "measuring")

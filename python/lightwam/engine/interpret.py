@@ -18,6 +18,7 @@ from torch import Tensor
 from lightwam.engine.dtypes import Array, decode
 from lightwam.engine.graph import Graph, Op
 from lightwam.engine.images import compose_canvas
+from lightwam.engine.inputs import Observation
 from lightwam.engine.ops import OPS, Call
 from lightwam.errors import ExportError, InstructionError
 from lightwam.words import word_buckets
@@ -69,6 +70,7 @@ class Interpreter:
     rounds: bool = True
     trace: dict[str, Tensor] = field(default_factory=dict)
     _instruction: dict[str, Tensor] | None = None
+    _text: str | None = None
     _constants: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,6 +79,7 @@ class Interpreter:
     @torch.no_grad()
     def set_instruction(self, context: Array) -> None:
         """Run `set_instruction` on the rows of an instruction, float [n, text width], n at most the engine's L."""
+        self._text = None
         policy = self.graph.policy
         rows, width, length = context.shape[0], policy["text_width"], policy["context_rows"]
         if context.ndim != 2 or context.shape[1] != width or not 0 < rows <= length:
@@ -87,6 +90,13 @@ class Interpreter:
         known = self.graph.programs["set_instruction"].values
         kept = {name for name, value in known.items() if value.storage == "instruction"}
         self._instruction = {name: x for name, x in values.items() if name in kept}
+
+    def infer(self, observation: Observation) -> Array:
+        """`act` under the observation's instruction, which is set when it changes. Raises `InstructionError`."""
+        if self._text != observation.instruction:
+            self.set_instruction(instruction_context(self.graph, observation.instruction))
+            self._text = observation.instruction
+        return self.act(observation.state, observation.latents, observation.images)
 
     @torch.no_grad()
     def act(self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.engine.images import compose_canvas
+from lightwam.engine.inputs import random_state, random_view
 from lightwam.engine.interpret import Interpreter
-from lightwam.engine.random_inputs import random_state, random_view
 from lightwam.errors import ExportError
 from lightwam.export.options import ExportOptions
 from lightwam.export.policy import Normalization
@@ -43,8 +43,7 @@ class Parity:
         return {**asdict(self), "seeds": list(self.seeds), "reference": "PyTorch model, float32, unfolded"}
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One random input. `proprio` is the normalised, clamped state; context rows past the text are zero."""
 
     state: Array
@@ -55,22 +54,16 @@ class Sample:
     images: dict[str, Array] | None = None
 
 
-def random_sample(graph: Graph, normalization: Normalization, seed: int) -> Sample:
+def random_sample(graph: Graph, units: Normalization, seed: int) -> Sample:
     """A random state, a few context rows, images or latents of noise."""
     policy, rng = graph.policy, np.random.default_rng(seed)
     state = random_state(policy, rng)
     rows = int(rng.integers(1, policy["context_rows"] + 1))
     context = np.zeros((policy["context_rows"], policy["text_width"]), np.float32)
     context[:rows] = rng.standard_normal((rows, policy["text_width"]))
-    view = random_view(policy, rng, (96, 128))
-    scale, offset = (part.astype(np.float32) for part in (normalization.state_scale, normalization.state_offset))
-    return Sample(
-        state=state,
-        proprio=np.clip(state * scale + offset, -normalization.clamp, normalization.clamp).astype(np.float32),
-        context=context,
-        rows=rows,
-        **view,
-    )
+    scale, offset = (part.astype(np.float32) for part in (units.state_scale, units.state_offset))
+    proprio = np.clip(state * scale + offset, -units.clamp, units.clamp).astype(np.float32)
+    return Sample(state, proprio, context, rows, **random_view(policy, rng, (96, 128)))
 
 
 Encode = Callable[[Tensor], Tensor]
@@ -101,7 +94,7 @@ def measure_parity(
     graph: Graph,
     model: Any,
     encode: Encode | None,
-    normalization: Normalization,
+    units: Normalization,
     options: ExportOptions,
     on_seed: Callable[[int], None],
 ) -> Parity:
@@ -113,7 +106,7 @@ def measure_parity(
     interpreter = Interpreter(graph, kept=frozenset({CHUNK}))
     errors, cosines = [], []
     for seed in seeds:
-        sample = random_sample(graph, normalization, seed)
+        sample = random_sample(graph, units, seed)
         interpreter.set_instruction(sample.context[: sample.rows])
         interpreter.act(sample.state, sample.latents, sample.images)
         made = np.asarray(interpreter.trace[CHUNK]).ravel()

@@ -13,7 +13,7 @@ import torch
 
 from lightwam.config import LightWAMConfig
 from lightwam.engine.graph import Graph
-from lightwam.engine.random_inputs import RANDOM_INSTRUCTION
+from lightwam.engine.inputs import RANDOM_INSTRUCTION
 from lightwam.errors import ExportError
 from lightwam.export.checkpoint import PolicyCheckpoint, open_checkpoint, read_instructions
 from lightwam.export.exporter import ExportReport, export_engine

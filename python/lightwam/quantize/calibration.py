@@ -10,35 +10,20 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
-from lightwam.engine.random_inputs import RANDOM_INSTRUCTION, random_observation
+from lightwam.engine.inputs import RANDOM_INSTRUCTION, Observation, random_observation
 from lightwam.errors import DataError
 
 if TYPE_CHECKING:
     from lightwam.data.lerobot import LeRobotDataset
 
 HELD_OUT_FRACTION = 0.2
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """What a policy sees: state float32 [P] in robot units; uint8 images {camera: [h, w, 3]}, or latents [C, h, w]."""
-
-    instruction: str
-    state: NDArray[np.float32]
-    images: dict[str, NDArray[np.uint8]] | None = None
-    latents: NDArray[np.float32] | None = None
-
-    def inputs(self) -> dict[str, Any]:
-        """As `lightwam.runtime.Policy.infer` takes it."""
-        seen: dict[str, Any] = {"images": self.images} if self.images is not None else {"latents": self.latents}
-        return {**seen, "state": self.state}
 
 
 @dataclass(frozen=True)

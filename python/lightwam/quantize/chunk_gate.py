@@ -18,9 +18,9 @@ import numpy as np
 from lightwam.engine.dtypes import Array
 from lightwam.engine.file import read_engine
 from lightwam.engine.graph import Graph, Op, Program, TensorType, Value
+from lightwam.engine.inputs import Observation
 from lightwam.engine.memory_plan import plan_graph
 from lightwam.errors import ExportError
-from lightwam.quantize.calibration import Observation
 
 #: What runs an engine: the C++ runtime, or the (slow) interpreter in float32.
 Runner = Literal["runtime", "interpreter"]
@@ -110,19 +110,9 @@ def _runtime(path: Path, threads: int | None) -> Callable[[Observation], Array]:
 def _interpreter(path: Path) -> Callable[[Observation], Array]:
     import torch
 
-    from lightwam.engine.interpret import Interpreter, instruction_context
+    from lightwam.engine.interpret import Interpreter
 
-    graph = read_engine(path)
-    interpreter = Interpreter(graph, torch.float32)
-    current: list[str] = []
-
-    def infer(observation: Observation) -> Array:
-        if current != [observation.instruction]:
-            current[:] = [observation.instruction]
-            interpreter.set_instruction(instruction_context(graph, observation.instruction))
-        return interpreter.act(observation.state, observation.latents, observation.images)
-
-    return infer
+    return Interpreter(read_engine(path), torch.float32).infer
 
 
 def agreement(made: Array, expected: Array, gripper: int | None) -> Agreement:

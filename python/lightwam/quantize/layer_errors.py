@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from lightwam.engine.dtypes import decode
 from lightwam.engine.graph import Graph, Op
-from lightwam.engine.interpret import Interpreter, instruction_context
+from lightwam.engine.inputs import Observation
+from lightwam.engine.interpret import Interpreter
 from lightwam.engine.ops import EIGHT_BIT_MATMULS, Call
 from lightwam.engine.ops.linear import grouped_matmul, quantize_rows
 from lightwam.errors import ExportError
-from lightwam.quantize.calibration import Observation
 from lightwam.quantize.layers import Layer, scale_name
 
 #: Rows of a layer's input that are looked at, spread evenly: errors of rows are alike, matmuls are not cheap.
@@ -113,12 +113,8 @@ def measure_layers(
     """
     meter = _Meter(quantised, {layer.weight: layer for layer in layers})
     interpreter = Interpreter(graph, torch.float32, on_op=meter.on_op)
-    instruction = None
     for observation in observations:
-        if observation.instruction != instruction:
-            instruction = observation.instruction
-            interpreter.set_instruction(instruction_context(graph, instruction))
-        interpreter.act(observation.state, observation.latents, observation.images)
+        interpreter.infer(observation)
         on_observation(1)
     return {layer.weight: _error(meter, layer) for layer in layers}
 

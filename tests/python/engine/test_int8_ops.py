@@ -61,13 +61,13 @@ def test_rows_equal_the_written_rule() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_rows_that_are_not_finite_poison_their_product_only(bad: float) -> None:
+def test_rows_that_are_not_finite_poison_their_rows_only(bad: float) -> None:
     rows = np.ones((3, 8), np.float32)
     rows[1, 5] = bad
     made = quantize_rows(torch.as_tensor(rows))
-    product = quantised_matmul(made["y"], made["scale"], made["zero"], torch.ones(4, 8).to(torch.int8), torch.ones(4))
-    assert not torch.isfinite(product[1]).any()
-    assert torch.isfinite(product[[0, 2]]).all()
+    made_rows = quantised_matmul(made["y"], made["scale"], made["zero"], torch.ones(4, 8).to(torch.int8), torch.ones(4))
+    assert not torch.isfinite(made_rows[1]).any()
+    assert torch.isfinite(made_rows[[0, 2]]).all()
 
 
 def _trace(case: OpCase) -> tuple[dict[str, Any], Graph]:

@@ -28,7 +28,7 @@ def _graph(program: Program, constants: dict) -> Graph:  # type: ignore[type-arg
 
 @st.composite
 def programs(draw: st.DrawFn) -> Graph:
-    """Random chains and branches of in-place ops, reshapes, products and residuals."""
+    """Random chains and branches of in-place ops, reshapes, matmuls and residuals."""
     import torch
 
     constants: dict = {}  # type: ignore[type-arg]

@@ -44,7 +44,7 @@ class OpCase:
 
     @property
     def precision(self) -> Precision:
-        """What its products compute in."""
+        """What its matmuls compute in."""
         if self.op == "quantize_rows" or "x_scale" in self.inputs:
             return "int8" if self.rounded == "i8" else "fp8"
         formats = {tensor.dtype for tensor in self.inputs.values()}
@@ -67,7 +67,7 @@ def _t(dtype: DType, *shape: int) -> TensorType:
     return TensorType(dtype, shape)
 
 
-def _products() -> Iterator[OpCase]:
+def _matmuls() -> Iterator[OpCase]:
     combinations: tuple[tuple[DType, DType, DType], ...] = (
         ("f32", "f32", "f32"),
         ("f32", "bf16", "f32"),
@@ -250,7 +250,7 @@ def _eight_bit(eight: DType) -> Iterator[OpCase]:
 
 
 #: The table. Ops that only whole programs can run (`preprocess_images`, `text_key_bias`) have tests of their own.
-OP_CASES: tuple[OpCase, ...] = (*_products(), *_norms(), *_attention(), *_elementwise())
+OP_CASES: tuple[OpCase, ...] = (*_matmuls(), *_norms(), *_attention(), *_elementwise())
 INT8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("i8"))
 FP8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("f8"))
 

@@ -371,7 +371,7 @@ def test_writing_holds_one_weight_at_a_time(engine: Path, tmp_path: Path) -> Non
 
 
 def test_scale_is_not_made_twice(engine: Path, tmp_path: Path) -> None:
-    """Folding a weight is dear: writing weight and scale asks for it once."""
+    """Folding a weight is dear: writing weight and scale loads it once."""
     graph, asked = read_engine(engine), []
     constant = graph.constants["blocks.0.ffn.0.weight"]
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random inputs of an engine's own shape: for latency, for parity, and for engines with random weights.
+"""What a policy sees, and random inputs of an engine's own shape: for latency, parity and random weights.
 
-All numbers follow from the generator, in a fixed order: the state, then images or latents. Eight-bit engines and
+All random numbers follow from the generator, in a fixed order: the state, then images or latents. Eight-bit engines and
 their reports depend on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,21 @@ from numpy.typing import NDArray
 #: The instruction of engines with a text encoder beside random observations.
 RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 DEFAULT_IMAGE_SIZE = (256, 256)
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a policy sees: state float32 [P] in robot units; uint8 images {camera: [h, w, 3]}, or latents [Z, h, w]."""
+
+    instruction: str
+    state: NDArray[np.float32]
+    images: dict[str, NDArray[np.uint8]] | None = None
+    latents: NDArray[np.float32] | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """As `lightwam.runtime.Policy.infer` takes it."""
+        seen: dict[str, Any] = {"images": self.images} if self.images is not None else {"latents": self.latents}
+        return {**seen, "state": self.state}
 
 
 def random_state(policy: Mapping[str, Any], rng: np.random.Generator) -> NDArray[np.float32]:
