@@ -5,48 +5,30 @@ Needs nothing but NumPy, so the runtime may import it.
 """
 
 from lightwam.config.networks import (
-    FEATURE_SOURCES,
-    LIBERO_PROMPT,
-    LORA_MODULES,
-    WAN_LATENT_MEAN,
-    WAN_LATENT_STD,
     ActionExpertConfig,
     AdapterConfig,
     AttentionMask,
     FeatureSource,
     LoRAConfig,
-    Pooling,
     TextConfig,
-    TextEncoderKind,
     VAEConfig,
     VideoDiTConfig,
 )
 from lightwam.config.objectives import FlowMatchingConfig, LossConfig, TemporalWeighting, VideoConfig
 from lightwam.config.policy import LightWAMConfig
-from lightwam.config.read import PRESETS, read_config
+from lightwam.config.read import read_config
 from lightwam.config.robot import (
     FLIPS,
-    NORMALIZATION_MODES,
-    UNITS,
     Camera,
     CameraLayout,
     Dimension,
     GripperRule,
     NormalizationConfig,
-    Orientation,
     RobotConfig,
 )
 
 __all__ = [
-    "FEATURE_SOURCES",
     "FLIPS",
-    "LIBERO_PROMPT",
-    "LORA_MODULES",
-    "NORMALIZATION_MODES",
-    "PRESETS",
-    "UNITS",
-    "WAN_LATENT_MEAN",
-    "WAN_LATENT_STD",
     "ActionExpertConfig",
     "AdapterConfig",
     "AttentionMask",
@@ -60,12 +42,9 @@ __all__ = [
     "LoRAConfig",
     "LossConfig",
     "NormalizationConfig",
-    "Orientation",
-    "Pooling",
     "RobotConfig",
     "TemporalWeighting",
     "TextConfig",
-    "TextEncoderKind",
     "VAEConfig",
     "VideoConfig",
     "VideoDiTConfig",

@@ -131,14 +131,16 @@ class LightWAMConfig:
         """
         parts = published_parts(mapping)
         widths = (parts.pop("state_dim"), parts.pop("action_dim"))
-        candidates = {(c.state_dim, c.action_dim): c for c in (_preset("libero"), _preset("robotwin"))}
-        base = candidates.get(widths) if robot is None else _preset("libero").with_robot(robot)
-        if base is None or (base.state_dim, base.action_dim) != widths:
-            names = [f"{c.robot.name} {sizes}" for sizes, c in candidates.items()] if robot is None else [robot.name]
+        libero = _preset("libero")
+        known = [libero, _preset("robotwin")] if robot is None else [libero.with_robot(robot)]
+        bases = {(config.state_dim, config.action_dim): config for config in known}
+        if widths not in bases:
+            names = " or ".join(f"{config.robot.name} {sizes}" for sizes, config in bases.items())
             raise ConfigError(
-                f"published configuration has (proprio_dim, action_dim) {widths}, which is not {' or '.join(names)}: "
+                f"published configuration has (proprio_dim, action_dim) {widths}, which is not {names}: "
                 "give robot=, or a robot file, of these widths"
             )
+        base = bases[widths]
         text = replace(base.text, width=parts["video_dit"].text_dim)
         replan_steps = min(base.replan_steps, parts.get("horizon", base.horizon))
         return replace(base, text=text, replan_steps=replan_steps, **parts)

@@ -13,7 +13,7 @@ from lightwam.config.robot import RobotConfig, read_json
 from lightwam.config.serialize import dataclass_from_dict
 from lightwam.errors import ConfigError
 
-PRESETS = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin, "nano": LightWAMConfig.nano}
+PRESETS = ("libero", "robotwin", "nano")
 
 
 def read_config(source: str | os.PathLike[str]) -> LightWAMConfig:
@@ -31,7 +31,7 @@ def read_config(source: str | os.PathLike[str]) -> LightWAMConfig:
     """
     name = os.fspath(source)
     if name in PRESETS:
-        return PRESETS[name]()
+        return _preset(name)
     if not Path(name).is_file():
         raise ConfigError(f"configuration {name!r} is no preset ({', '.join(PRESETS)}) and no file: give one of them")
     document = read_json(Path(name))
@@ -45,7 +45,7 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
     if "robot" in changes:
         robot = dataclass_from_dict(RobotConfig, changes.pop("robot"), "robot")
     if base in PRESETS:
-        config = PRESETS[base]()
+        config = _preset(base)
     else:
         below = read_json(path.parent / base)
         if "base" in below:
@@ -59,6 +59,11 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
         in_section = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = {**merged[name], **value} if in_section else value
     return LightWAMConfig.from_dict(merged)
+
+
+def _preset(name: str) -> LightWAMConfig:
+    preset: LightWAMConfig = getattr(LightWAMConfig, name)()
+    return preset
 
 
 def _whole(document: Mapping[str, Any], robot: RobotConfig | None = None) -> LightWAMConfig:

@@ -153,7 +153,7 @@ class GripperRule:
         if not self.two_valued:
             return _apply(_line(self.robot_closed, self.robot_open, self.data_closed, self.data_open), values)
         sign = _apply(_line(self.robot_open, self.robot_closed, -1.0, 1.0), values)
-        return np.where(sign < 0, self.data_open, self.data_closed).astype(values.dtype)
+        return np.where(sign < 0, self.data_open, self.data_closed).astype(sign.dtype)
 
     def __str__(self) -> str:
         """'g becomes sign(-(2g - 1)): -1 open, +1 close'."""
@@ -169,8 +169,7 @@ def _line(x0: float, x1: float, y0: float, y1: float) -> tuple[float, float]:
 
 
 def _apply(line: tuple[float, float], values: FloatArray) -> FloatArray:
-    scale, shift = (np.asarray(number, values.dtype) for number in line)
-    applied: FloatArray = values * scale + shift
+    applied: FloatArray = values * line[0] + line[1]
     return applied
 
 
@@ -185,16 +184,17 @@ class NormalizationConfig:
     def __post_init__(self) -> None:
         require_positive("normalization", clamp=self.clamp)
         for name, mode in (("state", self.state), ("action", self.action)):
-            require(mode in NORMALIZATION_MODES or _is_constant_range(mode), f"normalization.{name}", mode,
+            require(mode in NORMALIZATION_MODES or constant_range(mode) is not None, f"normalization.{name}", mode,
                     f"use one of {NORMALIZATION_MODES} or two rising numbers such as '-1/1'")  # fmt: skip
 
 
-def _is_constant_range(mode: str) -> bool:
+def constant_range(mode: str) -> tuple[float, float] | None:
+    """The two numbers of a mode such as '-1/1'; None for any other mode."""
     try:
         low, high = (float(part) for part in mode.split("/"))
     except ValueError:
-        return False
-    return math.isfinite(low) and math.isfinite(high) and low < high
+        return None
+    return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class RobotConfig:
         names = [dimension.name for dimension in self.action]
         require(self.gripper is None or self.gripper.dimension in names, "robot.gripper.dimension",
                 self.gripper and self.gripper.dimension, f"name one of the actions {names}")  # fmt: skip
-        assert self.layout  # its checks
+        CameraLayout(self.cameras)  # its checks
 
     @cached_property
     def layout(self) -> CameraLayout:
@@ -249,7 +249,7 @@ class RobotConfig:
     def _converted(
         self, actions: FloatArray, convert: typing.Callable[[GripperRule, FloatArray], FloatArray]
     ) -> FloatArray:
-        made: FloatArray = actions.copy()
+        made: FloatArray = actions.astype(np.result_type(actions, np.float32))
         if self.gripper is not None:
             column = self.gripper_column
             made[..., column] = convert(self.gripper, made[..., column])

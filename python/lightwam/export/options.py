@@ -37,7 +37,7 @@ class ExportOptions:
 
     What the engine says of itself:
         name: the policy's name; default the configuration's.
-        control_hz: control steps a second.
+        control_hz: control steps a second; default the robot's.
         provenance: further JSON entries to store.
 
     The export's own check:
@@ -55,7 +55,7 @@ class ExportOptions:
     cross_output: CrossOutput = "auto"
 
     name: str | None = None
-    control_hz: float = 20.0
+    control_hz: float | None = None
     provenance: Mapping[str, Any] | None = None
 
     parity_seeds: tuple[int, ...] = (0, 1, 2)

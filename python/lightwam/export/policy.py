@@ -93,7 +93,7 @@ def policy_section(
     latent_shape: tuple[int, int, int],
     context_rows: int,
     normalization: Normalization | None,
-    control_hz: float,
+    control_hz: float | None,
 ) -> dict[str, Any]:
     """Everything but the text encoder and the known instructions."""
     images = start_at == "images"
@@ -121,5 +121,5 @@ def policy_section(
         "instructions": [],
         "normalizer": None if normalization is None else normalization.to_json(),
         "gripper": None if config.gripper is None or normalization is None else str(config.gripper),
-        "control_hz": control_hz,
+        "control_hz": config.robot.control_hz if control_hz is None else control_hz,
     }

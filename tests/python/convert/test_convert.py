@@ -24,8 +24,8 @@ from helpers.convert_fixtures import (
 )
 from lightwam import cli
 from lightwam.cli import convert as command
-from lightwam.cli.convert import ConvertArgs
 from lightwam.config import LightWAMConfig, read_config
+from lightwam.convert.checkpoint import ConvertArgs
 from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.instructions import cache_name
 from lightwam.errors import ConfigError, DataError

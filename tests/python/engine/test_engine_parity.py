@@ -104,7 +104,7 @@ def nano_answer() -> _NanoAnswer:
     rng, measured = np.random.default_rng(0), DatasetStatistics.from_dict(_statistics())
     images = {camera.name: rng.integers(0, 256, (200, 256, 3), np.uint8) for camera in model.config.cameras.cameras}
     state = rng.uniform(-1, 1, 8).astype(np.float32)
-    section = policy_section(model.config, "images", (1, 1, 1), 1, None, 20.0)
+    section = policy_section(model.config, "images", (1, 1, 1), 1, None, None)
     canvas = torch.as_tensor(compose_canvas(images, section), dtype=torch.float32)
     proprio = torch.as_tensor(Normalizer.from_statistics("min/max", measured.state).forward(state))[None]
     with torch.no_grad():

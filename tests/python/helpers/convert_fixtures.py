@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from helpers.robots import with_square_cameras
-from lightwam.cli.convert import ConvertArgs
 from lightwam.config import AdapterConfig, LightWAMConfig, LoRAConfig, TextConfig, VAEConfig, VideoDiTConfig
+from lightwam.convert.checkpoint import ConvertArgs
 from lightwam.export.weights import RandomWeights
 from lightwam.model import LightWAM, WanVAE
 from lightwam.model.fit import expected_shapes, on_meta
