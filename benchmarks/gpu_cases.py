@@ -11,12 +11,12 @@ import numpy as np
 from gpu_driver import Gpu, GpuError
 
 from lightwam.kernels.compiler.cache import CompileCache
-from lightwam.kernels.compiler.compile import Code
 from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler
+from lightwam.kernels.compiler.variant import Code
 from lightwam.kernels.formats import STORAGE, Array
 from lightwam.kernels.interpreter import parity
-from lightwam.kernels.interpreter.interpret import kernel_module, lay_out
-from lightwam.kernels.task import Task
+from lightwam.kernels.interpreter.interpret import lay_out
+from lightwam.kernels.task import Task, kernel_module
 
 
 def check_kernels(

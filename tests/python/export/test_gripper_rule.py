@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lightwam.export.build import BuildOptions, build_graph
 
 from helpers.golden import random_model, tiny_config
 from helpers.robots import with_robot
 from lightwam.config import GripperRule, LightWAMConfig
 from lightwam.engine.graph import Graph
 from lightwam.engine.interpret import Interpreter
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.parity import CHUNK
 from lightwam.export.policy import Normalization
 from lightwam.export.weights import StateDictWeights

@@ -166,12 +166,12 @@ def interpreted(standin: Standin, compiled: Compiled) -> Kernel:
     Each argument must lie in one allocation; frames reach from their address to the end of theirs.
     """
     from lightwam.kernels.interpreter import interpret
-    from lightwam.kernels.task import Tactic, Task
+    from lightwam.kernels.task import Tactic, Task, kernel_module
 
     def kernel(launch: Launch) -> None:
         task, tactic = compiled[launch.image_sha256, launch.entry]
         assert isinstance(task, Task) and isinstance(tactic, Tactic)
-        expected = tuple(interpret.kernel_module(task).grid(task, tactic))
+        expected = tuple(kernel_module(task).grid(task, tactic))
         if (*expected, 1, 1)[:3] != launch.grid or launch.threads != 32 * tactic.num_warps:
             raise ValueError(f"{launch.entry}: grid {launch.grid} of {launch.threads} threads; expected {expected}")
         extents = {}
