@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from helpers.golden import random_model, randomize
 from helpers.robots import with_square_cameras
 from lightwam.cli import export as command
-from lightwam.cli import inspect
+from lightwam.cli import inspect, main
 from lightwam.cli.export import ExportArgs
 from lightwam.cli.inspect import InspectArgs
 from lightwam.config import LightWAMConfig
@@ -82,6 +82,17 @@ def test_random_weights_are_reproducible_and_finite(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     for constant in read_engine(tmp_path / "a").constants.values():
         assert constant.type.dtype == "bf16" or np.isfinite(constant.array()).all()
+
+
+def test_random_weights_of_a_configuration_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    robot = tmp_path / "robot.json"
+    robot.write_text(json.dumps({**_small_nano().to_dict(), "name": "mine"}))
+    out = tmp_path / "a.lwam"
+    assert main(["export", "--config", str(robot), "--out", str(out), "--replan-steps", "2"]) == 0
+    graph = read_engine(out)
+    assert (graph.name, graph.policy["canvas"], graph.policy["replan"]) == ("random-mine", [32, 64], 2)
+    assert main(["export", "--config", str(robot), "--random", "nano", "--out", str(out)]) == 2
+    assert "exactly one of" in capsys.readouterr().err
 
 
 def test_known_instructions_come_from_a_file(checkpoint: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from helpers.golden import random_model, tiny_config
 from helpers.robots import numbered, with_robot
 from lightwam.config import Camera, LightWAMConfig, LoRAConfig, NormalizationConfig
+from lightwam.engine.file import read_engine
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import ExportError
 from lightwam.export import export_engine
@@ -104,9 +105,7 @@ def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
     config = tiny_config()
     config = with_robot(config, normalization=NormalizationConfig(mode, mode))
     statistics = _statistics(np.random.default_rng(3))
-    options = ExportOptions(
-        start_at="latents", latent_shape=(16, 8, 8), context_rows=4
-    )  # fmt: skip
+    options = ExportOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4)
     units = Normalization.from_statistics(config, statistics)
     graph = build_graph(config, StateDictWeights(random_model(config).state_dict()), options, units)
     interpreter = Interpreter(graph, keep_trace=True)
@@ -161,6 +160,19 @@ def test_what_is_not_folded_is_refused_by_name(option: str, tmp_path: Path) -> N
     with pytest.raises(ExportError, match=message):
         _tiny_export(tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_one_object_or_fields_by_name(tmp_path: Path) -> None:
+    options = ExportOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4, parity_seeds=(), name="a")
+    model, told = random_model(tiny_config()), {"go": np.ones((2, 32))}
+    export_engine(model, tmp_path / "one.lwam", options, instructions=told)
+    export_engine(model, tmp_path / "two.lwam", instructions=told, **vars(options))
+    assert (tmp_path / "one.lwam").read_bytes() == (tmp_path / "two.lwam").read_bytes()
+    export_engine(model, tmp_path / "renamed.lwam", options, instructions=told, name="b", control_hz=7.0)
+    made = read_engine(tmp_path / "renamed.lwam")
+    assert (made.name, made.policy["control_hz"]) == ("b", 7.0)
+    with pytest.raises(TypeError, match="context_mask"):
+        export_engine(model, tmp_path / "x.lwam", options, instructions=told, context_mask=[True])
 
 
 def test_a_weight_beyond_f16_is_refused_by_name_and_value(tmp_path: Path) -> None:
