@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact savings: what may be folded because the action pass is a fixed function, one function a saving.
 
+Saving 7 is the op `text_key_bias`; saving 12 needs no function: weights are read by name.
+
 Every function here works on float64 tensors and gives the same policy up to rounding. The numbers are those of
 docs/reference/export.md. Symbols: D width, K input width, N output width, P state width, H horizon, Z latent channels,
 Q queries.
@@ -9,7 +11,6 @@ Q queries.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -77,14 +78,6 @@ def action_pass_needs_no_mask(config: LightWAMConfig) -> bool:
 def fold_proprio(proprio_encoder: Affine, text_embedding_first: Affine) -> Affine:
     """Saving 6: text rows are embedded once an instruction; the step's proprio row needs D x P numbers only."""
     return proprio_encoder.then(text_embedding_first)
-
-
-def padded_key_bias(rows: int, length: int) -> Tensor:
-    """Saving 7: logit biases of the first min(rows + 1, length) keys; the one kept zero row stands for all of them."""
-    bias = torch.zeros(min(rows + 1, length), dtype=torch.float64)
-    if rows < length:
-        bias[rows] = math.log(length - rows)
-    return bias
 
 
 @dataclass(frozen=True)
@@ -179,15 +172,3 @@ def cross_output_flops(dit: VideoDiTConfig, tokens: int, keys: int, folded: bool
     if folded:
         return 2 * tokens * keys * (inner + dit.num_heads * hidden) + 2 * inner * hidden
     return 4 * tokens * keys * inner + 2 * tokens * inner * hidden
-
-
-def unused_weights(config: LightWAMConfig, names: Iterable[str]) -> set[str]:
-    """Saving 12: the names that an engine never loads: VAE decoder, umT5, video head, blocks past the last adapter."""
-    dropped = tuple(
-        f"mot.mixtures.video.blocks.{layer}."
-        for layer in range(blocks_needed(config.video_dit), config.video_dit.num_layers)
-    )
-    prefixes = (*dropped, "mot.mixtures.video.head.", "vae.model.decoder.", "vae.model.conv2.")
-    if config.text.kind == "umt5":
-        prefixes = (*prefixes, "text_encoder.")
-    return {name for name in names if name.startswith(prefixes) or (name.startswith("vae.") and ".time_conv." in name)}

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers.op_cases import INT8_CASES, OpCase, case_state, one_op_graph
+from helpers.one_op import case_state, one_op_graph
+from helpers.op_cases import INT8_CASES, OpCase
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph, Program, TensorType
 from lightwam.engine.interpret import Interpreter

@@ -14,7 +14,8 @@ import pytest
 
 import onnx
 from helpers.golden import golden_policy
-from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
+from helpers.one_op import case_state, one_op_graph
+from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase
 from lightwam.assets import bundled_engine
 from lightwam.cli.onnx import OnnxArgs, main
 from lightwam.config import LightWAMConfig
