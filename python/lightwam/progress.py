@@ -34,3 +34,19 @@ def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]
     with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), time) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def tally_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """A bar with a tally, `3/10  2 solved`: the yielded function advances both, the second in `unit`."""
+    from rich import progress as rich
+
+    tally = rich.TextColumn("{task.fields[tally]} " + unit)
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), tally)
+    with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
+        task = progress.add_task(label, total=total, completed=done, tally=0)
+
+        def advance(count: int, more: int) -> None:
+            progress.update(task, advance=count, tally=progress.tasks[0].fields["tally"] + more)
+
+        yield advance

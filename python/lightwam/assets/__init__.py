@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that travel inside the package: the bundled policy's engine."""
+"""Files that travel inside the package: the bundled policy's engine, and what it achieved."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from lightwam.errors import EngineError
 
 BUNDLED_ENGINE = "nano-libero-object-0.lwam"
+FIGURES = "nano-figures.json"
 
 
 def bundled_engine() -> Path:
-    """Path of the bundled policy's engine file. Errors: EngineError when the installation lacks it."""
+    """Path of the bundled policy's engine file. Raises EngineError where the installation lacks it."""
     path = Path(__file__).parent / BUNDLED_ENGINE
     if not path.is_file():
         raise EngineError(f"{BUNDLED_ENGINE}: not in this installation; reinstall lightwam or name an engine file")
     return path
+
+
+def bundled_figures() -> list[dict[str, Any]]:
+    """Reports of the bundled policy's full 20 trials and of the blind baseline, from when the policy was made."""
+    path = Path(__file__).parent / FIGURES
+    reports: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return reports

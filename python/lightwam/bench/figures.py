@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one JSON schema of every speed figure: of `lightwam bench`, `benchmarks/` and the C++ operations.
 
-A file is {"schema": "lightwam-figures", "version": 1, "machine": {...}, "records": [...]}; performance.md lists
-the fields of a record. Times are seconds, memory bytes; a field that was not measured is null.
+A file is {"schema": "lightwam-figures", "version": 1, "machine": {...}, "records": [...]};
+docs/guides/measure-speed.md lists the fields of a record. Times are seconds, memory bytes; a field that was not
+measured is null.
 """
 
 from __future__ import annotations

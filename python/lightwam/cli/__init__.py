@@ -23,15 +23,15 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb("run the bundled policy in LIBERO and write a video", "lightwam.sim.demo", "DemoArgs"),
-    "eval": Verb("measure a policy's success in LIBERO", "lightwam.sim.evaluate", "EvalArgs"),
+    "demo": Verb("run the bundled policy in a simulator and write a video", "lightwam.cli.demo", "DemoArgs"),
+    "eval": Verb("measure a policy's success in a simulator", "lightwam.cli.eval", "EvalArgs"),
     "bench": Verb("measure the latency of an engine file", "lightwam.cli.bench", "BenchArgs"),
     "inspect": Verb("show what an engine file holds", "lightwam.cli.inspect", "InspectArgs"),
-    "record": Verb("record demonstrations with the scripted expert", "lightwam.sim.record", "RecordArgs"),
+    "record": Verb("record demonstrations with the scripted expert", "lightwam.cli.record", "RecordArgs"),
     "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.train.vae", "VAETrainArgs"),
     "train policy": Verb("train the world action model", "lightwam.train.loop", "PolicyTrainArgs"),
     "train blind": Verb("train the proprioception-only baseline", "lightwam.train.blind", "BlindTrainArgs"),
-    "train replay": Verb("record one demonstration as an open-loop baseline", "lightwam.sim.replay", "ReplayArgs"),
+    "train replay": Verb("record a demonstration as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
     "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.cli.export", "ExportArgs"),
     "quantize": Verb("compute an engine's large linears in eight bits", "lightwam.cli.quantize", "QuantizeArgs"),

@@ -1,29 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trial: a policy drives a LIBERO environment from a given state until success or the step limit.
+"""Trials: a policy drives an environment from a given state until success or the step limit.
 
-Legend: H W image size, A action width.
+Legend: S official states, N numbers of a state, H action horizon, A action width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from lightwam.errors import SimulatorError
-from lightwam.sim.libero.env import LiberoEnv, Observation
-from lightwam.sim.libero.placements import shifted_state
+from lightwam.errors import ConfigError, SimulatorError
+from lightwam.progress import tally_bar
+from lightwam.sim.env import STATES, Array, EvaluationProtocol, Simulator, SimulatorEnv, Task
 from lightwam.sim.policies import PolicyLike
-from lightwam.sim.protocols import EvaluationProtocol
 
-Array = npt.NDArray[Any]
+FRAME_STRIDE = 2  # a video shows every second control step
 
-FrameSink = Callable[[Observation, int, int], None]  # (observation, control step, step within the chunk)
-STATES = ("official", "shifted")
+
+class FrameSink(Protocol):
+    """Takes the pictures of a trial."""
+
+    def add(self, picture_HWC: Array, chunk_step: int, /) -> None:
+        """The picture, uint8, after `chunk_step` executed actions of a chunk."""
+
+
+OpenSink = Callable[[int], AbstractContextManager[FrameSink | None]]  # trial index -> who takes its pictures, if any
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """Trials `indices` of each of `tasks` (of one suite), from `states` of a kind, under `protocol`."""
+
+    tasks: tuple[Task, ...]
+    indices: range
+    states: str
+    protocol: EvaluationProtocol
+
+
+def plan_trials(
+    simulator: Simulator,
+    *,
+    suite: str | None = None,
+    tasks: tuple[int, ...] | None = None,
+    trials: int | None = None,
+    first_trial: int = 0,
+    states: str = "official",
+    protocol: str | None = None,
+) -> TrialPlan:
+    """A plan of trials `first_trial` to `first_trial + trials - 1`; None stands for the simulator's or protocol's own.
+
+    Raises ConfigError for values that make no plan, SimulatorError for an unknown suite or task.
+    """
+    rules = simulator.protocol(protocol)
+    if states not in STATES:
+        raise ConfigError(f"unknown states {states!r}: choose one of {', '.join(STATES)}")
+    if tasks == () or (trials is not None and trials < 1) or first_trial < 0:
+        raise ConfigError(f"tasks {tasks}, trials {trials}, first trial {first_trial}: nothing to run")
+    chosen = tuple(simulator.task(suite, index) for index in (tasks or (None,)))
+    return TrialPlan(chosen, range(first_trial, first_trial + (trials or rules.trials)), states, rules)
 
 
 @dataclass
@@ -41,32 +81,29 @@ class Trial:
         return {"index": self.index, "success": self.success, "steps": self.steps, "chunks": len(self.latencies)}
 
 
-def start_state(env: LiberoEnv, official_SN: Array, index: int, states: str) -> Array:
-    """The flat state of trial `index`: official, or shifted by `default_rng(777 + index)`.
+def start_state(env: SimulatorEnv, official_SN: Array, index: int, states: str) -> Array:
+    """The start [N] of trial `index`: an official one, or shifted in the same way each time.
 
-    Raises SimulatorError for an unknown kind of states, or an index without an official state.
+    Raises SimulatorError for an index without an official state.
     """
-    if states not in STATES:
-        raise SimulatorError(f"unknown states {states!r}: choose one of {', '.join(STATES)}")
     if not 0 <= index < len(official_SN):
         raise SimulatorError(f"trial {index} has no official state: there are {len(official_SN)}")
     official = np.asarray(official_SN[index])
-    return official if states == "official" else shifted_state(env, official, index)
+    return official if states == "official" else env.shifted_state(official, index)
 
 
 def run_trial(
-    env: LiberoEnv,
+    env: SimulatorEnv,
     policy: PolicyLike,
     protocol: EvaluationProtocol,
     state_N: Array,
     index: int = 0,
     *,
     frame_sink: FrameSink | None = None,
-    frame_stride: int = 2,
 ) -> Trial:
     """Reset, put the environment into `state_N`, settle, and let the policy drive.
 
-    Images are rendered only for the policy, and every `frame_stride` control steps for `frame_sink` if given.
+    Images are rendered only for the policy, and every `FRAME_STRIDE` control steps for `frame_sink` if given.
     """
     env.reset()
     env.set_state(state_N)
@@ -75,7 +112,7 @@ def run_trial(
     limit, execute = protocol.step_limit(env.task.suite), protocol.steps_to_execute(policy.replan_steps)
     trial = Trial(index, False, 0)
     if frame_sink:
-        frame_sink(env.observation(), 0, 0)
+        frame_sink.add(env.picture(), 0)
     while trial.steps < limit:
         started = time.perf_counter()
         chunk = policy.infer(env.observation())
@@ -85,37 +122,34 @@ def run_trial(
         count = min(execute, len(actions_HA), limit - trial.steps)
         for number in range(count):
             trial.steps += 1
-            wanted_frame = frame_sink is not None and trial.steps % frame_stride == 0
-            done = env.step(actions_HA[number], render=wanted_frame or number == count - 1)
-            if frame_sink and wanted_frame:
-                frame_sink(env.observation(), trial.steps, number + 1)
+            filmed = frame_sink is not None and trial.steps % FRAME_STRIDE == 0
+            done = env.step(actions_HA[number], render=filmed or number == count - 1)
+            if frame_sink and filmed:
+                frame_sink.add(env.picture(), number + 1)
             if done:
                 trial.success = True
                 return trial
     return trial
 
 
-def latency_summary(trials: list[Trial]) -> dict[str, float]:
-    """Chunk latency over all trials in milliseconds: p50, p95, p99, mean, and the number of chunks.
-
-    The very first chunk, which warms the engine up, is left out where there are others.
-    """
-    seconds = [value for trial in trials for value in trial.latencies]
-    measured = np.array(seconds[1:] if len(seconds) > 1 else seconds) * 1e3
-    if measured.size == 0:
-        return {"chunks": 0}
-    p50, p95, p99 = np.percentile(measured, [50, 95, 99])
-    return {
-        "p50_ms": round(float(p50), 3),
-        "p95_ms": round(float(p95), 3),
-        "p99_ms": round(float(p99), 3),
-        "mean_ms": round(float(measured.mean()), 3),
-        "chunks": int(measured.size),
-    }
-
-
-def stage_summary(trials: list[Trial]) -> dict[str, float]:
-    """Median milliseconds of every stage that the policy reports (in seconds)."""
-    chunks = [stages for trial in trials for stages in trial.stages]
-    names = sorted({name for stages in chunks for name in stages})
-    return {name: round(1e3 * float(np.median([s[name] for s in chunks if name in s])), 3) for name in names}
+def run_trials(
+    simulator: Simulator,
+    task: Task,
+    policy: PolicyLike,
+    plan: TrialPlan,
+    open_sink: OpenSink = lambda _: contextlib.nullcontext(),
+) -> Iterator[Trial]:
+    """Run the plan's trials of one of its tasks, one by one, in one environment."""
+    with (
+        contextlib.closing(simulator.make_env(task)) as env,
+        tally_bar(f"{task.suite} task {task.index}, {plan.states}", len(plan.indices), "solved") as advance,
+    ):
+        env.seed(plan.protocol.seed)
+        official = env.official_states()
+        policy.set_instruction(task.instruction)
+        for index in plan.indices:
+            state = start_state(env, official, index, plan.states)
+            with open_sink(index) as sink:
+                trial = run_trial(env, policy, plan.protocol, state, index, frame_sink=sink)
+            advance(1, int(trial.success))
+            yield trial

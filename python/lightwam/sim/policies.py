@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the closed loop asks of a policy, and two baselines that see no image.
+"""What the closed loop requires of a policy, and two baselines that see no image.
 
-Legend: H action horizon, A action width 7, P state width 8, T control steps of a demonstration.
+Legend: H action horizon, A action width, P state width, T control steps of a demonstration.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.config.robot import RobotConfig
 from lightwam.errors import ConfigError, DeviceError, EngineError
-from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, Observation
+from lightwam.runtime import Observation
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +27,7 @@ class ChunkLike(Protocol):
 
     @property
     def actions(self) -> Array:
-        """float32 [H, A], environment units: 6 deltas in +-1, gripper -1 open, +1 close."""
+        """float32 [H, A], in the units of the robot or simulator that it drives."""
 
 
 class PolicyLike(Protocol):
@@ -48,25 +49,30 @@ class PolicyLike(Protocol):
 
 @dataclass(frozen=True)
 class Chunk:
-    """A plain action chunk, float32 [H, A] in environment units."""
+    """A plain action chunk, float32 [H, A] in the robot's units."""
 
     actions: Array
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
 def runs_on(policy: PolicyLike) -> str:
-    """One line on what computes a policy: an engine's run path; baselines are NumPy."""
+    """One line on what computes a policy: an engine's `execution_info`; baselines are NumPy."""
     return str(getattr(policy, "execution_info", "NumPy"))
 
 
 class ReplayPolicy:
-    """Replays one demonstration open loop, whatever it sees: actions [T, A] in environment units."""
+    """Replays one demonstration open loop, whatever it sees: actions [T, A] in the robot's units."""
 
-    def __init__(self, actions_TA: Array, horizon: int = 16, replan_steps: int = 10) -> None:
-        if actions_TA.ndim != 2 or actions_TA.shape[1] != ACTION_WIDTH or len(actions_TA) == 0:
-            raise ConfigError(f"replay actions have shape {actions_TA.shape}: give [steps, {ACTION_WIDTH}]")
+    def __init__(self, actions_TA: Array, robot: RobotConfig, horizon: int = 16, replan_steps: int = 10) -> None:
+        width = len(robot.action)
+        if actions_TA.ndim != 2 or actions_TA.shape[1] != width or len(actions_TA) == 0:
+            raise ConfigError(f"replay actions have shape {actions_TA.shape}: give [steps, {width}]")
         self.replan_steps = min(replan_steps, horizon)
         self._actions, self._horizon, self._next = actions_TA.astype(np.float32), horizon, 0
+        self._rest_A = self._actions[-1].copy()
+        self._rest_A[[dimension.delta for dimension in robot.action]] = 0.0
+        if robot.gripper is not None:
+            self._rest_A[robot.gripper_column] = robot.gripper.robot_open
 
     def set_instruction(self, text: str, /) -> None:
         """Ignored."""
@@ -78,8 +84,7 @@ class ReplayPolicy:
     def infer(self, observation: Observation, /) -> Chunk:
         """The next H actions; past the end it stands still with an open gripper."""
         rest = self._actions[self._next : self._next + self._horizon]
-        chunk = np.zeros((self._horizon, ACTION_WIDTH), dtype=np.float32)
-        chunk[:, 6] = OPEN_GRIPPER
+        chunk = np.tile(self._rest_A, (self._horizon, 1))
         chunk[: len(rest)] = rest
         self._next += self.replan_steps
         return Chunk(chunk)
@@ -88,11 +93,12 @@ class ReplayPolicy:
 class BlindPolicy:
     """A multilayer perceptron from the robot state alone to a chunk: it sees no image and no instruction.
 
-    Hidden layers use tanh-GELU; the state is standardised before, the actions de-standardised after; the last column
-    is an open (1) / close (0) score.
+    Hidden layers use tanh-GELU; the state is standardised before, the actions de-standardised after; then the robot's
+    gripper rule applies.
     """
 
-    def __init__(self, tensors: Mapping[str, Array]) -> None:
+    def __init__(self, tensors: Mapping[str, Array], robot: RobotConfig) -> None:
+        self._robot = robot
         try:
             self._mean, self._std = tensors["state_mean"], tensors["state_std"]
             self._action_mean, self._action_std = tensors["action_mean"], tensors["action_std"]
@@ -116,15 +122,23 @@ class BlindPolicy:
             x = weight @ x + bias
             if number + 1 < len(self._layers):
                 x = 0.5 * x * (1.0 + np.tanh(0.7978845608 * (x + 0.044715 * x**3)))
-        actions = x.reshape(self._horizon, ACTION_WIDTH) * self._action_std + self._action_mean
-        actions[:, 6] = np.where(actions[:, 6] > 0.5, OPEN_GRIPPER, CLOSE_GRIPPER)
-        return Chunk(actions.astype(np.float32))
+        actions = x.reshape(self._horizon, -1) * self._action_std + self._action_mean
+        return Chunk(self._robot.to_robot(actions).astype(np.float32))
 
 
-def load_policy(path: Path, *, device: str = "cpu", threads: int | None = None, precision: str = "auto") -> PolicyLike:
+def load_policy(
+    path: Path,
+    robot: RobotConfig,
+    *,
+    replan_limit: int | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str = "auto",
+) -> PolicyLike:
     """A policy from a file: an engine (.lwam), or a baseline (.npz with `kind` blind or replay).
 
-    device, threads, precision: as of `lightwam.runtime.Policy`. A baseline runs on the processor, in NumPy.
+    robot, replan_limit: what a baseline drives, and the most actions of a chunk that are executed, which a replayed
+    demonstration must know. device, threads, precision: as of `lightwam.runtime.Policy`; a baseline runs on the CPU.
 
     Raises EngineError where the file is missing, ConfigError where it is no policy, DeviceError where the device cannot
     run it.
@@ -137,7 +151,7 @@ def load_policy(path: Path, *, device: str = "cpu", threads: int | None = None, 
         engine: PolicyLike = Policy(path, device=device, threads=threads, precision=precision)
         return engine
     if device == "cuda":
-        raise DeviceError(f"baseline {path} runs on the processor only: pass --device cpu, or an engine (.lwam)")
+        raise DeviceError(f"baseline {path} runs on the CPU only: pass --device cpu, or an engine (.lwam)")
     try:
         with np.load(path, allow_pickle=False) as file:
             tensors = {name: file[name] for name in file.files}
@@ -147,7 +161,7 @@ def load_policy(path: Path, *, device: str = "cpu", threads: int | None = None, 
         ) from error
     kind = str(tensors.get("kind"))
     if kind == "blind":
-        return BlindPolicy(tensors)
+        return BlindPolicy(tensors, robot)
     if kind == "replay" and "actions" in tensors:
-        return ReplayPolicy(tensors["actions"])
+        return ReplayPolicy(tensors["actions"], robot, replan_steps=min(10, replan_limit or 10))
     raise ConfigError(f"baseline file {path} has kind {kind!r}: blind, and replay with actions, are known")

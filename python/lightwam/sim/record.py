@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lightwam record`: the scripted expert (and corrections of a policy's own roll-outs) as a LeRobot v3.0 data set.
+"""Recordings of a scripted expert (or its corrections of a policy's own roll-outs), staged episode by episode.
 
-Episodes go one by one to a staging folder, each written atomically, so that a stopped recording resumes where it was;
-`finalise` joins what is there into the data set. Every episode follows from (seed, number) alone.
+Each episode is written atomically, so that a stopped recording resumes where it was, and follows from (seed, number)
+alone. `lightwam.data.lerobot_writer` joins what is staged into a LeRobot v3.0 data set.
 """
 
 from __future__ import annotations
@@ -12,147 +12,137 @@ import multiprocessing
 import os
 import queue
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightwam.config import LightWAMConfig
 from lightwam.data.episode_files import META_FILE, write_episode
-from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError, SimulatorError
-from lightwam.runtime.policy import DeviceName
-from lightwam.sim.libero.env import LiberoEnv, load_task
-from lightwam.sim.libero.placements import SPREADS
-from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, NoiseConfig, ScenarioRunner
+from lightwam.progress import tally_bar
+from lightwam.sim.env import Recorder, Recording, Simulator, Task
+from lightwam.sim.policies import load_policy
+from lightwam.sim.registry import load_simulator
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 12
 
+Job = tuple[int, str]  # number and kind of an episode
+
 
 @dataclass(frozen=True)
-class RecordArgs:
-    """Options of `lightwam record`."""
+class Staging:
+    """Where the episodes of a recording go, one folder each."""
 
-    out: Path
-    """Folder of the finished data set."""
-    suite: str = "libero_object"
-    task: int = 0
-    episodes: int = 400
-    """Whole episodes, from a random start to the object in its place."""
-    clips: int = 600
-    """Short clips: grasping from nearby, recovering from an empty grasp, dropped and carried objects."""
-    policy: Path | None = None
-    """Engine file: record corrections of this policy's own roll-outs instead (episodes of them; clips is ignored)."""
-    device: DeviceName = "cpu"
-    """What runs --policy: cpu; cuda (an engine made by `lightwam compile`, on a GPU or not at all); auto (a GPU if it
-    can, else cpu)."""
-    placements: Literal["wide", "nominal"] = "wide"
-    """How far objects are moved: wider than the shifted protocol, or hardly, as in the official states (baselines)."""
-    seed: int = 0
-    processes: int = 1
-    image_size: int = 256
-    staging: Path | None = None
-    """Folder of the single episodes (default: OUT with `.staging` appended). An existing one is resumed."""
-    finalise: bool = True
-    """Join the staged episodes into the data set at the end."""
-    finalise_only: bool = False
-    """Join what is staged already and record nothing."""
+    folder: Path
+    seed: int
+    row_hz: int  # recorded rows a second
 
-    def staging_folder(self) -> Path:
-        return self.staging or self.out.with_name(self.out.name + ".staging")
+    def episode(self, number: int) -> Path:
+        """The folder of episode `number`."""
+        return self.folder / f"episode_{number:06d}"
+
+    def missing(self, jobs: list[Job]) -> list[Job]:
+        """The jobs whose episodes are not staged yet."""
+        return [job for job in jobs if not (self.episode(job[0]) / META_FILE).is_file()]
 
 
-def plan(args: RecordArgs) -> list[tuple[int, str]]:
-    """(number, kind) of every episode, whole episodes and clips evenly mixed, so that any prefix is a fair sample."""
-    if args.policy is not None:
-        return [(number, "correction") for number in range(args.episodes)]
-    kinds = ["full"] * args.episodes
-    shares = list(CLIP_KINDS.items())
-    edges = np.round(np.cumsum([share for _, share in shares]) * args.clips).astype(int)
-    for (kind, _), start, stop in zip(shares, [0, *edges[:-1]], edges, strict=True):
-        kinds += [kind] * int(stop - start)
-    order = np.random.default_rng([args.seed, 1]).permutation(len(kinds))
+def make_recorder(
+    sim: str, task: Task, placements: str, *, image_size: int = 256, policy: Path | None = None, device: str = "cpu"
+) -> Recorder:
+    """A recorder in an environment of its own, of the expert or of its corrections of `policy`, which runs on `device`.
+
+    sim: a name of `registry.load_simulator`. Raises SimulatorError, EngineError.
+    """
+    simulator = load_simulator(sim)
+    env = simulator.make_env(task, image_size=image_size, start_noise=True)
+    driver = load_policy(policy, simulator.robot, device=device, threads=1) if policy else None
+    return env.recorder(placements, driver)
+
+
+def recording_of(simulator: Simulator, placements: str | None) -> tuple[Recording, str]:
+    """What the simulator says of its recordings, and the name of their placements (None: its first).
+
+    Raises SimulatorError where it has no scripted expert, ConfigError for unknown placements.
+    """
+    recording = simulator.recording
+    if recording is None:
+        raise SimulatorError(f"simulator {simulator.name!r} has no scripted expert: it can evaluate, not record")
+    if placements is not None and placements not in recording.placements:
+        raise ConfigError(f"unknown placements {placements!r}: choose one of {', '.join(recording.placements)}")
+    return recording, placements or recording.placements[0]
+
+
+def plan_episodes(recording: Recording, episodes: int, clips: int, seed: int, corrections: bool = False) -> list[Job]:
+    """(number, kind) of every episode: whole episodes and clips evenly mixed, so that any prefix is a fair sample.
+
+    corrections: only those of a policy, `episodes` of them.
+    """
+    if corrections:
+        return [(number, "correction") for number in range(episodes)]
+    kinds = ["full"] * episodes
+    edges = np.round(np.cumsum(list(recording.clip_kinds.values())) * clips).astype(int)
+    for kind, count in zip(recording.clip_kinds, np.diff(edges, prepend=0), strict=True):
+        kinds += [kind] * int(count)
+    order = np.random.default_rng([seed, 1]).permutation(len(kinds))
     return [(number, kinds[index]) for number, index in enumerate(order)]
 
 
-def episode_folder(staging: Path, number: int) -> Path:
-    """Where episode `number` is staged."""
-    return staging / f"episode_{number:06d}"
-
-
-def record_one(runner: Any, staging: Path, number: int, kind: str, seed: int) -> int:
+def record_one(recorder: Recorder, staging: Staging, number: int, kind: str) -> int:
     """Record one episode, trying fresh random starts until the expert succeeds; returns its rows.
 
     Raises SimulatorError after MAX_ATTEMPTS failures.
     """
     for attempt in range(MAX_ATTEMPTS):
-        rng = np.random.default_rng([seed, number, attempt])
+        rng = np.random.default_rng([staging.seed, number, attempt])
         started = time.perf_counter()
-        episode = runner.record(kind, rng)
+        episode = recorder.record(kind, rng)
         if episode is not None:
-            episode.info = {**episode.info, "number": number, "seed": seed, "attempt": attempt}
+            episode.info = {**episode.info, "number": number, "seed": staging.seed, "attempt": attempt}
             episode.info["seconds"] = round(time.perf_counter() - started, 3)
-            write_episode(episode_folder(staging, number), episode, ROW_HZ)
+            write_episode(staging.episode(number), episode, staging.row_hz)
             return len(episode)
     raise SimulatorError(f"episode {number} ({kind}): the expert failed {MAX_ATTEMPTS} times: check the task")
 
 
-def make_runner(args: RecordArgs) -> Any:
-    """The environment and the recorder of one process."""
-    env = LiberoEnv(load_task(args.suite, args.task), image_size=args.image_size, joint_noise=True)
-    if args.policy is None:
-        return ScenarioRunner(env, NoiseConfig(), SPREADS[args.placements])
-    from lightwam.sim.libero.corrections import CorrectionRunner
-    from lightwam.sim.policies import load_policy
-
-    return CorrectionRunner(env, load_policy(args.policy, device=args.device, threads=1))
-
-
-def _work(args: RecordArgs, jobs: Any, results: Any) -> None:
+def _work(make: Callable[[], Recorder], staging: Staging, jobs: Any, results: Any) -> None:
     try:
-        runner = make_runner(args)
+        recorder = make()
         while True:
             try:
                 number, kind = jobs.get_nowait()
             except queue.Empty:
                 results.put(("done", os.getpid(), 0, ""))
                 return
-            rows = record_one(runner, args.staging_folder(), number, kind, args.seed)
-            results.put(("episode", number, rows, kind))
+            results.put(("episode", number, record_one(recorder, staging, number, kind), kind))
     except BaseException as error:  # reported to the parent, which stops the recording
         results.put(("error", os.getpid(), 0, f"{type(error).__name__}: {error}"))
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rows]} rows"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+def record(make: Callable[[], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
+    """Record what is missing of `jobs`; returns the number of rows recorded now.
 
-
-def record(args: RecordArgs) -> int:
-    """Record what is missing from the plan; returns the number of rows recorded now."""
-    staging = args.staging_folder()
-    staging.mkdir(parents=True, exist_ok=True)
-    jobs_left = [(n, k) for n, k in plan(args) if not (episode_folder(staging, n) / META_FILE).is_file()]
-    total = len(plan(args))
-    log.info("%d of %d episodes left to record in %s", len(jobs_left), total, staging)
-    if not jobs_left:
+    make: called in each process; it travels there by pickle. Raises SimulatorError where a process fails.
+    """
+    staging.folder.mkdir(parents=True, exist_ok=True)
+    left = staging.missing(jobs)
+    log.info("%d of %d episodes left to record in %s", len(left), len(jobs), staging.folder)
+    if not left:
         return 0
     context = multiprocessing.get_context("spawn")
-    jobs, results = context.Queue(), context.Queue()
-    for job in jobs_left:
-        jobs.put(job)
-    count = max(1, min(args.processes, len(jobs_left)))
-    workers = [context.Process(target=_work, args=(args, jobs, results), daemon=True) for _ in range(count)]
+    job_queue, results = context.Queue(), context.Queue()
+    for job in left:
+        job_queue.put(job)
+    count = max(1, min(processes, len(left)))
+    arguments = (make, staging, job_queue, results)
+    workers = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(count)]
     for worker in workers:
         worker.start()
     try:
-        return _collect(workers, results, total, len(jobs_left))
+        return _collect(workers, results, len(jobs), len(left))
     finally:
         for worker in workers:
             worker.terminate()
@@ -160,14 +150,13 @@ def record(args: RecordArgs) -> int:
 
 def _collect(workers: list[Any], results: Any, total: int, left: int) -> int:
     rows_total, running = 0, len(workers)
-    with _progress() as progress:
-        bar = progress.add_task("recording", total=total, completed=total - left, rows=0)
+    with tally_bar("recording", total, "rows", done=total - left) as advance:
         while running:
             try:
                 what, number, rows, text = results.get(timeout=5.0)
             except queue.Empty:
                 if not any(worker.is_alive() for worker in workers):
-                    raise SimulatorError("all recording processes ended without a word: see their output") from None
+                    raise SimulatorError("all recording processes ended early: see their output") from None
                 continue
             if what == "error":
                 raise SimulatorError(f"recording process {number} failed: {text}")
@@ -175,25 +164,6 @@ def _collect(workers: list[Any], results: Any, total: int, left: int) -> int:
                 running -= 1
                 continue
             rows_total += rows
-            progress.update(bar, advance=1, rows=rows_total)
+            advance(1, rows)
             log.info("episode %d (%s): %d rows", number, text, rows)
     return rows_total
-
-
-def main(args: RecordArgs) -> int:
-    """Entry point of `lightwam record`. Raises ConfigError, SimulatorError or DataError."""
-    if args.episodes < 0 or args.clips < 0 or args.processes < 1:
-        raise ConfigError(
-            f"episodes {args.episodes}, clips {args.clips}, processes {args.processes}: use >= 0, >= 0, >= 1"
-        )
-    if args.seed < 0 or args.image_size < 1:
-        raise ConfigError(f"seed {args.seed}, image size {args.image_size}: use >= 0, >= 1")
-    if args.device != "cpu" and args.policy is None:
-        raise ConfigError(f"--device {args.device} is of --policy, and none is given: leave it out")
-    if not args.finalise_only:
-        record(args)
-    if args.finalise or args.finalise_only:
-        robot = LightWAMConfig.libero().robot
-        summary = write_dataset(args.staging_folder(), args.out, robot, fps=ROW_HZ, robot_type="panda")
-        print(f"{args.out}: {summary['total_episodes']} episodes, {summary['total_frames']} rows")
-    return 0

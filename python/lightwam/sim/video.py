@@ -1,39 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closed-loop videos and contact sheets: both cameras upright and side by side, with a strip that shows the chunk.
+"""Videos and contact sheets of trials: the simulator's picture over a strip that shows the chunk.
 
 Legend: H W image size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 
 from lightwam.errors import DataError
-from lightwam.sim.libero.env import CONTROL_HZ, Observation
-
-Array = npt.NDArray[Any]
+from lightwam.files import replacing_file
+from lightwam.sim.closed_loop import FRAME_STRIDE, FrameSink
+from lightwam.sim.env import Array
 
 STRIP_HEIGHT = 16  # pixels under the cameras: one cell an executed step of the chunk
 _CELL, _DONE, _IDLE = 12, (80, 200, 120), (70, 70, 70)
 
 
-def compose_frame(observation: Observation, chunk_step: int = 0, chunk_length: int = 0) -> Array:
-    """Upright cameras side by side, uint8 [H + strip, W * cameras, 3]; `chunk_step` of `chunk_length` cells are lit."""
-    views = [np.asarray(image)[::-1, ::-1] for image in observation["images"].values()]
-    frame = np.concatenate(views, axis=1)
-    strip = np.zeros((STRIP_HEIGHT, frame.shape[1], 3), dtype=np.uint8)
+def compose_frame(picture_HWC: Array, chunk_step: int = 0, chunk_length: int = 0) -> Array:
+    """A picture over the chunk's strip, uint8 [H + strip, W, 3]; `chunk_step` of `chunk_length` cells are lit."""
+    strip = np.zeros((STRIP_HEIGHT, picture_HWC.shape[1], 3), dtype=np.uint8)
     for number in range(chunk_length):
         left = 4 + number * (_CELL + 3)
         strip[3:-3, left : left + _CELL] = _DONE if number < chunk_step else _IDLE
-    return np.concatenate([frame, strip])
+    return np.concatenate([picture_HWC, strip])
 
 
 def mark_outcome(frame: Array, success: bool) -> Array:
@@ -45,53 +42,45 @@ def mark_outcome(frame: Array, success: bool) -> Array:
     return marked
 
 
-class VideoSink:
-    """Collects frames of a trial into an mp4 (H.264), written to a temporary name and renamed when closed."""
+class VideoSink(FrameSink):
+    """Encodes the frames of trials, all of one size. Made by `open_video`."""
 
-    def __init__(self, path: Path, *, frame_stride: int = 2, chunk_length: int = 0) -> None:
-        self._path, self._chunk_length = path, chunk_length
-        self._temporary = path.with_name(path.name + ".tmp")
-        self._rate = Fraction(CONTROL_HZ, frame_stride)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._container: Any = av.open(str(self._temporary), "w", format="mp4")
-        self._stream: Any = None
+    def __init__(self, container: Any, rate: Fraction) -> None:
+        self._container, self._rate = container, rate
+        self.stream: Any = None  # there is none before the first frame
 
-    def add(self, observation: Observation, step: int, chunk_step: int) -> None:
-        """Append the frame of one control step."""
-        self.add_frame(compose_frame(observation, chunk_step, self._chunk_length))
+    def add(self, picture_HWC: Array, chunk_step: int, /) -> None:
+        """Append a picture, over an empty strip."""
+        self.add_frame(compose_frame(picture_HWC))
 
-    def add_frame(self, frame: Array) -> None:
+    def add_frame(self, frame_HWC: Array) -> None:
         """Append a uint8 image [H, W, 3]; H and W even, the same every time."""
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "20"})
-            self._stream.height, self._stream.width = frame.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
-            self._stream.codec_context.thread_count = 1
-        for packet in self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")):
+        if self.stream is None:
+            self.stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "20"})
+            self.stream.height, self.stream.width = frame_HWC.shape[:2]
+            self.stream.pix_fmt = "yuv420p"
+            self.stream.codec_context.thread_count = 1
+        self.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24"))
+
+    def encode(self, frame: Any) -> None:
+        """Append a frame of av; None writes what the encoder still holds."""
+        for packet in self.stream.encode(frame):
             self._container.mux(packet)
 
-    def close(self) -> None:
-        """Finish the file. Raises DataError where no frame was added."""
-        if self._stream is None:
-            self._container.close()
-            self._temporary.unlink(missing_ok=True)
-            raise DataError(f"video {self._path} has no frame: add one before closing it")
-        for packet in self._stream.encode():
-            self._container.mux(packet)
-        self._container.close()
-        self._temporary.replace(self._path)
 
-    def __enter__(self) -> VideoSink:
-        return self
+@contextlib.contextmanager
+def open_video(path: Path, control_hz: float) -> Iterator[VideoSink]:
+    """A sink of frames, every `FRAME_STRIDE` control steps, into an mp4 (H.264) that appears when the block ends well.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._container.close()
-            self._temporary.unlink(missing_ok=True)
+    Raises DataError where no frame was added.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as building, av.open(str(building), "w", format="mp4") as container:
+        sink = VideoSink(container, Fraction(control_hz) / FRAME_STRIDE)
+        yield sink
+        if sink.stream is None:
+            raise DataError(f"video {path} has no frame: add one before closing it")
+        sink.encode(None)
 
 
 def contact_sheet(rows: Sequence[Sequence[Array]], columns: int, path: Path) -> None:
@@ -111,13 +100,12 @@ def _halved(frame: Array) -> Array:
 
 
 def write_png(path: Path, image: Array) -> None:
-    """Write a uint8 image [H, W, 3] as PNG, through a temporary name."""
+    """Write a uint8 image [H, W, 3] as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     codec: Any = av.CodecContext.create("png", "w")
     codec.height, codec.width = image.shape[:2]
     codec.pix_fmt, codec.time_base = "rgb24", Fraction(1, 1)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     packets = [*codec.encode(frame), *codec.encode(None)]
-    temporary.write_bytes(b"".join(bytes(packet) for packet in packets))
-    temporary.replace(path)
+    with replacing_file(path) as building:
+        building.write_bytes(b"".join(bytes(packet) for packet in packets))

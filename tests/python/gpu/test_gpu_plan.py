@@ -127,7 +127,7 @@ def test_what_one_call_of_a_library_computes(options: dict[str, Any], fits: bool
 
 
 def test_a_libero_chunk_takes_this_many_launches() -> None:
-    """As docs/guides/gpu.md says."""
+    """As docs/reports/gpu-predictions.md says."""
     launches = {
         precision: len(lower(full_size_graph("libero", precision)).programs["act"].launches)
         for precision in ("bf16", "f16", "int8")

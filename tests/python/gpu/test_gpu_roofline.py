@@ -97,7 +97,7 @@ def test_a_side_branch_moves_its_bytes_in_the_memory_s_spare_time() -> None:
 
 
 def test_a_full_size_branch_hides_on_an_orin() -> None:
-    """As docs/guides/gpu.md says: all of it but its products, and the promised 35 ms in int8 are met."""
+    """As docs/reports/gpu-predictions.md says: all of it but its products, and the promised 35 ms in int8 are met."""
     graph = full_size_graph("libero", "int8")
     counted, orin = plan_costs(lower(graph), graph), GPUS["orin"]
     assert counted.side_stream is not None

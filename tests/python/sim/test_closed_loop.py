@@ -1,90 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trial loop, on a stand-in environment that counts what is asked of it."""
+"""The trial loop, plans of trials, and evaluation and demo as a whole, on the toy simulator."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+import json
+from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 
-from lightwam.errors import SimulatorError
-from lightwam.sim.closed_loop import Trial, latency_summary, run_trial, stage_summary, start_state
-from lightwam.sim.libero.env import LiberoEnv
+from helpers.toy_sim import NAME, SIZE, Toy, ToyEnv
+from lightwam import cli
+from lightwam.errors import ConfigError, SimulatorError
+from lightwam.sim.closed_loop import Trial, plan_trials, run_trial, run_trials, start_state
 from lightwam.sim.policies import Chunk
-from lightwam.sim.protocols import protocol
+from lightwam.sim.registry import SIMULATORS, load_simulator
+from lightwam.sim.reports import latency_summary, stage_summary
+from lightwam.sim.video import STRIP_HEIGHT
 
-
-class StandInEnv:
-    """Succeeds after `length` steps; images may be read only after a rendered step."""
-
-    def __init__(self, length: int) -> None:
-        self.task = SimpleNamespace(suite="libero_object", index=0, instruction="pick")
-        self.length, self.steps, self.rendered, self.fresh = length, 0, 0, False
-        self.calls: list[str] = []
-
-    def reset(self) -> None:
-        self.calls.append("reset")
-        self.steps = 0
-
-    def set_state(self, state_N: Any) -> None:
-        self.calls.append("set_state")
-
-    def settle(self, steps: int) -> None:
-        self.calls.append(f"settle {steps}")
-        self.fresh = True
-
-    def step(self, action_A: Any, *, render: bool = False) -> bool:
-        self.steps += 1
-        self.rendered += render
-        self.fresh = render
-        return self.steps >= self.length
-
-    def observation(self) -> dict[str, Any]:
-        assert self.fresh, "images were read after a step that did not render"
-        return {"images": {}, "state": np.zeros(8)}
+FIGURES = {"successes", "trials", "latency", "stages"}
+HEADING = {"policy", "policy_sha256", "runs_on", "protocol", "states", "suite", "tasks", "executed_steps_a_chunk"}
+REPORT = HEADING | FIGURES | {"beside", "environment"}
 
 
 class CountingPolicy:
+    """Goes along x at full speed."""
+
     replan_steps = 8
 
     def __init__(self) -> None:
-        self.chunks = 0
+        self.chunks, self.instruction = 0, ""
 
-    def set_instruction(self, instruction: str) -> None:
-        pass
+    def set_instruction(self, instruction: str, /) -> None:
+        self.instruction = instruction
 
     def reset(self) -> None:
         self.chunks = 0
 
-    def infer(self, observation: dict[str, Any]) -> Chunk:
+    def infer(self, observation: Any, /) -> Chunk:
         self.chunks += 1
-        return Chunk(np.zeros((16, 7), np.float32), {"vae": 0.002, "backbone": float(self.chunks)})
+        actions = np.tile(np.array([1, 0, -1], np.float32), (16, 1))
+        return Chunk(actions, {"vae": 0.002, "backbone": float(self.chunks)})
 
 
-def trial(length: int, **options: Any) -> tuple[Trial, StandInEnv]:
-    env = StandInEnv(length)
-    result = run_trial(cast(LiberoEnv, env), CountingPolicy(), protocol("paper"), np.zeros(3), 5, **options)
-    return result, env
+class Pictures:
+    """Keeps which pictures of a trial are taken."""
+
+    def __init__(self, env: ToyEnv) -> None:
+        self.env = env
+        self.seen: list[tuple[int, int]] = []
+
+    def add(self, picture_HWC: Any, chunk_step: int, /) -> None:
+        assert picture_HWC.shape == (SIZE, SIZE, 3)
+        self.seen.append((self.env.steps, chunk_step))
+
+
+def trial(length: float, pictures: bool = False) -> tuple[Trial, ToyEnv, Pictures]:
+    toy = Toy()
+    env = toy.make_env(toy.task("reach", 0))
+    sink, state = Pictures(env), np.array([0, 0, 0.1 * length, 0])
+    result = run_trial(env, CountingPolicy(), toy.protocol("quick"), state, 5, frame_sink=sink if pictures else None)
+    return result, env, sink
 
 
 def test_a_success_ends_the_trial_and_only_chunk_ends_are_rendered() -> None:
-    result, env = trial(length=20)
+    result, env, _ = trial(length=20)
     assert (result.index, result.success, result.steps, len(result.latencies)) == (5, True, 20, 3)
-    assert env.calls == ["reset", "set_state", "settle 30"]
+    assert env.calls == ["reset", "set_state", "settle 2"]
     assert env.rendered == 2
 
 
 def test_the_step_limit_ends_a_failure() -> None:
-    result, _ = trial(length=10_000)
-    assert (result.success, result.steps, len(result.latencies)) == (False, 400, 50)
+    result, _, _ = trial(length=10_000)
+    assert (result.success, result.steps, len(result.latencies)) == (False, 40, 5)
 
 
 def test_frames_come_at_the_stride_and_carry_the_chunk_step() -> None:
-    seen: list[tuple[int, int]] = []
-    trial(length=10, frame_sink=lambda observation, step, chunk_step: seen.append((step, chunk_step)))
-    assert seen == [(0, 0), (2, 2), (4, 4), (6, 6), (8, 8), (10, 2)]
+    _, _, pictures = trial(length=10, pictures=True)
+    assert pictures.seen == [(0, 0), (2, 2), (4, 4), (6, 6), (8, 8), (10, 2)]
 
 
 def test_summaries_leave_out_the_warming_chunk() -> None:
@@ -97,10 +92,83 @@ def test_summaries_leave_out_the_warming_chunk() -> None:
 
 
 def test_start_states_have_names_and_limits() -> None:
-    states = np.zeros((2, 4))
-    env = cast(LiberoEnv, None)
-    assert start_state(env, states, 1, "official") is not None
-    with pytest.raises(SimulatorError, match="sideways"):
-        start_state(env, states, 0, "sideways")
-    with pytest.raises(SimulatorError, match="there are 2"):
-        start_state(env, states, 2, "official")
+    toy = Toy()
+    env = toy.make_env(toy.task("reach", 0))
+    official = env.official_states()
+    np.testing.assert_array_equal(start_state(env, official, 1, "official"), official[1])
+    shifted = start_state(env, official, 1, "shifted")
+    np.testing.assert_array_equal(shifted, start_state(env, official, 1, "shifted"))
+    assert (shifted[2:] != official[1][2:]).all()
+    with pytest.raises(SimulatorError, match="there are 5"):
+        start_state(env, official, 5, "official")
+
+
+def test_plans_take_the_simulators_and_the_protocols_own() -> None:
+    plan = plan_trials(Toy())
+    assert [task.index for task in plan.tasks] == [1] and plan.indices == range(3) and plan.protocol.name == "quick"
+    plan = plan_trials(Toy(), suite="reach", tasks=(0, 1), trials=2, first_trial=3, protocol="patient")
+    assert [task.name for task in plan.tasks] == ["reach_0", "reach_1"] and plan.indices == range(3, 5)
+    for options, named in (
+        ({"states": "sideways"}, "sideways"), ({"protocol": "mine"}, "quick, patient"), ({"tasks": ()}, "nothing"),
+        ({"trials": 0}, "trials 0"), ({"first_trial": -1}, "first trial -1"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=named):
+            plan_trials(Toy(), **options)  # type: ignore[arg-type]
+    with pytest.raises(SimulatorError, match="choose one of reach"):
+        plan_trials(Toy(), suite="moon")
+    with pytest.raises(SimulatorError, match="choose 0 to 1"):
+        plan_trials(Toy(), tasks=(2,))
+
+
+def test_one_environment_serves_all_trials_and_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy, policy = Toy(), CountingPolicy()
+    env = toy.make_env(toy.task("reach", 1))
+    monkeypatch.setattr(toy, "make_env", lambda task: env)
+    trials = list(run_trials(toy, env.task, policy, plan_trials(toy)))
+    assert env.calls == ["seed 1", *["reset", "set_state", "settle 2"] * 3, "close"]
+    assert policy.instruction == "reach target 1"
+    assert [(t.index, t.success, t.steps) for t in trials] == [(0, True, 10), (1, True, 11), (2, True, 12)]
+
+
+def test_simulators_have_names() -> None:
+    assert load_simulator("libero").name == "libero" and set(SIMULATORS) == {"libero"}
+    assert load_simulator(NAME).name == "toy"
+    for name, named in (("moon", "choose libero"), ("helpers.toy_sim:Sun", "Sun"), ("helpers.nothing:Sun", "nothing"),
+                        ("helpers.toy_sim:Unfinished", "abstract")):  # fmt: skip
+        with pytest.raises(ConfigError, match=named):
+            load_simulator(name)
+
+
+def test_the_verbs_evaluate_and_film_any_simulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, report, videos = tmp_path / "replay.npz", tmp_path / "report.json", tmp_path / "videos"
+    assert cli.main(f"train replay --sim {NAME} --state 2 --out {base}".split()) == 0  # 12 steps, 8 of a chunk
+    words = f"eval --sim {NAME} --policy {base} --tasks 0 1 --out {report} --videos {videos}"
+    assert cli.main(words.split()) == 0
+    first = json.loads(report.read_text())
+    assert set(first) == REPORT | {"settle_steps", "per_task"}
+    about = [first[key] for key in ("suite", "tasks", "protocol", "states")]
+    assert about == ["reach", [0, 1], "quick", "official"]
+    assert (first["successes"], first["trials"], first["settle_steps"]) == (6, 6, 2)
+    assert set(first["per_task"][0]) == {"suite", "task", "instruction", "runs"} | FIGURES
+    assert [run["steps"] for run in first["per_task"][1]["runs"]] == [10, 11, 12]
+    assert first["environment"]["renderer"] is None and "numpy" in first["environment"]["versions"]
+    assert sorted(path.name for path in videos.iterdir()) == [
+        f"reach_{task}_official_{index:03d}.mp4" for task in (0, 1) for index in range(3)
+    ]
+    again = f"eval --sim {NAME} --policy {base} --states shifted --beside {report} --out {tmp_path}/2.json"
+    assert cli.main(again.split()) == 0
+    second = json.loads((tmp_path / "2.json").read_text())
+    assert second["beside"][0]["successes"] == 6 and second["successes"] < 3
+    assert "6 of 6" in capsys.readouterr().out
+
+    out = tmp_path / "demo"
+    assert cli.main(f"demo --sim {NAME} --policy {base} --out {out} --episodes 2 --states official".split()) == 0
+    shown = json.loads((out / "report.json").read_text())
+    assert set(shown) == REPORT | {"instruction", "runs"}
+    assert (shown["instruction"], shown["successes"], shown["beside"]) == ("reach target 1", 2, [])
+    with av.open(str(out / "rollout.mp4")) as film, av.open(str(out / "contact_sheet.png")) as sheet:
+        assert len(list(film.decode(video=0))) == (1 + 5 + 8) + (
+            1 + 5 + 8
+        )  # start, every second step, the outcome held
+        (picture,) = sheet.decode(video=0)
+        assert (picture.height, picture.width) == (2 * (SIZE + STRIP_HEIGHT) // 2, 8 * SIZE // 2)

@@ -1,46 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corrections: how long the policy drives before the expert takes over, on stand-ins."""
+"""Corrections: how long the policy drives before the expert takes over, on the toy environment."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.toy_sim import Toy, ToyEnv
 from lightwam.data.episode_files import Episode
 from lightwam.sim.libero import corrections
 from lightwam.sim.libero.corrections import LONGEST_POLICY_STEPS, CorrectionRunner
+from lightwam.sim.libero.placements import NOMINAL
 from lightwam.sim.policies import Chunk
 
 
-class StandInEnv:
-    """Solves itself after `solved_after` steps of the policy."""
-
-    def __init__(self, solved_after: int = 10**6) -> None:
-        self.task = SimpleNamespace(instruction="pick")
-        self.solved_after, self.steps, self.renders = solved_after, 0, 0
-
-    def set_state(self, state_N: Any) -> None:
-        self.steps = 0
-
-    def settle(self, steps: int) -> None:
-        self.renders += 1
-
-    def observation(self) -> dict[str, Any]:
-        return {}
-
-    def step(self, action_A: Any, *, render: bool = False) -> bool:
-        self.steps += 1
-        self.renders += render
-        return self.steps >= self.solved_after
-
-    def succeeded(self) -> bool:
-        return self.steps >= self.solved_after
+def toy_env() -> ToyEnv:
+    toy = Toy()
+    return toy.make_env(toy.task("reach", 0))
 
 
-class StandInPolicy:
+class StandingPolicy:
     replan_steps = 8
 
     def __init__(self) -> None:
@@ -54,27 +35,31 @@ class StandInPolicy:
 
     def infer(self, observation: Any, /) -> Chunk:
         self.chunks += 1
-        return Chunk(np.zeros((16, 7), np.float32))
+        return Chunk(np.zeros((16, 3), np.float32))
 
 
 @pytest.fixture
 def make_runner(monkeypatch: pytest.MonkeyPatch) -> Any:
-    class StandInScenarios:
-        def __init__(self, *_: Any) -> None:
-            pass
+    class Scenarios:
+        def __init__(self, env: Any, noise: Any, spread: Any) -> None:
+            assert spread is NOMINAL
 
         def run_expert(self, kind: str, rng: Any) -> Episode:
             return Episode("pick", kind)
 
-    monkeypatch.setattr(corrections, "ScenarioRunner", StandInScenarios)
-    monkeypatch.setattr(corrections, "random_state", lambda *_: np.zeros(3))
-    return lambda env, policy: CorrectionRunner(env, policy)
+    monkeypatch.setattr(corrections, "ScenarioRunner", Scenarios)
+
+    def make(target: float) -> CorrectionRunner:
+        monkeypatch.setattr(corrections, "random_state", lambda *_: np.array([0.0, 0.0, target, 0.0]))
+        return CorrectionRunner(toy_env(), StandingPolicy(), NOMINAL)  # type: ignore[arg-type]
+
+    return make
 
 
 def test_the_policy_drives_for_a_while_and_replans(make_runner: Any) -> None:
-    env, policy = StandInEnv(), StandInPolicy()
-    runner = make_runner(env, policy)
-    assert policy.instruction == "pick"
+    runner = make_runner(target=1.0)
+    env, policy = runner.env, runner.policy
+    assert policy.instruction == "reach target 0"
     for seed in range(20):
         episode = runner.record("correction", np.random.default_rng(seed))
         steps = episode.info["policy_steps"]
@@ -83,6 +68,6 @@ def test_the_policy_drives_for_a_while_and_replans(make_runner: Any) -> None:
 
 
 def test_nothing_is_recorded_where_the_policy_needed_no_correction(make_runner: Any) -> None:
-    assert (
-        make_runner(StandInEnv(solved_after=1), StandInPolicy()).record("correction", np.random.default_rng(0)) is None
-    )
+    runner = make_runner(target=0.0)
+    assert runner.record("correction", np.random.default_rng(0)) is None
+    assert runner.env.steps == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LIBERO adapter, placements and the expert, on the real simulator; almost all of it without rendering."""
+"""LIBERO: environment, placements, expert and recordings, on the real simulator; almost all without rendering."""
 
 from __future__ import annotations
 
@@ -12,98 +12,98 @@ import pytest
 
 from lightwam.errors import SimulatorError
 from lightwam.sim.closed_loop import start_state
-from lightwam.sim.libero.env import LiberoEnv, load_task, load_tasks
-from lightwam.sim.libero.expert import PickPlaceExpert
-from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres, shifted_state
+from lightwam.sim.libero.env import CAMERAS, LiberoEnv
+from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres
+from lightwam.sim.libero.simulator import Libero, LiberoTaskEnv
 
-TASK = "libero_object", 0
+LIBERO = Libero()
 
 
 @pytest.fixture(scope="module")
-def blind_env() -> Iterator[LiberoEnv]:
-    env = LiberoEnv(load_task(*TASK), render=False, joint_noise=True)
+def env() -> Iterator[LiberoTaskEnv]:
+    """The environment that almost all tests share; each brings it to the state that it needs."""
+    env = LIBERO.make_env(LIBERO.task(None, None), image_size=64, start_noise=True)
     env.reset()
     yield env
     env.close()
 
 
-def test_tasks_have_their_official_names_and_states() -> None:
-    tasks = load_tasks("libero_object")
-    assert len(tasks) == 10
+def test_tasks_have_their_official_names_and_states(env: LiberoTaskEnv) -> None:
+    tasks = LIBERO.tasks("libero_object")
+    assert len(tasks) == 10 and tasks[0] == LIBERO.task(None, None)
     assert tasks[0].instruction == "pick up the alphabet soup and place it in the basket"
-    states = tasks[0].official_states()
+    states = env.official_states()
     assert states.shape[0] == 50 and states.dtype == np.float64 and np.isfinite(states).all()
 
 
 def test_unknown_suites_and_tasks() -> None:
     with pytest.raises(SimulatorError, match="libero_spatial, libero_object"):
-        load_task("libero_moon", 0)
+        LIBERO.task("libero_moon", 0)
     with pytest.raises(SimulatorError, match="choose 0 to 9"):
-        load_task("libero_object", 10)
+        LIBERO.task("libero_object", 10)
 
 
 def test_the_adapter_does_not_import_torch() -> None:
-    code = "import sys; from lightwam.sim import libero, demo, evaluate, expert, record; libero.import_libero(); "
+    code = "import sys; from lightwam.cli import demo, eval, record, train_replay; "
+    code += "from lightwam.sim.registry import load_simulator; load_simulator('libero').task(None, None); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_bad_states_actions_and_reading_unrendered_images(blind_env: LiberoEnv) -> None:
+def test_bad_states_actions_and_reading_unrendered_images(env: LiberoTaskEnv) -> None:
     with pytest.raises(SimulatorError, match=r"\(3,\)"):
-        blind_env.set_state(np.zeros(3))
+        env.set_state(np.zeros(3))
     with pytest.raises(SimulatorError, match="7 finite numbers"):
-        blind_env.step(np.zeros(6))
+        env.step(np.zeros(6))
     with pytest.raises(SimulatorError, match="7 finite numbers"):
-        blind_env.step([0, 0, 0, 0, 0, np.nan, -1])
+        env.step([0, 0, 0, 0, 0, np.nan, -1])
     with pytest.raises(SimulatorError, match="did not render"):
-        blind_env.images()
-    with pytest.raises(SimulatorError, match="render=True"):
-        blind_env.step(np.zeros(7), render=True)
+        env.images()
 
 
-def test_shifted_states_are_reproducible_and_bounded(blind_env: LiberoEnv) -> None:
-    official = blind_env.task.official_states()
-    target, place = blind_env.goal_objects()
+def test_shifted_states_are_reproducible_and_bounded(env: LiberoTaskEnv) -> None:
+    official = env.official_states()
+    target, place = env.goal_objects()
     assert (target, place) == ("alphabet_soup_1", "basket_1")
     moves = []
     for index in range(20):
-        state = shifted_state(blind_env, official[index], index)
-        np.testing.assert_array_equal(state, start_state(blind_env, official, index, "shifted"))
+        state = env.shifted_state(official[index], index)
+        np.testing.assert_array_equal(state, start_state(env, official, index, "shifted"))
         moved = np.flatnonzero(state != official[index])
         allowed = {}
-        for name in blind_env.object_names():
+        for name in env.object_names():
             limit = {target: SHIFTED.target, place: SHIFTED.place}.get(name, SHIFTED.others)
-            address = blind_env.position_address(name)
+            address = env.position_address(name)
             allowed |= {address: limit, address + 1: limit}
         assert set(moved) == set(allowed)
         assert all(abs(state[a] - official[index][a]) <= limit for a, limit in allowed.items())
-        address = blind_env.position_address(target)
+        address = env.position_address(target)
         moves.append((state - official[index])[address : address + 2])
         first_draws = np.random.default_rng(777 + index).uniform(-0.04, 0.04, size=2)
         np.testing.assert_allclose(moves[-1], first_draws)
     assert np.ptp(moves, axis=0).min() > 0.05
 
 
-def test_recordings_start_wider_than_the_shifted_states_and_never_officially(blind_env: LiberoEnv) -> None:
+def test_recordings_start_wider_than_the_shifted_states_and_never_officially(env: LiberoTaskEnv) -> None:
     assert WIDE.target > SHIFTED.target and WIDE.place > SHIFTED.place and WIDE.others > SHIFTED.others
-    centre = region_centres(blind_env)["alphabet_soup_1"]
+    centre = region_centres(env)["alphabet_soup_1"]
     np.testing.assert_allclose(centre, [-0.12, -0.24], atol=1e-6)
-    official = blind_env.task.official_states()
-    address = blind_env.position_address("alphabet_soup_1")
-    starts = np.array([random_state(blind_env, np.random.default_rng(seed)) for seed in range(8)])
+    official = env.official_states()
+    address = env.position_address("alphabet_soup_1")
+    starts = np.array([random_state(env, np.random.default_rng(seed)) for seed in range(8)])
     assert not any(np.array_equal(start, state) for start in starts for state in official)
     assert (np.abs(starts[:, address : address + 2] - centre) <= WIDE.target + 1e-9).all()
     assert len(np.unique(starts[:, 1])) == 8  # the arm's first joint carries noise
-    again = random_state(blind_env, np.random.default_rng(3))
+    again = random_state(env, np.random.default_rng(3))
     np.testing.assert_array_equal(again, starts[3])
 
 
-def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(blind_env: LiberoEnv) -> None:
-    official = blind_env.task.official_states()
-    blind_env.reset()
-    blind_env.set_state(shifted_state(blind_env, official[1], 1))
-    blind_env.settle(10, render_last=False)
-    expert = PickPlaceExpert(blind_env)
+def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(env: LiberoTaskEnv) -> None:
+    official = env.official_states()
+    env.reset()
+    env.set_state(env.shifted_state(official[1], 1))
+    env.settle(10, render_last=False)
+    expert = env.expert()
     phases: list[str] = []
     missed = False
     for _ in range(300):
@@ -113,58 +113,67 @@ def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(blin
         if decision.phase == "close" and not missed:  # close beside the object once
             missed = True
             for _ in range(10):
-                blind_env.step([1, 0, 0.1, 0, 0, 0, -1])
+                env.step([1, 0, 0.1, 0, 0, 0, -1])
             for _ in range(8):
-                blind_env.step([0, 0, 0, 0, 0, 0, 1])
+                env.step([0, 0, 0, 0, 0, 0, 1])
             assert not expert.holding()
             continue
-        if blind_env.step(action):
+        if env.step(action):
             break
-    assert blind_env.succeeded()
+    assert env.succeeded()
     assert {"approach", "descend", "close", "reopen", "lift", "carry", "lower", "release"} <= set(phases)
 
 
-def test_a_soft_reset_is_as_good_as_a_hard_one() -> None:
-    task = load_task(*TASK)
-    official = task.official_states()
+def test_a_soft_reset_is_as_good_as_a_hard_one(env: LiberoTaskEnv) -> None:
+    official = env.official_states()
+    """And physics are the same without a renderer."""
+    hard = LiberoEnv(env.task, render=False, hard_reset=True, joint_noise=True)
     runs = []
-    for hard_reset in (True, False):
-        env = LiberoEnv(task, render=False, hard_reset=hard_reset)
+    for one in (hard, env):
         rng = np.random.default_rng(0)
         for episode in range(2):
-            env.reset()
-            env.set_state(official[episode])
+            one.seed(episode)
+            one.reset()
+            one.set_state(official[episode])
             states = []
             for _ in range(12):
-                env.step(rng.uniform(-1, 1, 7))
-                states.append(env.get_state())
+                one.step(rng.uniform(-1, 1, 7))
+                states.append(one.get_state())
         runs.append(np.array(states))
-        env.close()
     np.testing.assert_array_equal(runs[0], runs[1])
+    with pytest.raises(SimulatorError, match="render=True"):
+        hard.step(np.zeros(7), render=True)
+    hard.close()
 
 
-def test_gated_images_are_the_simulators_own() -> None:
-    task = load_task(*TASK)
-    state = task.official_states()[0]
-    gated, plain = LiberoEnv(task, image_size=64), LiberoEnv(task, image_size=64, gated=False)
-    try:
-        for env in (gated, plain):
-            env.seed(0)
-            env.reset()
-            env.set_state(state)
+def use_own_cameras(env: LiberoEnv) -> None:
+    """Put the simulator's own sensors back, which render every step."""
+    for camera in CAMERAS.values():
+        gated = env.raw._observables[f"{camera}_image"]._sensor
+        env.raw.modify_observable(f"{camera}_image", "sensor", gated.lightwam_inner)
+
+
+def test_gated_images_are_the_simulators_own(env: LiberoTaskEnv) -> None:
+    state = env.official_states()[0]
+    runs = []
+    for gated in (True, False):
+        env.seed(0)
+        env.reset()
+        if not gated:
+            use_own_cameras(env)
+        env.set_state(state)
         rng = np.random.default_rng(0)
+        seen = []
         for step in range(6):
-            action = rng.uniform(-1, 1, 7)
-            rendered = step % 3 == 2
-            gated.step(action, render=rendered)
-            plain.step(action, render=True)
-            np.testing.assert_array_equal(gated.robot_state(), plain.robot_state())
-            if rendered:
-                ours, theirs = gated.images(), plain.images()
-                assert set(ours) == {"agentview", "wrist"}
-                for camera, image in ours.items():
-                    assert image.shape == (64, 64, 3) and image.dtype == np.uint8 and image.std() > 5
-                    np.testing.assert_array_equal(image, theirs[camera])
-    finally:
-        gated.close()
-        plain.close()
+            render = step % 3 == 2
+            env.step(rng.uniform(-1, 1, 7), render=render)
+            seen.append((env.robot_state(), env.images() if render else {}))
+        runs.append(seen)
+    for (our_state, ours), (their_state, theirs) in zip(*runs, strict=True):
+        np.testing.assert_array_equal(our_state, their_state)
+        for camera, image in ours.items():
+            assert image.shape == (64, 64, 3) and image.dtype == np.uint8 and image.std() > 5
+            np.testing.assert_array_equal(image, theirs[camera])
+    assert set(ours) == {"agentview", "wrist"}
+    upright = [image[::-1, ::-1] for image in theirs.values()]
+    np.testing.assert_array_equal(env.picture(), np.concatenate(upright, axis=1))

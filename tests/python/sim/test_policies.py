@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.toy_sim import Toy
+from lightwam.config import LightWAMConfig
 from lightwam.errors import ConfigError, EngineError
+from lightwam.sim.libero.simulator import Libero
 from lightwam.sim.policies import BlindPolicy, ReplayPolicy, load_policy
-from lightwam.sim.protocols import PROTOCOLS, protocol
+
+ROBOT = LightWAMConfig.libero().robot
+protocol = Libero().protocol
 
 
 def blind_tensors(rng: np.random.Generator) -> dict[str, Any]:
@@ -34,7 +40,7 @@ def blind_tensors(rng: np.random.Generator) -> dict[str, Any]:
 
 def test_replay_goes_through_the_demonstration_and_then_stands_still() -> None:
     demo = np.arange(14 * 7, dtype=np.float32).reshape(14, 7)
-    policy = ReplayPolicy(demo, horizon=8, replan_steps=6)
+    policy = ReplayPolicy(demo, ROBOT, horizon=8, replan_steps=6)
     first, second, third = (policy.infer({}).actions for _ in range(3))
     np.testing.assert_array_equal(first, demo[:8])
     np.testing.assert_array_equal(second, demo[6:14])
@@ -44,15 +50,24 @@ def test_replay_goes_through_the_demonstration_and_then_stands_still() -> None:
     np.testing.assert_array_equal(policy.infer({}).actions, demo[:8])
 
 
-def test_replay_refuses_other_shapes() -> None:
+def test_replay_rejects_other_shapes() -> None:
     with pytest.raises(ConfigError, match=r"\(3, 6\)"):
-        ReplayPolicy(np.zeros((3, 6)))
+        ReplayPolicy(np.zeros((3, 6)), ROBOT)
+    with pytest.raises(ConfigError, match=r"\(0, 7\).*\[steps, 7\]"):
+        ReplayPolicy(np.zeros((0, 7)), ROBOT)
+
+
+def test_standing_still_is_the_robots() -> None:
+    """Changes end, targets stay, the gripper opens."""
+    robot = replace(Toy.robot, gripper=None)
+    assert ReplayPolicy(np.ones((1, 3)), Toy.robot).infer({}).actions[1].tolist() == [0, 0, -1]
+    assert ReplayPolicy(np.ones((1, 3)), robot).infer({}).actions[1].tolist() == [0, 0, 1]
 
 
 def test_blind_policy_reads_only_the_state(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "blind.npz", **blind_tensors(rng))
-    policy = load_policy(tmp_path / "blind.npz")
+    policy = load_policy(tmp_path / "blind.npz", ROBOT)
     assert isinstance(policy, BlindPolicy) and policy.replan_steps == 3
     state = rng.normal(size=8).astype(np.float32)
     actions = policy.infer({"state": state}).actions
@@ -63,19 +78,19 @@ def test_blind_policy_reads_only_the_state(tmp_path: Path) -> None:
 
 def test_policy_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not exist"):
-        load_policy(tmp_path / "nothing.npz")
+        load_policy(tmp_path / "nothing.npz", ROBOT)
     np.savez(tmp_path / "other.npz", kind="banana")
     with pytest.raises(ConfigError, match="banana"):
-        load_policy(tmp_path / "other.npz")
+        load_policy(tmp_path / "other.npz", ROBOT)
     tensors = blind_tensors(np.random.default_rng(0))
     del tensors["state_std"]
     np.savez(tmp_path / "broken.npz", **tensors)
     with pytest.raises(ConfigError, match="state_std"):
-        load_policy(tmp_path / "broken.npz")
+        load_policy(tmp_path / "broken.npz", ROBOT)
 
 
 def test_presets_are_the_published_ones() -> None:
-    assert set(PROTOCOLS) == {"paper", "openpi", "lerobot"}
+    assert list(Libero.protocols) == ["paper", "openpi", "lerobot"] and protocol(None).name == "paper"
     paper, openpi, lerobot = protocol("paper"), protocol("openpi"), protocol("lerobot")
     assert (paper.trials, paper.settle_steps, paper.replan_steps, paper.step_limit("libero_10")) == (50, 30, 10, 700)
     assert (openpi.seed, openpi.settle_steps, openpi.replan_steps, openpi.step_limit("libero_object")) == (

@@ -1,80 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recording plan, retries and resuming, without a simulator."""
+"""The recording plan, retries and resuming, on the toy simulator; LIBERO's labels and noise."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lightwam.data.episode_files import Episode, read_episode_meta
+from helpers.toy_sim import NAME, Toy, ToyEnv
+from lightwam import cli
+from lightwam.data.episode_files import Episode, read_episode_meta, read_episode_rows
 from lightwam.errors import ConfigError, SimulatorError
-from lightwam.sim import record
-from lightwam.sim.libero.expert import Decision
-from lightwam.sim.libero.scenarios import ActionNoise, NoiseConfig, to_dataset_gripper
-from lightwam.sim.record import MAX_ATTEMPTS, RecordArgs, episode_folder, main, plan, record_one
+from lightwam.sim.env import Decision
+from lightwam.sim.libero.env import ROBOT
+from lightwam.sim.libero.scenarios import ActionNoise, NoiseConfig
+from lightwam.sim.libero.simulator import Libero
+from lightwam.sim.record import (
+    MAX_ATTEMPTS,
+    Staging,
+    plan_episodes,
+    record_one,
+    recording_of,
+)
 
 
-class StandInRunner:
-    """Fails `failures` times, then delivers an episode of two rows."""
+class FailingEnv(ToyEnv):
+    """Fails `failures` times, then records a clip."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, failures: int) -> None:
+        super().__init__(Toy().task("reach", 0))
         self.failures = failures
 
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
-        if self.failures > 0:
-            self.failures -= 1
-            return None
-        episode = Episode("task", kind)
-        for _ in range(2):
-            columns = {"observation.state": np.zeros(8, np.float32), "action": np.zeros((4, 7), np.float32)}
-            episode.add_row(columns, {"agentview": np.zeros((16, 16, 3), np.uint8)})
-        return episode
+        self.failures -= 1
+        return super().record("near", rng) if self.failures < 0 else None
 
 
-def test_any_prefix_of_the_plan_is_a_fair_mix(tmp_path: Path) -> None:
-    args = RecordArgs(out=tmp_path, episodes=40, clips=60)
-    jobs = plan(args)
+def test_any_prefix_of_the_plan_is_a_fair_mix() -> None:
+    jobs = plan_episodes(Libero.recording, 40, 60, seed=0)
     assert [number for number, _ in jobs] == list(range(100))
     kinds = Counter(kind for _, kind in jobs)
     assert kinds == {"full": 40, "pick": 30, "empty": 15, "dropped": 6, "carry": 9}
     assert 10 <= Counter(kind for _, kind in jobs[:50])["full"] <= 30
-    assert jobs == plan(args) != plan(RecordArgs(out=tmp_path, episodes=40, clips=60, seed=1))
-    assert plan(RecordArgs(out=tmp_path, episodes=2, policy=Path("x.lwam"))) == [(0, "correction"), (1, "correction")]
+    assert jobs == plan_episodes(Libero.recording, 40, 60, seed=0) != plan_episodes(Libero.recording, 40, 60, seed=1)
+    whole = plan_episodes(replace(Libero.recording, clip_kinds={}), 2, 60, seed=0)
+    assert whole == [(0, "full"), (1, "full")]
+    assert plan_episodes(Libero.recording, 2, 60, seed=0, corrections=True) == [(0, "correction"), (1, "correction")]
 
 
 def test_a_failed_attempt_is_tried_again_from_another_start(tmp_path: Path) -> None:
-    assert record_one(StandInRunner(failures=2), tmp_path, 7, "full", seed=3) == 2
-    meta = read_episode_meta(episode_folder(tmp_path, 7))
-    assert (meta["kind"], meta["attempt"], meta["seed"]) == ("full", 2, 3)
+    staging = Staging(tmp_path, seed=3, row_hz=10)
+    assert record_one(FailingEnv(failures=2), staging, 7, "full") == 3
+    meta = read_episode_meta(staging.episode(7))
+    assert (meta["kind"], meta["attempt"], meta["seed"]) == ("near", 2, 3)
     with pytest.raises(SimulatorError, match="episode 8"):
-        record_one(StandInRunner(failures=MAX_ATTEMPTS), tmp_path, 8, "full", seed=3)
+        record_one(FailingEnv(failures=MAX_ATTEMPTS), staging, 8, "full")
 
 
-def test_what_is_staged_is_not_recorded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = RecordArgs(out=tmp_path / "set", episodes=3, clips=0)
-    for number, kind in plan(args):
-        record_one(StandInRunner(), args.staging_folder(), number, kind, args.seed)
+def test_a_stopped_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes record; the episode that is removed comes again, equal; what is staged is not recorded again."""
+    out = tmp_path / "set"
+    words = f"record --sim {NAME} --out {out} --episodes 3 --clips 2 --processes 2 --seed 5".split()
+    assert cli.main(words) == 0
+    staging = Staging(out.with_name("set.staging"), 5, 10)
+    jobs = plan_episodes(Toy.recording, 3, 2, seed=5)
+    assert staging.missing(jobs) == []
+    info = json.loads((out / "meta/info.json").read_text())
+    assert (info["total_episodes"], info["robot_type"], info["fps"]) == (5, "point", 10)
+    rows = read_episode_rows(staging.episode(4))
+    assert rows["action"].shape[1:] == (1, 3) and rows["observation.state"].shape[1:] == (2,)
 
-    def no_simulator(_: RecordArgs) -> None:
-        raise AssertionError("nothing was left to record")
+    shutil.rmtree(staging.episode(4))
+    shutil.rmtree(out)
+    assert staging.missing(jobs) == [jobs[4]]
+    assert cli.main(words) == 0
+    assert (out / "meta/info.json").is_file()
+    for name, values in read_episode_rows(staging.episode(4)).items():
+        np.testing.assert_array_equal(values, rows[name])
 
-    monkeypatch.setattr(record, "make_runner", no_simulator)
-    assert main(args) == 0
-    assert (args.out / "meta/info.json").is_file()
+    monkeypatch.setattr("lightwam.cli.record.make_recorder", lambda *_, **__: pytest.fail("nothing was left"))
+    shutil.rmtree(out)
+    assert cli.main(words) == 0
+    assert (out / "meta/info.json").is_file()
 
 
-def test_numbers_that_make_no_recording(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="processes 0"):
-        main(RecordArgs(out=tmp_path, processes=0))
+def test_a_failing_process_ends_the_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = tmp_path / "damaged.npz"
+    policy.write_bytes(b"noise")
+    assert cli.main(f"record --sim {NAME} --out {tmp_path}/set --episodes 1 --policy {policy}".split()) == 2
+    assert "ConfigError" in capsys.readouterr().err
+
+
+def test_what_makes_no_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="choose one of usual"):
+        recording_of(Toy(), "wide")
+    toy = Toy()
+    toy.recording = None
+    with pytest.raises(SimulatorError, match="no scripted expert"):
+        recording_of(toy, None)
+    assert cli.main(["record", "--out", "nowhere", "--processes", "0"]) == 2
+    assert "processes 0" in capsys.readouterr().err
 
 
 def test_labels_use_the_data_sets_gripper() -> None:
-    actions = np.zeros((2, 7))
+    actions = np.zeros((2, 7), np.float32)
     actions[:, 6] = [-1.0, 1.0]
-    converted = to_dataset_gripper(actions)
+    converted = ROBOT.to_data(actions)
     assert converted.dtype == np.float32 and converted[:, 6].tolist() == [1.0, 0.0]
     assert actions[0, 6] == -1.0
 

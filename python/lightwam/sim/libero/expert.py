@@ -9,15 +9,12 @@ Units: metres, radians; actions are the environment's: 6 deltas in +-1 (0.05 m, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lightwam.sim.env import Array, Decision, Expert
 from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, LiberoEnv
 from lightwam.sim.libero.geometry import Footprint, collision_points, footprint, wrap_half_turn
-
-Array = npt.NDArray[Any]
 
 METRES_PER_ACTION = 0.05
 RADIANS_PER_ACTION = 0.5
@@ -45,15 +42,7 @@ class ExpertConfig:
     round_aspect: float = 1.12  # narrower rectangles than this need no yaw
 
 
-@dataclass(frozen=True)
-class Decision:
-    """One expert action, float64 [7], and the phase it belongs to."""
-
-    action: Array
-    phase: str
-
-
-class PickPlaceExpert:
+class PickPlaceExpert(Expert):
     """Expert for the goal's first predicate of a LIBERO task ("in" or "on" a container or surface).
 
     Holds geometry only (object shapes in body frames); build a new one after a hard reset.
@@ -69,7 +58,8 @@ class PickPlaceExpert:
 
     def decide(self) -> Decision:
         """The clean action for the simulator's present state."""
-        target, place = self._footprint(self.target, self._target_points), self._placed(self._place_points)
+        target = self._footprint(self.target, self._target_points)
+        place = self._footprint(self.place, self._place_points)
         if self.holding():
             return self._carry(target, place)
         over_place = bool(np.linalg.norm(target.centre_xy - place.centre_xy) < 0.45 * place.narrow_width)
@@ -80,7 +70,7 @@ class PickPlaceExpert:
         return self._pick(target)
 
     def holding(self) -> bool:
-        """True while both finger pads touch the target object and the gripper has not been told to open."""
+        """True while both finger pads touch the target object and the gripper's command is to close."""
         gripper = self.env.raw.robots[0].gripper
         touched = self.env.raw._check_grasp(gripper=gripper, object_geoms=self.env.raw.objects_dict[self.target])
         return bool(touched) and self.gripper_command() > self.config.firm
@@ -112,8 +102,8 @@ class PickPlaceExpert:
         opening = env.finger_opening()
         width = target.narrow_width if target.narrow_width <= c.widest_grasp else 0.01
         started = opening < c.open_enough
-        slack = c.keep_closing if started else 1.0
-        in_place = error_xy < c.close_xy * slack and abs(height) < c.close_z * slack and abs(yaw_error) < 0.2
+        factor = c.keep_closing if started else 1.0
+        in_place = error_xy < c.close_xy * factor and abs(height) < c.close_z * factor and abs(yaw_error) < 0.2
         if in_place and opening > 0.6 * width:
             return Decision(self._action(offset, yaw_error, CLOSE_GRIPPER), "close")
         if started and height < 0.75 * c.hover:  # an empty or half-closed gripper beside the object: open, rise
@@ -152,9 +142,6 @@ class PickPlaceExpert:
     def _footprint(self, name: str, points_P3: Array) -> Footprint:
         return footprint(points_P3 @ self.env.object_rotation(name).T + self.env.object_position(name))
 
-    def _placed(self, points_P3: Array) -> Footprint:
-        return self._footprint(self.place, points_P3)
-
     def _grasp(self, target: Footprint) -> tuple[Array, float | None]:
         """Grasp point [3] and the yaw of the closing direction (None: any)."""
         c = self.config
@@ -174,8 +161,8 @@ class PickPlaceExpert:
         direction = left - right
         return float(np.arctan2(direction[1], direction[0]))
 
-    def _yaw_error(self, wanted: float | None) -> float:
-        return wrap_half_turn((CANONICAL_YAW if wanted is None else wanted) - self._finger_yaw())
+    def _yaw_error(self, yaw: float | None) -> float:
+        return wrap_half_turn((CANONICAL_YAW if yaw is None else yaw) - self._finger_yaw())
 
     def _action(self, move: Array, yaw_error: float, gripper: float) -> Array:
         """Clipped proportional control; the tool is kept upright."""

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lightwam.errors import SimulatorError
+from lightwam.sim.env import Array
 from lightwam.sim.libero.env import LiberoEnv
-
-Array = npt.NDArray[Any]
 
 _SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX, _MESH = 2, 3, 4, 5, 6, 7  # mjtGeom
 

@@ -7,14 +7,11 @@ Legend: N length of a flat simulator state. Lengths in metres.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lightwam.sim.env import Array
 from lightwam.sim.libero.env import LiberoEnv
-
-Array = npt.NDArray[Any]
 
 SHIFT_SEED = 777
 

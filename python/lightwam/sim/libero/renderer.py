@@ -37,16 +37,16 @@ def choose_renderer() -> str:
     A value that the user has set is kept if its library loads.
     Raises SimulatorError where no backend loads, or MuJoCo was already imported with another one.
     """
-    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if wanted and wanted not in _LIBRARIES:
-        raise SimulatorError(f"MUJOCO_GL={wanted!r} is not a headless backend: unset it, or set it to osmesa or egl")
-    candidates = (wanted,) if wanted else tuple(_LIBRARIES)
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if chosen and chosen not in _LIBRARIES:
+        raise SimulatorError(f"MUJOCO_GL={chosen!r} is not a headless backend: unset it, or set it to osmesa or egl")
+    candidates = (chosen,) if chosen else tuple(_LIBRARIES)
     for backend in candidates:
         if _loads(backend):
             break
     else:
         raise SimulatorError(f"no off-screen OpenGL library for MuJoCo ({' or '.join(candidates)}) loads here: {_HINT}")
-    if not wanted and "mujoco.gl_context" in sys.modules:
+    if not chosen and "mujoco.gl_context" in sys.modules:
         raise SimulatorError(
             f"mujoco was imported before the renderer {backend!r} was chosen: import lightwam.sim.libero.env first"
         )

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lightwam.data.episode_files import Episode
 from lightwam.errors import SimulatorError
-from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, CONTROL_HZ, OPEN_GRIPPER, LiberoEnv
-from lightwam.sim.libero.expert import Decision, PickPlaceExpert
+from lightwam.sim.env import Array, Decision, Recorder
+from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, ROBOT, LiberoEnv
+from lightwam.sim.libero.expert import PickPlaceExpert
 from lightwam.sim.libero.placements import WIDE, Spread, random_state
 
-Array = npt.NDArray[Any]
-
 SUBSTEPS = 4
-ROW_HZ = CONTROL_HZ // SUBSTEPS
+ROW_HZ = int(ROBOT.control_hz) // SUBSTEPS
 CLIP_KINDS = {"pick": 0.5, "empty": 0.25, "dropped": 0.1, "carry": 0.15}  # shares of the clips
 MAX_ROWS = {"full": 60, "pick": 24, "empty": 24, "dropped": 50, "carry": 30, "correction": 50}
 
@@ -72,14 +69,7 @@ class ActionNoise:
         return action
 
 
-def to_dataset_gripper(action_A: Array) -> Array:
-    """An environment action [..., 7] with the gripper in the data sets' convention: 0 close, 1 open."""
-    converted = np.array(action_A, dtype=np.float32)
-    converted[..., 6] = np.where(converted[..., 6] < 0.0, 1.0, 0.0)
-    return converted
-
-
-class ScenarioRunner:
+class ScenarioRunner(Recorder):
     """Records episodes of one task in one re-used environment (rendering, soft resets, joint noise)."""
 
     def __init__(self, env: LiberoEnv, noise: NoiseConfig | None = None, spread: Spread = WIDE) -> None:
@@ -105,7 +95,8 @@ class ScenarioRunner:
         env, expert = self.env, self.expert
         noise = ActionNoise(rng, self.noise_config)
         episode = Episode(task=env.task.instruction, kind=kind)
-        self._hold(render=True)
+        gripper = OPEN_GRIPPER if expert.gripper_command() <= 0.0 else CLOSE_GRIPPER
+        env.step([0, 0, 0, 0, 0, 0, gripper], render=True)
         rows_after_end = -1
         for _ in range(MAX_ROWS[kind]):
             observation = env.observation()
@@ -113,10 +104,10 @@ class ScenarioRunner:
             privileged = self._privileged()
             for step in range(SUBSTEPS):
                 decision = expert.decide()
-                labels_KA[step] = to_dataset_gripper(decision.action)
+                labels_KA[step] = ROBOT.to_data(decision.action.astype(np.float32))
                 env.step(noise.apply(decision), render=step == SUBSTEPS - 1)
             columns = {"observation.state": observation["state"], "action": labels_KA, **privileged}
-            episode.add_row(columns, observation["images"])
+            episode.add_row(columns, dict(observation["images"]))
             rows_after_end += self._ended(kind) or rows_after_end >= 0
             if rows_after_end >= (1 if kind in ("pick", "empty") else 2):
                 return episode
@@ -204,10 +195,6 @@ class ScenarioRunner:
             action = self.expert.upright_action(missing, gripper)
             self.env.step(action)
         return True
-
-    def _hold(self, *, render: bool) -> None:
-        gripper = OPEN_GRIPPER if self.expert.gripper_command() <= 0.0 else CLOSE_GRIPPER
-        self.env.step([0, 0, 0, 0, 0, 0, gripper], render=render)
 
     def _privileged(self) -> dict[str, Array]:
         def xy(name: str) -> Array:
