@@ -12,7 +12,7 @@ from __future__ import annotations
 from lightwam.engine.ops import attention, elementwise, linear, maps, norms
 from lightwam.engine.ops.spec import Call, Operands, OpSpec, Role
 
-#: Op name -> definition: the closed set.
+#: Op name -> definition: the closed set, in the order of csrc/engine/ops.def.
 OPS: dict[str, OpSpec] = {
     spec.name: spec for module in (maps, linear, norms, attention, elementwise) for spec in module.SPECS
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self- and cross-attention, and the bias of the instruction's keys. Symbols as in `lightwam.engine.ops`."""
+"""Self- and cross-attention, the bias of the instruction's keys, and pooling over tokens. Symbols as in `lightwam.engine.ops`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lightwam.engine.dtypes import Shape, num_elements
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import F, torch
-from lightwam.engine.ops.spec import BIAS, RESIDUAL, AttrKind, Call, Operands, OpSpec, Role
+from lightwam.engine.ops.spec import BIAS, RESIDUAL, AttrKind, Call, Operands, OpSpec, Role, X
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +132,33 @@ def _text_key_bias(c: Call) -> dict[str, Tensor]:
     return {"key_bias": bias, "key_count": torch.tensor([min(rows + 1, length)])}
 
 
+def _learned_query_pool_shape(o: Operands) -> dict[str, Shape]:
+    _, width = o.inputs["x"].matrix
+    scores, merge = o.constants["scores"], o.constants["merge"]
+    heads, queries = o.count("heads"), o.count("queries")
+    o.require(scores == TensorType("f32", (heads * queries, width)), "scores f32[heads*queries, D]")
+    o.require(merge.dtype == "f32" and len(merge.shape) == 2 and merge.shape[1] == queries, "merge f32[M, queries]")
+    return {"y": (merge.shape[0], heads, width)}
+
+
+def _learned_query_pool_flops(o: Operands) -> int:
+    """Scores, then weighted token means; mixing the queries' probabilities first leaves heads*M rows to sum."""
+    tokens, width = o.inputs["x"].matrix
+    rows = o.constants["scores"].shape[0] + o.count("heads") * o.constants["merge"].shape[0]
+    return 2 * tokens * width * rows
+
+
+def _learned_query_pool(c: Call) -> Tensor:
+    heads, queries = c.int("heads"), c.int("queries")
+    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.float("eps"))
+    shares = (c["scores"] @ normed.T).softmax(-1).reshape(heads, queries, -1)  # p[h, q, s]
+    return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
+
+
+def _mean_pool_shape(o: Operands) -> dict[str, Shape]:
+    return {"y": (1, o.inputs["x"].matrix[1])}
+
+
 def _cross_inputs(carried: str) -> tuple[Role, ...]:
     """Roles of a cross-attention whose keys carry values, or outputs."""
     always = ("q", "key_text", f"{carried}_text", "key_bias", "key_count")
@@ -150,5 +177,8 @@ SPECS = (
            (*_cross_inputs("output"), RESIDUAL), (BIAS,), _ATTRS, _cross_attention_folded_flops,
            integers={"key_count": "i32"}, text_inputs=("key_text", "output_text", "key_bias")),
     OpSpec("text_key_bias", _text_key_bias_shape, _text_key_bias, (Role("text_rows"),),
-           integers={"text_rows": "i32", "key_count": "i32"}),
+           outputs=("key_bias", "key_count"), integers={"text_rows": "i32", "key_count": "i32"}),
+    OpSpec("learned_query_pool", _learned_query_pool_shape, _learned_query_pool, (X,), (Role("scores"), Role("merge")),
+           {"heads": "count", "queries": "count", "eps": "positive"}, _learned_query_pool_flops),
+    OpSpec("mean_pool", _mean_pool_shape, lambda c: c["x"].flatten(0, -2).mean(0, keepdim=True), (X,)),
 )  # fmt: skip

@@ -154,8 +154,8 @@ _EIGHT_BIT: Mapping[str, DType] = {"x": "i8", "x_zero": "i32", "weight": "i8"}
 SPECS = (
     OpSpec("linear", _linear_shape, _linear, (X, RESIDUAL, *_X_SCALES), _WEIGHTS, {"activation": "activation"},
            _linear_flops, matmul=True, integers=_EIGHT_BIT, tolerance=MATMUL_TOLERANCE),
+    OpSpec("quantize_rows", _quantize_rows_shape, lambda c: quantize_rows(c["x"], c.declared["y"].dtype), (X,),
+           outputs=("y", "scale", "zero"), integers={"y": "i8", "zero": "i32"}),
     OpSpec("grouped_linear", _grouped_linear_shape, _grouped_linear, (X, *_X_SCALES), _WEIGHTS, {},
            _grouped_linear_flops, matmul=True, integers=_EIGHT_BIT, tolerance=MATMUL_TOLERANCE),
-    OpSpec("quantize_rows", _quantize_rows_shape, lambda c: quantize_rows(c["x"], c.declared["y"].dtype), (X,),
-           integers={"y": "i8", "zero": "i32"}),
 )  # fmt: skip

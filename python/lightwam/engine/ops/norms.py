@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms of rows, the rotation behind one, and pooling over tokens. Symbols as in `lightwam.engine.ops`."""
+"""Norms of rows, and the rotation behind one. Symbols as in `lightwam.engine.ops`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lightwam.engine.dtypes import Shape
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import F, torch
-from lightwam.engine.ops.spec import BIAS, WEIGHT, X_IN_PLACE, Call, Operands, OpSpec, Role, X, same_as_x
+from lightwam.engine.ops.spec import BIAS, WEIGHT, X_IN_PLACE, Call, Operands, OpSpec, Role, same_as_x
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,33 +48,6 @@ def _rms_norm_rope(c: Call) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(1)
 
 
-def _learned_query_pool_shape(o: Operands) -> dict[str, Shape]:
-    _, width = o.inputs["x"].matrix
-    scores, merge = o.constants["scores"], o.constants["merge"]
-    heads, queries = o.count("heads"), o.count("queries")
-    o.require(scores == TensorType("f32", (heads * queries, width)), "scores f32[heads*queries, D]")
-    o.require(merge.dtype == "f32" and len(merge.shape) == 2 and merge.shape[1] == queries, "merge f32[M, queries]")
-    return {"y": (merge.shape[0], heads, width)}
-
-
-def _learned_query_pool_flops(o: Operands) -> int:
-    """Scores, then weighted token means; mixing the queries' probabilities first leaves heads*M rows to sum."""
-    tokens, width = o.inputs["x"].matrix
-    rows = o.constants["scores"].shape[0] + o.count("heads") * o.constants["merge"].shape[0]
-    return 2 * tokens * width * rows
-
-
-def _learned_query_pool(c: Call) -> Tensor:
-    heads, queries = c.int("heads"), c.int("queries")
-    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.float("eps"))
-    shares = (c["scores"] @ normed.T).softmax(-1).reshape(heads, queries, -1)  # p[h, q, s]
-    return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
-
-
-def _mean_pool_shape(o: Operands) -> dict[str, Shape]:
-    return {"y": (1, o.inputs["x"].matrix[1])}
-
-
 SPECS = (
     OpSpec("layer_norm", _norm_shape, _layer_norm, (X_IN_PLACE,), (Role("weight", optional=True), BIAS),
            {"eps": "positive"}),
@@ -82,7 +55,4 @@ SPECS = (
            {"eps": "positive", "activation": "activation"}),
     OpSpec("rms_norm_rope", _rms_norm_rope_shape, _rms_norm_rope, (X_IN_PLACE,), (WEIGHT, Role("cos"), Role("sin")),
            {"eps": "positive", "heads": "count"}),
-    OpSpec("learned_query_pool", _learned_query_pool_shape, _learned_query_pool, (X,), (Role("scores"), Role("merge")),
-           {"heads": "count", "queries": "count", "eps": "positive"}, _learned_query_pool_flops),
-    OpSpec("mean_pool", _mean_pool_shape, lambda c: c["x"].flatten(0, -2).mean(0, keepdim=True), (X,)),
 )  # fmt: skip

@@ -120,6 +120,7 @@ class OpSpec:
 
     shape: the output shapes; raises on operands that do not fit. Where the graph decides a shape, it is `declared`.
     reference: the op in PyTorch, at the precision of its operands.
+    outputs: their roles.
     matmul: the op multiplies by its constant `weight`.
     view: the output is another view of the bytes of `x`, so the op does no work.
     integers: roles that may (or must) hold whole numbers; where i8 may stand, f8 may.
@@ -133,6 +134,7 @@ class OpSpec:
     constants: tuple[Role, ...] = ()
     attrs: Mapping[str, AttrKind] = field(default_factory=dict)
     flops: FlopRule = lambda _: 0
+    outputs: tuple[str, ...] = ("y",)
     matmul: bool = False
     view: bool = False
     integers: Mapping[str, DType] = field(default_factory=dict)
@@ -151,6 +153,7 @@ class OpSpec:
         """The output shapes. Raises `ExportError` on a missing, extra or misfit role, format or attr."""
         _check_roles(operands, self.inputs, operands.inputs, "input")
         _check_roles(operands, self.constants, operands.constants, "constant")
+        operands.require(set(operands.declared) <= set(self.outputs), f"outputs among {list(self.outputs)}")
         operands.require(set(operands.attrs) == set(self.attrs), f"exactly the attrs {sorted(self.attrs)}")
         for name, kind in self.attrs.items():
             operands.require(_attr_fits(operands.attrs[name], kind), f"attr {name} of kind {kind}")
