@@ -22,6 +22,17 @@ STORAGE: Mapping[DType, np.dtype[Any]] = {
     "u8": np.dtype(np.uint8),
 }
 
+#: What Triton calls pointers to them.
+POINTERS: Mapping[DType, str] = {
+    "f32": "*fp32",
+    "f16": "*fp16",
+    "bf16": "*bf16",
+    "f8": "*fp8e4nv",
+    "i8": "*i8",
+    "i32": "*i32",
+    "u8": "*u8",
+}
+
 
 def bfloat16_bits(x: Array) -> NDArray[np.uint16]:
     """Float32 values as bfloat16, rounded to nearest, ties to even; NaN stays NaN. Same shape."""

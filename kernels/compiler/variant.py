@@ -27,21 +27,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
+from lightwam.kernels.formats import POINTERS
 from lightwam.kernels.targets import TARGETS
-from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
+from lightwam.kernels.task import Argument, Tactic, Task, kernel_module, kernel_parameters
 
 FORMAT = 1  # of keys: another number makes all of them new
 POINTER_ALIGNMENT = 16  # bytes; of every address in a plan
 _WARP = 32
-_POINTERS: Mapping[DType, str] = {
-    "f32": "*fp32",
-    "f16": "*fp16",
-    "bf16": "*bf16",
-    "f8": "*fp8e4nv",
-    "i8": "*i8",
-    "i32": "*i32",
-    "u8": "*u8",
-}
 #: Settings of the compiler and its tools that the environment might hold, beside those that begin with TRITON_.
 _SETTINGS = (
     "PTXAS_OPTIONS", "DISABLE_PTXAS_OPT", "NVPTX_ENABLE_DUMP", "MLIR_ENABLE_DUMP", "LLVM_IR_ENABLE_DUMP",
@@ -162,7 +154,7 @@ def _source(variant: Variant) -> ASTSource:
     attributes: dict[tuple[int], Any] = {}
     for index, (name, bound) in enumerate(kernel_parameters(variant.task, variant.tactic).items()):
         if isinstance(bound, Argument):
-            signature[name] = _POINTERS[bound.dtype]
+            signature[name] = POINTERS[bound.dtype]
             attributes[(index,)] = [["tt.divisibility", POINTER_ALIGNMENT]]
         else:
             signature[name] = "constexpr"

@@ -23,21 +23,12 @@ import numpy as np
 from triton import language as tl
 from triton.runtime import interpreter as triton_interpreter
 
-from lightwam.kernels.formats import STORAGE, Array
+from lightwam.kernels.formats import POINTERS, STORAGE, Array
 from lightwam.kernels.interpreter.patches import Extent, LaunchError, patched, rewritten
-from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
+from lightwam.kernels.task import Argument, Tactic, Task, kernel_module, kernel_parameters
 
 __all__ = ["LaunchError", "kernel_module", "kernel_parameters", "lay_out", "run", "run_arrays"]
 
-_POINTEES: Mapping[DType, Any] = {
-    "f32": tl.float32,
-    "f16": tl.float16,
-    "bf16": tl.bfloat16,
-    "f8": tl.float8e4nv,
-    "i8": tl.int8,
-    "i32": tl.int32,
-    "u8": tl.uint8,
-}
 GUARD_BYTES = 256
 ALIGNMENT = 256  # of arrays; a plan's arena is laid out like this
 POISON = 0xFF  # every byte: NaN in each float format, -1 in integers
@@ -84,7 +75,7 @@ def _extent(argument: Argument, address: int, extents: Mapping[str, int]) -> Ext
 def _pointer(argument: Argument, number: int, extents: Sequence[Extent]) -> Any:
     """A Triton pointer whose topmost byte names the argument, so that an access can be held against its extent."""
     address = np.array([extents[number].tagged(number)], np.uint64)
-    pointer_type = tl.pointer_type(_POINTEES[argument.dtype])
+    pointer_type = tl.str_to_ty(POINTERS[argument.dtype], None)
     return tl.tensor(triton_interpreter.TensorHandle(address, pointer_type), pointer_type)
 
 

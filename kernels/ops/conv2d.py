@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.ops import conv2d_tactics
 from lightwam.kernels.ops import reference as float64
+from lightwam.kernels.ops.conv2d_tactics import MOST_NORMED
+from lightwam.kernels.ops.conv2d_tactics import tactics as tactics
 from lightwam.kernels.ops.device import activate, store_statistics
 from lightwam.kernels.task import FLOATS, Argument, Constant, DType, Tactic, Task, given
 
@@ -199,7 +200,7 @@ def task(
     Arguments x [height, width, cin], weight [cout, kh, kw, cin], [bias f32 [cout]], [residual [h', w', cout]],
     [norm_weight f32 [cout]], [y [h', w', cout]], [z likewise], [statistics f32 [h' * w', ceil(cout / 64), 2]: row
     `moments` of y]. padding: top, left, bottom, right. y=None: only z is written. `norm` needs cout at most
-    `conv2d_tactics.MOST_NORMED`; x f32 takes a weight of any format (widened), others their own.
+    `MOST_NORMED`; x f32 takes a weight of any format (widened), others their own.
     """
     kernel_height, kernel_width = kernel
     top, left, bottom, right = padding
@@ -211,8 +212,8 @@ def task(
         raise ValueError(f"conv2d: x {x} with weight {weight}; x is f32, or both are f16 or bf16")
     if (norm is None) != (z is None) or (y is None and (norm is None or statistics is not None)):
         raise ValueError(f"conv2d: norm {norm} with y {y}, z {z}; a norm goes with z, and y is written without one")
-    if norm is not None and cout > conv2d_tactics.MOST_NORMED:
-        raise ValueError(f"conv2d: a norm over {cout} channels; one tile holds {conv2d_tactics.MOST_NORMED}")
+    if norm is not None and cout > MOST_NORMED:
+        raise ValueError(f"conv2d: a norm over {cout} channels; one tile holds {MOST_NORMED}")
     depth, out_shape = kernel_height * kernel_width * cin, (out_height, out_width, cout)
     if max(height * width * cin, out_height * out_width * cout, cout * depth) >= 2**31:
         raise ValueError(f"conv2d: map {height} x {width} x {cin} to {cout} channels: offsets are i32")
@@ -244,10 +245,6 @@ def task(
     }
     flops = 2 * out_height * out_width * cout * depth
     return Task("conv2d", constants, arguments, flops, x)  # type: ignore[arg-type]
-
-
-def tactics(task: Task, target: str) -> list[Tactic]:
-    return conv2d_tactics.tactics(task, target)
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:

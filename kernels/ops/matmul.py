@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.ops import matmul_tactics
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import arguments_type
+from lightwam.kernels.ops.matmul_tactics import tactics as tactics
 from lightwam.kernels.ops.matmul_tile import matmul_program
 from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Statistics
 from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task, given
@@ -100,10 +100,7 @@ def task(
     `grouped_linear`. ValueError: a combination that the kernel does not compute.
     """
     residual_rows = rows if residual_rows is None else residual_rows
-    product = _matmul_type(x, weight, x_mode)
-    _check(rows, n, k, groups, activation, residual, residual_rows, x_mode, x_partials, x_partial_width, statistics)
-    if y not in FLOATS or residual not in (None, *FLOATS):
-        raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
+    product_type = _matmul_type(x, weight, x_mode)
     arguments = given(
         Argument("x", "r", x, (rows, groups, k)),
         Argument("x_scale", "r", "f32", (rows, groups)) if x_mode == "quantized" else None,
@@ -130,7 +127,7 @@ def task(
         "EPS": eps,
         "STATISTICS": statistics or "none",
     }
-    return Task("matmul", constants, arguments, 2 * rows * n * k * groups, product)
+    return _check(Task("matmul", constants, arguments, 2 * rows * n * k * groups, product_type))
 
 
 def _matmul_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
@@ -149,20 +146,13 @@ def _matmul_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
     raise ValueError(f"matmul: x {x}, weight {weight} and x_mode {x_mode!r} do not go together")
 
 
-def _check(
-    rows: int,
-    n: int,
-    k: int,
-    groups: int,
-    activation: str,
-    residual: DType | None,
-    residual_rows: int,
-    x_mode: str,
-    x_partials: int,
-    x_partial_width: int,
-    statistics: str | None,
-) -> None:
-    """ValueError of one line for what the kernel can't do."""
+def _check(task: Task) -> Task:
+    """The task. ValueError of one line for what the kernel can't do."""
+    rows, n, k, groups, residual_rows, partials, width = (
+        task.integer(name) for name in ("ROWS", "N", "K", "GROUPS", "RESIDUAL_ROWS", "X_PARTIALS", "X_PARTIAL_WIDTH")
+    )
+    activation, x_mode, statistics = (str(task.constants[name]) for name in ("ACTIVATION", "X_MODE", "STATISTICS"))
+    y, residual = task.dtype("y"), task.dtype("residual") if "residual" in task.argument_names else None
     if min(rows, n, k, groups) < 1:
         raise ValueError(f"matmul: rows {rows}, n {n}, k {k}, groups {groups} must be positive")
     if max(rows * k, n * k, rows * n) * groups >= 2**31:
@@ -171,21 +161,19 @@ def _check(
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"matmul: activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
-    if groups > 1 and (x_mode not in ("plain", "quantized") or statistics is not None):
+    if groups > 1 and (x_mode not in ("plain", "quantized") or statistics != "none"):
         raise ValueError(
             f"matmul: groups {groups} with x_mode {x_mode!r}, statistics {statistics}: only plain, quantized and none"
         )
-    if statistics not in (None, *STATISTICS):
+    if statistics not in ("none", *STATISTICS):
         raise ValueError(f"matmul: statistics are {statistics!r}; they must be one of {', '.join(STATISTICS)}")
     if residual is not None and residual_rows not in (1, rows):
         raise ValueError(f"matmul: the residual has {residual_rows} rows; it must have 1 or {rows}")
-    if x_mode in ("layer_norm", "quantize") and x_partials != -(-k // x_partial_width):
-        raise ValueError(f"matmul: {x_partials} partial statistics of {x_partial_width} columns do not cover k = {k}")
-
-
-def tactics(task: Task, target: str) -> list[Tactic]:
-    """Tile shapes worth compiling for `target`, the best guess first."""
-    return matmul_tactics.tactics(task, target)
+    if x_mode in ("layer_norm", "quantize") and partials != -(-k // width):
+        raise ValueError(f"matmul: {partials} partial statistics of {width} columns do not cover k = {k}")
+    if y not in FLOATS or residual not in (None, *FLOATS):
+        raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
+    return task
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:

@@ -172,7 +172,6 @@ def task(
     [batch, rows, n]. rows <= 4, or n <= 16. Engine-format 4, `linear` and `grouped_linear` (a group is a batch).
     ValueError for anything else.
     """
-    _check(n, k, batch, rows, x, weight, y, residual, activation, x_mode)
     x_batch = 1 if x_shared else batch
     arguments = given(
         Argument("x", "r", x, (x_batch, rows, k)),
@@ -193,22 +192,15 @@ def task(
         "X_MODE": x_mode,
         "EPS": eps,
     }
-    return Task("matvec", constants, arguments, 2 * batch * rows * n * k)
+    return _check(Task("matvec", constants, arguments, 2 * batch * rows * n * k))
 
 
-def _check(
-    n: int,
-    k: int,
-    batch: int,
-    rows: int,
-    x: DType,
-    weight: DType,
-    y: DType,
-    residual: DType | None,
-    activation: str,
-    x_mode: str,
-) -> None:
-    """ValueError of one line for what the kernel can't do."""
+def _check(task: Task) -> Task:
+    """The task. ValueError of one line for what the kernel can't do."""
+    n, k, rows = (task.integer(name) for name in ("N", "K", "ROWS"))
+    batch, x, weight, y = task.shape("weight")[0], task.dtype("x"), task.dtype("weight"), task.dtype("y")
+    residual = task.dtype("residual") if "residual" in task.argument_names else None
+    activation, x_mode = str(task.constants["ACTIVATION"]), str(task.constants["X_MODE"])
     if min(n, k, batch, rows) < 1 or batch * max(n * k, rows * k, rows * n) >= 2**31:
         raise ValueError(f"matvec: batch {batch}, rows {rows}, n {n}, k {k}: positive, each matrix below 2^31 elements")
     if rows > MOST_ROWS and n > FEW_OUTPUTS:
@@ -223,6 +215,7 @@ def _check(
         raise ValueError(f"matvec: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
     if activation not in ACTIVATIONS:
         raise ValueError(f"matvec: activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+    return task
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
@@ -274,7 +267,7 @@ def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     """Blocks of outputs, batch, blocks of rows."""
     n, rows = task.integer("N"), task.integer("ROWS")
-    batch = next(argument.shape[0] for argument in task.arguments if argument.name == "weight" and argument.shape)
+    batch = task.shape("weight")[0]
     block_n, block_r = tactic.integer("BLOCK_N"), tactic.integer("BLOCK_R")
     return triton.cdiv(n, block_n), batch, triton.cdiv(rows, block_r)
 

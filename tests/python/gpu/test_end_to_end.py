@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole policies through `Policy(device="cuda")` on the stand-in driver: no further from float64 than the processor.
+"""Whole policies through `Policy(device="cuda")` on the stand-in driver: no further from float64 than the CPU.
 
 Golden sets 1 and 3 from their latents, nano from images (in f32 the bundled one, trained; else random weights). The
 oracle is the graph in float64 with the engine's weights, and rounds no value.
@@ -8,19 +8,17 @@ oracle is the graph in float64 with the engine's weights, and rounds no value.
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.policies import write_golden, write_nano
 from helpers.standin import run_script
-from lightwam.assets import bundled_engine
-from lightwam.cli import main
 from lightwam.engine.file import read_engine
 
-#: Of the processor's error. The GPU is nearer, since fused launches keep in f32 what the processor rounds between ops:
+MakeEngine = Callable[..., Path]
+#: Of the CPU's error. The GPU is nearer, since fused launches keep in f32 what the CPU rounds between ops:
 #: 0.53 to 0.74 of its error in f32; in bf16 0.77, 0.84 and 0.87 over 24, 20 and 12 observations of the three policies.
 #: But each error is made of roundings that fall one way or the other, differently in the two backends, so that over the
 #: few observations here chance moves the quotient by about 0.1 (golden set 3: 1.02, 1.02, 0.93 with 3, 6, 8 of them).
@@ -61,7 +59,7 @@ def run(code: str, library: Path, plain: Path, folder: Path, count: int, integra
     told = run_script(START + code + END, library, plain, folder, str(count), str(int(integrated)), timeout=900)
     figures: dict[str, Any] = json.loads(told)
     assert not figures["misuse"] and not figures["leaked"] and not figures["wrong_grippers"], figures
-    if read_engine(plain).precision == "f16":  # which the processor computes in f32
+    if read_engine(plain).precision == "f16":  # which the CPU computes in f32
         assert max(figures["largest_errors"]["cuda"], *figures["published_errors"], 0.0) <= HALF, figures
     else:
         assert figures["errors"]["cuda"] <= MARGIN * figures["errors"]["cpu"], figures
@@ -69,16 +67,8 @@ def run(code: str, library: Path, plain: Path, folder: Path, count: int, integra
     return figures
 
 
-def source(name: str, precision: Any, folder: Path) -> Path:
-    if name != "nano":
-        return write_golden(name, precision, folder)
-    if precision == "f32":
-        return Path(shutil.copy(bundled_engine(), folder / "nano.lwam"))
-    return write_nano(precision, folder)
-
-
 # bf16: more observations, since its roundings are fewer and larger. In f32 the last one runs once more with another
-# instruction and with its own, on a GPU that shares the processor's memory: no copies, the same bits.
+# instruction and with its own, on a GPU that shares the CPU's memory: no copies, the same bits.
 @pytest.mark.parametrize(
     ("name", "precision", "count"),
     [
@@ -93,10 +83,10 @@ def source(name: str, precision: Any, folder: Path) -> Path:
         ("nano", "f16", 2),
     ],
 )
-def test_a_policy_is_as_close_as_on_the_processor(
-    tmp_path: Path, standin_library: Path, name: str, precision: str, count: int
+def test_a_policy_is_as_close_as_on_the_cpu(
+    tmp_path: Path, standin_library: Path, policy_engine: MakeEngine, name: str, precision: str, count: int
 ) -> None:
-    plain = source(name, precision, tmp_path)
+    plain = policy_engine(name, precision)
     figures = run(SHELLS, standin_library, plain, tmp_path, count, integrated=precision == "f32")
     assert len(figures["published_errors"]) == {"golden_set1": 2, "golden_set3": 1, "nano": 0}[name]
     assert min(figures["published_cosines"], default=1.0) > COSINE, figures
@@ -106,16 +96,15 @@ def test_a_policy_is_as_close_as_on_the_processor(
         assert figures["instructions_differ"] > 1e-3, figures
 
 
-def test_token_streams_in_f16(tmp_path: Path, standin_library: Path) -> None:
-    """bf16 products around them; the processor keeps such streams in f32, and the GPU is as near all the same."""
-    plain = write_golden("golden_set1", "bf16", tmp_path, stream_dtype="f16")
+def test_residual_streams_in_f16(tmp_path: Path, standin_library: Path, policy_engine: MakeEngine) -> None:
+    """bf16 matmuls around them; the CPU keeps such streams in f32, and the GPU is as near all the same."""
+    plain = policy_engine("golden_set1", "bf16", "f16")
     figures = run(SHELLS, standin_library, plain, tmp_path, 6, integrated=False)
     assert min(figures["published_cosines"]) > COSINE, figures
 
 
-def test_machine_code_of_a_policy_is_found_and_launched(tmp_path: Path, standin_library: Path) -> None:
+def test_machine_code_of_a_policy_is_found_and_launched(
+    standin_library: Path, policy_engine: MakeEngine, compiled_golden: Path
+) -> None:
     """`lightwam compile`: real cubins, read by the driver, each launch with the tactic that its cubin was made of."""
-    plain = write_golden("golden_set3", "bf16", tmp_path)
-    options = ["--targets", "sm_87", "--tactics", "1", "--cache", str(tmp_path / "cache"), "--jobs", "2"]
-    assert main(["compile", str(plain), str(tmp_path / "gpu.lwam"), *options]) == 0
-    run(MACHINE_CODE, standin_library, plain, tmp_path, 3, integrated=False)
+    run(MACHINE_CODE, standin_library, policy_engine("golden_set3", "bf16"), compiled_golden, 3, integrated=False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.golden import golden_policy
-from helpers.gpu_graphs import Sample, deviation, full_size_graph, golden_sample, small_sample
+from helpers.gpu_graphs import Sample, deviation, full_size_costs, golden_sample, small_sample
 from lightwam.cli import main
 from lightwam.engine.dtypes import decode
 from lightwam.engine.file import read_engine, write_engine
@@ -21,10 +21,8 @@ from lightwam.engine.ops.linear import quantize_rows
 from lightwam.errors import ConfigError, ExportError
 from lightwam.export import export_engine
 from lightwam.gpu.compile import compile_plan
-from lightwam.gpu.lower import FUSIONS, lower
-from lightwam.gpu.report import plan_costs
+from lightwam.gpu.lower import lower
 from lightwam.gpu.roofline import SHARE, predict
-from lightwam.gpu.verify import verify_plan
 from lightwam.kernels.compiler.tasks import Compiler
 from lightwam.kernels.formats import bfloat16_bits
 from lightwam.kernels.targets import GPUS
@@ -100,32 +98,29 @@ def test_a_golden_engine_passes_its_gates_and_says_so(tmp_path: Path) -> None:
                         QuantizeOptions(reference=out))  # fmt: skip
 
 
-@pytest.mark.parametrize("fusions", [(), FUSIONS], ids=["plain", "fused"])
-def test_plans_compute_what_the_interpreter_does(fusions: tuple[object, ...]) -> None:
-    sample = _fp8(golden_sample("golden_set1", "f32", "folded"))
-    plan = lower(sample.graph, fusions)  # type: ignore[arg-type]
-    verify_plan(plan, sample.graph)
-    assert {planned.task.product_type for planned in plan.tasks} >= {"f8", "f32"}
-    assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE
+@pytest.fixture(scope="module")
+def golden() -> Sample:
+    return _fp8(golden_sample("golden_set1", "f32", "folded"))
 
 
-def test_kernels_of_a_plan_compute_its_chunk() -> None:
-    sample = _fp8(golden_sample("golden_set1", "f32", "folded"))
-    made = sample.planned(lower(sample.graph), "interpreter")
-    assert deviation(made, sample.interpreted()) <= TOLERANCE
+def test_plans_compute_what_the_interpreter_does(golden: Sample) -> None:
+    for plan in (golden.plain_plan, golden.plan):
+        assert {planned.task.product_type for planned in plan.tasks} >= {"f8", "f32"}
+        assert deviation(golden.planned(plan, "reference"), golden.chunk) <= TOLERANCE
+
+
+def test_kernels_of_a_plan_compute_its_chunk(golden: Sample) -> None:
+    assert deviation(golden.planned(golden.plan, "interpreter"), golden.chunk) <= TOLERANCE
 
 
 def test_a_small_policy_from_images() -> None:
     sample = _fp8(small_sample("f32"))
-    plan = lower(sample.graph)
-    verify_plan(plan, sample.graph)
-    assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE
+    assert deviation(sample.planned(sample.plan, "reference"), sample.chunk) <= TOLERANCE
 
 
 def test_a_full_size_chunk_takes_as_many_launches_as_in_int8_and_no_more_time() -> None:
     precisions: tuple[EightBit, ...] = ("int8", "fp8")
-    graphs = {precision: full_size_graph("libero", precision) for precision in precisions}
-    costs = {precision: plan_costs(lower(graph), graph) for precision, graph in graphs.items()}
+    costs = {precision: full_size_costs("libero", precision) for precision in precisions}
     assert len(costs["fp8"].launches) == len(costs["int8"].launches)
     for device in (GPUS["thor"], GPUS["4090"], GPUS["h100"]):
         times = [sum(predict(costs[precision], device, SHARE).values()) for precision in ("fp8", "int8")]
@@ -144,7 +139,7 @@ def test_targets_without_fp8_are_refused_by_name_and_left_out_by_default(
     assert main(["compile", str(engine), str(tmp_path / "gpu.lwam"), "--targets", "sm_87"]) != 0
     assert "has no fp8 matmuls" in capsys.readouterr().err
     assert main(["bench", "--roofline", "--device", "orin", "--engine", str(engine)]) != 0
-    assert "Jetson AGX Orin 64 GB has no f8 products" in capsys.readouterr().err
+    assert "Jetson AGX Orin 64 GB has no f8 matmuls" in capsys.readouterr().err
 
 
 def test_shares_of_weights_keep_one_format() -> None:

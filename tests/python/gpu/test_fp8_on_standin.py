@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from helpers.policies import write_golden
 from helpers.standin import run_script
 
 SCRIPT = """
@@ -50,7 +50,6 @@ assert standin.leaked == 0
 
 
 def test_fp8_computes_what_the_interpreter_does_and_names_a_gpu_without_it(
-    tmp_path: Path, standin_library: Path
+    tmp_path: Path, standin_library: Path, policy_engine: Callable[..., Path]
 ) -> None:
-    plain = write_golden("golden_set1", "f32", tmp_path)
-    run_script(SCRIPT, standin_library, plain, tmp_path, timeout=600)
+    run_script(SCRIPT, standin_library, policy_engine("golden_set1", "f32"), tmp_path, timeout=600)

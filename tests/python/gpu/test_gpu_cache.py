@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from helpers.gpu_graphs import full_size_graph
+from helpers.gpu_graphs import full_size_costs, full_size_graph, full_size_plan
 from lightwam.engine.costs import graph_costs
 from lightwam.gpu.cache import LINE, USABLE, Cache, Touch, bytes_through_memory
-from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, SideStream
-from lightwam.gpu.report import plan_costs
 from lightwam.kernels.task import Argument, Task
 
 
@@ -52,7 +50,7 @@ def test_a_range_longer_than_the_cache_leaves_nothing_for_its_next_reader() -> N
     assert cache.launch("row_norm", [_read(0, 5)]) == 5 * LINE
 
 
-def test_long_reads_and_writes_go_at_one_pace_and_the_rows_of_a_product_first() -> None:
+def test_long_reads_and_writes_go_at_one_pace_and_the_rows_of_a_matmul_first() -> None:
     """x (1 line) waits in the cache. 4 lines of weights pass with 2 of y: 0, w0, w1 y0, w2, w3 y1 through 3 lines."""
     weights = _read(0, 4, "weight", "weights")
     cache = Cache(3 * LINE)
@@ -70,7 +68,7 @@ def test_ranges_that_overlap_are_one_and_parts_of_lines_count_as_they_are() -> N
     assert cache.flush() == 100
 
 
-def test_a_branch_goes_through_the_cache_beside_other_launches() -> None:
+def test_a_side_stream_goes_through_the_cache_beside_other_launches() -> None:
     """Three lines fit. 2 are written, read and read again; the 4 that pass beside them drive them out."""
     row, long = Argument("x", "r", "i8", (2 * LINE,)), Argument("x", "r", "i8", (4 * LINE,))
     written = Argument("y", "w", "i8", (2 * LINE,))
@@ -84,10 +82,8 @@ def test_a_branch_goes_through_the_cache_beside_other_launches() -> None:
 
 
 def test_a_chunk_moves_less_with_a_larger_cache_and_all_without() -> None:
-    graph = full_size_graph("libero", "bf16")
-    plan = lower(graph)
-    costs = plan_costs(plan, graph)
+    graph, plan, costs = (of("libero", "bf16") for of in (full_size_graph, full_size_plan, full_size_costs))
     none, thor, huge = (sum(bytes_through_memory(plan, costs.text_rows, size)) for size in (0, 32 * 2**20, 2**40))
-    assert costs.num_bytes <= none <= 1.02 * costs.num_bytes  # a product's x that is its residual too is read twice
+    assert costs.num_bytes <= none <= 1.02 * costs.num_bytes  # a matmul's x that is its residual too is read twice
     assert huge < thor < none
     assert huge > graph_costs(graph, costs.text_rows).constant_bytes

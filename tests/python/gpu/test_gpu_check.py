@@ -17,7 +17,6 @@ from helpers.plan_runner import PlanRunner
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
 from lightwam.gpu.intervals import Intervals
-from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import BufferAddress, Launch, LaunchPlan, ProgramPlan, WeightAddress, plan_to_json
 from lightwam.gpu.verify import verify_plan
 
@@ -28,8 +27,8 @@ def graph() -> Graph:
 
 
 @pytest.fixture(scope="module")
-def plan(graph: Graph) -> LaunchPlan:
-    return lower(graph)
+def plan() -> LaunchPlan:
+    return golden_sample("golden_set3", "f32", "folded").plan
 
 
 def _with_program(plan: LaunchPlan, change: Callable[[ProgramPlan], ProgramPlan], name: str = "act") -> LaunchPlan:

@@ -7,6 +7,7 @@ Machine code is made up where only its place matters; one golden policy is compi
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.gpu_graphs import golden_sample, small_sample
+from helpers.gpu_graphs import small_sample
 from lightwam.cli import main
 from lightwam.engine.file import check_checksums, read_engine, read_gpu_document, write_engine
 from lightwam.engine.graph import Graph, graph_to_json
@@ -134,30 +135,29 @@ def test_errors_of_the_compiler_are_export_errors() -> None:
         def compile(self, *_: Any, **__: Any) -> Any:
             raise CompileError("kernel matmul cannot be compiled for sm_87: spoon")
 
-    plan = lower(small_sample("bf16").graph)
+    plan = small_sample("bf16").plan
     with pytest.raises(ExportError, match="sm_87: spoon: leave this target out"):
         compile_plan(plan, TARGETS, Failing(None, 1))
     with pytest.raises(ExportError, match="target 'sm_75' is unknown: use sm_87"):
         compile_plan(plan, ["sm_75"], Compiler(None, 1))
 
 
-def test_compile_writes_a_golden_policy_for_a_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_writes_a_golden_policy_for_a_target(
+    tmp_path: Path, compiled_golden: Path, policy_engine: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     """The verb, with real machine code for everything that one policy runs; a second run finds it in the cache."""
-    graph = golden_sample("golden_set3", "bf16", "folded").graph
-    write_engine(graph, tmp_path / "golden.lwam")
-    options = ["--targets", "sm_87", "--tactics", "1", "--cache", str(tmp_path / "cache"), "--jobs", "2"]
-    words = ["compile", str(tmp_path / "golden.lwam"), str(tmp_path / "gpu.lwam"), *options]
-    assert main(words) == 0
-    assert "0 variants compiled" not in capsys.readouterr().out
-    document = read_gpu_document(tmp_path / "gpu.lwam")
+    document = read_gpu_document(compiled_golden / "gpu.lwam")
     assert document is not None and list(document["images"]) == ["sm_87"]
     assert all(len(task["tactics"]["sm_87"]) == 1 for task in document["tasks"])
-    Policy(tmp_path / "gpu.lwam", device="cpu")
-    first = (tmp_path / "gpu.lwam").read_bytes()
-    assert main(words) == 0
+    Policy(compiled_golden / "gpu.lwam", device="cpu")
+    plain, cache = policy_engine("golden_set3", "bf16"), tmp_path / "cache"
+    shutil.copytree(compiled_golden / "cache", cache)
+    assert any(cache.iterdir())
+    options = ["--targets", "sm_87", "--tactics", "1", "--cache", str(cache), "--jobs", "2"]
+    assert main(["compile", str(plain), str(tmp_path / "gpu.lwam"), *options]) == 0
     assert "0 variants compiled, others were in the cache" in " ".join(capsys.readouterr().out.split())
-    assert (tmp_path / "gpu.lwam").read_bytes() == first
-    kernels = compile_plan(lower(graph), ["sm_87"], Compiler(CompileCache(tmp_path / "cache"), 1), 1).kernels()
+    assert (tmp_path / "gpu.lwam").read_bytes() == (compiled_golden / "gpu.lwam").read_bytes()
+    kernels = compile_plan(lower(read_engine(plain)), ["sm_87"], Compiler(CompileCache(cache), 1), 1).kernels()
     assert {task.kernel for task, _ in kernels.values()} == {task["kernel"] for task in document["tasks"]}
 
 

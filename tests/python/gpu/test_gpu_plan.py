@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-from helpers.gpu_graphs import bundled_sample, deviation, full_size_graph, golden_sample, small_sample
-from lightwam.gpu.lower import FUSIONS, lower
+from helpers.gpu_graphs import bundled_sample, deviation, full_size_costs, full_size_plan, golden_sample, small_sample
 from lightwam.gpu.plan import linear_of, plan_to_json
-from lightwam.gpu.report import plan_costs
-from lightwam.gpu.verify import verify_plan
 from lightwam.kernels.ops import matmul
 from lightwam.quantize.layers import find_layers, quantize_graph
 
@@ -28,11 +25,8 @@ PRECISIONS = ("f32", "bf16", "f16", "int8")
 def test_golden_plans_compute_the_graph(name: str, cross_output: Any, precision: Any) -> None:
     """The kernels' references, with and without fusions: the plan's own order, places and operands."""
     sample = golden_sample(name, precision, cross_output)
-    wanted = sample.interpreted()
-    for fusions in ((), FUSIONS):
-        plan = lower(sample.graph, fusions)
-        verify_plan(plan, sample.graph)
-        assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE[precision]
+    for plan in (sample.plain_plan, sample.plan):
+        assert deviation(sample.planned(plan, "reference"), sample.chunk) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize(
@@ -42,57 +36,47 @@ def test_golden_plans_compute_the_graph(name: str, cross_output: Any, precision:
 def test_golden_plans_run_in_the_interpreter(name: str, precision: Any, cross_output: Any) -> None:
     """The kernels' own source, on the plan's addresses."""
     sample = golden_sample(name, precision, cross_output)
-    made = sample.planned(lower(sample.graph), "interpreter")
-    assert deviation(made, sample.interpreted()) <= TOLERANCE[precision]
+    made = sample.planned(sample.plan, "interpreter")
+    assert deviation(made, sample.chunk) <= TOLERANCE[precision]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_plan_from_images_computes_the_graph(precision: Any) -> None:
     sample = small_sample(precision)
-    wanted = sample.interpreted()
-    for fusions in ((), FUSIONS):
-        plan = lower(sample.graph, fusions)
-        verify_plan(plan, sample.graph)
-        assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE[precision]
+    for plan in (sample.plain_plan, sample.plan):
+        assert deviation(sample.planned(plan, "reference"), sample.chunk) <= TOLERANCE[precision]
 
 
 def test_a_plan_from_images_runs_in_the_interpreter() -> None:
     sample = small_sample("f32")
-    made = sample.planned(lower(sample.graph), "interpreter")
-    assert deviation(made, sample.interpreted()) <= TOLERANCE["f32"]
+    made = sample.planned(sample.plan, "interpreter")
+    assert deviation(made, sample.chunk) <= TOLERANCE["f32"]
 
 
 def test_eight_bits_of_an_f16_engine() -> None:
-    """Rounding and products of i8 read and write f16 as they do bf16."""
+    """Rounding and matmuls of i8 read and write f16 as they do bf16."""
     whole = golden_sample("golden_set3", "f16", "folded")
     sample = replace(whole, graph=quantize_graph(whole.graph, find_layers(whole.graph, 1)))
-    plan = lower(sample.graph)
-    verify_plan(plan, sample.graph)
-    assert {argument.dtype for planned in plan.tasks for argument in planned.task.arguments} >= {"i8", "f16"}
-    assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE["int8"]
+    assert {argument.dtype for planned in sample.plan.tasks for argument in planned.task.arguments} >= {"i8", "f16"}
+    assert deviation(sample.planned(sample.plan, "reference"), sample.chunk) <= TOLERANCE["int8"]
 
 
 def test_the_bundled_policy_runs_in_the_interpreter() -> None:
     sample = bundled_sample()
-    plan = lower(sample.graph)
-    verify_plan(plan, sample.graph)
-    assert deviation(sample.planned(plan, "interpreter"), sample.interpreted()) <= TOLERANCE["f32"]
+    assert deviation(sample.planned(sample.plan, "interpreter"), sample.chunk) <= TOLERANCE["f32"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("name", ["libero", "robotwin"])
 def test_full_size_plans_are_within_their_limits(name: str, precision: Any) -> None:
-    graph = full_size_graph(name, precision)
-    plan = lower(graph)
-    verify_plan(plan, graph)
-    costs = plan_costs(plan, graph)
+    costs = full_size_costs(name, precision)
     assert len(costs.launches) <= 330
     assert costs.num_bytes <= 1.3 * costs.bound
     assert costs.peak_memory <= (2.0e9 if precision == "int8" else 3.5e9)
 
 
 def test_linear_layers_that_a_library_may_compute_are_marked() -> None:
-    plan = lower(full_size_graph("libero", "bf16"))
+    plan = full_size_plan("libero", "bf16")
     marked = {planned.label: linear_of(planned.task) for planned in plan.tasks}
     assert marked["blocks.0.ffn.0"] == {
         "rows": 392, "outputs": 8960, "inputs": 1536, "x": "bf16", "y": "bf16", "activation": "gelu_tanh",
@@ -129,7 +113,7 @@ def test_what_one_call_of_a_library_computes(options: dict[str, Any], fits: bool
 def test_a_libero_chunk_takes_this_many_launches() -> None:
     """As docs/reports/gpu-predictions.md says."""
     launches = {
-        precision: len(lower(full_size_graph("libero", precision)).programs["act"].launches)
+        precision: len(full_size_plan("libero", precision).programs["act"].launches)
         for precision in ("bf16", "f16", "int8")
     }
     assert launches == {"bf16": 296, "f16": 296, "int8": 324}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The side branch of a launch plan: what is in it, that every order computes the same bits, that no race passes."""
+"""The side stream of a launch plan: what is in it, that every order computes the same bits, that no race passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from helpers.gpu_graphs import bundled_sample, full_size_graph, golden_sample, small_sample
+from helpers.gpu_graphs import bundled_sample, full_size_plan, golden_sample, small_sample
 from helpers.plan_runner import Order, PlanRunner, ordered_launches
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
@@ -25,21 +25,21 @@ CHANGED_PLANS = 300
 
 
 @pytest.mark.parametrize("name", ["libero", "robotwin"])
-def test_the_branch_of_a_full_size_policy_is_the_state_s_row(name: str) -> None:
+def test_the_side_stream_of_a_full_size_policy_is_the_state_s_row(name: str) -> None:
     """Beside it: preprocessing, the VAE, and the first block up to its cross-attention."""
-    program = lower(full_size_graph(name, "int8")).programs["act"]
+    program = full_size_plan(name, "int8").programs["act"]
     assert program.side_stream is not None
-    branch, beside = program.launches[: program.side_stream.launches], program.launches[: program.side_stream.join]
-    assert [launch.name.split(".")[0] for launch in branch] == [
+    side, beside = program.launches[: program.side_stream.launches], program.launches[: program.side_stream.join]
+    assert [launch.name.split(".")[0] for launch in side] == [
         "state_normalized", "proprio_embedding", "proprio_row", *(3 * ("blocks",))
     ]  # fmt: skip
-    assert {launch.stage for launch in beside[len(branch) :]} == {"preprocess", "vae", "backbone"}
+    assert {launch.stage for launch in beside[len(side) :]} == {"preprocess", "vae", "backbone"}
     assert program.launches[program.side_stream.join].name == "blocks.0.cross_attn.o"
 
 
-def test_programs_without_a_branch_that_pays_have_none() -> None:
-    """An instruction waits for no camera; a branch of few launches, or beside few, is not worth two more waits."""
-    plan = lower(golden_sample("golden_set1", "f32", "folded").graph)
+def test_programs_without_a_side_stream_that_pays_have_none() -> None:
+    """An instruction waits for no camera; a side stream of few launches, or beside few, is not worth two more waits."""
+    plan = golden_sample("golden_set1", "f32", "folded").plan
     assert plan.programs["set_instruction"].side_stream is None and plan.programs["act"].side_stream is not None
 
 
@@ -55,11 +55,9 @@ def test_programs_without_a_branch_that_pays_have_none() -> None:
 )
 def test_every_order_computes_the_same_bits(sample: Any) -> None:
     given = sample()
-    plan = lower(given.graph)
-    verify_plan(plan, given.graph)
     chunks = []
     for order in ORDERS:
-        runner = PlanRunner(given.graph, plan, "reference", order=order)
+        runner = PlanRunner(given.graph, given.plan, "reference", order=order)
         runner.set_instruction(given.context)
         chunks.append(runner.act(given.state, given.latents, given.images))
     assert all(np.array_equal(chunk, chunks[0]) for chunk in chunks)
@@ -79,8 +77,8 @@ def graph() -> Graph:
 
 
 @pytest.fixture(scope="module")
-def plan(graph: Graph) -> LaunchPlan:
-    return lower(graph)
+def plan() -> LaunchPlan:
+    return golden_sample("golden_set3", "f32", "folded").plan
 
 
 def _with_act(plan: LaunchPlan, **fields: Any) -> LaunchPlan:
@@ -88,12 +86,12 @@ def _with_act(plan: LaunchPlan, **fields: Any) -> LaunchPlan:
 
 
 @pytest.mark.parametrize("side", [(0, 9), (5, 5), (6, 4), (1, 1000), (-1, 9)])
-def test_impossible_branches_are_refused(plan: LaunchPlan, graph: Graph, side: tuple[int, int]) -> None:
+def test_impossible_side_streams_are_refused(plan: LaunchPlan, graph: Graph, side: tuple[int, int]) -> None:
     with pytest.raises(ExportError, match="it must begin first and be joined later"):
         verify_plan(_with_act(plan, side_stream=SideStream(*side)), graph)
 
 
-def test_a_branch_that_is_joined_too_late_is_refused(plan: LaunchPlan, graph: Graph) -> None:
+def test_a_side_stream_that_is_joined_too_late_is_refused(plan: LaunchPlan, graph: Graph) -> None:
     """The first launch that needs it reads what it writes."""
     act = plan.programs["act"]
     assert act.side_stream is not None
@@ -102,8 +100,8 @@ def test_a_branch_that_is_joined_too_late_is_refused(plan: LaunchPlan, graph: Gr
         verify_plan(_with_act(plan, side_stream=replace(act.side_stream, join=act.side_stream.join + 1)), graph)
 
 
-def test_memory_of_the_branch_is_nobody_s_until_it_is_joined(plan: LaunchPlan, graph: Graph) -> None:
-    """A launch beside it may not write where the branch reads, nor lie where the branch's own buffers are dead."""
+def test_memory_of_the_side_stream_is_nobody_s_until_it_is_joined(plan: LaunchPlan, graph: Graph) -> None:
+    """A launch beside it may not write where the side stream reads, nor lie where its own buffers are dead."""
     act = plan.programs["act"]
     assert act.side_stream is not None
     apart = {
@@ -147,7 +145,7 @@ def _outcome(plan: LaunchPlan, program: ProgramPlan, launches: Sequence[Launch])
 
 
 def test_what_is_accepted_gives_the_same_in_every_order(plan: LaunchPlan, graph: Graph) -> None:
-    """Random branches, and buffers moved over others: where the bytes of two orders differ, the checker refuses."""
+    """Random side streams, and buffers moved over others: the verifier refuses where two orders give other bytes."""
     draw, act = random.Random(3), plan.programs["act"]
     assert act.side_stream is not None
     arena = [index for index, buffer in enumerate(act.buffers) if buffer.space == "arena"]
@@ -173,3 +171,15 @@ def test_what_is_accepted_gives_the_same_in_every_order(plan: LaunchPlan, graph:
         for other in others:
             assert all(a == b and np.array_equal(x, y) for (a, x), (b, y) in zip(one, other, strict=True))
     assert accepted > 20 and refused_races > 20
+
+
+def test_the_side_stream_has_a_switch(graph: Graph, plan: LaunchPlan) -> None:
+    """Without it the same tasks run in the graph's own order, one after the other."""
+    without = lower(graph, side_stream=False)
+    verify_plan(without, graph)
+    assert without.programs["act"].side_stream is None and plan.programs["act"].side_stream is not None
+    assert {planned.task.kernel for planned in without.tasks} == {planned.task.kernel for planned in plan.tasks}
+    names = [sorted(launch.name for launch in each.programs["act"].launches) for each in (without, plan)]
+    assert names[0] == names[1]
+    given = golden_sample("golden_set3", "f32", "folded")
+    assert np.array_equal(given.planned(without, "reference"), given.planned(plan, "reference"))

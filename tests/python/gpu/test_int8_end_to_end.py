@@ -8,18 +8,17 @@ weights (the same on both) and of rows at run time (the same but for numbers bes
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.policies import quantized, write_golden
 from helpers.standin import run_script
-from lightwam.assets import bundled_engine
-from lightwam.quantize.layers import MIN_WEIGHTS
+from lightwam.engine.file import read_engine, write_engine
+from lightwam.quantize.layers import MIN_WEIGHTS, in_precision
 
-#: Of the processor's error, which is the policy's own rounding to eight bits. A number beside a tie falls to either
+#: Of the CPU's error, which is the policy's own rounding to eight bits. A number beside a tie falls to either
 #: step, as sums in another order have it, and in policies as small as the golden ones that moves a chunk nearly as
 #: much: by chance the quotient of a few observations is off by a seventh (measured: 1.14, 1.02, 1.01; over 20
 #: observations of golden set 1 and 12 of golden set 3: 0.95, 1.04).
@@ -46,13 +45,12 @@ print(json.dumps(asdict(figures)))
 # The golden sets are bf16 beside their linears, with one observation more than is published; nano is f32, and trained.
 @pytest.mark.parametrize(("name", "count"), [("golden_set1", 3), ("golden_set3", 2), ("nano", 1)])
 def test_eight_bits_are_as_close_to_the_float_engine(
-    tmp_path: Path, standin_library: Path, name: str, count: int
+    tmp_path: Path, standin_library: Path, policy_engine: Callable[..., Path], name: str, count: int
 ) -> None:
-    if name == "nano":
-        source, least = Path(shutil.copy(bundled_engine(), tmp_path / "nano.lwam")), MIN_WEIGHTS
-    else:
-        source, least = write_golden(name, "bf16", tmp_path), 1
-    arguments = (quantized(source, least), source, tmp_path / "gpu.lwam", str(count))
+    source, least = (policy_engine("nano", "f32"), MIN_WEIGHTS) if name == "nano" else (policy_engine(name, "bf16"), 1)
+    eight_bit = tmp_path / "int8.lwam"
+    write_engine(in_precision(read_engine(source), "int8", least), eight_bit)
+    arguments = (eight_bit, source, tmp_path / "gpu.lwam", str(count))
     told = run_script(SCRIPT, standin_library, *arguments, timeout=900)
     figures: dict[str, Any] = json.loads(told)
     assert not figures["misuse"] and not figures["leaked"] and not figures["wrong_grippers"], figures

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -22,7 +23,10 @@ from lightwam.export.options import ExportOptions
 from lightwam.export.policy import CrossOutput, Normalization
 from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
+from lightwam.gpu.lower import FUSIONS, Fusion, lower
 from lightwam.gpu.plan import LaunchPlan
+from lightwam.gpu.report import PlanCosts, plan_costs
+from lightwam.gpu.verify import verify_plan
 from lightwam.model import LightWAM
 from lightwam.model.vae import WanVAE
 from lightwam.quantize.layers import float_precision, in_precision
@@ -38,8 +42,19 @@ class Sample:
     latents: Array | None
     images: dict[str, Array] | None
 
-    def interpreted(self) -> Array:
-        """The chunk in float64, rounded where the graph says."""
+    @cached_property
+    def plan(self) -> LaunchPlan:
+        """The graph lowered, and verified."""
+        return verified_plan(self.graph)
+
+    @cached_property
+    def plain_plan(self) -> LaunchPlan:
+        """The same without fusions: one launch an op."""
+        return verified_plan(self.graph, ())
+
+    @cached_property
+    def chunk(self) -> Array:
+        """What the interpreter of graphs computes: in float64, rounded where the graph says."""
         interpreter = Interpreter(self.graph)
         interpreter.set_instruction(self.context)
         return interpreter.act(self.state, self.latents, self.images)
@@ -49,6 +64,13 @@ class Sample:
         runner = PlanRunner(self.graph, plan, way)
         runner.set_instruction(self.context)
         return runner.act(self.state, self.latents, self.images)
+
+
+def verified_plan(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> LaunchPlan:
+    """The launch plan of a graph, verified."""
+    plan = lower(graph, fusions)
+    verify_plan(plan, graph)
+    return plan
 
 
 def deviation(made: Array, wanted: Array) -> float:
@@ -67,11 +89,7 @@ def golden_sample(name: str, precision: Precision, cross_output: CrossOutput) ->
     weights = StateDictWeights(golden.model.state_dict())
     graph = build_policy_graph(golden.model.config, weights, options, False, {"go": context})
     state, latents = golden.tensors["in.proprio"][0].numpy(), golden.tensors["in.latents"][0, :, 0].numpy()
-    return Sample(_in(graph, precision), context.numpy(), state, latents, None)
-
-
-def _in(graph: Graph, precision: Precision) -> Graph:
-    return in_precision(graph, precision, 1)
+    return Sample(in_precision(graph, precision, 1), context.numpy(), state, latents, None)
 
 
 def small_config() -> LightWAMConfig:
@@ -104,7 +122,7 @@ def small_sample(precision: Precision, cross_output: CrossOutput = "folded") -> 
         camera["name"]: rng.integers(0, 256, size, np.uint8)
         for camera, size in zip(graph.policy["cameras"], sizes, strict=True)
     }
-    return Sample(_in(graph, precision), context, rng.uniform(-1, 1, 8).astype(np.float32), None, images)
+    return Sample(in_precision(graph, precision, 1), context, rng.uniform(-1, 1, 8).astype(np.float32), None, images)
 
 
 @cache
@@ -123,3 +141,15 @@ def full_size_graph(name: str, precision: Precision, stream_dtype: DType = "f32"
     options = ExportOptions(float_precision(precision), stream_dtype=stream_dtype)
     graph = build_graph(config, StateDictWeights({}), options)
     return in_precision(graph, precision)
+
+
+@cache
+def full_size_plan(name: str, precision: Precision, stream_dtype: DType = "f32") -> LaunchPlan:
+    """Its launch plan, verified."""
+    return verified_plan(full_size_graph(name, precision, stream_dtype))
+
+
+@cache
+def full_size_costs(name: str, precision: Precision, stream_dtype: DType = "f32") -> PlanCosts:
+    """What its plan costs."""
+    return plan_costs(full_size_plan(name, precision, stream_dtype), full_size_graph(name, precision, stream_dtype))

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from helpers.fast_interpreter import speed_up
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
@@ -36,6 +37,8 @@ class PlanRunner:
         self, graph: Graph, plan: LaunchPlan, way: Way = "interpreter",
         on_launch: Callable[[str, Launch], None] | None = None, order: Order = "side_first",
     ) -> None:  # fmt: skip
+        if way == "interpreter":
+            speed_up()
         self.graph, self.plan, self.way, self.on_launch, self.order = graph, plan, way, on_launch, order
         self._weights = _memory(plan.weights_bytes)
         for name, offset in plan.weights.items():

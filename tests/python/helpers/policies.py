@@ -10,11 +10,9 @@ import numpy as np
 from helpers.exported import nano_policy
 from helpers.golden import golden_policy
 from lightwam.engine.dtypes import DType
-from lightwam.engine.file import read_engine, write_engine
 from lightwam.engine.graph import FloatPrecision
 from lightwam.export import export_engine
 from lightwam.export.policy import Normalization
-from lightwam.quantize.layers import find_layers, quantize_graph
 
 OTHER_ROWS = 3  # of the made-up instruction
 
@@ -51,11 +49,4 @@ def write_nano(precision: FloatPrecision, folder: Path) -> Path:
         model, path, vae=vae, text_encoder=text, normalizer=Normalization(*factors, 5.0), precision=precision,
         parity_seeds=(),
     )  # fmt: skip
-    return path
-
-
-def quantized(source: Path, min_weights: int = 1) -> Path:
-    """NAME-int8.lwam beside a float engine file: its linears in eight bits, the rest as it was."""
-    graph, path = read_engine(source), source.with_name(f"{source.stem}-int8.lwam")
-    write_engine(quantize_graph(graph, find_layers(graph, min_weights)), path)
     return path

@@ -50,8 +50,8 @@ class _Launch(ctypes.Structure):
     """standin_launch of tests/standin/standin.h."""
 
     _fields_ = (
-        ("image", ctypes.POINTER(ctypes.c_uint8)),
-        ("image_bytes", ctypes.c_size_t),
+        ("cubin", ctypes.POINTER(ctypes.c_uint8)),
+        ("cubin_bytes", ctypes.c_size_t),
         ("entry", ctypes.c_char_p),
         ("grid", ctypes.c_uint32 * 3),
         ("threads", ctypes.c_uint32),
@@ -66,9 +66,9 @@ _LAUNCHER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(_Laun
 
 @dataclass(frozen=True)
 class Launch:
-    """What the executor asked the driver for. `addresses`: without the two of scratch memory."""
+    """A launch that the executor requested. `addresses`: without the two of scratch memory."""
 
-    image_sha256: str
+    cubin_sha256: str
     entry: str
     grid: tuple[int, int, int]
     threads: int
@@ -147,12 +147,12 @@ class Standin:
 
 
 def _launch_of(raw: _Launch) -> Launch:
-    image = ctypes.string_at(raw.image, raw.image_bytes)
+    cubin = ctypes.string_at(raw.cubin, raw.cubin_bytes)
     *addresses, first_scratch, second_scratch = (raw.arguments[i] for i in range(raw.argument_count))
     if first_scratch or second_scratch:
         raise ValueError(f"{raw.entry.decode()}: scratch memory was passed")
     grid = (raw.grid[0], raw.grid[1], raw.grid[2])
-    digest = hashlib.sha256(image).hexdigest()
+    digest = hashlib.sha256(cubin).hexdigest()
     return Launch(digest, raw.entry.decode(), grid, raw.threads, raw.shared, tuple(addresses))
 
 
@@ -165,11 +165,14 @@ def interpreted(standin: Standin, compiled: Compiled) -> Kernel:
 
     Each argument must lie in one allocation; frames reach from their address to the end of theirs.
     """
+    from helpers.fast_interpreter import speed_up
     from lightwam.kernels.interpreter import interpret
     from lightwam.kernels.task import Tactic, Task, kernel_module
 
+    speed_up()
+
     def kernel(launch: Launch) -> None:
-        task, tactic = compiled[launch.image_sha256, launch.entry]
+        task, tactic = compiled[launch.cubin_sha256, launch.entry]
         assert isinstance(task, Task) and isinstance(tactic, Tactic)
         expected = tuple(kernel_module(task).grid(task, tactic))
         if (*expected, 1, 1)[:3] != launch.grid or launch.threads != 32 * tactic.num_warps:

@@ -38,7 +38,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 @pytest.fixture(autouse=True)
 def _this_module_as_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lightwam.kernels.probe", sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, "lightwam.kernels.ops.probe", sys.modules[__name__])
 
 
 def _run(x: Array, activation: str) -> dict[str, Array]:

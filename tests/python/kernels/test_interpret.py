@@ -68,7 +68,7 @@ def _task(dtype: DType, *, optional: bool = False, y_rows: int = ROWS, **constan
 
 @pytest.fixture(autouse=True)
 def _this_module_as_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lightwam.kernels.probe", sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, "lightwam.kernels.ops.probe", sys.modules[__name__])
 
 
 def _inputs(dtype: DType) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
@@ -202,7 +202,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import numpy as np
-from lightwam.kernels import elementwise, interpret
+from lightwam.kernels.formats import POINTERS
+from lightwam.kernels.interpreter import interpret
+from lightwam.kernels.ops import elementwise
 task = elementwise.task("add", 4, [8, 8], x=["f32", "bf16"], y="bf16")
 tactic = elementwise.tactics(task, "sm_87")[0]
 arrays = {"x0": np.ones((4, 8), np.float32), "x1": np.zeros((4, 8), np.uint16)}
@@ -213,8 +215,7 @@ try:
 except interpret.LaunchError as error:
     print(error)
 bound = interpret.kernel_parameters(task, tactic)
-pointers = {"f32": "*fp32", "bf16": "*bf16"}
-signature = {n: pointers[v.dtype] if isinstance(v, interpret.Argument) else "constexpr" for n, v in bound.items()}
+signature = {n: POINTERS[v.dtype] if isinstance(v, interpret.Argument) else "constexpr" for n, v in bound.items()}
 constants = {(i,): v for i, (n, v) in enumerate(bound.items()) if signature[n] == "constexpr"}
 source = ASTSource(elementwise.kernel, signature, constants, {})
 binary = triton.compile(source, target=GPUTarget("cuda", 87, 32), options={"num_warps": 4})

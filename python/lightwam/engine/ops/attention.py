@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Self- and cross-attention, the bias of the instruction's keys, and pooling over tokens. Symbols as in `lightwam.engine.ops`."""
+"""Attention, the bias of the instruction's keys, and pooling over tokens. Symbols as in `lightwam.engine.ops`."""
 
 from __future__ import annotations
 
