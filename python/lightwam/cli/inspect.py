@@ -38,21 +38,13 @@ class InspectArgs:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Plain columns: the first left-aligned, the others to the right."""
-    lines = [tuple(header), *map(tuple, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column and _is_number(line[column], column, lines) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _is_number(cell: str, column: int, lines: Sequence[Sequence[str]]) -> bool:
-    """Columns of numbers are aligned to the right, their header too."""
-    return all(line[column].replace(".", "").replace("-", "").isdigit() for line in lines[1:] if line[column])
+    """Plain columns, those of numbers (and their headers) aligned to the right."""
+    columns = []
+    for name, *cells in zip(header, *rows, strict=True):
+        width = max(map(len, (name, *cells)))
+        numbers = all(cell.replace(".", "").isdigit() for cell in cells)
+        columns.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in (name, *cells)])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) -> str:
