@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -101,6 +102,11 @@ def load_linear(weights: Weights, source: str, name: str, in_dim: int, out_dim: 
         return Affine(weights.get(f"{source}.weight", (out_dim, in_dim)), weights.get(f"{source}.bias", (out_dim,)))
 
     return Linear(name, in_dim, out_dim, make)
+
+
+def load_vector(weights: Weights, source: str, name: str, size: int) -> Constant:
+    """A vector as it is stored, in float32."""
+    return constant(name, "f32", (size,), functools.partial(weights.get, source, (size,)))
 
 
 def load_norm(weights: Weights, source: str, dim: int) -> tuple[Tensor, Tensor]:
