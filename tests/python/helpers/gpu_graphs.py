@@ -19,8 +19,8 @@ from lightwam.engine.file import read_engine
 from lightwam.engine.graph import Graph, Precision
 from lightwam.engine.interpret import Interpreter, instruction_context
 from lightwam.export.instructions import build_policy_graph
-from lightwam.export.options import ExportOptions
-from lightwam.export.policy import CrossOutput, Normalization
+from lightwam.export.options import CrossOutput, ExportOptions
+from lightwam.export.policy import Normalization
 from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.gpu.lower import FUSIONS, Fusion, lower
