@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from lightwam.bench.measure import MAX_IMAGE_SIZE, set_any_instruction, square_observation
 from lightwam.errors import ConfigError
+from lightwam.progress import counting_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
 
@@ -46,20 +47,12 @@ def tune(arguments: TuneArgs) -> Tuning:
     policy = Policy(arguments.engine, device="cuda")
     set_any_instruction(policy, arguments.instruction)
     seen = square_observation(policy, arguments.image_size)
-    tuning = _with_progress(policy, seen, arguments.repeats)
+    with counting_bar("timing tactics", show=True) as on_progress:
+        tuning = policy.tune(seen, arguments.repeats, on_progress)
     replaced = write_tuning(arguments.engine, tuning)
     if replaced:
         print(f"replaced: {replaced}")
     return tuning
-
-
-def _with_progress(policy: Policy, seen: dict[str, object], repeats: int) -> Tuning:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("timing tactics", total=None)
-        return policy.tune(seen, repeats, lambda done, total: progress.update(bar, completed=done, total=total))
 
 
 def print_tuning(tuning: Tuning) -> None:
