@@ -48,8 +48,9 @@ class Measurement(NamedTuple):
 
 
 def square_observation(policy: Policy, image_size: int) -> dict[str, Any]:
-    """A random observation with square images of that side; the same one every time."""
-    return random_observation(policy.metadata["policy"], np.random.default_rng(0), (image_size, image_size))
+    """A random observation with square images of that side; the same one every time, whatever the state's units."""
+    section = {**policy.metadata["policy"], "normalizer": None}
+    return random_observation(section, np.random.default_rng(0), (image_size, image_size))
 
 
 def set_any_instruction(policy: Policy, otherwise: str) -> None:
