@@ -43,7 +43,7 @@ class Target:
         return f"sm_{self.architecture}"
 
 
-#: Every target that kernels have tactics for.
+#: Every target that kernels have tactics for. Behind the names: multiprocessors, shared bytes, the three rates.
 ALL_TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
@@ -85,6 +85,7 @@ class Gpu:
 # L2 sizes as published in secondary sources: 4 MiB on AGX Orin (deviceQuery reports 4194304 bytes), 72 MiB on the 4090,
 # 50 MiB on H100 and H200; Thor: 32 MiB, which its driver reports (NVIDIA's developer forum, thread 356355). Orin Nano:
 # half of AGX Orin's, an assumption.
+#: Behind the names: f32, bf16 and eight-bit FLOP/s, bandwidth, memory, cache.
 GPUS: Mapping[str, Gpu] = {
     "orin": Gpu("Jetson AGX Orin 64 GB", "sm_87", "Orin", 5.3e12, 42.5e12, 85e12, 204e9, 64e9, 4 << 20),
     "orin-nano": Gpu("Jetson Orin Nano Super 8 GB", "sm_87", "Orin", 2.1e12, 17e12, 33e12, 102e9, 8e9, 2 << 20),

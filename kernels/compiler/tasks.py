@@ -132,7 +132,7 @@ class Compiler:
 
 
 def drop_reason(outcome: Outcome, most_shared: int) -> str:
-    """Why a tactic gives way to others; '' where it need not. `most_shared`: bytes of shared memory of a program."""
+    """Why a tactic is dropped; '' where it is kept. `most_shared`: bytes of shared memory of a program."""
     if isinstance(outcome, str):
         return outcome
     if outcome.shared > most_shared:

@@ -174,6 +174,6 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         os.unlink(name)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     if found is None:
-        raise ValueError(f"cuobjdump tells no resources: {text.strip()!r}")
+        raise ValueError(f"cuobjdump reports no resources: {text.strip()!r}")
     registers, stack, local = (int(number) for number in found.groups())
     return registers, stack + local

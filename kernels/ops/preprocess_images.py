@@ -216,5 +216,5 @@ CASES = [
     task([Camera(0, 0, 12, 9)], (12, 9), y="f32"),
     task([Camera(0, 0, 8, 8, True), Camera(0, 8, 8, 12, True)], (8, 20), y="bf16"),
     task([Camera(0, 0, 6, 10), Camera(6, 0, 4, 5, True), Camera(6, 5, 4, 5)], (10, 10), y="f32"),
-    task([Camera(0, 4 * i, 3, 4, i % 2 == 0) for i in range(8)], (3, 32), y="f16"),
+    task([Camera(0, 6 * i, 6, 6, i % 2 == 0) for i in range(8)], (6, 48), y="f16"),
 ]

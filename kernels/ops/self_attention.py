@@ -45,14 +45,11 @@ def _step(a, start, queries, maximum, total, accumulators, first, value_start, B
     rows = start + tl.arange(0, BLOCK)
     scale = 1.0
     if a.ROPE:
-        scale = reciprocal_rms(a.k_statistics, rows, a.TOKENS, a.ROW, a.EPS, a.PARTIALS, a.STATISTICS_STRIDE)
+        scale = reciprocal_rms(a, a.k_statistics, rows, a.TOKENS)
     scores = tl.zeros((a.BLOCK_M, BLOCK), tl.float32)
     sums = ()
     for chunk in tl.static_range(a.CHUNKS):
-        keys = prepared_rows(
-            a.k, scale, rows, first, chunk * a.BLOCK_D, a.k_weight, a.cos, a.sin,
-            a.TOKENS, a.WIDTH, a.ROW_STRIDE, a.ROPE, BLOCK, a.BLOCK_D, LAST,
-        )  # fmt: skip
+        keys = prepared_rows(a, a.k, scale, rows, first, chunk * a.BLOCK_D, a.k_weight, a.TOKENS, BLOCK, LAST)
         scores = tl.dot(queries[chunk], tl.trans(keys), scores, input_precision="ieee")
     scores = scores * a.SCALE
     if LAST:
@@ -78,13 +75,10 @@ def _attend(a, first, value_start):
     rows = tl.program_id(0) * a.BLOCK_M + tl.arange(0, a.BLOCK_M)
     scale = 1.0
     if a.ROPE:
-        scale = reciprocal_rms(a.q_statistics, rows, a.QUERIES, a.ROW, a.EPS, a.PARTIALS, a.STATISTICS_STRIDE)
+        scale = reciprocal_rms(a, a.q_statistics, rows, a.QUERIES)
     queries = ()
     for chunk in tl.static_range(a.CHUNKS):
-        query = prepared_rows(
-            a.q, scale, rows, first, chunk * a.BLOCK_D, a.q_weight, a.cos, a.sin,
-            a.QUERIES, a.WIDTH, a.ROW_STRIDE, a.ROPE, a.BLOCK_M, a.BLOCK_D, True,
-        )  # fmt: skip
+        query = prepared_rows(a, a.q, scale, rows, first, chunk * a.BLOCK_D, a.q_weight, a.QUERIES, a.BLOCK_M, True)
         queries += (query,)  # type: ignore[assignment]
     maximum = tl.full((a.BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((a.BLOCK_M,), tl.float32)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from lightwam.config.checks import require_positive
 from lightwam.config.robot import FLIPS, Camera, Dimension, GripperRule, NormalizationConfig, RobotConfig
 from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
 
@@ -39,6 +40,9 @@ class _Flat:
     gripper: Literal["libero", "none"] = "none"
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
 
+    def __post_init__(self) -> None:
+        require_positive("config", state_dim=self.state_dim, action_dim=self.action_dim)
+
 
 def from_flat(mapping: Mapping[str, Any], known: Iterable[RobotConfig]) -> dict[str, Any]:
     """The document of today for a flat one. Raises `ConfigError`.
@@ -67,7 +71,7 @@ def _unnamed(flat: _Flat) -> RobotConfig:
         action[-1] = Dimension("gripper", "1")
     return RobotConfig(
         name="unnamed",
-        cameras=(Camera("placeholder", 0, 0, 16, 16),),
+        cameras=tuple(map(_camera, flat.cameras.cameras)),
         state=tuple(Dimension(f"state_{i}", "1") for i in range(flat.state_dim)),
         action=tuple(action),
         control_hz=20.0,

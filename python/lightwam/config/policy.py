@@ -160,7 +160,7 @@ class LightWAMConfig:
 
         Raises `ConfigError` on an unknown or missing field, a wrong type or a bad value.
         """
-        if isinstance(mapping, Mapping) and "robot" not in mapping:
+        if isinstance(mapping, Mapping) and "robot" not in mapping and "cameras" in mapping:
             mapping = from_flat(mapping, [_preset(name).robot for name in ("libero", "robotwin")])
         return dataclass_from_dict(LightWAMConfig, mapping, "config")
 

@@ -158,7 +158,7 @@ class GripperRule:
     def __str__(self) -> str:
         """'g becomes sign(-(2g - 1)): -1 open, +1 close'."""
         scale, shift = self.to_openness if self.two_valued else self.linear
-        formula = f"sign(-({2 * scale:g}g - {1 - 2 * shift:g}))" if self.two_valued else f"{scale:g}g + {shift:g}"
+        formula = f"sign(-({2 * scale:g}g - {1 - 2 * shift:g}))" if self.two_valued else f"{scale:g}g {shift:+g}"
         return f"g becomes {formula}: {self.robot_open:+g} open, {self.robot_closed:+g} close"
 
 

@@ -35,10 +35,18 @@ def _camera_pixels(images: Images, camera: Camera) -> torch.Tensor:
         raise DataError(
             f"images of camera {camera.name!r} are {images.dtype} {images.shape}: give uint8 [n, height, width, 3]"
         )
-    up_down, left_right = FLIPS[camera.in_data]
-    images = images[:, ::-1] if up_down else images
-    images = images[:, :, ::-1] if left_right else images
-    return resize_images(images, camera.height, camera.width)
+    return resize_images(_flipped(images, *FLIPS[camera.in_data]), camera.height, camera.width)
+
+
+def as_on_robot(images_NHWC: Images, camera: Camera) -> Images:
+    """A data set's images, turned to lie as the live robot's do: what an engine takes."""
+    (up_down, left_right), (live_up_down, live_left_right) = FLIPS[camera.in_data], FLIPS[camera.on_robot]
+    return np.ascontiguousarray(_flipped(images_NHWC, up_down != live_up_down, left_right != live_left_right))
+
+
+def _flipped(images_NHWC: Images, up_down: bool, left_right: bool) -> Images:
+    flipped = images_NHWC[:, ::-1] if up_down else images_NHWC
+    return flipped[:, :, ::-1] if left_right else flipped
 
 
 def join_cameras(images: Mapping[str, Images], layout: CameraLayout) -> torch.Tensor:

@@ -68,11 +68,6 @@ def _self_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> tuple[Te
     return _merge(attended, q), logsumexp * LOG2_E
 
 
-@_self_attention.register_kernel("cuda")
-def _(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    return self_attention_by_kernel(q, k, v, num_heads)
-
-
 @_self_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -91,13 +86,6 @@ def _self_attention_backward(
     change = weights * (wide_dy @ wide_v.transpose(-1, -2) - delta) * scale
     dk, dv = change.transpose(-1, -2) @ wide_q, weights.transpose(-1, -2) @ wide_dy
     return _merge(change @ wide_k, q), _merge(dk, k), _merge(dv, v)
-
-
-@_self_attention_backward.register_kernel("cuda")
-def _(
-    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, logsumexp: Tensor, num_heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    return self_attention_backward_by_kernel(dy, q, k, v, y, logsumexp, num_heads)
 
 
 @_self_attention_backward.register_fake
@@ -132,6 +120,7 @@ def _merge(x_BHSd: Tensor, like_BSE: Tensor) -> Tensor:
     return x_BHSd.transpose(1, 2).reshape(like_BSE.shape).to(like_BSE.dtype).contiguous()
 
 
+@_self_attention.register_kernel("cuda")
 def self_attention_by_kernel(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
     """As the plain form of `lightwam::self_attention`, by the Triton kernel (in the interpreter on the CPU)."""
     batch, queries, keys, width = q.shape[0], q.shape[1], k.shape[1], q.shape[2] // num_heads
@@ -141,6 +130,7 @@ def self_attention_by_kernel(q: Tensor, k: Tensor, v: Tensor, num_heads: int) ->
     return y.view_as(q), logsumexp
 
 
+@_self_attention_backward.register_kernel("cuda")
 def self_attention_backward_by_kernel(
     dy: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, logsumexp: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,11 +154,6 @@ def _learned_query_pool(x: Tensor, scores: Tensor, merge: Tensor, eps: float) ->
     return torch.einsum("mq,bhqs,bsd->bmhd", merge, weights, normal).contiguous()
 
 
-@_learned_query_pool.register_kernel("cuda")
-def _(x: Tensor, scores: Tensor, merge: Tensor, eps: float) -> Tensor:
-    return learned_query_pool_by_kernel(x, scores, merge, eps)
-
-
 @_learned_query_pool.register_fake
 def _(x: Tensor, scores: Tensor, merge: Tensor, eps: float) -> Tensor:
     return scores.new_empty((x.shape[0], merge.shape[0], scores.shape[0], x.shape[2]))
@@ -189,11 +174,6 @@ def _learned_query_pool_backward(
     dx = scale * (dnormal - dnormal.mean(-1, keepdim=True) - normal * along)
     dscores, dmerge = torch.einsum("bhqs,bsd->hqd", change, normal), torch.einsum("bhqs,bmhs->mq", weights, products)
     return dx.to(x.dtype).contiguous(), dscores.contiguous(), dmerge.contiguous()
-
-
-@_learned_query_pool_backward.register_kernel("cuda")
-def _(dy: Tensor, x: Tensor, scores: Tensor, merge: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    return learned_query_pool_backward_by_kernel(dy, x, scores, merge, eps)
 
 
 @_learned_query_pool_backward.register_fake
@@ -221,6 +201,7 @@ def _layer_norm(x_BSD: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (wide - mean) * scale, scale
 
 
+@_learned_query_pool.register_kernel("cuda")
 def learned_query_pool_by_kernel(x: Tensor, scores: Tensor, merge: Tensor, eps: float) -> Tensor:
     """As the plain form of `lightwam::learned_query_pool`, by two Triton kernels (in the interpreter on the CPU)."""
     (batch, tokens, width), (heads, queries, _), slots = x.shape, scores.shape, len(merge)
@@ -231,6 +212,7 @@ def learned_query_pool_by_kernel(x: Tensor, scores: Tensor, merge: Tensor, eps: 
     return _run("learned_query_sum", sizes, options, (x, logits, moments, merges))[0]
 
 
+@_learned_query_pool_backward.register_kernel("cuda")
 def learned_query_pool_backward_by_kernel(
     dy: Tensor, x: Tensor, scores: Tensor, merge: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.engine.inputs import RANDOM_INSTRUCTION, Observation, random_observation
@@ -71,7 +72,7 @@ def recorded_observations(
         if len(rows) < count:
             raise DataError(f"data set {folder} has {len(rows)} {name} rows: request at most as many, not {count}")
         chosen.append(rows[(np.arange(count) * len(rows) + len(rows) // 2) // count])
-    frames = _read_rows(dataset, cameras, np.concatenate(chosen), on_frame)
+    frames = turned_as_live(graph, _read_rows(dataset, cameras, np.concatenate(chosen), on_frame))
     source = f"{len(dataset.episodes)} recorded episodes of {folder.name}, split by episode with seed {seed}"
     return Observations(tuple(frames[:calibration]), tuple(frames[calibration:]), source)
 
@@ -101,6 +102,22 @@ def check_recording(graph: Graph, dataset: LeRobotDataset) -> tuple[str, ...]:
             "give recordings of a known task"
         )
     return cameras
+
+
+def turned_as_live(graph: Graph, seen: list[Observation]) -> list[Observation]:
+    """Images turned to lie as the live robot's do, where the engine tells its configuration."""
+    from lightwam.data.images import as_on_robot
+
+    if "config" not in graph.provenance:
+        return seen
+    robot = LightWAMConfig.from_dict(graph.provenance["config"]).robot
+    cameras = {camera.name: camera for camera in robot.cameras}
+    return [
+        replace(x, images={name: as_on_robot(image[None], cameras[name])[0] for name, image in x.images.items()})
+        if x.images is not None
+        else x
+        for x in seen
+    ]
 
 
 def _read_rows(

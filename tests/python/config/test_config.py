@@ -212,6 +212,13 @@ def test_from_dict_names_missing_fields() -> None:
         LightWAMConfig.from_dict(document)
 
 
+def test_a_document_without_a_robot_says_so() -> None:
+    document = LightWAMConfig.nano().to_dict()
+    del document["robot"]
+    with pytest.raises(ConfigError, match=r"config lacks the fields \['robot'\]"):
+        LightWAMConfig.from_dict(document)
+
+
 def flat(config: LightWAMConfig, gripper: str) -> dict[str, Any]:
     """The document that earlier versions wrote."""
     document = config.to_dict()
@@ -240,7 +247,11 @@ def test_flat_documents_of_earlier_versions_are_read(preset: Any, gripper: str) 
                                                 "flip_vertical": True}]}})  # fmt: skip
     assert (narrow.action_dim, narrow.gripper) == (3, preset().gripper)
     assert (narrow.cameras.cameras[0].in_data, narrow.cameras.cameras[0].on_robot) == ("flipped_vertical",) * 2
-    for change, named in (({"gripper": "suction"}, "'suction'"), ({"cameras": []}, "config.cameras is")):
+    for change, named in (
+        ({"gripper": "suction"}, "'suction'"),
+        ({"cameras": []}, "config.cameras is"),
+        ({"action_dim": 0}, "action_dim is 0"),
+    ):
         with pytest.raises(ConfigError, match=named):
             LightWAMConfig.from_dict({**document, **change})
     del document["state_dim"]

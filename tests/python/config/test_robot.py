@@ -94,7 +94,7 @@ def test_other_grippers(two_valued: bool) -> None:
     wanted = [255, 255, 0, 0] if two_valued else 255 * (1 - values / 0.08)
     np.testing.assert_allclose(made, wanted, atol=1e-12)
     np.testing.assert_allclose(rule.to_data(made), [0, 0, 0.08, 0.08] if two_valued else values, atol=1e-15)
-    described = "sign(-(25g - 1))" if two_valued else "-3187.5g + 255"
+    described = "sign(-(25g - 1))" if two_valued else "-3187.5g +255"
     assert str(rule) == f"g becomes {described}: +0 open, +255 close"
 
 
@@ -122,6 +122,14 @@ def test_a_robot_file_replaces_the_robot_of_its_base(tmp_path: Path) -> None:
     assert read_config(write(tmp_path / "whole.json", config.to_dict())) == config
     again = {"base": "whole.json", "name": "mine"}  # a path from the robot file's folder
     assert read_config(write(tmp_path / "again.json", again)) == replace(config, name="mine")
+
+
+def test_the_guides_robot_file_is_read(tmp_path: Path) -> None:
+    guide = (FOLDER.parents[2] / "docs/guides/add-a-robot.md").read_text()
+    path = tmp_path / "so101.json"
+    path.write_text(guide.split("```json\n")[1].split("```")[0])
+    config = read_config(path)
+    assert (config.robot.name, config.state_dim, config.action_dim, config.robot.control_hz) == ("so101", 6, 6, 30.0)
 
 
 def test_a_published_base_takes_the_robot_file_s_robot(tmp_path: Path) -> None:

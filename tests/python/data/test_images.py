@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canvases equal the published ones; bad images give errors."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightwam.config import LightWAMConfig
-from lightwam.data.images import canvas_uint8, join_cameras, resize_images, scale_pixels
+from lightwam.config import FLIPS, Camera, CameraLayout, LightWAMConfig
+from lightwam.config.robot import Orientation
+from lightwam.data.images import as_on_robot, canvas_uint8, join_cameras, resize_images, scale_pixels
 from lightwam.errors import DataError
 
 GOLDEN = load_file(Path(__file__).parents[2] / "data/golden/golden_image.safetensors")
@@ -44,6 +46,18 @@ def test_uint8_canvas_rounds() -> None:
     layout = LightWAMConfig.nano().cameras
     exact = join_cameras(images, layout).permute(0, 2, 3, 1) * 255
     assert (torch.from_numpy(canvas_uint8(images, layout)).float() - exact).abs().max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("in_data", FLIPS)
+@pytest.mark.parametrize("on_robot", FLIPS)
+def test_images_of_a_data_set_turned_as_the_live_robots(in_data: Orientation, on_robot: Orientation) -> None:
+    """Turned upright, both are the same image."""
+    camera = Camera("eye", 0, 0, 16, 16, in_data, on_robot)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    live = as_on_robot(images, camera)
+    upright = join_cameras({"eye": images}, CameraLayout((camera,)))
+    seen_live = join_cameras({"eye": live}, CameraLayout((replace(camera, in_data=on_robot),)))
+    assert torch.equal(upright, seen_live)
 
 
 def test_bad_images() -> None:

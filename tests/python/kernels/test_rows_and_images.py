@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the cases leave out: values that are not finite, frames beside the exporter's oracle, refused tasks."""
+"""What the cases leave out: values that are not finite, frames beside the exporter's canvas, tasks that are errors."""
 
 from __future__ import annotations
 

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from helpers.dataset_fixture import CAMERAS, TASK, write_v3, write_v21
+from helpers.robots import with_robot
 from lightwam.cli import export as command
 from lightwam.cli import main
 from lightwam.cli.export import ExportArgs
 from lightwam.cli.quantize import QuantizeArgs
 from lightwam.cli.quantize import main as quantize
+from lightwam.config import LightWAMConfig
 from lightwam.engine.file import read_engine
 from lightwam.engine.graph import Graph
 from lightwam.errors import ConfigError, DataError
-from lightwam.quantize.calibration import random_observations, recorded_observations
+from lightwam.quantize.calibration import Observation, random_observations, recorded_observations, turned_as_live
 
 LENGTHS = (6, 4, 9, 5, 7)
 
@@ -60,6 +62,21 @@ def test_recorded_observations_are_the_rows_they_claim(engine: Path, recordings:
     assert len(set(rows)) == 13
     assert len(episodes["calibration"]) == 4 and not episodes["calibration"] & episodes["held_out"]
     assert "5 recorded episodes of recorded" in found.source
+
+
+def test_recorded_images_are_turned_as_the_live_robots(engine: Path) -> None:
+    """The engine turns what it is given by the live orientation, so recordings that lie otherwise are turned first."""
+    graph = read_engine(engine)
+    config = LightWAMConfig.from_dict(graph.provenance["config"])
+    first, second = config.cameras.cameras
+    turned = with_robot(config, cameras=(replace(first, on_robot="upright"), second))
+    other = replace(graph, provenance={**graph.provenance, "config": turned.to_dict()})
+    images = {name: np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8) for name in CAMERAS}
+    seen = Observation("go", np.zeros(8, np.float32), images)
+    for known, step in ((graph, 1), (other, -1), (replace(graph, provenance={}), 1)):
+        (live,) = turned_as_live(known, [seen])
+        np.testing.assert_array_equal(live.images[first.name], images[first.name][::step, ::step])
+        np.testing.assert_array_equal(live.images[second.name], images[second.name])
 
 
 def test_version_2_recordings_are_read_too(engine: Path, tmp_path: Path) -> None:

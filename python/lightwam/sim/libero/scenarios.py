@@ -73,9 +73,9 @@ class ScenarioRunner(Recorder):
     """Records episodes of one task in one re-used environment (rendering, soft resets, joint noise)."""
 
     def __init__(self, env: LiberoEnv, noise: NoiseConfig | None = None, spread: Spread = WIDE) -> None:
-        self.env = env
+        self.env, self.spread = env, spread
         self.noise_config = noise or NoiseConfig()
-        self.spread = spread
+        env.seed(0)  # the expert measures shapes in this placement: the same rounding in every process
         env.reset()
         self.expert = PickPlaceExpert(env)
 
