@@ -15,7 +15,7 @@ help:
 	@echo "make bench       latency figures (pytest-benchmark)"
 	@echo "make bench-full  with the full-size model as well (minutes, 16 GB of memory)"
 	@echo "make bench-peers the full-size model beside PyTorch, ONNX Runtime and OpenVINO (an hour, 24 GB, 30 GB of disk)"
-	@echo "make gpu-kernels  compile every GPU kernel for all targets and renew docs/reports/gpu-kernels.md (half an hour)"
+	@echo "make gpu-kernels  compile every GPU kernel for all targets, renew their record and docs/reports/gpu-kernels.md (half an hour)"
 	@echo "make clean       remove everything the other targets made"
 
 demo: $(VENV)/.demo-installed

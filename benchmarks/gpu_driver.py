@@ -13,7 +13,7 @@ from typing import Any
 _STAGING_BYTES = 4 << 20
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18  # CUdevice_attribute
 _MAX_SHARED = 8  # CUfunction_attribute
-_DEFAULT_SHARED = 48 << 10  # dynamic shared memory that needs no asking
+_DEFAULT_SHARED = 48 << 10  # dynamic shared memory that needs no attribute
 _BY_VALUE: dict[str, tuple[Any, ...]] = {
     "cuMemAlloc_v2": (ctypes.c_void_p, ctypes.c_size_t),
     "cuMemFree_v2": (ctypes.c_uint64,),
@@ -29,7 +29,7 @@ _BY_VALUE: dict[str, tuple[Any, ...]] = {
 
 
 class GpuError(Exception):
-    """There is no GPU to use, or its driver refused something. One line."""
+    """There is no GPU to use, or its driver reports an error. One line."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class GpuFacts:
 
 @dataclass(frozen=True)
 class Function:
-    """A kernel that is loaded, and how it wants to be launched."""
+    """A kernel that is loaded, and how to launch it."""
 
     handle: int
     grid: tuple[int, int, int]
@@ -160,7 +160,7 @@ class Gpu:
             self.wait()
 
     def download(self, address: int, num_bytes: int) -> bytes:
-        """Bytes of device memory, after all work that was asked for."""
+        """Bytes of device memory, after all work that was requested."""
         parts = []
         for start in range(0, num_bytes, _STAGING_BYTES):
             size = min(_STAGING_BYTES, num_bytes - start)

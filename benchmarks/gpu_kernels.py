@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,19 +120,20 @@ def page(document: Mapping[str, Any]) -> str:
     most = {name: max(entry[name] for _, entry in entries) for name in ("registers", "shared", "stack")}
     spilling = "No default tactic spills." if most["stack"] == 0 else f"A tactic spills {most['stack']} bytes."
     without = [name for name, target in TARGETS.items() if not target.fp8]
+    words = (
+        f"Made by `make gpu-kernels` on {document['made']} with Triton {document['triton']}, without a GPU; nothing "
+        f"here was run on one. Every task of a launch plan was compiled for every target, with up to "
+        f"{document['tactics']} of the tactics of each matmul. Tactics that spill, or need more shared memory than the "
+        f"target has, are dropped ({sum(entry['dropped'] for _, entry in entries)} of "
+        f"{sum(entry['tactics'] + entry['dropped'] for _, entry in entries)}). {spilling} The most of a default "
+        f"tactic: {most['registers']} registers, {most['shared']} bytes of shared memory. "
+        f"`tests/data/gpu-kernels.json` has these figures for each configuration and target. Without fp8 matmuls: "
+        f"{', '.join(without)}."
+    )
     lines = [
         "# Machine code of the GPU kernels",
         "",
-        f"Made by `make gpu-kernels` on {document['made']} with Triton {document['triton']}, without a GPU; nothing "
-        "here was run on one.",
-        "",
-        f"Every task of a launch plan was compiled for every target, with up to {document['tactics']} of the tactics "
-        "of each matmul. Tactics that spill, or need more",
-        f"shared memory than the target has, are dropped ({sum(entry['dropped'] for _, entry in entries)} of "
-        f"{sum(entry['tactics'] + entry['dropped'] for _, entry in entries)}). {spilling} The most of a default "
-        f"tactic: {most['registers']} registers, {most['shared']} bytes of shared memory.",
-        f"`tests/data/gpu-kernels.json` has these figures for each configuration and target. Without fp8 matmuls: "
-        f"{', '.join(without)}.",
+        textwrap.fill(words, 120, break_long_words=False, break_on_hyphens=False),
         *(f"Not compiled yet: {name}." for name in CONFIGURATIONS if name not in configurations),
         "",
         "Machine code in an engine file, MB:",

@@ -41,7 +41,7 @@ def text(check: Mapping[str, Any]) -> str:
     memory = f"{gpu['memory_bytes'] / 1e9:.0f} GB{', integrated' if gpu['integrated'] else ''}"
     parts = [
         f"# GPU check: {gpu['name']}",
-        f"{gpu['target']}, {memory}, driver for CUDA {gpu['driver']}; {check['machine']['cores']} processor cores, "
+        f"{gpu['target']}, {memory}, driver for CUDA {gpu['driver']}; {check['machine']['cores']} CPU cores, "
         f"{check['machine']['system']}.",
         "## Steps",
         table(("step", "", "s", "why"), [_step(outcome) for outcome in check["steps"]]),
@@ -71,7 +71,7 @@ def text(check: Mapping[str, Any]) -> str:
 _CHUNK_NOTE = (
     "Percentiles: a whole chunk, frames up and actions down. GPU alone: the launches as one graph, median, with "
     "default tactics and with the chosen ones, which the policy runs. Share: of the roofline, by the latter. Cosine: "
-    "the least, of the actions with those of the processor. Memory of a policy: what is free less after it ran; of "
+    "the least, of the actions with those of the CPU. Memory of a policy: what is free less after it ran; of "
     "PyTorch: the most that it had."
 )
 _LAUNCH_NOTE = (

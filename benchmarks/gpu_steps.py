@@ -22,8 +22,10 @@ import numpy as np
 from gpu_driver import Gpu, GpuFacts
 from numpy.typing import NDArray
 
-#: The least cosine of the GPU's actions and the processor's, by the engine's precision. f32: sums in another order.
-#: bf16: the same roundings at other places. f16: roundings that the processor does not make. int8, fp8: values
+from lightwam.files import replacing_file
+
+#: The least cosine of the GPU's actions and the CPU's, by the engine's precision. f32: sums in another order.
+#: bf16: the same roundings at other places. f16: roundings that the CPU does not make. int8, fp8: values
 #: beside a tie fall to the other step.
 GATES: Mapping[str, float] = {"f32": 0.99999, "bf16": 0.999, "f16": 0.9999, "int8": 0.99, "fp8": 0.99}
 OBSERVATIONS = 3
@@ -32,7 +34,7 @@ STAGE_RUNS = 20
 
 
 def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> dict[str, Any]:
-    """`Policy` on the GPU against the processor on the same observations; then the time of a chunk, and memory."""
+    """`Policy` on the GPU against the CPU on the same observations; then the time of a chunk, and memory."""
     from lightwam.engine.inputs import random_observation
     from lightwam.runtime import Policy
 
@@ -133,13 +135,6 @@ def measure_pytorch(size: str, runs: int, compiled: bool) -> dict[str, Any]:
     }
 
 
-def write_json(document: Mapping[str, Any], path: Path) -> None:
-    """Under a temporary name first."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
 def run(step: str, arguments: argparse.Namespace, gpu: Gpu) -> dict[str, Any]:
     """One step's result; `ok` is false where something is wrong rather than missing."""
     if step == "kernels":
@@ -164,12 +159,13 @@ def main() -> int:
     parser.add_argument("--size", choices=("nano", "libero"), default="libero")
     parser.add_argument("--runs", type=int, default=200, help="chunks that count")
     parser.add_argument("--repeats", type=int, default=20, help="chunks timed with each tactic")
-    parser.add_argument("--tactics", type=int, default=1, help="ways of each product to check")
+    parser.add_argument("--tactics", type=int, default=1, help="tactics of each matmul to check")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     arguments = parser.parse_args()
     with Gpu() as gpu:
         result = run(arguments.step, arguments, gpu)
-    write_json(result, arguments.out)
+    with replacing_file(arguments.out) as path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if result["ok"] else 1
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,7 @@ from lightwam.gpu import require_triton
 from lightwam.kernels.targets import GPUS
 
 if TYPE_CHECKING:
-    from lightwam.gpu.prediction import Prediction, Sums
+    from lightwam.gpu.prediction import LaunchPrediction, Prediction
 
     ModelledGpu = str
 else:
@@ -42,7 +43,7 @@ def print_prediction(prediction: Prediction) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lightwam.gpu.prediction import sums
+    from lightwam.engine.graph import STAGES
     from lightwam.gpu.roofline import SHARE
 
     costs, gpu = prediction.costs, prediction.gpu
@@ -50,13 +51,14 @@ def print_prediction(prediction: Prediction) -> None:
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
     what = f"{prediction.engine}, {prediction.precision}, {gpu.name}"
     table = Table(*headings, title=f"Prediction, not a measurement: {what}")
-    for stage, kernels in prediction.by_kernel().items():
-        of_stage = sums(row for rows in kernels.values() for row in rows)
-        table.add_row(stage, *_cells(of_stage), style="bold")
-        for kernel, rows in kernels.items():
-            table.add_row(f"  {kernel}", *_cells(sums(rows)))
+    rows = prediction.launches()
+    for stage in (stage for stage in STAGES if any(row.launch.stage == stage for row in rows)):
+        of_stage = [row for row in rows if row.launch.stage == stage]
+        table.add_row(stage, *_figures(of_stage), style="bold")
+        for kernel in dict.fromkeys(row.launch.kernel for row in of_stage):
+            table.add_row(f"  {kernel}", *_figures([row for row in of_stage if row.launch.kernel == kernel]))
         table.add_section()
-    table.add_row("chunk", *_cells(sums(prediction.launches())))
+    table.add_row("chunk", *_figures(rows))
     console = Console()
     console.print(table)
     source = "measured" if gpu.measured else "from data sheets"
@@ -92,15 +94,16 @@ def _side_text(prediction: Prediction) -> str:
     )
 
 
-def _cells(figures: Sums) -> list[str]:
+def _figures(rows: Sequence[LaunchPrediction]) -> list[str]:
+    """The cells of some launches together."""
     from lightwam.gpu.roofline import SHARE
 
     def cells(num_bytes: int, seconds: float) -> list[str]:
         return [f"{num_bytes / 1e6:.1f}", f"{1e3 * seconds:.2f}", f"{1e3 * seconds / SHARE:.2f}"]
 
     return [
-        str(figures.launches),
-        f"{figures.flops / 1e9:.1f}",
-        *cells(figures.num_bytes, figures.seconds),
-        *cells(figures.through_memory, figures.seconds_with_cache),
+        str(len(rows)),
+        f"{sum(row.launch.flops for row in rows) / 1e9:.1f}",
+        *cells(sum(row.launch.num_bytes for row in rows), sum(row.seconds for row in rows)),
+        *cells(sum(row.through_memory for row in rows), sum(row.seconds_with_cache for row in rows)),
     ]

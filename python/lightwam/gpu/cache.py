@@ -58,10 +58,6 @@ class Cache:
         self._unwritten: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._limit = int(capacity) // LINE
 
-    def launch(self, kernel: str, touches: Sequence[Touch]) -> int:
-        """Bytes through device memory while a launch runs: reads that miss, and older writes that must leave."""
-        return sum(self.use(line) for line in launch_lines(kernel, touches))
-
     def flush(self) -> int:
         """Write back everything; returns its bytes."""
         moved = sum(self._unwritten.values())
@@ -106,8 +102,16 @@ def bytes_through_memory(plan: LaunchPlan, text_rows: int, cache_bytes: float) -
 
     What is left to write at the end of the chunk counts for the last launch.
     """
-    cache, program = Cache(cache_bytes * USABLE), plan.programs["act"]
-    moved = [0] * len(program.launches)
+    cache, moved = Cache(cache_bytes * USABLE), [0] * len(plan.programs["act"].launches)
+    for index, line in chunk_lines(plan, text_rows):
+        moved[index] += cache.use(line)
+    moved[-1] += cache.flush()
+    return tuple(moved)
+
+
+def chunk_lines(plan: LaunchPlan, text_rows: int) -> Iterator[tuple[int, Line]]:
+    """The lines that the launches of `act` use, each with the launch's index, in the order of their use."""
+    program = plan.programs["act"]
     side, beside, rest = parts(program.side_stream, list(enumerate(program.launches)))
 
     def lines(launches: Sequence[tuple[int, Launch]]) -> Iterator[tuple[int, Line]]:
@@ -116,10 +120,8 @@ def bytes_through_memory(plan: LaunchPlan, text_rows: int, cache_bytes: float) -
             for line in launch_lines(plan.tasks[launch.task].task.kernel, touches):
                 yield index, line
 
-    for index, line in chain(_at_one_pace(list(lines(side)), list(lines(beside))), lines(rest)):
-        moved[index] += cache.use(line)
-    moved[-1] += cache.flush()
-    return tuple(moved)
+    yield from _at_one_pace(list(lines(side)), list(lines(beside)))
+    yield from lines(rest)
 
 
 def _at_one_pace(*parts: Sequence[tuple[int, Line]]) -> list[tuple[int, Line]]:

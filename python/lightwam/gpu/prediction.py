@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightwam.engine.file import read_engine
-from lightwam.engine.graph import STAGES
 from lightwam.errors import ConfigError
 from lightwam.gpu.cache import bytes_through_memory
 from lightwam.gpu.lower import lower
@@ -31,17 +30,6 @@ class LaunchPrediction(NamedTuple):
     seconds_with_cache: float
 
 
-class Sums(NamedTuple):
-    """Of some launches: how many, FLOPs, bytes and seconds without and with the cache model."""
-
-    launches: int
-    flops: int
-    num_bytes: int
-    seconds: float
-    through_memory: int
-    seconds_with_cache: float
-
-
 @dataclass(frozen=True)
 class Prediction:
     """A chunk of `engine` on `gpu`, at the whole of the roofline."""
@@ -54,16 +42,9 @@ class Prediction:
 
     def launches(self) -> list[LaunchPrediction]:
         """In order."""
-        costs, moved = self.costs, self.through_memory
-        seconds = chunk_seconds(costs, self.gpu), chunk_seconds(costs, self.gpu, moved)
-        return [LaunchPrediction(*row) for row in zip(costs.launches, seconds[0], moved, seconds[1], strict=True)]
-
-    def by_kernel(self) -> dict[str, dict[str, list[LaunchPrediction]]]:
-        """Stage -> kernel -> launches, both in the order of a chunk."""
-        found: dict[str, dict[str, list[LaunchPrediction]]] = {stage: {} for stage in STAGES}
-        for row in self.launches():
-            found[row.launch.stage].setdefault(row.launch.kernel, []).append(row)
-        return {stage: kernels for stage, kernels in found.items() if kernels}
+        seconds, with_cache = (chunk_seconds(self.costs, self.gpu, moved) for moved in (None, self.through_memory))
+        rows = zip(self.costs.launches, seconds, self.through_memory, with_cache, strict=True)
+        return [LaunchPrediction(*row) for row in rows]
 
     def hidden_seconds(self) -> list[tuple[float, float]]:
         """Of the side stream: seconds that hide behind other launches, and all its seconds; without and with cache."""
@@ -108,19 +89,6 @@ class Prediction:
                 for launch, seconds, num_bytes, with_cache in self.launches()
             ],
         }  # fmt: skip
-
-
-def sums(rows: Iterable[LaunchPrediction]) -> Sums:
-    """The figures of several launches together."""
-    found = list(rows)
-    return Sums(
-        len(found),
-        sum(row.launch.flops for row in found),
-        sum(row.launch.num_bytes for row in found),
-        sum(row.seconds for row in found),
-        sum(row.through_memory for row in found),
-        sum(row.seconds_with_cache for row in found),
-    )
 
 
 def predict_engine(engine: Path, gpu_name: str, cache_model: bool = True) -> Prediction:

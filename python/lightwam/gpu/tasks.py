@@ -78,6 +78,10 @@ class Builder:
             return self.nodes.types[value].dtype
         return self.nodes.constants[node.weights[role][0]].type.dtype if role in node.weights else None
 
+    def formats(self, *roles: str) -> dict[str, Any]:
+        """`format` by role."""
+        return {role: self.format(role) for role in roles}
+
     def attr(self, name: str) -> Any:
         """An attr whose type the kernel's task checks; None where the node has none."""
         return self.node.attrs.get(name)
@@ -147,30 +151,22 @@ def _linear(b: Builder) -> Call:
     k = b.weight_shape("weight")[-1]
     n = b.weight_elements("weight") // k // batch
     mode = "quantized" if b.format("x") in EIGHT_BITS else node.text("x_mode", "plain")
-    options = {
-        "x": b.format("x"),
-        "weight": b.format("weight"),
-        "y": b.format("y"),
-        "bias": "bias" in node.weights,
-        "activation": node.text("activation", "none"),
-        "residual": b.format("residual"),
-        "x_mode": mode,
-        "eps": node.attrs.get("eps", 0.0),
-    }
+    options = b.formats("x", "weight", "y", "residual")
+    options |= {"bias": "bias" in node.weights, "activation": node.text("activation", "none")}
+    options |= {"x_mode": mode, "eps": node.attrs.get("eps", 0.0)}
     x_elements = b.matrix("x")[0] * b.matrix("x")[1]
     if uses_matvec(b.nodes, node):
         return b.call(matvec.task(n, k, batch=batch, rows=x_elements // k // batch, **options))
     if "x_statistics" in node.inputs:
         options |= {"x_partials": b.shape("x_statistics")[1]}
-    statistics = b.attr("statistics")
-    return b.call(matmul.task(x_elements // k, n, k, statistics=statistics, **options))
+    return b.call(matmul.task(x_elements // k, n, k, statistics=b.attr("statistics"), **options))
 
 
 def _grouped_linear(b: Builder) -> Call:
     groups, n, k = b.weight_shape("weight")
     rows = b.shape("x")[0]
     task = matmul.task(
-        rows, n, k, x=b.format("x"), weight=b.format("weight"), y=b.format("y"), bias="bias" in b.node.weights,
+        rows, n, k, **b.formats("x", "weight", "y"), bias="bias" in b.node.weights,
         groups=groups, x_mode="quantized" if b.format("x") in EIGHT_BITS else "plain",
     )  # fmt: skip
     return b.call(task)
@@ -184,7 +180,7 @@ def _conv2d(b: Builder) -> Call:
     task = conv2d.task(
         height, width, channels, out, kernel=(kernel_height, kernel_width),
         stride=node.count("stride"), padding=b.attr("padding"),
-        x=b.format("x"), weight=b.format("weight"), y=b.format("y"), bias="bias" in node.weights,
+        **b.formats("x", "weight", "y"), bias="bias" in node.weights,
         activation=node.text("activation"), residual=b.format("residual"), statistics=b.attr("statistics"),
         **norm,
     )  # fmt: skip
@@ -200,7 +196,7 @@ def _row_norm(b: Builder) -> Call:
         options = {"addend": node.text("addend_rows"), "addend_dtype": b.format("addend")}
     task = row_norm.task(
         elements // width // batch, width, kind="rms" if node.kind == "rms_norm" else "layer",
-        x=b.format("x"), y=b.format("y"), eps=node.number("eps"), weight="weight" in node.weights,
+        **b.formats("x", "y"), eps=node.number("eps"), weight="weight" in node.weights,
         bias="bias" in node.weights, activation=node.text("activation", "none"), batch=batch,
         quantize="scale" in node.outputs, **options,
     )  # fmt: skip
@@ -208,13 +204,13 @@ def _row_norm(b: Builder) -> Call:
 
 
 def _quantize_rows(b: Builder) -> Call:
-    return b.call(quantize_rows.task(*b.matrix("x"), x=b.format("x"), y=b.format("y")))
+    return b.call(quantize_rows.task(*b.matrix("x"), **b.formats("x", "y")))
 
 
 def _rms_norm_rope(b: Builder) -> Call:
     rows, columns = b.matrix("x")
     heads = b.node.count("heads")
-    task = rms_norm_rope.task(rows, heads, columns // heads, x=b.format("x"), y=b.format("y"), eps=b.node.number("eps"))
+    task = rms_norm_rope.task(rows, heads, columns // heads, **b.formats("x", "y"), eps=b.node.number("eps"))
     return b.call(task)
 
 
@@ -262,22 +258,20 @@ def _cross_attention_folded(b: Builder) -> Call:
     return b.call(task)
 
 
-def _learned_query_scores(b: Builder) -> Call:
+def _pool(b: Builder) -> tuple[int, int, int, int]:
+    """Rows of one pooling, width, heads, queries."""
     rows, width = b.matrix("x")
-    heads, queries, batch = b.node.count("heads"), b.node.count("queries"), b.node.count("batch", 1)
-    task = learned_query_scores.task(
-        rows // batch, width, heads, queries, x=b.format("x"), eps=b.node.number("eps"), batch=batch
-    )
-    return b.call(task)
+    return rows // b.node.count("batch", 1), width, b.node.count("heads"), b.node.count("queries")
+
+
+def _learned_query_scores(b: Builder) -> Call:
+    eps, batch = b.node.number("eps"), b.node.count("batch", 1)
+    return b.call(learned_query_scores.task(*_pool(b), x=b.format("x"), eps=eps, batch=batch))
 
 
 def _learned_query_sum(b: Builder) -> Call:
-    rows, width = b.matrix("x")
-    heads, queries, batch = b.node.count("heads"), b.node.count("queries"), b.node.count("batch", 1)
-    task = learned_query_sum.task(
-        rows // batch, width, heads, queries, slots=b.weight_shape("merge")[0], x=b.format("x"), y=b.format("y"),
-        batch=batch,
-    )  # fmt: skip
+    slots, batch = b.weight_shape("merge")[0], b.node.count("batch", 1)
+    task = learned_query_sum.task(*_pool(b), slots=slots, x=b.format("x"), y=b.format("y"), batch=batch)
     return b.call(task)
 
 
@@ -319,7 +313,7 @@ def _affine(b: Builder) -> Call:
 
 
 def _nchw_to_nhwc(b: Builder) -> Call:
-    return b.call(nchw_to_nhwc.task(*b.shape("x"), x=b.format("x"), y=b.format("y")))
+    return b.call(nchw_to_nhwc.task(*b.shape("x"), **b.formats("x", "y")))
 
 
 def _text_key_bias(b: Builder) -> Call:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""benchmarks/gpu_check.sh without a GPU: its refusal, its steps on the stand-in driver, its report."""
+"""benchmarks/gpu_check.sh without a GPU: its error, its steps on the stand-in driver, its report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ assert standin.leaked == 0 and not standin.misuse, standin.misuse
 import ctypes
 def wrong(launch):  # an element of the result, then a byte after it
     right(launch)
-    task, _ = names[launch.image_sha256, launch.entry]
+    task, _ = names[launch.cubin_sha256, launch.entry]
     written = [(a, at) for a, at in zip(task.arguments, launch.addresses) if a.mode == "w"]
     argument, address = written[0]
     ctypes.c_uint8.from_address(address + (3 if task is tasks[0] else argument.num_bytes)).value ^= 0x7F
@@ -126,7 +126,7 @@ def _check(results: dict[str, Any]) -> dict[str, Any]:
     return {"gpu": gpu, "machine": {"cores": 2, "system": "Linux"}, "steps": steps, "results": results}
 
 
-def test_refusal_without_a_gpu(tmp_path: Path) -> None:
+def test_error_without_a_gpu(tmp_path: Path) -> None:
     """One line, status 2, and no folder. The driver is hidden where there is one."""
     hidden = tmp_path / "libcuda.so.1"
     hidden.write_text("no library")

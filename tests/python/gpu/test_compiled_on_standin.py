@@ -54,7 +54,7 @@ assert not standin.failures and not standin.misuse, (standin.failures, standin.m
 
 # As in test_policy_on_standin.py: f32 sums in another order; 8 bits, a step of 255 through two linears.
 @pytest.mark.parametrize(("target", "eight_bit", "tolerance"), [("sm_87", 0, 1e-5), ("sm_110", 1, 1e-2)])
-def test_compiled_policies_agree_with_the_processor(
+def test_compiled_policies_agree_with_the_cpu(
     tmp_path: Path, standin_library: Path, target: str, eight_bit: int, tolerance: float
 ) -> None:
     run_script(SCRIPT, standin_library, tmp_path, target, str(eight_bit), str(tolerance))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small engine through the C++ executor: its lowered plan, every launch computed from its kernel's Triton source.
 
-In f32, and with 8-bit linears, it must agree with the processor's backend. Whole policies: test_end_to_end.py.
+In f32, and with 8-bit linears, it must agree with the CPU's backend. Whole policies: test_end_to_end.py.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ assert not standin.failures and not standin.misuse, (standin.failures, standin.m
     ("engine", "integrated", "tolerance"),
     [("small", 0, 1e-5), ("small", 1, 1e-5), ("int8", 0, 1e-2)],
 )
-def test_small_policies_agree_with_the_processor(
+def test_small_policies_agree_with_the_cpu(
     tmp_path: Path, standin_library: Path, engine: str, integrated: int, tolerance: float
 ) -> None:
     run_script(SCRIPT, standin_library, tmp_path, engine, str(integrated), str(tolerance))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole policies on the stand-in driver, beside the processor's backend and the graph in float64 without rounding.
+"""Whole policies on the stand-in driver, beside the CPU's backend and the graph in float64 without rounding.
 
 For a process that loads the stand-in: `measure`, whose figures the test then judges.
 """
@@ -36,7 +36,7 @@ class Figures:
     published_errors: list[float] = field(default_factory=list)  # of the GPU from the published chunks, the largest
     published_cosines: list[float] = field(default_factory=list)
     wrong_grippers: int = 0  # of the GPU, where the oracle is sure
-    integrated_equals: bool = True  # the same bits on a GPU that shares the processor's memory, side branches last
+    integrated_equals: bool = True  # the same bits on a GPU that shares the CPU's memory, side streams last
     instructions_differ: float = 1.0  # two instructions' chunks of one observation
     launches: int = 0
     misuse: str = ""

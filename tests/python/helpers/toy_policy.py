@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small engine's toy kernels (tests/python/runtime/gpu_plans.py), computed with NumPy for the stand-in driver."""
+"""The small engine's toy kernels (gpu_plans.py), computed with NumPy for the stand-in driver."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random changes of good launch plans: the exporter's checker and the runtime's accept and refuse the same ones."""
+"""Random changes of good launch plans: the exporter's verifier and the runtime's accept and refuse the same ones."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class PlanFile:
         self._document = json.loads(self._header["__metadata__"]["lightwam"])
         self._tactics = [task["tactics"] for task in self._document["gpu"]["tasks"]]
 
-    def refusal(self, plan: LaunchPlan) -> str:
+    def fault(self, plan: LaunchPlan) -> str:
         """What the runtime says about the plan; empty if it accepts it."""
         gpu = plan_to_json(plan) | {"images": self._document["gpu"]["images"]}
         for task, tactics in zip(gpu["tasks"], self._tactics, strict=True):
@@ -164,7 +164,7 @@ class PlanFile:
         return ""
 
 
-def refusal(plan: LaunchPlan, graph: Graph) -> str:
+def fault(plan: LaunchPlan, graph: Graph) -> str:
     """What the exporter says about the plan; empty if it accepts it."""
     try:
         verify_plan(plan, graph)
@@ -174,15 +174,15 @@ def refusal(plan: LaunchPlan, graph: Graph) -> str:
 
 
 @pytest.mark.parametrize("images", [True, False])
-def test_both_checkers_accept_the_same_plans(tmp_path: Path, images: bool) -> None:
+def test_both_verifiers_accept_the_same_plans(tmp_path: Path, images: bool) -> None:
     graph = read_engine(write_engine(tmp_path / "plain.lwam", small_engine(images=images)))
     plan = lower(graph)
     file, changes = PlanFile(graph, plan, tmp_path / "changed.lwam"), Changes(seed=int(images))
-    assert refusal(plan, graph) == file.refusal(plan) == ""
+    assert fault(plan, graph) == file.fault(plan) == ""
     accepted = 0
     for _ in range(CHANGED_PLANS):
         changed = changes.plan(plan)
-        exporter, runtime = refusal(changed, graph), file.refusal(changed)
+        exporter, runtime = fault(changed, graph), file.fault(changed)
         assert bool(exporter) == bool(runtime), (exporter, runtime, changed.programs)
         assert "\n" not in exporter + runtime
         accepted += not runtime
@@ -198,5 +198,5 @@ def test_a_frame_is_passed_from_its_first_byte(tmp_path: Path) -> None:
     moved = tuple(BufferAddress(a.buffer, 16) if a == BufferAddress(min(frames), 0) else a for a in launch.arguments)
     launches = tuple(replace(each, arguments=moved) if each is launch else each for each in act.launches)
     changed = replace(plan, programs={**plan.programs, "act": replace(act, launches=launches)})
-    assert "outside" in refusal(changed, graph)
-    assert "do not go together" in PlanFile(graph, plan, tmp_path / "changed.lwam").refusal(changed)
+    assert "outside" in fault(changed, graph)
+    assert "do not go together" in PlanFile(graph, plan, tmp_path / "changed.lwam").fault(changed)

@@ -113,9 +113,9 @@ def test_a_lowered_plan_is_accepted(plan: LaunchPlan, graph: Graph) -> None:
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_plan_is_refused(name: str, plan: LaunchPlan, graph: Graph) -> None:
     damage, message = DAMAGES[name]
-    with pytest.raises(ExportError, match=message) as refusal:
+    with pytest.raises(ExportError, match=message) as raised:
         verify_plan(damage(plan), graph)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_act_may_not_write_the_instruction(plan: LaunchPlan, graph: Graph) -> None:
