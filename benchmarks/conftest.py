@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightwam.cli.figures import SCHEMA, VERSION, Record, Seconds, machine, record_to_json
+from lightwam.bench.figures import SCHEMA, VERSION, Record, Seconds, machine, record_to_json
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Files of --benchmark-json hold our records as well (lightwam.cli.figures)."""
+    """Files of --benchmark-json hold our records as well (lightwam.bench.figures)."""
     records = [
         Record(
             suite="chunk",

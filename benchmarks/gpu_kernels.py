@@ -26,7 +26,8 @@ import triton
 
 from lightwam.config import LightWAMConfig
 from lightwam.engine.graph import Graph, Precision
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.files import replacing_file
 from lightwam.gpu.compile import CompiledPlan, compile_plan
@@ -60,7 +61,7 @@ def configuration_graph(name: str) -> Graph:
 
         return golden_sample(policy, precision, "folded").graph
     config = {"nano": LightWAMConfig.nano, "libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin}
-    options = BuildOptions(float_precision(precision))
+    options = ExportOptions(float_precision(precision))
     graph = build_graph(config[policy](), StateDictWeights({}), options)
     return in_precision(graph, precision)
 

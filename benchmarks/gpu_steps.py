@@ -35,7 +35,7 @@ STAGE_RUNS = 20
 
 def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> dict[str, Any]:
     """`Policy` on the GPU against the CPU on the same observations; then the time of a chunk, and memory."""
-    from lightwam.cli.bench import random_observation
+    from lightwam.engine.inputs import random_observation
     from lightwam.runtime import Policy
 
     before = gpu.memory()[0]
@@ -45,7 +45,7 @@ def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> d
     policies["cpu"] = Policy(engine, device="cpu")
     metadata = policies["cpu"].metadata
     rng = np.random.default_rng(0)
-    observations = [random_observation(metadata, 256, rng) for _ in range(OBSERVATIONS)]
+    observations = [random_observation(metadata["policy"], rng) for _ in range(OBSERVATIONS)]
     chunks = {name: [_chunk(policy, seen) for seen in observations] for name, policy in policies.items()}
     cosines = [cosine(ours, theirs) for ours, theirs in zip(chunks["cuda"], chunks["cpu"], strict=True)]
     policy, gate = policies["cuda"], GATES[metadata["precision"]]

@@ -5,8 +5,8 @@
     python benchmarks/report.py --size libero          the full-size model: an hour, 24 GB of memory, 25 GB of disk
 
 Prepares the files, lets every peer take turns with ours, and writes FOLDER/SIZE-table.md, FOLDER/SIZE-figures.json (the
-schema of lightwam.cli.figures) and a stacked-bar picture. A pair that was measured with as many threads and at least as
-many rounds is not measured again.
+schema of lightwam.bench.figures) and a stacked-bar picture. A pair that was measured with as many threads and at least
+as many rounds is not measured again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rich.progress import Progress
 from summary import Comparison, draw, summarise, table
 from turns import ContenderError, take_turns
 
-from lightwam.cli.figures import write_figures
+from lightwam.bench.figures import write_figures
 
 ROUNDS = {"nano": 60, "libero": 9}
 console = Console()

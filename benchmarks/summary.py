@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from contenders import ENTRIES, Setting
 
-from lightwam.cli.figures import Record, Seconds, processor_name
+from lightwam.bench.figures import Record, Seconds, cpu_name
 
 STAGES = ("preprocess", "vae", "backbone", "expert", "postprocess")
 REFERENCES = ("lightwam-f32", "lightwam-bf16")  # whose actions everyone else's are compared with: the first measured
@@ -128,7 +128,7 @@ def table(comparison: Comparison) -> str:
     """Markdown: one row a contender, then the ratios, then who was left out."""
     some = next(iter(comparison.records.values()), None)
     lines = [
-        f"`{comparison.setting.size}`, {comparison.setting.threads} threads, {processor_name()}; "
+        f"`{comparison.setting.size}`, {comparison.setting.threads} threads, {cpu_name()}; "
         f"{'' if some is None or not some.flops else f'{some.flops / 1e9:.1f} GFLOP a chunk when folded'}",
         "",
         "| contender | graph | runs | p50 | p95 | p99 | share of peak | peak memory | ready after | first chunk after "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightwam.cli.bench import random_observation
+from lightwam.engine.inputs import random_observation
 from lightwam.runtime import Policy
 
 
@@ -26,7 +26,7 @@ def open_policy(engine: Path, threads: int) -> Callable[[], object]:
     """A ready policy; the result runs one chunk on a random observation."""
     policy = Policy(engine, threads=threads)
     policy.set_instruction(policy.instructions[0] if policy.instructions else "pick up the object")
-    observation = random_observation(policy.metadata, 256, np.random.default_rng(0))
+    observation = random_observation(policy.metadata["policy"], np.random.default_rng(0))
     policy.infer(observation)
     return lambda: policy.infer(observation)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from contenders import Contender, Setting, build
 
-from lightwam.cli.figures import peak_memory_bytes
+from lightwam.bench.figures import peak_memory_bytes
 
 
 def main() -> None:

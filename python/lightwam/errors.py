@@ -43,7 +43,7 @@ class InstructionError(LightWAMError):
 
 
 class PrecisionError(LightWAMError):
-    """The requested precision is not the engine's, or the processor lacks it."""
+    """The requested precision is not the engine's, or the CPU lacks it."""
 
 
 class DeviceError(LightWAMError):

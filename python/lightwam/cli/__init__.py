@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `lightwam` command: one verb per module, imported only when it is asked for."""
+"""The `lightwam` command: one verb per module, imported only when it runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VERBS: dict[str, Verb] = {
     "quantize": Verb("compute an engine's large linears in eight bits", "lightwam.cli.quantize", "QuantizeArgs"),
     "compile": Verb("add machine code for GPUs to an engine file", "lightwam.cli.compile", "CompileArgs"),
     "tune": Verb("find the fastest tactics of a compiled engine on this GPU", "lightwam.cli.tune", "TuneArgs"),
-    "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.onnx.export", "OnnxArgs"),
+    "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.cli.onnx", "OnnxArgs"),
 }
 
 
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     except MemoryError as error:
-        print(f"lightwam {found[0]}: out of memory ({error}): ask for less at once", file=sys.stderr)
+        print(f"lightwam {found[0]}: out of memory ({error}): give it less at once", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe had enough (`lightwam inspect FILE | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

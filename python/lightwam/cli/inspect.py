@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lightwam inspect`: what an engine file holds, what a chunk costs, and what each exact saving is worth."""
+"""`lightwam inspect`: what an engine file holds, and what a chunk costs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
-from lightwam.config import LightWAMConfig
-from lightwam.engine.costs import GraphCosts, counted_text_rows, graph_costs, output_is_folded
+from lightwam.engine.costs import GraphCosts, counted_text_rows, graph_costs
 from lightwam.engine.file import read_engine
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
-from lightwam.engine.ops import EIGHT_BIT_PRODUCTS
+from lightwam.engine.ops import EIGHT_BIT_MATMULS
 from lightwam.engine.verify import check_graph
-from lightwam.errors import ConfigError, EngineError
-from lightwam.export.savings import Cost, savings
+from lightwam.errors import ConfigError
+
+#: The savings of the full-size policy were counted once, from the unfolded model.
+SAVINGS_TABLE = "docs/reference/export.md"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class InspectArgs:
     ops: bool = False
     """List every op of a chunk with its FLOPs and bytes."""
     savings: bool = False
-    """What each exact saving is worth for this policy."""
+    """Say where the worth of each exact saving is written."""
     text_rows: int | None = None
     """Rows of the instruction for the counts; those of the longest known one when absent, 32 where none is known."""
     json: bool = False
@@ -38,21 +38,13 @@ class InspectArgs:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Plain columns: the first left-aligned, the others to the right."""
-    lines = [tuple(header), *map(tuple, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column and _is_number(line[column], column, lines) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _is_number(cell: str, column: int, lines: Sequence[Sequence[str]]) -> bool:
-    """Columns of numbers are aligned to the right, their header too."""
-    return all(line[column].replace(".", "").replace("-", "").isdigit() for line in lines[1:] if line[column])
+    """Plain columns, those of numbers (and their headers) aligned to the right."""
+    columns = []
+    for name, *cells in zip(header, *rows, strict=True):
+        width = max(map(len, (name, *cells)))
+        numbers = all(cell.replace(".", "").isdigit() for cell in cells)
+        columns.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in (name, *cells)])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) -> str:
@@ -87,7 +79,7 @@ def _precision(graph: Graph) -> str:
     """The engine's precision; of an eight-bit one how many linears have it, and how the chunk agreed with the float."""
     if graph.precision not in EIGHT_BIT_FORMATS:
         return graph.precision
-    linears = [op for op in graph.programs["act"].ops if op.op in EIGHT_BIT_PRODUCTS]
+    linears = [op for op in graph.programs["act"].ops if op.op in EIGHT_BIT_MATMULS]
     eight = sum("x_scale" in op.inputs for op in linears)
     measured = graph.provenance.get("quantization")
     agreed = "not measured"
@@ -111,27 +103,6 @@ def op_table(costs: GraphCosts) -> str:
     return table(("name", "op", "stage", "MFLOP", "MB"), rows)
 
 
-def savings_table(config: LightWAMConfig, text_rows: int, fold_output: bool) -> str:
-    """GFLOP and megabytes before and after each saving, in order."""
-    lines = savings(config, text_rows, fold_output)
-
-    def cells(cost: Cost) -> tuple[str, str]:
-        return f"{cost.flops / 1e9:.3f}", f"{cost.num_bytes / 1e6:.1f}"
-
-    rows = [
-        (str(line.number), line.what, *cells(line.before), *cells(line.after),
-         f"{(line.before.flops - line.after.flops) / 1e9:.3f}",
-         f"{(line.before.num_bytes - line.after.num_bytes) / 1e6:.1f}")
-        for line in lines
-    ]  # fmt: skip
-    first, last = lines[0].before, lines[-1].after
-    saved = f"{(first.flops - last.flops) / 1e9:.3f}", f"{(first.num_bytes - last.num_bytes) / 1e6:.1f}"
-    rows.append(("", "all of them", *cells(first), *cells(last), *saved))
-    return table(
-        ("", "saving", "GFLOP before", "MB before", "GFLOP after", "MB after", "GFLOP saved", "MB saved"), rows
-    )
-
-
 def main(arguments: InspectArgs) -> int:
     """Print the report. Raises `EngineError` on a file that is no engine, `ConfigError` on a negative row count."""
     if arguments.text_rows is not None and arguments.text_rows < 0:
@@ -150,13 +121,5 @@ def main(arguments: InspectArgs) -> int:
     if arguments.ops:
         print(f"\n{op_table(costs)}")
     if arguments.savings:
-        config = _config(graph.provenance, arguments.file)
-        print(f"\n{savings_table(config, text_rows, output_is_folded(graph))}")
+        print(f"\nWhat each exact saving is worth: {SAVINGS_TABLE}")
     return 0
-
-
-def _config(provenance: Any, file: Path) -> LightWAMConfig:
-    stored = provenance.get("config")
-    if stored is None:
-        raise EngineError(f"{file}: holds no configuration, so its savings cannot be counted: export the policy again")
-    return LightWAMConfig.from_dict(stored)

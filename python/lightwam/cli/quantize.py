@@ -14,15 +14,10 @@ from lightwam.engine.graph import EightBit
 from lightwam.errors import ConfigError
 from lightwam.progress import progress_bar
 from lightwam.quantize.calibration import Observations, random_observations, recorded_observations
-from lightwam.quantize.quantize_engine import (
-    LayerVerdict,
-    QuantizeOptions,
-    QuantizeReport,
-    quantize_engine,
-    report_path,
-)
+from lightwam.quantize.quantize_engine import quantize_engine
+from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeReport, report_path
 
-#: Layers on the screen unless all are asked for; the report file holds all of them.
+#: Layers on the screen unless --all-layers; the report file holds all of them.
 SHOWN_LAYERS = 16
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tyro.conf import Positional
 
-from lightwam.cli.bench import MAX_IMAGE_SIZE, random_observation
+from lightwam.bench.measure import MAX_IMAGE_SIZE, set_any_instruction, square_observation
 from lightwam.errors import ConfigError
+from lightwam.progress import counting_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
 
@@ -45,22 +45,14 @@ def tune(arguments: TuneArgs) -> Tuning:
     if not 1 <= arguments.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(f"--image-size is {arguments.image_size}: use 1 to {MAX_IMAGE_SIZE}")
     policy = Policy(arguments.engine, device="cuda")
-    policy.set_instruction(policy.instructions[0] if policy.instructions else arguments.instruction)
-    seen = random_observation(policy.metadata, arguments.image_size, np.random.default_rng(0))
-    tuning = _with_progress(policy, seen, arguments.repeats)
+    set_any_instruction(policy, arguments.instruction)
+    seen = square_observation(policy, arguments.image_size)
+    with counting_bar("timing tactics", show=True) as on_progress:
+        tuning = policy.tune(seen, arguments.repeats, on_progress)
     replaced = write_tuning(arguments.engine, tuning)
     if replaced:
         print(f"replaced: {replaced}")
     return tuning
-
-
-def _with_progress(policy: Policy, seen: dict[str, object], repeats: int) -> Tuning:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("timing tactics", total=None)
-        return policy.tune(seen, repeats, lambda done, total: progress.update(bar, completed=done, total=total))
 
 
 def print_tuning(tuning: Tuning) -> None:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs and bytes of a graph, counted from its ops. Products only: 2 a multiply-add, as the published figures count."""
+"""FLOPs and bytes of a graph, counted from its ops. Matmuls only: 2 a multiply-add, as the published figures count."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from lightwam.engine.dtypes import num_elements
 from lightwam.engine.graph import Graph, Op, Program, Stage, TensorType
-from lightwam.engine.ops import OPS, Operands, operands_bytes
+from lightwam.engine.ops import OPS
 from lightwam.engine.verify import op_operands
 
 #: Rows of an instruction where an engine knows none: a sentence or two.
@@ -15,7 +16,7 @@ UNKNOWN_TEXT_ROWS = 32
 
 
 def assumed_text_rows(known: Iterable[int], context_rows: int) -> int:
-    """The instruction length that costs are counted for: the longest of the known ones, 32 rows where none is."""
+    """The instruction length for which costs are counted: the longest of the known ones, 32 rows where none is."""
     return max(known, default=min(UNKNOWN_TEXT_ROWS, context_rows))
 
 
@@ -37,11 +38,11 @@ class OpCost:
 
 @dataclass(frozen=True)
 class GraphCosts:
-    """Costs of one chunk. `constant_bytes`: constants of `act`, each once; `product_weights`: numbers in products."""
+    """Costs of one chunk. `constant_bytes`: constants of `act`, each once; `matmul_weights`: numbers in matmuls."""
 
     ops: tuple[OpCost, ...]
     constant_bytes: int
-    product_weights: int
+    matmul_weights: int
 
     @property
     def flops(self) -> int:
@@ -56,14 +57,9 @@ class GraphCosts:
 
 
 def counted_text_rows(graph: Graph) -> int:
-    """The instruction length that a policy's costs are told for: its longest known one, 32 rows where none is known."""
+    """The instruction length for which a policy's costs are counted: its longest known one, 32 rows where none is."""
     known = (graph.constants[entry["context"]].type.shape[0] for entry in graph.policy["instructions"])
     return assumed_text_rows(known, graph.policy["context_rows"])
-
-
-def output_is_folded(graph: Graph) -> bool:
-    """Whether cross-attention's output projection is folded into the keys (saving 13)."""
-    return any(op.op == "cross_attention_folded" for op in graph.programs["act"].ops)
 
 
 def graph_costs(graph: Graph, text_rows: int | None = None) -> GraphCosts:
@@ -71,31 +67,21 @@ def graph_costs(graph: Graph, text_rows: int | None = None) -> GraphCosts:
     program = graph.programs["act"]
     ops = tuple(_op_cost(graph, program, op, text_rows) for op in program.ops)
     used = {name for op in program.ops for name in op.constants.values()}
-    weights = {op.constants["weight"] for op in program.ops if OPS[op.op].product}
+    weights = {op.constants["weight"] for op in program.ops if OPS[op.op].matmul}
     return GraphCosts(
         ops,
         sum(graph.constants[name].type.num_bytes for name in used),
-        sum(_size(graph.constants[name].type) for name in weights),
+        sum(num_elements(graph.constants[name].type.shape) for name in weights),
     )
 
 
-def _size(tensor: TensorType) -> int:
-    rows, columns = tensor.matrix
-    return rows * columns
-
-
 def _op_cost(graph: Graph, program: Program, op: Op, text_rows: int | None) -> OpCost:
-    operands = op_operands(op, program, graph.constants)
-    if text_rows is not None and op.op in ("cross_attention", "cross_attention_folded"):
-        operands = _shorter_text(operands, text_rows)
-    return OpCost(op.name, op.op, op.stage, OPS[op.op].flops(operands), operands_bytes(operands))
-
-
-def _shorter_text(operands: Operands, text_rows: int) -> Operands:
-    """Cross-attention over the keys that an instruction of `text_rows` rows leaves: one zero row for the rest."""
-    shorter = {
-        role: TensorType(tensor.dtype, (min(text_rows + 1, tensor.shape[0]), *tensor.shape[1:]))
-        for role, tensor in operands.inputs.items()
-        if role in ("key_text", "value_text", "output_text", "key_bias")
-    }
-    return replace(operands, inputs={**operands.inputs, **shorter})
+    spec, operands = OPS[op.op], op_operands(op, program, graph.constants)
+    if text_rows is not None:  # the keys that a shorter instruction leaves: one zero row for the rest
+        shorter = {
+            role: TensorType(tensor.dtype, (min(text_rows + 1, tensor.shape[0]), *tensor.shape[1:]))
+            for role, tensor in operands.inputs.items()
+            if role in spec.text_inputs
+        }
+        operands = replace(operands, inputs={**operands.inputs, **shorter})
+    return OpCost(op.name, op.op, op.stage, spec.flops(operands), spec.num_bytes(operands))

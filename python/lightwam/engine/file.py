@@ -7,16 +7,14 @@ to a temporary name and renames, so a file that exists is whole.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, SAFETENSORS_NAME, Arr
 from lightwam.engine.graph import ALIGNMENT, Constant, Graph, TensorType, graph_from_json, graph_to_json
 from lightwam.engine.verify import check_graph
 from lightwam.errors import EngineError
+from lightwam.files import replacing_file
 
 METADATA_KEY = "lightwam"
 GPU_KEY = "gpu"
@@ -46,7 +45,7 @@ def write_engine(
     on_bytes: Callable[[int], None] | None = None,
     gpu: GpuPart | None = None,
 ) -> int:
-    """Verify a planned graph and write it. `on_bytes` hears of every tensor's size. Returns the file's size in bytes.
+    """Verify a planned graph and write it; returns the file's size in bytes. `on_bytes` is called with each tensor's.
 
     Raises `ExportError` if the graph breaks a rule of the format; then, as after any failure, no file is left behind.
     """
@@ -57,7 +56,7 @@ def write_engine(
     checksums = dict.fromkeys(tensors, _UNKNOWN_CHECKSUM)
     header, offsets = _header(description, tensors, checksums)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_beside(target) as file:
+    with replacing_file(target) as part, part.open("wb") as file:
         file.write(_LENGTH.pack(len(header)))
         file.write(header)
         data_start = file.tell()
@@ -98,24 +97,8 @@ def _header(
     return header + b" " * (-(len(header) + _LENGTH.size) % ALIGNMENT), offsets
 
 
-@contextlib.contextmanager
-def _temporary_beside(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes the target's name when the block ends well, and is removed otherwise."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def read_engine(path: str | os.PathLike[str]) -> Graph:
-    """The graph of an engine file; its constants are read from the file when asked for. Raises `EngineError`.
+    """The graph of an engine file; its constants are read from the file when they are used. Raises `EngineError`.
 
     For inspection and for the interpreter. The runtime has its own reader, which trusts nothing. What the file holds
     for GPUs is left out: it belongs to this file, not to a graph made from it.
@@ -169,14 +152,14 @@ def _gpu_tensors(document: Mapping[str, Any]) -> set[str]:
 def check_checksums(path: str | os.PathLike[str], on_bytes: Callable[[int], None] = lambda _: None) -> None:
     """Compare every tensor of an engine file with its checksum. Raises `EngineError` naming the first that differs.
 
-    `on_bytes` hears of every tensor's size. A file made by hand may have no checksums: then nothing is compared.
+    `on_bytes` is called with every tensor's size. A file made by hand may have no checksums: then nothing is compared.
     """
     file = Path(path)
     document, tensors = _read_file(file)
-    for name, wanted in document.get("checksums", {}).items():
+    for name, expected in document.get("checksums", {}).items():
         found = f"{zlib.crc32(np.ascontiguousarray(tensors[name].array()).data):08x}"
-        if found != wanted:
-            raise EngineError(f"{file}: tensor {name} has checksum {found}, expected {wanted}: fetch the file again")
+        if found != expected:
+            raise EngineError(f"{file}: tensor {name} has checksum {found}, expected {expected}: fetch the file again")
         on_bytes(tensors[name].type.num_bytes)
 
 

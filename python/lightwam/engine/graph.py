@@ -43,7 +43,7 @@ class TensorType:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """The matrix view [R, C]: C is the last dimension, R the product of the others."""
+        """The matrix view [R, C]: C is the last dimension, R all others multiplied."""
         columns = self.shape[-1] if self.shape else 1
         rows = 1
         for side in self.shape[:-1]:
@@ -149,15 +149,7 @@ def _program_to_json(program: Program) -> dict[str, Any]:
         "values": [_value_to_json(value) for value in program.values.values()],
         "outputs": dict(program.outputs),
         "ops": [
-            {
-                "op": op.op,
-                "name": op.name,
-                "stage": op.stage,
-                "inputs": dict(op.inputs),
-                "constants": dict(op.constants),
-                "outputs": dict(op.outputs),
-                "attrs": {key: list(attr) if isinstance(attr, tuple) else attr for key, attr in op.attrs.items()},
-            }
+            {**vars(op), "attrs": {key: list(x) if isinstance(x, tuple) else x for key, x in op.attrs.items()}}
             for op in program.ops
         ],
     }

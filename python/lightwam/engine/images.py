@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera images -> canvas in float64, from the definition (spec section 6): the oracle of `preprocess_images`."""
+"""Camera images -> canvas in float64, from the definition (docs/reference/light-wam.md, section 6)."""
 
 from __future__ import annotations
 

@@ -87,9 +87,9 @@ def _inherited_buffer(
     program: Program, op: Op, index: int, output: Value, buffers: Mapping[str, Buffer]
 ) -> Buffer | None:
     """The buffer of the input whose bytes the output takes over, if there is one."""
-    if op.op == "reshape":
+    if OPS[op.op].view:
         if op.inputs["x"] not in buffers:
-            raise ExportError(f"op {op.name}: reshape of {op.inputs['x']}, which is not in the arena: copy it first")
+            raise ExportError(f"op {op.name}: {op.op} of {op.inputs['x']}, which is not in the arena: copy it first")
         return buffers[op.inputs["x"]]
     read = [buffers.get(name) for name in op.inputs.values()]
     for role in OPS[op.op].in_place_roles():

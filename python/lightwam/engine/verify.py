@@ -80,12 +80,12 @@ def _check_offsets(program: Program, instruction_bytes: int) -> None:
 
 
 def _check_lifetimes(program: Program) -> None:
-    """No two values alive at once share bytes, but for reshapes and outputs in place."""
+    """No two values alive at once share bytes, but for views and outputs in place."""
     last_reads = program.last_reads()
     writers = {name: index for index, op in enumerate(program.ops) for name in op.outputs.values()}
     arena = [value for value in program.values.values() if value.storage == "arena"]
     arena.sort(key=lambda value: writers[value.name])
-    roots = _reshape_roots(program)
+    roots = _view_roots(program)
     for early, late in combinations(arena, 2):
         alive_together = writers[late.name] <= last_reads.get(early.name, writers[early.name])
         if alive_together and _share_bytes(early, late) and roots[early.name] != roots[late.name]:
@@ -106,10 +106,10 @@ def _in_place(op: Op, value: Value, output: Value, last_read: bool) -> bool:
     return last_read and exact and len(roles) == 1 and roles[0] in OPS[op.op].in_place_roles()
 
 
-def _reshape_roots(program: Program) -> dict[str, str]:
+def _view_roots(program: Program) -> dict[str, str]:
     """Value -> the value whose bytes it is another view of."""
     roots = {name: name for name in program.values}
     for op in program.ops:
-        if op.op == "reshape":
+        if OPS[op.op].view:
             roots[op.outputs["y"]] = roots[op.inputs["x"]]
     return roots

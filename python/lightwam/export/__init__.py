@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightwam.export.api import ExportReport, export_engine
+    from lightwam.export.exporter import ExportReport, export_engine
+    from lightwam.export.options import ExportOptions
 
-__all__ = ["ExportReport", "export_engine"]
+__all__ = ["ExportOptions", "ExportReport", "export_engine"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from lightwam.export import api
+        from lightwam.export import exporter
 
-        return getattr(api, name)
+        return getattr(exporter, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

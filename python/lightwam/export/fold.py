@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact savings: what may be folded because the action pass is a fixed function, one function a saving.
 
+Saving 7 is the op `text_key_bias`; saving 12 needs no function: weights are read by name.
+
 Every function here works on float64 tensors and gives the same policy up to rounding. The numbers are those of
-docs/reference/export.md. Symbols: D width, K input width, N output
-width, P state width, H horizon, Z latent channels, Q queries.
+docs/reference/export.md. Symbols: D width, K input width, N output width, P state width, H horizon, Z latent channels,
+Q queries.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -69,23 +70,14 @@ def absorb_gate(linear: Affine, gate: Tensor) -> Affine:
     return Affine(gate[:, None] * linear.weight, gate * linear.bias)
 
 
-def action_pass_masks_are_true(config: LightWAMConfig, context_mask: Iterable[bool] | None = None) -> bool:
-    """Saving 5: one frame sees itself under every mask kind, so only a context mask with a False row needs masking."""
-    one_frame = config.video_dit.attention_mask in ("first_frame_causal", "per_frame_causal", "bidirectional")
-    return one_frame and (context_mask is None or all(bool(torch.as_tensor(row).all()) for row in context_mask))
+def action_pass_needs_no_mask(config: LightWAMConfig) -> bool:
+    """Saving 5: one frame sees itself under every mask kind, and all context rows are attended to."""
+    return config.video_dit.attention_mask in ("first_frame_causal", "per_frame_causal", "bidirectional")
 
 
 def fold_proprio(proprio_encoder: Affine, text_embedding_first: Affine) -> Affine:
     """Saving 6: text rows are embedded once an instruction; the step's proprio row needs D x P numbers only."""
     return proprio_encoder.then(text_embedding_first)
-
-
-def padded_key_bias(rows: int, length: int) -> Tensor:
-    """Saving 7: logit biases of the first min(rows + 1, length) keys; the one kept zero row stands for all of them."""
-    bias = torch.zeros(min(rows + 1, length), dtype=torch.float64)
-    if rows < length:
-        bias[rows] = math.log(length - rows)
-    return bias
 
 
 @dataclass(frozen=True)
@@ -168,7 +160,7 @@ def pooled_patch_kernel(weight: Tensor, factor: int) -> Tensor:
 
 
 def split_heads(weight: Tensor, heads: int) -> Tensor:
-    """Saving 13: an output projection [N, heads*d] as [heads, N, d]. Its product with a key's value, head by head, is
+    """Saving 13: an output projection [N, heads*d] as [heads, N, d]. Applied to a key's value, head by head, it gives
     what the key adds to every token that attends to it, so sum_k p_k V_k, then O, becomes sum_k p_k (O V_k).
     """
     return weight.reshape(weight.shape[0], heads, -1).transpose(0, 1).contiguous()
@@ -180,15 +172,3 @@ def cross_output_flops(dit: VideoDiTConfig, tokens: int, keys: int, folded: bool
     if folded:
         return 2 * tokens * keys * (inner + dit.num_heads * hidden) + 2 * inner * hidden
     return 4 * tokens * keys * inner + 2 * tokens * inner * hidden
-
-
-def unused_weights(config: LightWAMConfig, names: Iterable[str]) -> set[str]:
-    """Saving 12: the names that an engine never loads: VAE decoder, umT5, video head, blocks past the last adapter."""
-    dropped = tuple(
-        f"mot.mixtures.video.blocks.{layer}."
-        for layer in range(blocks_needed(config.video_dit), config.video_dit.num_layers)
-    )
-    prefixes = (*dropped, "mot.mixtures.video.head.", "vae.model.decoder.", "vae.model.conv2.")
-    if config.text.kind == "umt5":
-        prefixes = (*prefixes, "text_encoder.")
-    return {name for name in names if name.startswith(prefixes) or (name.startswith("vae.") and ".time_conv." in name)}

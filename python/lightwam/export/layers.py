@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from lightwam.export.weights import Weights
 
 @dataclass(frozen=True)
 class Formats:
-    """What products read (`compute`), how their weights are stored (`weight`), what the backbone's blocks add to
+    """What matmuls read (`compute`), how their weights are stored (`weight`), what the backbone's blocks add to
     (`stream`); the expert's stream, norms and tables stay float32.
     """
 
@@ -34,7 +35,7 @@ class Formats:
 
 
 def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) -> Constant:
-    """A constant whose numbers `make` computes when asked."""
+    """A constant whose numbers `make` computes when they are read."""
 
     def load() -> Array:
         if dtype == "f16":
@@ -80,7 +81,7 @@ class Linear:
         return constant(f"{self.name}.weight", dtype, shape, lambda: split_heads(self._make_weight(), heads))
 
     def _make_weight(self) -> Tensor:
-        """Folding makes both; the small bias is kept for the one who asks next."""
+        """Folding makes both; the small bias is kept for its next reader."""
         made = self.make()
         self._kept_bias[:] = [made.bias.clone()]
         return made.weight
@@ -101,6 +102,11 @@ def load_linear(weights: Weights, source: str, name: str, in_dim: int, out_dim: 
         return Affine(weights.get(f"{source}.weight", (out_dim, in_dim)), weights.get(f"{source}.bias", (out_dim,)))
 
     return Linear(name, in_dim, out_dim, make)
+
+
+def load_vector(weights: Weights, source: str, name: str, size: int) -> Constant:
+    """A vector as it is stored, in float32."""
+    return constant(name, "f32", (size,), functools.partial(weights.get, source, (size,)))
 
 
 def load_norm(weights: Weights, source: str, dim: int) -> tuple[Tensor, Tensor]:

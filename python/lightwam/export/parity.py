@@ -7,9 +7,9 @@ definition). The inputs' seeds are stored, so the figures can be made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +18,16 @@ from torch import Tensor
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.engine.images import compose_canvas
+from lightwam.engine.inputs import random_state, random_view
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import ExportError
+from lightwam.export.options import ExportOptions
 from lightwam.export.policy import Normalization
 
 #: Name of the value that holds the chunk, still normalised.
 CHUNK = "expert.actions"
 MAX_RELATIVE_ERROR = 1e-4
 MIN_COSINE = 0.9995
-# Constants of larger graphs are folded anew for every seed: in float64 they would take four times the engine's size.
-_KEPT_CONSTANT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -43,40 +43,27 @@ class Parity:
         return {**asdict(self), "seeds": list(self.seeds), "reference": "PyTorch model, float32, unfolded"}
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One random input. `proprio` is the normalised, clamped state; context rows past the text are zero."""
 
     state: Array
     proprio: Array
     context: Array
     rows: int
-    latents: Array | None
-    images: dict[str, Array] | None
+    latents: Array | None = None
+    images: dict[str, Array] | None = None
 
 
-def random_sample(graph: Graph, normalization: Normalization, seed: int) -> Sample:
-    """State of a normal distribution in normalised units, a few context rows, images or latents of noise."""
+def random_sample(graph: Graph, units: Normalization, seed: int) -> Sample:
+    """A random state, a few context rows, images or latents of noise."""
     policy, rng = graph.policy, np.random.default_rng(seed)
-    wish = rng.standard_normal(policy["state_width"])
+    state = random_state(policy, rng)
     rows = int(rng.integers(1, policy["context_rows"] + 1))
     context = np.zeros((policy["context_rows"], policy["text_width"]), np.float32)
     context[:rows] = rng.standard_normal((rows, policy["text_width"]))
-    images = latents = None
-    if policy["starts_at"] == "images":
-        images = {camera["name"]: rng.integers(0, 256, (96, 128, 3), np.uint8) for camera in policy["cameras"]}
-    else:
-        latents = rng.standard_normal(policy["latent_shape"]).astype(np.float32)
-    scale, offset = (part.astype(np.float32) for part in (normalization.state_scale, normalization.state_offset))
-    state = ((wish - normalization.state_offset) / normalization.state_scale).astype(np.float32)
-    return Sample(
-        state=state,
-        proprio=np.clip(state * scale + offset, -normalization.clamp, normalization.clamp).astype(np.float32),
-        context=context,
-        rows=rows,
-        latents=latents,
-        images=images,
-    )
+    scale, offset = (part.astype(np.float32) for part in (units.state_scale, units.state_offset))
+    proprio = np.clip(state * scale + offset, -units.clamp, units.clamp).astype(np.float32)
+    return Sample(state, proprio, context, rows, **random_view(policy, rng, (96, 128)))
 
 
 Encode = Callable[[Tensor], Tensor]
@@ -107,29 +94,28 @@ def measure_parity(
     graph: Graph,
     model: Any,
     encode: Encode | None,
-    normalization: Normalization,
-    seeds: Sequence[int],
-    exact: bool,
+    units: Normalization,
+    options: ExportOptions,
     on_seed: Callable[[int], None],
 ) -> Parity:
-    """Compare on one sample a seed. `exact`: float32 weights, so 1e-4 relative must hold, else cosine 0.9995.
+    """Compare on one sample a seed. With float32 weights 1e-4 relative must hold, else cosine 0.9995.
 
-    `on_seed` hears a 1 after each seed. Raises `ExportError` when the limit is broken.
+    `on_seed` is called with 1 after each seed. Raises `ExportError` when the limit is broken.
     """
-    keep_constants = graph.constant_bytes() <= _KEPT_CONSTANT_BYTES
-    interpreter = Interpreter(graph, kept=frozenset({CHUNK}), keep_constants=keep_constants)
+    seeds, exact = options.parity_seeds, options.precision == "f32" and options.weight_dtype in (None, "f32")
+    interpreter = Interpreter(graph, kept=frozenset({CHUNK}))
     errors, cosines = [], []
     for seed in seeds:
-        sample = random_sample(graph, normalization, seed)
+        sample = random_sample(graph, units, seed)
         interpreter.set_instruction(sample.context[: sample.rows])
         interpreter.act(sample.state, sample.latents, sample.images)
         made = np.asarray(interpreter.trace[CHUNK]).ravel()
-        wanted = reference_chunk(model, encode, graph, sample).ravel()
-        errors.append(float(np.abs(made - wanted).max() / np.abs(wanted).max()))
-        cosines.append(float(made @ wanted / (np.linalg.norm(made) * np.linalg.norm(wanted))))
+        expected = reference_chunk(model, encode, graph, sample).ravel()
+        errors.append(float(np.abs(made - expected).max() / np.abs(expected).max()))
+        cosines.append(float(made @ expected / (np.linalg.norm(made) * np.linalg.norm(expected))))
         on_seed(1)
     limit = f"relative error <= {MAX_RELATIVE_ERROR}" if exact else f"cosine >= {MIN_COSINE}"
-    parity = Parity(tuple(seeds), max(errors), min(cosines), limit)
+    parity = Parity(seeds, max(errors), min(cosines), limit)
     good = parity.relative_error <= MAX_RELATIVE_ERROR if exact else parity.cosine >= MIN_COSINE
     if not good:
         raise ExportError(

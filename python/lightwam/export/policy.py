@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `policy` section of an engine (engine-format.md, section 2), and the refusal of what is not folded."""
+"""The `policy` section of an engine (engine-format.md, section 2), and the errors for what is not folded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import Array
 from lightwam.errors import ExportError
-from lightwam.export.fold import action_pass_masks_are_true
-
-StartAt = Literal["images", "latents"]
-CrossOutput = Literal["auto", "folded", "projected"]
+from lightwam.export.fold import action_pass_needs_no_mask
+from lightwam.export.options import StartAt
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,10 @@ class Normalization:
         return {**{field: np.asarray(getattr(self, field)).tolist() for field in fields}, "clamp": self.clamp}
 
 
-def refuse_unfoldable(
-    config: LightWAMConfig, start_at: StartAt, latent_shape: tuple[int, int, int], context_mask: Iterable[bool] | None
-) -> None:
+def check_foldable(config: LightWAMConfig, start_at: StartAt, latent_shape: tuple[int, int, int]) -> None:
     """Raise `ExportError`, naming option and value, for whatever the folds do not cover."""
-    if start_at not in ("images", "latents"):
-        raise ExportError(f"start_at is {start_at!r}: use 'images' or 'latents'")
-    if not action_pass_masks_are_true(config, context_mask):
-        raise ExportError(
-            "context_mask has False rows: the engine attends to all rows, as the published policies do; "
-            "export without a mask, or give the instruction's true rows only"
-        )
+    if not action_pass_needs_no_mask(config):
+        raise ExportError(f"video_dit.attention_mask is {config.video_dit.attention_mask!r}: it masks a single frame")
     if config.video_dit.patch_size[0] != 1:
         raise ExportError(f"video_dit.patch_size is {config.video_dit.patch_size}: the first number must be 1 to fold")
     factor = config.video.spatial_downsample if config.video.downsample_action_pass else 1

@@ -38,7 +38,7 @@ class Weights(Protocol):
 
 
 class StateDictWeights:
-    """Weights of a model in memory. `used` collects the names that were asked for."""
+    """Weights of a model in memory. `used` collects the names that were read."""
 
     def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
         self._tensors = state_dict

@@ -20,12 +20,10 @@ from lightwam.config import TextConfig
 from lightwam.errors import ConfigError, InstructionError
 from lightwam.model.fit import load_exactly
 from lightwam.model.names import UMT5_TIED, umt5_names
+from lightwam.words import word_buckets
 
 Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
 """(prompts, length) -> token ids [B, length] int64 and mask [B, length], 1 on the text."""
-
-_FNV_OFFSET, _FNV_PRIME, _FNV_MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
-_WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+")
 
 
 class Context(NamedTuple):
@@ -40,19 +38,6 @@ def prompt(config: TextConfig, instruction: str) -> str:
     if not isinstance(instruction, str) or not instruction.strip():
         raise InstructionError(f"instruction is {instruction!r}: give a sentence")
     return config.prompt_template.replace("{task}", instruction)
-
-
-def fnv1a_64(data: bytes) -> int:
-    """FNV-1a, 64 bit."""
-    value = _FNV_OFFSET
-    for byte in data:
-        value = ((value ^ byte) * _FNV_PRIME) & _FNV_MASK
-    return value
-
-
-def word_buckets(text: str, buckets: int) -> list[int]:
-    """The bucket of each word: ASCII letters lower-cased, split at every byte that is no letter, digit or >= 0x80."""
-    return [fnv1a_64(word.lower()) % buckets for word in _WORD.findall(text.encode())]
 
 
 class HashedWordsEncoder(nn.Module):

@@ -120,7 +120,7 @@ def _shares(t: Lowering, op: Op) -> str:
 
 
 def cross_attention_folded(t: Lowering, op: Op) -> None:
-    """One product of [S, heads * keys] with [heads * keys, N]."""
+    """One matmul of [S, heads * keys] with [heads * keys, N]."""
     model, heads = t.model, op.attrs["heads"]
     assert isinstance(heads, int)
     width = t.type(op.outputs["y"]).shape[-1]

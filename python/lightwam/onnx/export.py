@@ -1,36 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lightwam onnx`: an engine file as two ONNX models with one file of weights, for other runtimes (onnx.md)."""
+"""An engine as two ONNX models with one file of weights, for other runtimes (onnx.md)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightwam.engine.file import check_checksums, read_engine
 from lightwam.engine.graph import Graph
-from lightwam.engine.verify import check_graph
 from lightwam.errors import ExportError
+from lightwam.files import replacing_file
 from lightwam.onnx.lowering import Lowering
 from lightwam.onnx.model import ModelBuilder, WeightFile, require_onnx
 from lightwam.onnx.ops import lower
-from lightwam.progress import progress_bar
-
-
-@dataclass(frozen=True)
-class OnnxArgs:
-    """Write an engine as ONNX models: the action pass, and what runs once an instruction; the weights beside them."""
-
-    engine: Path
-    """Engine file (*.lwam) in f32, bf16 or f16."""
-    out: Path
-    """The model of the action pass to write (*.onnx)."""
-    text_rows: int | None = None
-    """Fix the number of an instruction's context rows: faster models, for instructions of that length only."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +26,6 @@ class OnnxFiles:
     instruction: Path
     weights: Path
     num_bytes: int
-
-
-def main(arguments: OnnxArgs) -> int:
-    """Check the engine, write the models and print one line. Raises `EngineError`, `ExportError`."""
-    graph = read_engine(arguments.engine)
-    check_graph(graph)
-    total = graph.constant_bytes()
-    with progress_bar("checking", total, show=True) as advance:
-        check_checksums(arguments.engine, advance)
-    with progress_bar("writing", total, show=True) as advance:
-        files = write_onnx(graph, arguments.out, arguments.text_rows, advance)
-    print(f"{files.act}, {files.instruction.name}, {files.weights.name}: {files.num_bytes / 1e6:.1f} MB of weights")
-    return 0
 
 
 def write_onnx(
@@ -70,13 +42,13 @@ def write_onnx(
             (the joined, resized cameras; onnx.md) or `latents` f32 [Z, h, w]; the values that the instruction's
             model returned, under the same names. Output: `actions` f32 [H, A] in robot units.
         text_rows: rows n that every instruction has, 1..L; None: any, with a mask over the L that there may be.
-        on_bytes: hears of the size of every weight written.
+        on_bytes: called with the size of every weight written.
 
     The instruction's model (`NAME.instruction.onnx`): `context` f32 [L, text width], zero from row `text_rows` (i32
     [1]) on; [n, text width] and no `text_rows` where n is fixed.
 
     Raises:
-        ExportError: `onnx` is not installed, an op is eight-bit, `text_rows` is out of range.
+        ExportError: `onnx` is not installed, an op has no ONNX form or is eight-bit, `text_rows` is out of range.
     """
     require_onnx()
     length = int(graph.policy["context_rows"])
@@ -95,7 +67,7 @@ def write_onnx(
     }
     act_path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:  # the last one entered is renamed first: weights before what refers to them
-        parts = {p: stack.enter_context(_renamed_when_whole(p)) for p in (act_path, instruction_path, data_path)}
+        parts = {p: stack.enter_context(replacing_file(p)) for p in (act_path, instruction_path, data_path)}
         with parts[data_path].open("wb") as file:
             weights.write(file, on_bytes)
         for target, serialized in models.items():
@@ -145,20 +117,3 @@ def _bind_context(lowering: Lowering, text_rows: int | None) -> None:
         padding = [context, model.integers(0, 0, 1, 0)]
         context = model.node("Pad", padding, "context:padded", mode="constant")
     lowering.put("context", "rows", context)
-
-
-@contextlib.contextmanager
-def _renamed_when_whole(target: Path) -> Iterator[Path]:
-    """A name beside the target that takes its place when the block ends well, and is removed otherwise."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(descriptor)
-    part = Path(name)
-    try:
-        yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        part.replace(target)
-    except BaseException:
-        part.unlink()
-        raise

@@ -2,7 +2,7 @@
 """A program's translation to ONNX in progress: which values exist in which layouts.
 
 A value may lie in several layouts at once: `rows` [R, C] (its matrix view), `map` [1, C, h, w] (what convolutions take)
-and `heads` [1, heads, S, d] (what attention takes). A lowering asks for the layout it wants; conversions are made once.
+and `heads` [1, heads, S, d] (what attention takes). A lowering requests a layout; conversions are made once.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class WeightFile:
         return known
 
     def write(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
-        """Make and write one tensor after the other. `on_bytes` hears of every tensor's size."""
+        """Make and write one tensor after the other. `on_bytes` is called with every tensor's size."""
         for tensor in self.tensors.values():
             array = tensor.constant.array()
             numbers = array if tensor.transform is None else tensor.transform(array)

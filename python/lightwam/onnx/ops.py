@@ -24,11 +24,12 @@ from lightwam.onnx.lowering import Lowering
 
 
 def lower(t: Lowering, op: Op) -> None:
-    """Append an op of the engine. Raises `ExportError` for one that has no float form."""
-    made = _LOWERINGS.get(op.op)
-    if made is None or _dtypes(t, op).intersection(EIGHT_BITS):
+    """Append an op of the engine. Raises `ExportError` for one that has no ONNX form, or no float form."""
+    if op.op == "quantize_rows" or _dtypes(t, op).intersection(EIGHT_BITS):
         raise ExportError(f"op {op.name} ({op.op}) is eight-bit: export the policy in a float precision for ONNX")
-    made(t, op)
+    if op.op not in _LOWERINGS:
+        raise ExportError(f"op {op.name} ({op.op}) has no ONNX form: run this engine with lightwam, or add one there")
+    _LOWERINGS[op.op](t, op)
 
 
 def _dtypes(t: Lowering, op: Op) -> set[str]:
@@ -69,7 +70,7 @@ def _grouped_linear(t: Lowering, op: Op) -> None:
     matrices = t.model.constant(weight, "transposed", (groups, depth, columns), lambda w: w.transpose(0, 2, 1))
     x = t.model.reshape(t.rows(op.inputs["x"]), (-1, groups, depth), f"{op.name}:groups")
     by_group = t.model.node("Transpose", [x], f"{op.name}:by_group", perm=[1, 0, 2])
-    y = t.model.node("MatMul", [by_group, matrices], f"{op.name}:products")
+    y = t.model.node("MatMul", [by_group, matrices], f"{op.name}:matmul")
     y = t.model.node("Transpose", [y], f"{op.name}:by_row", perm=[1, 0, 2])
     y = t.model.reshape(y, (-1, groups * columns), f"{op.name}:joined")
     for bias in t.optional(op, "bias"):

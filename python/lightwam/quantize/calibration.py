@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,30 +18,13 @@ from numpy.typing import NDArray
 from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
+from lightwam.engine.inputs import RANDOM_INSTRUCTION, Observation, random_observation
 from lightwam.errors import DataError
 
 if TYPE_CHECKING:
     from lightwam.data.lerobot import LeRobotDataset
 
 HELD_OUT_FRACTION = 0.2
-RANDOM_IMAGE_SIZE = 256
-#: What an engine with a text encoder is told beside random observations.
-RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """What a policy sees: state float32 [P] in robot units; uint8 images {camera: [h, w, 3]}, or latents [C, h, w]."""
-
-    instruction: str
-    state: NDArray[np.float32]
-    images: dict[str, NDArray[np.uint8]] | None = None
-    latents: NDArray[np.float32] | None = None
-
-    def inputs(self) -> dict[str, Any]:
-        """As `lightwam.runtime.Policy.infer` takes it."""
-        seen: dict[str, Any] = {"images": self.images} if self.images is not None else {"latents": self.latents}
-        return {**seen, "state": self.state}
 
 
 @dataclass(frozen=True)
@@ -58,28 +41,15 @@ def random_observations(graph: Graph, calibration: int, held_out: int, seed: int
     rng = np.random.default_rng(seed)
     known = [entry["text"] for entry in graph.policy["instructions"]]
     text = known[0] if known else RANDOM_INSTRUCTION
-    made = tuple(_random_observation(graph.policy, text, rng) for _ in range(calibration + held_out))
+    made = tuple(Observation(text, **random_observation(graph.policy, rng)) for _ in range(calibration + held_out))
     source = f"random observations (noise, not recorded), seed {seed}"
     return Observations(made[:calibration], made[calibration:], source)
-
-
-def _random_observation(policy: Any, text: str, rng: np.random.Generator) -> Observation:
-    state = rng.standard_normal(policy["state_width"])
-    units = policy["normalizer"]
-    if units is not None:
-        state = (state - np.asarray(units["state_offset"])) / np.asarray(units["state_scale"])
-    if policy["starts_at"] == "latents":
-        latents = rng.standard_normal(policy["latent_shape"]).astype(np.float32)
-        return Observation(text, state.astype(np.float32), None, latents)
-    shape = (RANDOM_IMAGE_SIZE, RANDOM_IMAGE_SIZE, 3)
-    images = {camera["name"]: rng.integers(0, 256, shape, np.uint8) for camera in policy["cameras"]}
-    return Observation(text, state.astype(np.float32), images)
 
 
 def recorded_observations(
     graph: Graph, folder: Path, calibration: int, held_out: int, seed: int, on_frame: Callable[[int], None]
 ) -> Observations:
-    """Observations of a LeRobot data set; `on_frame` hears a 1 after each frame that was kept.
+    """Observations of a LeRobot data set; `on_frame` is called with 1 after each frame that was kept.
 
     Raises `DataError` when the recording's cameras, state width or tasks do not fit the engine (both are named), or
     when there are fewer than two episodes, or too few rows to choose from.
@@ -100,7 +70,7 @@ def recorded_observations(
     ):
         rows = rows_of(episodes)
         if len(rows) < count:
-            raise DataError(f"data set {folder} has {len(rows)} {name} rows: ask for at most as many, not {count}")
+            raise DataError(f"data set {folder} has {len(rows)} {name} rows: request at most as many, not {count}")
         chosen.append(rows[(np.arange(count) * len(rows) + len(rows) // 2) // count])
     frames = turned_as_live(graph, _read_rows(dataset, cameras, np.concatenate(chosen), on_frame))
     source = f"{len(dataset.episodes)} recorded episodes of {folder.name}, split by episode with seed {seed}"

@@ -3,7 +3,7 @@
 
 Compared is the normalised chunk, before it is turned into robot units and before the gripper's sign rule: there every
 action weighs the same, and a gripper score near its threshold is a small difference, not one of 2. The final chunk's
-figures are told beside it. Symbols: H horizon, A action width.
+figures are reported beside it. Symbols: H horizon, A action width.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from lightwam.engine.dtypes import Array
 from lightwam.engine.file import read_engine
 from lightwam.engine.graph import Graph, Op, Program, TensorType, Value
+from lightwam.engine.inputs import Observation
 from lightwam.engine.memory_plan import plan_graph
 from lightwam.errors import ExportError
-from lightwam.quantize.calibration import Observation
 
 #: What runs an engine: the C++ runtime, or the (slow) interpreter in float32.
 Runner = Literal["runtime", "interpreter"]
@@ -51,7 +51,7 @@ class Agreement:
 
 
 def chunk_value(graph: Graph) -> str:
-    """Name of the value that holds the normalised chunk: what the last product makes."""
+    """Name of the value that holds the normalised chunk: what the last matmul makes."""
     act = graph.programs["act"]
     writers = {name: op for op in act.ops for name in op.outputs.values()}
     name = act.outputs["actions"]
@@ -85,7 +85,7 @@ def run_probe(
     threads: int | None,
     on_chunk: Callable[[int], None] = lambda _: None,
 ) -> Array:
-    """Actions float64 [observations, H, 2 A] of a probe's file; `on_chunk` hears a 1 after each chunk."""
+    """Actions float64 [observations, H, 2 A] of a probe's file; `on_chunk` is called with 1 after each chunk."""
     infer = _runtime(path, threads) if runner == "runtime" else _interpreter(path)
     chunks = []
     for observation in observations:
@@ -110,48 +110,41 @@ def _runtime(path: Path, threads: int | None) -> Callable[[Observation], Array]:
 def _interpreter(path: Path) -> Callable[[Observation], Array]:
     import torch
 
-    from lightwam.engine.interpret import Interpreter, instruction_context, is_small
+    from lightwam.engine.interpret import Interpreter
 
-    graph = read_engine(path)
-    interpreter = Interpreter(graph, torch.float32, keep_constants=is_small(graph))
-    told: list[str] = []
-
-    def infer(observation: Observation) -> Array:
-        if told != [observation.instruction]:
-            told[:] = [observation.instruction]
-            interpreter.set_instruction(instruction_context(graph, observation.instruction))
-        return interpreter.act(observation.state, observation.latents, observation.images)
-
-    return infer
+    return Interpreter(read_engine(path), torch.float32).infer
 
 
-def agreement(made: Array, wanted: Array, gripper: int | None) -> Agreement:
+def agreement(made: Array, expected: Array, gripper: int | None) -> Agreement:
     """Compare probe actions [observations, H, 2 A]. Raises `ExportError` on numbers that are not finite."""
-    if not (np.isfinite(made).all() and np.isfinite(wanted).all()):
+    if not (np.isfinite(made).all() and np.isfinite(expected).all()):
         raise ExportError("an engine computes actions that are not finite: export the policy again")
-    width = wanted.shape[2] // 2
+    width = expected.shape[2] // 2
     motions = [column for column in range(width) if column != gripper]
-    chunk, final = _cosines(made[..., :width], wanted[..., :width]), _cosines(made[..., width:], wanted[..., width:])
-    motion = _cosines(made[..., motions], wanted[..., motions])
-    difference = made[..., :width] - wanted[..., :width]
+    chunk, final = (
+        _cosines(made[..., :width], expected[..., :width]),
+        _cosines(made[..., width:], expected[..., width:]),
+    )
+    motion = _cosines(made[..., motions], expected[..., motions])
+    difference = made[..., :width] - expected[..., :width]
     flips, steps, change = 0, 0, 0.0
     if gripper is not None:
-        flipped = made[..., width + gripper] != wanted[..., width + gripper]
+        flipped = made[..., width + gripper] != expected[..., width + gripper]
         flips, steps = int(flipped.sum()), int(flipped.size)
         change = float(np.abs(difference[..., gripper][flipped]).max(initial=0.0))
     return Agreement(
-        len(wanted),
+        len(expected),
         float(chunk.min()), float(chunk.mean()),
-        float(np.sqrt(np.square(difference).sum() / max(np.square(wanted[..., :width]).sum(), 1e-300))),
+        float(np.sqrt(np.square(difference).sum() / max(np.square(expected[..., :width]).sum(), 1e-300))),
         float(motion.min()), float(motion.mean()),
         float(final.min()), float(final.mean()),
         flips, steps, change,
     )  # fmt: skip
 
 
-def _cosines(made: Array, wanted: Array) -> Array:
+def _cosines(made: Array, expected: Array) -> Array:
     """Cosine of each observation's chunk; 1 where both are zero."""
-    a, b = made.reshape(len(made), -1), wanted.reshape(len(wanted), -1)
+    a, b = made.reshape(len(made), -1), expected.reshape(len(expected), -1)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = (a == b).all(axis=1)
     return np.asarray(np.where(same, 1.0, (a * b).sum(axis=1) / np.maximum(norms, 1e-300)))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What eight bits cost each layer: the float graph runs on calibration observations, every linear is computed twice.
 
-All errors are relative RMS: |made - wanted| / |wanted|, of inputs and outputs over at most `MAX_ROWS` (64) rows of each
-observation, spread evenly; of weights over all numbers. The output is that of the linear with bias and activation,
-without the residual, which would hide the error behind the token stream.
+All errors are relative RMS: |made - expected| / |expected|, of inputs and outputs over at most `MAX_ROWS` (64) rows of
+each observation, spread evenly; of weights over all numbers. The output is that of the linear with bias and activation,
+without the residual, which would hide the error behind the residual stream.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from torch.nn import functional as F
 
 from lightwam.engine.dtypes import decode
 from lightwam.engine.graph import Graph, Op
-from lightwam.engine.interpret import Call, Interpreter, grouped_product, instruction_context, is_small, quantize_rows
-from lightwam.engine.ops import EIGHT_BIT_PRODUCTS
+from lightwam.engine.inputs import Observation
+from lightwam.engine.interpret import Interpreter
+from lightwam.engine.ops import EIGHT_BIT_MATMULS, Call
+from lightwam.engine.ops.linear import grouped_matmul, quantize_rows
 from lightwam.errors import ExportError
-from lightwam.quantize.calibration import Observation
 from lightwam.quantize.layers import Layer, scale_name
 
-#: Rows of a layer's input that are looked at, spread evenly: errors of rows are alike, products are not cheap.
+#: Rows of a layer's input that are looked at, spread evenly: errors of rows are alike, matmuls are not cheap.
 MAX_ROWS = 64
 
 
@@ -44,9 +45,9 @@ class _Sums:
     error: float = 0.0
     reference: float = 0.0
 
-    def add(self, made: Tensor, wanted: Tensor) -> None:
-        self.error += float((made - wanted).double().square().sum())
-        self.reference += float(wanted.double().square().sum())
+    def add(self, made: Tensor, expected: Tensor) -> None:
+        self.error += float((made - expected).double().square().sum())
+        self.reference += float(expected.double().square().sum())
 
     def relative(self) -> float:
         if self.error == 0.0:
@@ -56,7 +57,7 @@ class _Sums:
 
 @dataclass
 class _Meter:
-    """Hears every op of the float graph and sums the errors of the layers among them."""
+    """Sees every op of the float graph and sums the errors of the layers among them."""
 
     quantised: Graph
     layers: dict[str, Layer]
@@ -65,7 +66,7 @@ class _Meter:
     output: dict[tuple[str, str], _Sums] = field(default_factory=dict)
 
     def on_op(self, program: str, op: Op, call: Call) -> None:
-        if op.op not in EIGHT_BIT_PRODUCTS or op.constants["weight"] not in self.layers:
+        if op.op not in EIGHT_BIT_MATMULS or op.constants["weight"] not in self.layers:
             return
         name, use = op.constants["weight"], (program, op.name)
         stored = self.quantised.constants[name]
@@ -81,17 +82,16 @@ class _Meter:
         back = eight["y"].to(torch.float32) * eight["scale"].reshape(rows)
         if "zero" in eight:
             back = back - (eight["zero"] * eight["scale"]).reshape(rows)
-        made, wanted = _output(call, grouped, back, weight), _output(call, grouped, x, call["weight"])
+        made, expected = _output(call, grouped, back, weight), _output(call, grouped, x, call["weight"])
         self.input.setdefault(use, _Sums()).add(back, x)
-        self.output.setdefault(use, _Sums()).add(made, wanted)
+        self.output.setdefault(use, _Sums()).add(made, expected)
 
 
 def _output(call: Call, grouped: bool, x: Tensor, weight: Tensor) -> Tensor:
-    """The product of some rows and a weight, with the op's bias and activation."""
-    if not grouped:
-        return call.activate(F.linear(x, weight, call.get("bias")))
-    y, bias = grouped_product(x, weight), call.get("bias")
-    return y if bias is None else y + bias
+    """The matmul of some rows and a weight, with the op's bias and activation."""
+    if grouped:
+        return call.add_bias(grouped_matmul(x, weight))
+    return call.activate(F.linear(x, weight, call.get("bias")))
 
 
 def _some_rows(x: Tensor) -> Tensor:
@@ -109,16 +109,12 @@ def measure_layers(
 ) -> dict[str, LayerError]:
     """Weight -> errors, over these observations, in float32. `quantised`: the graph with the layers in eight bits.
 
-    `on_observation` hears a 1 after each. Raises `ExportError` if a layer's numbers are not finite.
+    `on_observation` is called with 1 after each. Raises `ExportError` if a layer's numbers are not finite.
     """
     meter = _Meter(quantised, {layer.weight: layer for layer in layers})
-    interpreter = Interpreter(graph, torch.float32, keep_constants=is_small(graph), on_op=meter.on_op)
-    instruction = None
+    interpreter = Interpreter(graph, torch.float32, on_op=meter.on_op)
     for observation in observations:
-        if observation.instruction != instruction:
-            instruction = observation.instruction
-            interpreter.set_instruction(instruction_context(graph, instruction))
-        interpreter.act(observation.state, observation.latents, observation.images)
+        interpreter.infer(observation)
         on_observation(1)
     return {layer.weight: _error(meter, layer) for layer in layers}
 

@@ -31,7 +31,8 @@ from lightwam.engine.graph import (
     Value,
 )
 from lightwam.engine.memory_plan import plan_graph
-from lightwam.engine.ops import EIGHT_BIT_PRODUCTS, MAX_QUANTISED_WIDTH, OPS
+from lightwam.engine.ops import EIGHT_BIT_MATMULS, OPS
+from lightwam.engine.ops.linear import MAX_QUANTISED_WIDTH, SMALLEST_SCALE
 from lightwam.errors import ExportError
 from lightwam.kernels.formats import E4M3_LARGEST, e4m3_bits
 
@@ -40,7 +41,6 @@ MIN_WEIGHTS = 32_768
 #: Rows of a weight quantised at once: bounds the float32 copy to a few megabytes.
 _BLOCK_NUMBERS = 1 << 22
 _LARGEST: Mapping[EightBit, float] = {"int8": 127, "fp8": E4M3_LARGEST}
-_SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def find_layers(graph: Graph, min_weights: int = MIN_WEIGHTS) -> tuple[Layer, ..
         for op in fitting if numbers >= min_weights else ():
             weight = op.constants["weight"]
             shape = graph.constants[weight].type.shape
-            if shape[-1] <= MAX_QUANTISED_WIDTH and all(use.op in EIGHT_BIT_PRODUCTS for _, use in readers[weight]):
+            if shape[-1] <= MAX_QUANTISED_WIDTH and all(use.op in EIGHT_BIT_MATMULS for _, use in readers[weight]):
                 paying[weight] = shape
     return tuple(
         Layer(weight, shape, tuple((program, op.name) for program, op in readers[weight]))
@@ -88,7 +88,7 @@ def _linears_by_input(program: Program) -> dict[str, list[Op]]:
     """Value -> the linears, grouped ones too, that read it."""
     groups: dict[str, list[Op]] = {}
     for op in program.ops:
-        if op.op in EIGHT_BIT_PRODUCTS:
+        if op.op in EIGHT_BIT_MATMULS:
             groups.setdefault(op.inputs["x"], []).append(op)
     return groups
 
@@ -108,25 +108,25 @@ def _weight_readers(graph: Graph) -> dict[str, list[tuple[str, Op]]]:
 
 
 def _edge_weights(act: Program) -> set[str]:
-    """Weights of the first products behind the state and of the last ones before the actions."""
-    return {op.constants["weight"] for op in (*_first_products(act), *_last_products(act))}
+    """Weights of the first matmuls behind the state and of the last ones before the actions."""
+    return {op.constants["weight"] for op in (*_first_matmuls(act), *_last_matmuls(act))}
 
 
-def _first_products(act: Program) -> Iterator[Op]:
+def _first_matmuls(act: Program) -> Iterator[Op]:
     reached = {"state"}
     for op in act.ops:
         if reached.intersection(op.inputs.values()):
-            if OPS[op.op].product:
+            if OPS[op.op].matmul:
                 yield op
             else:
                 reached.update(op.outputs.values())
 
 
-def _last_products(act: Program) -> Iterator[Op]:
+def _last_matmuls(act: Program) -> Iterator[Op]:
     needed = set(act.outputs.values())
     for op in reversed(act.ops):
         if needed.intersection(op.outputs.values()):
-            if OPS[op.op].product:
+            if OPS[op.op].matmul:
                 yield op
             else:
                 needed.update(op.inputs.values())
@@ -165,7 +165,7 @@ def _quantize_program(program: Program, chosen: Collection[str], dtype: DType) -
     ops: list[Op] = []
     quantised: dict[str, Mapping[str, str]] = {}  # value -> those that hold it in eight bits, by role of x
     for op in program.ops:
-        if op.op not in EIGHT_BIT_PRODUCTS or op.constants["weight"] not in chosen:
+        if op.op not in EIGHT_BIT_MATMULS or op.constants["weight"] not in chosen:
             ops.append(op)
             continue
         x = op.inputs["x"]
@@ -201,7 +201,7 @@ def scale_name(weight: str) -> str:
 
 @dataclass
 class _QuantisedWeight:
-    """Quantises a constant when asked; its few scales are kept for the one who asks next."""
+    """Quantises a constant when it is read; its few scales are kept for the next reader."""
 
     source: Constant
     precision: EightBit
@@ -244,7 +244,7 @@ def quantize_weight(stored: Array, source: Constant, precision: EightBit = "int8
         scale = np.abs(block).max(1) / largest
         if not np.isfinite(scale).all():
             raise ExportError(f"weight {source.name} holds NaN or infinity: the engine is damaged, export it again")
-        scale[scale < _SMALLEST_SCALE] = 1
+        scale[scale < SMALLEST_SCALE] = 1
         scales[start : start + step] = scale
         held = np.clip(block / scale[:, None], -largest, largest)
         numbers[start : start + step] = e4m3_bits(held) if precision == "fp8" else np.rint(held)

@@ -9,106 +9,23 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lightwam.engine.dtypes import Array
 from lightwam.engine.file import check_checksums, read_engine, write_engine
-from lightwam.engine.graph import EIGHT_BIT_FORMATS, EightBit, Graph
+from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.engine.verify import check_graph
 from lightwam.errors import ConfigError, ExportError
+from lightwam.files import replacing_file
 from lightwam.progress import progress_bar
 from lightwam.quantize.calibration import Observations
-from lightwam.quantize.chunk_gate import Agreement, Runner, agreement, gripper_column, probe_graph, rounded, run_probe
+from lightwam.quantize.chunk_gate import Agreement, agreement, gripper_column, probe_graph, run_probe
 from lightwam.quantize.layer_errors import LayerError, measure_layers
-from lightwam.quantize.layers import MIN_WEIGHTS, Layer, find_layers, quantize_graph, scale_name
-
-
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """The gates and how they are measured.
-
-    layer_gate: largest relative RMS error of a layer's output. chunk_gate: least cosine of a normalised chunk over the
-    held-out observations. keep_float: layer names (or patterns with `*`) that are not quantised. min_weights: see
-    `find_layers`. reference: a float engine of the same weights that chunks are compared with (say, the f32 one of a
-    bf16 engine) instead of the engine itself. runner, threads: what runs the whole chunks. show_progress: draw bars.
-    precision: of the engine that is made.
-    """
-
-    layer_gate: float = 0.05
-    chunk_gate: float = 0.999
-    keep_float: tuple[str, ...] = ()
-    min_weights: int = MIN_WEIGHTS
-    reference: Path | None = None
-    runner: Runner = "runtime"
-    threads: int | None = None
-    show_progress: bool = False
-    precision: EightBit = "int8"
-
-
-@dataclass(frozen=True)
-class LayerVerdict:
-    """What became of a layer: `verdict`: the new precision, or why it stays float. `errors`: None if not measured."""
-
-    layer: Layer
-    errors: LayerError | None
-    verdict: str
-
-    def to_json(self) -> dict[str, Any]:
-        errors = {} if self.errors is None else {f"{k}_error": round(v, 7) for k, v in vars(self.errors).items()}
-        linears = [f"{program}: {op}" for program, op in self.layer.uses]
-        return {
-            "layer": self.layer.name, "shape": list(self.layer.shape), "linears": linears, **errors,
-            "verdict": self.verdict,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class QuantizeReport:
-    """Everything measured. `tries`: (layers kept float for the chunk's sake, least cosine), in the order tried."""
-
-    engine: str
-    precision: str
-    reference: str
-    source: str
-    options: QuantizeOptions
-    calibration: int
-    layers: tuple[LayerVerdict, ...]
-    tries: tuple[tuple[int, float], ...]
-    chunk: Agreement | None
-    passed: bool
-
-    @property
-    def fallbacks(self) -> tuple[LayerVerdict, ...]:
-        """Layers that stay float."""
-        return tuple(entry for entry in self.layers if entry.verdict != self.options.precision)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report file's content; `summary` of it goes into the engine's provenance."""
-        return {
-            "engine": self.engine,
-            **self.summary(),
-            "tries": [{"kept_float": kept, "cosine_min": round(cosine, 7)} for kept, cosine in self.tries],
-            "layers": [entry.to_json() for entry in self.layers],
-        }
-
-    def summary(self) -> dict[str, Any]:
-        """Observations, gates, counts, fall-backs by name, and how well the chunk agrees."""
-        return {
-            "float_precision": self.precision,
-            "chunk_reference": self.reference,
-            "observations": {"source": self.source, "calibration": self.calibration,
-                             "held_out": 0 if self.chunk is None else self.chunk.observations},
-            "gates": {"layer_output_error": self.options.layer_gate, "chunk_cosine_min": self.options.chunk_gate},
-            "runner": self.options.runner,
-            f"layers_{self.options.precision}": len(self.layers) - len(self.fallbacks),
-            "layers_float": {entry.layer.name: entry.verdict for entry in self.fallbacks},
-            "chunk": None if self.chunk is None else rounded(self.chunk),
-        }  # fmt: skip
+from lightwam.quantize.layers import Layer, find_layers, quantize_graph, scale_name
+from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeReport, report_path
 
 
 def quantize_engine(
@@ -125,11 +42,11 @@ def quantize_engine(
     with progress_bar("checking", graph.constant_bytes(), options.show_progress) as advance:
         check_checksums(engine, advance)
     reference = graph if options.reference is None else _reference(options.reference, graph, options.show_progress)
-    every, asked = _layers(find_layers(graph, options.min_weights), graph.name, options.keep_float)
+    every, excluded = _layers(find_layers(graph, options.min_weights), graph.name, options.keep_float)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         run = _Run(graph, reference, every, observations, options, Path(folder))
-        report = run.report(engine.name, asked)
+        report = run.report(engine.name, excluded)
         if report.passed:
             chosen = [entry.layer for entry in report.layers if entry.verdict == options.precision]
             run.write(chosen, out, report)
@@ -157,22 +74,17 @@ def _reference(path: Path, graph: Graph, show_progress: bool) -> Graph:
     return reference
 
 
-def report_path(out: Path) -> Path:
-    """Where the report of an engine file lies: Q.lwam -> Q.report.json."""
-    return out.with_name(f"{out.name.removesuffix('.lwam')}.report.json")
-
-
 def _layers(layers: Sequence[Layer], engine: str, keep_float: Sequence[str]) -> tuple[list[Layer], list[Layer]]:
     """Layers to quantise, and those that shall not be. Raises `ConfigError` on a pattern that names none."""
     for pattern in keep_float:
         if not any(fnmatch.fnmatchcase(layer.name, pattern) for layer in layers):
             names = [layer.name for layer in layers[:3]]
             raise ConfigError(f"keep_float {pattern!r} names no layer of engine {engine}: they are {names}, ...")
-    asked = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in keep_float)]
-    rest = [layer for layer in layers if layer not in asked]
+    excluded = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in keep_float)]
+    rest = [layer for layer in layers if layer not in excluded]
     if not rest:
         raise ExportError(f"engine {engine} has no layer to quantise: use it as it is")
-    return rest, asked
+    return rest, excluded
 
 
 def fewest_kept_float(count: int, passes: Callable[[int], bool]) -> int | None:
@@ -205,13 +117,13 @@ class _Run:
     options: QuantizeOptions
     folder: Path
 
-    def report(self, engine: str, asked: Sequence[Layer]) -> QuantizeReport:
+    def report(self, engine: str, excluded: Sequence[Layer]) -> QuantizeReport:
         """Measure layers, then chunks."""
         options = self.options
         self._write_probe(self._quantised, self.layers)
         self.stored = read_engine(self._quantised)
         errors = self._measure_layers()
-        kept = {layer.weight: "float: asked for" for layer in asked}
+        kept = {layer.weight: "float: asked for" for layer in excluded}
         for layer in self.layers:
             if errors[layer.weight].output > options.layer_gate:
                 kept[layer.weight] = f"float: output error over {options.layer_gate}"
@@ -222,7 +134,7 @@ class _Run:
         for layer in worst_first[: len(worst_first) if count is None else count]:
             kept[layer.weight] = f"float: chunk cosine under {options.chunk_gate}"
         position = {weight: index for index, weight in enumerate(self.graph.constants)}
-        every = sorted((*self.layers, *asked), key=lambda layer: position[layer.weight])
+        every = sorted((*self.layers, *excluded), key=lambda layer: position[layer.weight])
         return QuantizeReport(
             engine, self.graph.precision, self.reference.precision, self.observations.source, options,
             len(self.observations.calibration),
@@ -247,10 +159,10 @@ class _Run:
     def _search(self, worst_first: Sequence[Layer], tried: dict[int, Agreement]) -> int | None:
         if not worst_first:
             return None
-        wanted = self._float_chunks()
+        expected = self._float_chunks()
 
         def passes(kept: int) -> bool:
-            tried[kept] = agreement(self._chunks(worst_first[kept:]), wanted, gripper_column(self.graph))
+            tried[kept] = agreement(self._chunks(worst_first[kept:]), expected, gripper_column(self.graph))
             return tried[kept].cosine_min >= self.options.chunk_gate
 
         return fewest_kept_float(len(worst_first), passes)
@@ -298,8 +210,7 @@ class _Run:
         source = dict(self.graph.provenance)
         provenance = {**source, "parity": None, "float_parity": source.get("parity"), "quantization": report.summary()}
         made = replace(self._with_layers(layers), provenance=provenance)
-        text = self.folder / "report.json"
-        text.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        with progress_bar("writing", made.constant_bytes(), self.options.show_progress) as advance:
+        bar = progress_bar("writing", made.constant_bytes(), self.options.show_progress)
+        with replacing_file(report_path(out)) as part, bar as advance:
+            part.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             write_engine(made, out, advance)
-        os.replace(text, report_path(out))

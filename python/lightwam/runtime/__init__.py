@@ -4,19 +4,16 @@
 from lightwam.runtime.chunk import ActionChunk, ChunkExecutor
 from lightwam.runtime.observation import Observation
 from lightwam.runtime.policy import Policy
-from lightwam.runtime.summary import EngineSummary, summarize
 from lightwam.runtime.tuning import TaskTiming, Tuning, read_tunings, tuning_path, write_tuning
 
 __all__ = [
     "ActionChunk",
     "ChunkExecutor",
-    "EngineSummary",
     "Observation",
     "Policy",
     "TaskTiming",
     "Tuning",
     "read_tunings",
-    "summarize",
     "tuning_path",
     "write_tuning",
 ]

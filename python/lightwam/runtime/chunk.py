@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy answers, and how a control loop consumes it."""
+"""What a policy returns, and how a control loop consumes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ActionChunk:
 
     actions: float32 [H, A] in robot units, first action first (H horizon, A action width).
     timings: seconds of wall time by stage, in the order of execution, and "total". Stages of a GPU: see `Policy.infer`.
-    replan_steps: how many of the actions to execute before asking again, 1 to H.
+    replan_steps: how many of the actions to execute before the next `infer`, 1 to H.
     """
 
     actions: NDArray[np.float32]
@@ -30,15 +30,15 @@ class ActionChunk:
 
 
 class ChunkSource(Protocol):
-    """What a ChunkExecutor asks: `lightwam.runtime.Policy`, or anything that answers like it."""
+    """What a ChunkExecutor calls: `lightwam.runtime.Policy`, or anything with the same `infer`."""
 
     def infer(self, observation: Mapping[str, Any]) -> ActionChunk: ...
 
 
 class ChunkExecutor:
-    """Hands out one action per control step and asks the policy again every `replan_steps` actions.
+    """Hands out one action per control step and calls the policy again every `replan_steps` actions.
 
-    policy: answers `infer(observation)`.
+    policy: its `infer(observation)` returns an ActionChunk.
     replan_steps: actions to execute of each chunk, at least 1; None takes each chunk's own figure. More than the
         horizon means the whole chunk. `replan` is its old name.
     """
@@ -61,7 +61,7 @@ class ChunkExecutor:
 
     @property
     def needs_observation(self) -> bool:
-        """True when the next `step` asks the policy, so that cameras need be read only then."""
+        """True when the next `step` calls the policy, so that cameras need be read only then."""
         if self._chunk is None:
             return True
         count = self._chunk.replan_steps if self._replan_steps is None else self._replan_steps
@@ -70,7 +70,7 @@ class ChunkExecutor:
     def step(self, observation: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> NDArray[np.float32]:
         """The action of this control step, float32 [A]. A callable observation is called only when it is needed.
 
-        Raises what the policy's `infer` raises; the next step then asks again.
+        Raises what the policy's `infer` raises; the next step then calls it again.
         """
         if self.needs_observation:
             self._chunk = None

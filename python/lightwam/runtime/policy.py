@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightwam.errors import DeviceError, InstructionError, PrecisionError
+from lightwam.errors import DeviceError, EngineError, InstructionError, PrecisionError
 from lightwam.runtime import _engine
 from lightwam.runtime.chunk import ActionChunk
 from lightwam.runtime.deprecated import old_name
 from lightwam.runtime.observation import ObservationShape, check_observation
-from lightwam.runtime.summary import engine_file_name
 from lightwam.runtime.tuning import TaskTiming, Tuning
 
 _logger = logging.getLogger("lightwam.runtime")
@@ -28,7 +27,7 @@ _MAX_REPEATS = 10_000
 
 
 def _thread_count(threads: object) -> int:
-    """0 for None: the runtime then takes one thread per processor."""
+    """0 for None: the runtime then takes one thread per CPU core."""
     if threads is None:
         return 0
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS:
@@ -36,13 +35,23 @@ def _thread_count(threads: object) -> int:
     return threads
 
 
+def _file_name(path: object) -> bytes:
+    """The name of an engine file as the system knows it. Raises EngineError when `path` is no path."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise EngineError(f"engine path {path!r} is a {type(path).__name__}; expected the name of an engine file")
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise EngineError(f"engine path {path!r} holds a zero byte; expected the name of an engine file")
+    return name
+
+
 class Policy:
     """An engine file, loaded and ready.
 
     path: the engine file (`*.lwam`).
-    device: "cpu", "cuda" (an engine made by `lightwam compile`, never the processor instead), or "auto": a GPU if the
-        driver, machine code for it and enough memory are there, else the processor (the log says which, and why).
-    threads: processor threads; None takes one per processor that this process may use. The actions do not depend on it.
+    device: "cpu", "cuda" (an engine made by `lightwam compile`, never the CPU instead), or "auto": a GPU if the driver,
+        machine code for it and enough memory are there, else the CPU (the log says which, and why).
+    threads: CPU threads; None takes one per core that this process may use. The actions do not depend on it.
     precision: "auto" takes the engine's own; "f32", "bf16", "f16", "int8" or "fp8" insist on it.
 
     Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError. Logs one line to the
@@ -59,8 +68,8 @@ class Policy:
         if not isinstance(device, str):
             raise DeviceError(f"device is {device!r}; expected 'cpu', 'cuda' or 'auto'")
         if not isinstance(precision, str):
-            raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16', 'f16' or 'int8'")
-        self._engine = _engine.Policy(engine_file_name(path), device, _thread_count(threads), precision)
+            raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16', 'f16', 'int8' or 'fp8'")
+        self._engine = _engine.Policy(_file_name(path), device, _thread_count(threads), precision)
         self._metadata: dict[str, Any] = json.loads(self._engine.document)
         policy = self._metadata["policy"]
         self._actions_shape = (int(policy["horizon"]), int(policy["action_width"]))
@@ -93,7 +102,7 @@ class Policy:
 
     @property
     def replan_steps(self) -> int:
-        """How many actions of a chunk to execute before asking again."""
+        """How many actions of a chunk to execute before the next `infer`."""
         return self._replan_steps
 
     replan = old_name("replan", "replan_steps")
@@ -106,7 +115,7 @@ class Policy:
 
     @property
     def threads(self) -> int:
-        """Processor threads; 0 on a GPU."""
+        """CPU threads; 0 on a GPU."""
         return self._engine.threads
 
     @property
@@ -153,14 +162,14 @@ class Policy:
         """Time every tactic of the engine's launch plan on this policy's GPU; `write_tuning` keeps what it returns.
 
         repeats: chunks timed with each tactic. on_progress(done, total) may raise to end it. This policy goes on with
-        the tactics it has. Raises DeviceError on a processor, for an error of the driver, and when the fastest tactics
+        the tactics it has. Raises DeviceError on a CPU, for an error of the driver, and when the fastest tactics
         compute other actions than the default ones; otherwise as `infer`.
         """
         if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= _MAX_REPEATS:
             raise DeviceError(f"repeats is {repeats!r}; expected a whole number from 1 to {_MAX_REPEATS}")
         checked = check_observation(observation, self._shape)
-        heard = on_progress or (lambda done, total: None)
-        found = self._engine.tune(checked.images, checked.latents, checked.state, repeats, heard)
+        report = on_progress or (lambda done, total: None)
+        found = self._engine.tune(checked.images, checked.latents, checked.state, repeats, report)
         return Tuning(**{**found, "tasks": tuple(TaskTiming(**task) for task in found["tasks"])})
 
     def reset(self) -> None:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightwam.files import replacing_file
+
 FORMAT, FORMAT_VERSION = "lightwam-tuning", 1
 
 
@@ -39,7 +41,7 @@ class Tuning:
     default_seconds, tuned_seconds: the launches of a chunk as one graph, with the default and the chosen tactics.
     cosine: of the actions that both compute.
     library: "cuBLASLt 13.1.0" where its tactics, the last of their tasks, were timed too. why_no_library: one line if
-    the plan asks for one that is not there (not kept in the file).
+    the plan names one that is not there (not kept in the file).
     """
 
     gpu: str
@@ -103,13 +105,8 @@ def write_tuning(engine: str | os.PathLike[str], tuning: Tuning) -> str:
         others, replaced = [], str(error)
     document = {"format": FORMAT, "format_version": FORMAT_VERSION}
     document |= {"gpus": [entry.to_json() for entry in (*others, tuning)]}
-    path = tuning_path(engine)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(tuning_path(engine)) as part:
+        part.write_text(json.dumps(document, indent=1) + "\n")
     return replaced
 
 

@@ -37,6 +37,26 @@ def test_every_verb_has_a_frozen_argument_dataclass_and_answers_help(
     assert "--" in capsys.readouterr().out
 
 
+def test_a_verb_is_a_file_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "greeting_verb.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class GreetArgs:\n"
+        "    name: str\n"
+        "def main(arguments):\n"
+        "    print('hello', arguments.name)\n"
+        "    return 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.VERBS, "greet", cli.Verb("say hello", "greeting_verb", "GreetArgs"))
+    assert cli.main(["greet", "--name", "Ada"]) == 3
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "hello Ada" in shown and "  greet " in shown
+
+
 def test_unknown_verb_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fly"]) == 2
     captured = capsys.readouterr()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lightwam import cli
-from lightwam.cli.figures import Record, Seconds, read_figures, record_from_json, record_to_json, write_figures
+from lightwam.bench.figures import Record, Seconds, read_figures, record_from_json, record_to_json, write_figures
 from lightwam.errors import DataError
 
 
@@ -26,7 +26,7 @@ def test_percentiles_are_numpys() -> None:
     assert seconds.minimum == samples.min() and seconds.runs == 101
 
 
-def test_share_of_peak_is_products_a_second_over_the_peak() -> None:
+def test_share_of_peak_is_flops_a_second_over_the_peak() -> None:
     assert record(flops=1e9, peak_flops=8e9).share_of_peak == pytest.approx(1e9 / 0.25 / 8e9)
     assert record(flops=1e9).share_of_peak is None
     assert record(peak_flops=8e9).share_of_peak is None
@@ -68,7 +68,7 @@ def test_bench_measures_each_number_of_threads(tmp_path: Path, capfd: pytest.Cap
 
 
 def test_bench_says_what_ran_where_auto_chose(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The bundled engine has no machine code for a GPU, so it is the processor, whatever the machine."""
+    """The bundled engine has no machine code for a GPU, so it is the CPU, whatever the machine."""
     assert cli.main(["bench", "--device", "auto", "--runs", "1", "--warmup", "1", "--out", str(tmp_path)]) == 0
     (made,) = read_figures(tmp_path / "bench.json")
     assert made.contender == "lightwam-f32" and made.threads >= 1

@@ -21,17 +21,18 @@ from safetensors import safe_open
 
 import lightwam.errors
 from helpers.golden import random_model, tiny_config
-from lightwam.engine.dtypes import bf16_bits_to_f32, f32_to_bf16_bits
 from lightwam.engine.file import read_engine, write_engine
 from lightwam.engine.graph import Graph, graph_to_json
 from lightwam.errors import EngineError, ExportError
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
+from lightwam.kernels.formats import bfloat16_bits, bfloat16_values
 
 
 def _graph(precision: str = "bf16") -> Graph:
     config = tiny_config()
-    options = BuildOptions(precision=precision, start_at="latents", latent_shape=(16, 8, 8), context_rows=4)  # type: ignore[arg-type]
+    options = ExportOptions(precision=precision, start_at="latents", latent_shape=(16, 8, 8), context_rows=4)  # type: ignore[arg-type]
     return build_graph(config, StateDictWeights(random_model(config).state_dict()), options)
 
 
@@ -112,7 +113,7 @@ def test_other_version_and_missing_file_are_refused(tmp_path: Path) -> None:
 
 @given(hnp.arrays(np.float32, 16, elements=st.floats(width=32)))
 def test_bf16_rounds_like_torch(values: np.ndarray) -> None:  # type: ignore[type-arg]
-    made = bf16_bits_to_f32(f32_to_bf16_bits(values))
+    made = bfloat16_values(bfloat16_bits(values))
     np.testing.assert_array_equal(made, torch.tensor(values).to(torch.bfloat16).float().numpy())
 
 

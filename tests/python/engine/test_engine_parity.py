@@ -3,28 +3,24 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from helpers.robots import without_gripper
-from lightwam.config import LightWAMConfig
+from helpers.exported import nano_policy
+from helpers.golden import golden_policy
 from lightwam.engine.file import read_engine
+from lightwam.engine.images import compose_canvas
 from lightwam.engine.interpret import Interpreter, instruction_context
 from lightwam.export import export_engine
-from lightwam.export.weights import RandomWeights
-from lightwam.model import LightWAM
-from lightwam.model.text import HashedWordsEncoder
-from lightwam.model.vae import WanVAE
+from lightwam.export.policy import policy_section
 from lightwam.runtime import Policy
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-#: Of products, weights (None: the same), and token streams.
+#: Of matmuls, weights (None: the same), and residual streams.
 FORMATS = [
     ("f32", None, "f32"),
     ("f32", "bf16", "f32"),
@@ -57,18 +53,13 @@ def _assert_close(made: Any, wanted: Any, exact: bool) -> None:
 def test_golden_policies(
     name: str, cross_output: Any, precision: Any, weight_dtype: Any, stream_dtype: Any, tmp_path: Path
 ) -> None:
-    """From latents; the published actions are normalised ones, so the gripper rule is left out."""
-    mapping = json.loads((GOLDEN / f"{name}.json").read_text())
-    tensors = load_file(GOLDEN / f"{name}.safetensors")
-    config = without_gripper(LightWAMConfig.from_published(mapping))
-    model = LightWAM(config)
-    groups = ("mot", "state_fusion_action_expert", "proprio_encoder")
-    model.load_published({k: v for k, v in tensors.items() if k.startswith(groups)})
-    latents, context = tensors["in.latents"], tensors["in.context"]
+    """From latents; the published actions are normalised ones, so there is no gripper rule."""
+    golden = golden_policy(name)
+    tensors, context = golden.tensors, golden.tensors["in.context"]
+    latents = tensors["in.latents"]
     engine = tmp_path / "golden.lwam"
-    channels, height, width = (int(latents.shape[axis]) for axis in (1, 3, 4))
     export_engine(
-        model, engine, start_at="latents", latent_shape=(channels, height, width), context_rows=context.shape[1],
+        golden.model, engine, start_at="latents", latent_shape=golden.latent_shape, context_rows=golden.context_rows,
         instructions={str(i): rows for i, rows in enumerate(context)}, precision=precision, weight_dtype=weight_dtype,
         stream_dtype=stream_dtype, cross_output=cross_output,
     )  # fmt: skip
@@ -85,18 +76,6 @@ def test_golden_policies(
         _assert_close(made, interpreted, precision == "f32")
 
 
-def _nano() -> tuple[LightWAM, WanVAE, HashedWordsEncoder]:
-    """Nano with random weights under the names of a checkpoint folder."""
-    config = LightWAMConfig.nano()
-    parts = (LightWAM(config), WanVAE(config.vae), HashedWordsEncoder(config.text))
-    weights = RandomWeights(1)
-    with torch.no_grad():
-        for prefix, module in zip(("", "vae.", "text_encoder."), parts, strict=True):
-            for name, parameter in module.state_dict().items():
-                parameter.copy_(weights.get(prefix + name, tuple(parameter.shape)))
-    return parts
-
-
 def _statistics() -> dict[str, Any]:
     rng = np.random.default_rng(2)
 
@@ -108,37 +87,50 @@ def _statistics() -> dict[str, Any]:
     return {"state": {"default": field(8)}, "action": {"default": field(7)}}
 
 
-@pytest.mark.parametrize(("precision", "weight_dtype", "stream_dtype"), FORMATS)
-def test_nano_from_images(precision: Any, weight_dtype: Any, stream_dtype: Any, tmp_path: Path) -> None:
-    """Pixels and a sentence to robot actions: three implementations, one answer."""
+@dataclass(frozen=True)
+class _NanoAnswer:
+    """An observation of nano, and the chunk that the PyTorch model makes of it, in robot units before the rule."""
+
+    images: dict[str, Any]
+    state: Any
+    actions: Any
+
+
+@pytest.fixture(scope="module")
+def nano_answer() -> _NanoAnswer:
     from lightwam.data.normalize import DatasetStatistics, Normalizer
-    from lightwam.engine.images import compose_canvas
 
-    model, vae, text = _nano()
-    config = model.config
-    engine = tmp_path / "nano.lwam"
-    statistics = _statistics()
-    export_engine(
-        model, engine, vae=vae, text_encoder=text, normalizer=statistics, precision=precision,
-        weight_dtype=weight_dtype, stream_dtype=stream_dtype, parity_seeds=(),
-    )  # fmt: skip
-    policy, interpreter = Policy(engine), Interpreter(read_engine(engine))
-    rng = np.random.default_rng(0)
-    images = {camera.name: rng.integers(0, 256, (200, 256, 3), np.uint8) for camera in config.cameras.cameras}
+    model, vae, text = nano_policy()
+    rng, measured = np.random.default_rng(0), DatasetStatistics.from_dict(_statistics())
+    images = {camera.name: rng.integers(0, 256, (200, 256, 3), np.uint8) for camera in model.config.cameras.cameras}
     state = rng.uniform(-1, 1, 8).astype(np.float32)
-    policy.set_instruction(SENTENCE)
-    made = policy.infer({"images": images, "state": state}).actions
-    interpreter.set_instruction(instruction_context(interpreter.graph, SENTENCE))
-    interpreted = interpreter.act(state, images=images)
-
-    measured = DatasetStatistics.from_dict(statistics)
-    canvas = torch.as_tensor(compose_canvas(images, interpreter.graph.policy), dtype=torch.float32)
+    section = policy_section(model.config, "images", (1, 1, 1), 1, None, None)
+    canvas = torch.as_tensor(compose_canvas(images, section), dtype=torch.float32)
     proprio = torch.as_tensor(Normalizer.from_statistics("min/max", measured.state).forward(state))[None]
     with torch.no_grad():
         latents = vae.encode(canvas.permute(2, 0, 1)[None, :, None])
         context, mask = text([SENTENCE])
         chunk = model.predict_actions(latents, context, mask, proprio)[0].numpy()
-    wanted = Normalizer.from_statistics("min/max", measured.action).backward(chunk)
+    return _NanoAnswer(images, state, Normalizer.from_statistics("min/max", measured.action).backward(chunk))
+
+
+@pytest.mark.parametrize(("precision", "weight_dtype", "stream_dtype"), FORMATS)
+def test_nano_from_images(
+    precision: Any, weight_dtype: Any, stream_dtype: Any, nano_answer: _NanoAnswer, tmp_path: Path
+) -> None:
+    """Pixels and a sentence to robot actions: three implementations, one answer."""
+    model, vae, text = nano_policy()
+    engine = tmp_path / "nano.lwam"
+    export_engine(
+        model, engine, vae=vae, text_encoder=text, normalizer=_statistics(), precision=precision,
+        weight_dtype=weight_dtype, stream_dtype=stream_dtype, parity_seeds=(),
+    )  # fmt: skip
+    policy, interpreter = Policy(engine), Interpreter(read_engine(engine))
+    images, state, wanted = nano_answer.images, nano_answer.state, nano_answer.actions
+    policy.set_instruction(SENTENCE)
+    made = policy.infer({"images": images, "state": state}).actions
+    interpreter.set_instruction(instruction_context(interpreter.graph, SENTENCE))
+    interpreted = interpreter.act(state, images=images)
     exact = precision == "f32" and weight_dtype is None
     _assert_close(made[:, :6], wanted[:, :6], exact)
     _assert_close(made[:, :6], interpreted[:, :6], precision == "f32")
@@ -149,17 +141,17 @@ def test_nano_from_images(precision: Any, weight_dtype: Any, stream_dtype: Any, 
 
 def test_unfinished_words_hash_alike_everywhere(tmp_path: Path) -> None:
     """The same context rows from the model's encoder and from the engine's tables, for odd sentences too."""
-    model, vae, text = _nano()
+    model, vae, text = nano_policy()
     engine = tmp_path / "nano.lwam"
     export_engine(model, engine, vae=vae, text_encoder=text, parity_seeds=())
     graph = read_engine(engine)
     policy = Policy(engine)
     images = {camera.name: np.full((128, 128, 3), 77, np.uint8) for camera in model.config.cameras.cameras}
+    interpreter = Interpreter(graph)
     for sentence in ("a", SENTENCE, "  ÄPFEL   to Öl 3.5 ", "x_y-z'w"):
         rows = instruction_context(graph, sentence)
         with torch.no_grad():
             np.testing.assert_allclose(rows, text([sentence]).rows[0, : len(rows)].numpy(), rtol=1e-6)
-        interpreter = Interpreter(graph)
         interpreter.set_instruction(rows)
         policy.set_instruction(sentence)
         made = policy.infer({"images": images, "state": np.zeros(8)}).actions

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers.op_cases import INT8_CASES, OpCase, case_state, one_op_graph
+from helpers.one_op import case_state, one_op_graph
+from helpers.op_cases import INT8_CASES, OpCase
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph, Program, TensorType
-from lightwam.engine.interpret import Interpreter, quantised_product, quantize_rows
+from lightwam.engine.interpret import Interpreter
 from lightwam.engine.ops import OPS, Operands
+from lightwam.engine.ops.linear import quantised_matmul, quantize_rows
 from lightwam.engine.verify import check_graph
 from lightwam.errors import ExportError
 
@@ -60,13 +62,13 @@ def test_rows_equal_the_written_rule() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_rows_that_are_not_finite_poison_their_product_only(bad: float) -> None:
+def test_rows_that_are_not_finite_poison_their_rows_only(bad: float) -> None:
     rows = np.ones((3, 8), np.float32)
     rows[1, 5] = bad
     made = quantize_rows(torch.as_tensor(rows))
-    product = quantised_product(made["y"], made["scale"], made["zero"], torch.ones(4, 8).to(torch.int8), torch.ones(4))
-    assert not torch.isfinite(product[1]).any()
-    assert torch.isfinite(product[[0, 2]]).all()
+    made_rows = quantised_matmul(made["y"], made["scale"], made["zero"], torch.ones(4, 8).to(torch.int8), torch.ones(4))
+    assert not torch.isfinite(made_rows[1]).any()
+    assert torch.isfinite(made_rows[[0, 2]]).all()
 
 
 def _trace(case: OpCase) -> tuple[dict[str, Any], Graph]:

@@ -15,8 +15,9 @@ from lightwam.engine.graph import Graph, Program, Value
 from lightwam.engine.memory_plan import plan_graph
 from lightwam.engine.verify import check_graph
 from lightwam.errors import ExportError
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.layers import constant
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 
 
@@ -27,7 +28,7 @@ def _graph(program: Program, constants: dict) -> Graph:  # type: ignore[type-arg
 
 @st.composite
 def programs(draw: st.DrawFn) -> Graph:
-    """Random chains and branches of in-place ops, reshapes, products and residuals."""
+    """Random chains and branches of in-place ops, reshapes, matmuls and residuals."""
     import torch
 
     constants: dict = {}  # type: ignore[type-arg]
@@ -87,7 +88,7 @@ def test_no_two_live_values_share_bytes(graph: Graph) -> None:
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_full_size_plan_is_valid_and_small(precision: str) -> None:
-    graph = build_graph(LightWAMConfig.libero(), StateDictWeights({}), BuildOptions(precision=precision))  # type: ignore[arg-type]
+    graph = build_graph(LightWAMConfig.libero(), StateDictWeights({}), ExportOptions(precision=precision))  # type: ignore[arg-type]
     check_graph(graph)
     # Three 224 x 448 x 96 maps are alive in the VAE's first residual blocks: input, norm, convolution.
     maps = 3 * 224 * 448 * 96 * (4 if precision == "f32" else 2)
@@ -95,7 +96,7 @@ def test_full_size_plan_is_valid_and_small(precision: str) -> None:
 
 
 def test_residual_stream_is_updated_in_place() -> None:
-    graph = build_graph(LightWAMConfig.nano(), StateDictWeights({}), BuildOptions())
+    graph = build_graph(LightWAMConfig.nano(), StateDictWeights({}), ExportOptions())
     values = graph.programs["act"].values
     assert values["blocks.0.self_attn.o"].offset == values["blocks.0.ffn.2"].offset == values["tokens"].offset
 
@@ -111,7 +112,7 @@ def test_value_read_through_two_roles_is_not_overwritten() -> None:
 
 
 def test_checker_finds_overlap_of_live_values() -> None:
-    graph = build_graph(LightWAMConfig.nano(), StateDictWeights({}), BuildOptions())
+    graph = build_graph(LightWAMConfig.nano(), StateDictWeights({}), ExportOptions())
     act = graph.programs["act"]
     q, k = act.values["blocks.0.self_attn.q_rope"], act.values["blocks.0.self_attn.k_rope"]
     broken = replace(act, values={**act.values, k.name: replace(k, offset=q.offset)})
@@ -120,7 +121,7 @@ def test_checker_finds_overlap_of_live_values() -> None:
 
 
 def test_checker_finds_wrong_order_and_wrong_offsets() -> None:
-    graph = build_graph(LightWAMConfig.nano(), StateDictWeights({}), BuildOptions())
+    graph = build_graph(LightWAMConfig.nano(), StateDictWeights({}), ExportOptions())
     act = graph.programs["act"]
     swapped = replace(act, ops=(*act.ops[:-2], act.ops[-1], act.ops[-2]))
     with pytest.raises(ExportError, match="before it is written"):

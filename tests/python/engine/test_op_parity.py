@@ -10,16 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.op_cases import (
-    FP8_CASES,
-    INSTRUCTION,
-    INT8_CASES,
-    OP_CASES,
-    OpCase,
-    case_state,
-    one_op_graph,
-    one_op_policy,
-)
+from helpers.one_op import INSTRUCTION, case_state, one_op_graph, one_op_policy
+from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase
 from lightwam.engine.builder import ProgramBuilder
 from lightwam.engine.file import write_engine
 from lightwam.engine.graph import Constant, Graph, Program, TensorType

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from lightwam.engine.file import read_engine
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import CheckpointError, DataError, ExportError
 from lightwam.export import widen
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.checkpoint import open_checkpoint
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.export.widen import computing_in_float32
 from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE
@@ -32,13 +35,12 @@ from lightwam.model.fit import MisfitError
 UNUSED = "mot.mixtures.video.head.head.weight"  # no engine holds it
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small policy in bf16 with its VAE in f32."""
     config = LightWAMConfig.nano()
     config = with_square_cameras(config, 32)
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("checkpoint")
     vae, text = WanVAE(config.vae), HashedWordsEncoder(config.text)
     randomize(vae, "vae.")
     parts = (("", random_model(config).to(torch.bfloat16)), ("vae.", vae), ("text_encoder.", text))
@@ -48,6 +50,12 @@ def checkpoint(tmp_path: Path) -> Path:
               for field, width in (("state", 8), ("action", 7))}  # fmt: skip
     (folder / "stats.json").write_text(json.dumps(limits))
     return folder
+
+
+@pytest.fixture
+def checkpoint(made_once: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    return shutil.copytree(made_once, tmp_path / "checkpoint")
 
 
 def change(folder: Path, name: str, value: Tensor | None) -> None:
@@ -98,7 +106,7 @@ def test_a_checkpoint_without_vae_or_statistics(checkpoint: Path) -> None:
 
 def test_integer_weights_of_a_model_are_refused() -> None:
     state = {name: x.int() for name, x in random_model(tiny_config()).state_dict().items()}
-    graph = build_graph(tiny_config(), StateDictWeights(state), BuildOptions(start_at="latents"))
+    graph = build_graph(tiny_config(), StateDictWeights(state), ExportOptions(start_at="latents"))
     with pytest.raises(ExportError, match=r"has type torch\.int32"):
         next(iter(graph.constants.values())).array()
 
@@ -131,6 +139,12 @@ def chunk_of(model: LightWAM) -> Tensor:
         return model.predict_actions(latents, context, None, torch.randn(1, 8, generator=generator))
 
 
+@functools.cache
+def wide_chunk() -> Tensor:
+    """The chunk of a float32 copy."""
+    return chunk_of(random_model(tiny_config()).to(torch.bfloat16).float().eval())
+
+
 def largest_wide(model: nn.Module, seen: list[int]) -> None:
     """Note how many parameters are float32 whenever a module of the model has run."""
 
@@ -147,7 +161,7 @@ def test_widened_while_they_run(monkeypatch: pytest.MonkeyPatch, small: int, uni
     monkeypatch.setattr(widen, "_SMALL", small)
     monkeypatch.setattr(widen, "_UNIT", unit)
     model = random_model(tiny_config()).to(torch.bfloat16).eval()
-    wanted = chunk_of(random_model(tiny_config()).to(torch.bfloat16).float().eval())
+    wanted = wide_chunk()
     before = {name: x.data_ptr() for name, x in model.state_dict().items()}
     seen: list[int] = []
     largest_wide(model, seen)
@@ -172,7 +186,7 @@ def test_parameters_are_put_back_after_a_failure(monkeypatch: pytest.MonkeyPatch
 def test_the_interpreter_keeps_what_is_asked_for() -> None:
     config = tiny_config()
     weights = StateDictWeights(random_model(config).state_dict())
-    graph = build_graph(config, weights, BuildOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4))
+    graph = build_graph(config, weights, ExportOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4))
     full, some = Interpreter(graph, keep_trace=True), Interpreter(graph, kept=frozenset({"tokens", "expert.actions"}))
     for interpreter in (full, some):
         interpreter.set_instruction(np.ones((2, 32)))

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +14,12 @@ from torch.nn import functional as F
 
 from helpers.golden import random_model, tiny_config
 from lightwam.config import ActionExpertConfig, LightWAMConfig, LoRAConfig, VAEConfig
+from lightwam.engine.graph import TensorType
+from lightwam.engine.ops import OPS, Call
 from lightwam.export import fold
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.fold import Affine
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.model.action_expert import LearnedQueryPooler
 from lightwam.model.dit import video_mask
@@ -35,6 +40,26 @@ def _apply(linear: Affine, x: Tensor) -> Tensor:
 
 def _randn(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
+
+
+def padded_key_bias(rows: int, length: int) -> Tensor:
+    """Logit biases of the first min(rows + 1, length) keys, as the op makes them."""
+    declared = {"key_bias": TensorType("f32", (length,)), "key_count": TensorType("i32", (1,))}
+    made = OPS["text_key_bias"].reference(Call({"text_rows": torch.tensor([rows])}, {}, declared))
+    assert isinstance(made, dict)
+    return made["key_bias"][: int(made["key_count"])]
+
+
+def unused_weights(config: LightWAMConfig, names: Iterable[str]) -> set[str]:
+    """The names that an engine never loads: VAE decoder, umT5, video head, blocks past the last adapter."""
+    dropped = tuple(
+        f"mot.mixtures.video.blocks.{layer}."
+        for layer in range(fold.blocks_needed(config.video_dit), config.video_dit.num_layers)
+    )
+    prefixes = (*dropped, "mot.mixtures.video.head.", "vae.model.decoder.", "vae.model.conv2.")
+    if config.text.kind == "umt5":
+        prefixes = (*prefixes, "text_encoder.")
+    return {name for name in names if name.startswith(prefixes) or (name.startswith("vae.") and ".time_conv." in name)}
 
 
 @pytest.fixture(autouse=True)
@@ -98,8 +123,8 @@ def test_saving_4_time_branch_is_a_constant_that_folds() -> None:
 def test_saving_5_one_frame_needs_no_mask(kind: str) -> None:
     mask = video_mask(kind, 1, 6, torch.device("cpu"))  # type: ignore[arg-type]
     assert mask is None or bool(mask.all())
-    assert fold.action_pass_masks_are_true(tiny_config(), [True, True])
-    assert not fold.action_pass_masks_are_true(tiny_config(), [True, False])
+    config = tiny_config()
+    assert fold.action_pass_needs_no_mask(replace(config, video_dit=replace(config.video_dit, attention_mask=kind)))
 
 
 @torch.no_grad()
@@ -119,7 +144,7 @@ def test_saving_7_one_zero_row_stands_for_all(rows: int) -> None:
     keys = torch.cat([text_k, zero_k.expand(length - rows, 4)])
     values = torch.cat([text_v, zero_v.expand(length - rows, 4)])
     wanted = (q @ keys.T).softmax(-1) @ values
-    bias = fold.padded_key_bias(rows, length)
+    bias = padded_key_bias(rows, length)
     made = (q @ keys[: len(bias)].T + bias).softmax(-1) @ values[: len(bias)]
     torch.testing.assert_close(made, wanted, **TIGHT)
 
@@ -198,10 +223,10 @@ def test_saving_12_an_engine_never_reads_what_it_does_not_need() -> None:
     config = LightWAMConfig.nano()
     model, vae = random_model(config), WanVAE(config.vae)
     names = {**model.state_dict(), **{f"vae.{name}": x for name, x in vae.state_dict().items()}}
-    unused = fold.unused_weights(config, names)
+    unused = unused_weights(config, names)
     assert {name.split(".")[2] for name in unused if name.startswith("vae.")} == {"decoder", "conv2", "encoder"}
     weights = StateDictWeights({name: x for name, x in names.items() if name not in unused})
-    graph = build_graph(config, weights, BuildOptions())
+    graph = build_graph(config, weights, ExportOptions())
     for constant in graph.constants.values():
         constant.array()
     assert weights.used == set(names) - unused
@@ -220,4 +245,4 @@ def test_saving_13_output_projection_of_every_key(heads: int, width: int) -> Non
 
 
 def test_bias_of_one_text_row_among_128() -> None:
-    assert fold.padded_key_bias(1, 128).tolist() == [0.0, math.log(127)]
+    assert padded_key_bias(1, 128).tolist() == [0.0, math.log(127)]

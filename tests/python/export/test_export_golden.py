@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.golden import GoldenPolicy, random_model, randomize
+from helpers.exported import nano_policy
+from helpers.golden import GoldenPolicy, random_model
 from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import DType
 from lightwam.engine.file import read_engine
 from lightwam.engine.interpret import Interpreter
 from lightwam.export import export_engine
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.options import ExportOptions
 from lightwam.export.parity import CHUNK
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
-from lightwam.model.text import HashedWordsEncoder
-from lightwam.model.vae import WanVAE
 
 FORMS = pytest.mark.parametrize("cross_output", ["folded", "projected"])  # with and without saving 13
 
@@ -40,8 +40,8 @@ _STAGES = {
 }  # fmt: skip
 
 
-def _options(golden: GoldenPolicy, precision: str, cross_output: str, stream_dtype: DType = "f32") -> BuildOptions:
-    return BuildOptions(
+def _options(golden: GoldenPolicy, precision: str, cross_output: str, stream_dtype: DType = "f32") -> ExportOptions:
+    return ExportOptions(
         stream_dtype=stream_dtype,
         precision=precision,  # type: ignore[arg-type]
         cross_output=cross_output,  # type: ignore[arg-type]
@@ -51,10 +51,13 @@ def _options(golden: GoldenPolicy, precision: str, cross_output: str, stream_dty
     )
 
 
-def _trace(golden: GoldenPolicy, precision: str, index: int, cross_output: str) -> dict[str, torch.Tensor]:
-    options = _options(golden, precision, cross_output)
+def _interpreter(golden: GoldenPolicy, precision: str, cross_output: str, stream_dtype: DType = "f32") -> Interpreter:
+    options = _options(golden, precision, cross_output, stream_dtype)
     graph = build_graph(golden.model.config, StateDictWeights(golden.model.state_dict()), options)
-    interpreter = Interpreter(graph, keep_trace=True)
+    return Interpreter(graph, keep_trace=True)
+
+
+def _trace(golden: GoldenPolicy, interpreter: Interpreter, index: int = 0) -> dict[str, torch.Tensor]:
     interpreter.set_instruction(golden.tensors["in.context"][index].numpy())
     interpreter.act(golden.tensors["in.proprio"][index].numpy(), golden.tensors["in.latents"][index, :, 0].numpy())
     return interpreter.trace
@@ -66,8 +69,9 @@ def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @FORMS
 def test_every_stage_equals_the_published_numbers(golden: GoldenPolicy, cross_output: str) -> None:
+    interpreter = _interpreter(golden, "f32", cross_output)
     for index in range(golden.tensors["in.latents"].shape[0]):
-        trace = _trace(golden, "f32", index, cross_output)
+        trace = _trace(golden, interpreter, index)
         errors = {
             value: _relative(trace[value], golden.tensors[stage][index])
             for value, stage in _STAGES[golden.name].items()
@@ -77,33 +81,28 @@ def test_every_stage_equals_the_published_numbers(golden: GoldenPolicy, cross_ou
 
 @FORMS
 def test_bf16_graph_stays_within_its_cosine(golden: GoldenPolicy, cross_output: str) -> None:
-    made = _trace(golden, "bf16", 0, cross_output)[CHUNK].flatten()
+    made = _trace(golden, _interpreter(golden, "bf16", cross_output))[CHUNK].flatten()
     wanted = golden.tensors["out.action"][0].double().flatten()
     assert torch.cosine_similarity(made, wanted, 0) > 0.9995
 
 
 @FORMS
-def test_token_streams_in_f16(golden: GoldenPolicy, cross_output: str) -> None:
-    """Every sum of the backbone's stream is f16, the expert's none; the answer stays as near as bf16 products allow."""
-    options = _options(golden, "bf16", cross_output, "f16")
-    graph = build_graph(golden.model.config, StateDictWeights(golden.model.state_dict()), options)
+def test_residual_streams_in_f16(golden: GoldenPolicy, cross_output: str) -> None:
+    """Every sum of the backbone's stream is f16, the expert's none; the answer stays as near as bf16 matmuls allow."""
+    interpreter = _interpreter(golden, "bf16", cross_output, "f16")
+    graph = interpreter.graph
     sums = {op.name: graph.programs["act"].values[op.outputs["y"]] for op in graph.programs["act"].ops
             if "residual" in op.inputs or op.name.endswith(".adapted")}  # fmt: skip
     assert len(sums) > 3
     assert {value.type.dtype for name, value in sums.items() if not name.startswith("expert.")} == {"f16"}
     assert {value.type.dtype for name, value in sums.items() if name.startswith("expert.")} == {"f32"}
-    interpreter = Interpreter(graph, keep_trace=True)
-    interpreter.set_instruction(golden.tensors["in.context"][0].numpy())
-    interpreter.act(golden.tensors["in.proprio"][0].numpy(), golden.tensors["in.latents"][0, :, 0].numpy())
-    made, wanted = interpreter.trace[CHUNK].flatten(), golden.tensors["out.action"][0].double().flatten()
+    made, wanted = _trace(golden, interpreter)[CHUNK].flatten(), golden.tensors["out.action"][0].double().flatten()
     assert torch.cosine_similarity(made, wanted, 0) > 0.9995
 
 
 @pytest.mark.parametrize(("precision", "weight_dtype"), [("f32", None), ("f32", "bf16"), ("bf16", None)])
 def test_nano_from_images_measures_its_parity(tmp_path: Path, precision: str, weight_dtype: str | None) -> None:
-    config = LightWAMConfig.nano()
-    model, vae, text = random_model(config), WanVAE(config.vae), HashedWordsEncoder(config.text)
-    randomize(vae, "vae.")
+    model, vae, text = nano_policy()
     path = tmp_path / "nano.lwam"
     report = export_engine(
         model, path, vae=vae, text_encoder=text, precision=precision, weight_dtype=weight_dtype, parity_seeds=(5,)
@@ -120,7 +119,7 @@ def test_short_text_equals_padded_text_in_the_model() -> None:
     """Saving 7 in the whole graph: the interpreter sees 3 rows, the model sees 24, 21 of them zero."""
     config = LightWAMConfig.nano()
     model = random_model(config)
-    graph = build_graph(config, StateDictWeights(model.state_dict()), BuildOptions(start_at="latents"))
+    graph = build_graph(config, StateDictWeights(model.state_dict()), ExportOptions(start_at="latents"))
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((3, 64)).astype(np.float32)
     latents = rng.standard_normal((16, 16, 32)).astype(np.float32)

@@ -15,13 +15,15 @@ import torch
 from helpers.golden import random_model, tiny_config
 from helpers.robots import numbered, with_robot
 from lightwam.config import Camera, LightWAMConfig, LoRAConfig, NormalizationConfig
+from lightwam.engine.file import read_engine
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import ExportError
 from lightwam.export import export_engine
-from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.layers import constant
+from lightwam.export.options import ExportOptions
 from lightwam.export.parity import CHUNK
 from lightwam.export.policy import Normalization
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.model import LightWAM
 from lightwam.model.text import HashedWordsEncoder
@@ -103,11 +105,9 @@ def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
     config = tiny_config()
     config = with_robot(config, normalization=NormalizationConfig(mode, mode))
     statistics = _statistics(np.random.default_rng(3))
-    options = BuildOptions(
-        start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
-        normalization=Normalization.from_statistics(config, statistics),
-    )  # fmt: skip
-    graph = build_graph(config, StateDictWeights(random_model(config).state_dict()), options)
+    options = ExportOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4)
+    units = Normalization.from_statistics(config, statistics)
+    graph = build_graph(config, StateDictWeights(random_model(config).state_dict()), options, units)
     interpreter = Interpreter(graph, keep_trace=True)
     interpreter.set_instruction(np.ones((4, 32), np.float32))
     state = np.linspace(-9, 9, 8).astype(np.float32)
@@ -131,8 +131,6 @@ def _tiny_export(
 
 
 _REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "padded context mask": ({"context_mask": [True, False, True, True]}, "context_mask has False rows"),
-    "padded context mask of a batch": ({"context_mask": torch.tensor([[True, False]])}, "context_mask has False rows"),
     "no context row": ({"context_rows": 0}, "context_rows is 0"),
     "instruction that is no text": ({"instructions": {1: np.ones((2, 32))}}, "instruction 0 is 1"),
     "repeated instruction": ({"instructions": {"go": np.ones((2, 32)), " go ": np.ones((1, 32))}}, "given twice"),
@@ -162,6 +160,19 @@ def test_what_is_not_folded_is_refused_by_name(option: str, tmp_path: Path) -> N
     with pytest.raises(ExportError, match=message):
         _tiny_export(tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_one_object_or_fields_by_name(tmp_path: Path) -> None:
+    options = ExportOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4, parity_seeds=(), name="a")
+    model, told = random_model(tiny_config()), {"go": np.ones((2, 32))}
+    export_engine(model, tmp_path / "one.lwam", options, instructions=told)
+    export_engine(model, tmp_path / "two.lwam", instructions=told, **vars(options))
+    assert (tmp_path / "one.lwam").read_bytes() == (tmp_path / "two.lwam").read_bytes()
+    export_engine(model, tmp_path / "renamed.lwam", options, instructions=told, name="b", control_hz=7.0)
+    made = read_engine(tmp_path / "renamed.lwam")
+    assert (made.name, made.policy["control_hz"]) == ("b", 7.0)
+    with pytest.raises(TypeError, match="context_mask"):
+        export_engine(model, tmp_path / "x.lwam", options, instructions=told, context_mask=[True])
 
 
 def test_a_weight_beyond_f16_is_refused_by_name_and_value(tmp_path: Path) -> None:
@@ -207,10 +218,10 @@ def test_broken_normalizer_is_refused(tmp_path: Path) -> None:
 
 def test_wrong_fold_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parity check is alive: a fold that is wrong by one per cent is caught, and no file appears."""
-    from lightwam.export import build_dit
+    from lightwam.export import backbone
 
-    right = build_dit.absorb_gate
-    monkeypatch.setattr(build_dit, "absorb_gate", lambda linear, gate: right(linear, 1.01 * gate))
+    right = backbone.absorb_gate
+    monkeypatch.setattr(backbone, "absorb_gate", lambda linear, gate: right(linear, 1.01 * gate))
     with pytest.raises(ExportError, match="parity of the folded graph"):
         _tiny_export(tmp_path, parity_seeds=(0,))
     assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,10 @@ from helpers.robots import with_robot
 from lightwam.config import GripperRule, LightWAMConfig
 from lightwam.engine.graph import Graph
 from lightwam.engine.interpret import Interpreter
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.options import ExportOptions
 from lightwam.export.parity import CHUNK
 from lightwam.export.policy import Normalization
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.gpu.lower import lower
 
@@ -30,10 +31,9 @@ def graph_of(config: LightWAMConfig) -> Graph:
     rng = np.random.default_rng(5)
     scales = {name: rng.uniform(0.5, 2.0, width) for name, width in (("state_scale", 8), ("action_scale", 7))}
     normalization = replace(Normalization.identity(config), **scales, action_offset=rng.uniform(-0.1, 0.1, 7))
-    options = BuildOptions(
-        start_at="latents", latent_shape=(16, 8, 8), context_rows=4, normalization=normalization
-    )  # fmt: skip
-    return build_graph(config, StateDictWeights(random_model(config, seed=2).state_dict()), options)
+    options = ExportOptions(start_at="latents", latent_shape=(16, 8, 8), context_rows=4)
+    weights = StateDictWeights(random_model(config, seed=2).state_dict())
+    return build_graph(config, weights, options, normalization)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -14,20 +14,22 @@ import torch
 from helpers.golden import golden_policy
 from helpers.gpu_graphs import Sample, deviation, full_size_costs, golden_sample, small_sample
 from lightwam.cli import main
-from lightwam.engine.dtypes import decode, f32_to_bf16_bits
+from lightwam.engine.dtypes import decode
 from lightwam.engine.file import read_engine, write_engine
 from lightwam.engine.graph import Constant, EightBit, TensorType
-from lightwam.engine.interpret import quantize_rows
+from lightwam.engine.ops.linear import quantize_rows
 from lightwam.errors import ConfigError, ExportError
 from lightwam.export import export_engine
 from lightwam.gpu.compile import compile_plan
 from lightwam.gpu.lower import lower
 from lightwam.gpu.roofline import SHARE, predict
 from lightwam.kernels.compiler.tasks import Compiler
+from lightwam.kernels.formats import bfloat16_bits
 from lightwam.kernels.targets import GPUS
 from lightwam.quantize.calibration import random_observations
 from lightwam.quantize.layers import find_layers, in_precision, quantize_graph, quantize_weight
-from lightwam.quantize.quantize_engine import QuantizeOptions, quantize_engine, report_path
+from lightwam.quantize.quantize_engine import quantize_engine
+from lightwam.quantize.report import QuantizeOptions, report_path
 
 #: Of a chunk whose other products are f32: no number of these rows lies beside a tie. Where one does (golden set 3), it
 #: falls to the next of e4m3, an eighth away, and moves the chunk by percents.
@@ -47,7 +49,7 @@ def _constant(numbers: np.ndarray, dtype: str = "f32") -> Constant:  # type: ign
 def test_weights_are_torchs_e4m3_of_the_scaled_rows(dtype: str) -> None:
     weight = np.random.default_rng(0).standard_normal((3, 7, 33)).astype(np.float32)
     weight[0, 1], weight[1, 2, 3] = 0, 50
-    stored = f32_to_bf16_bits(weight) if dtype == "bf16" else weight
+    stored = bfloat16_bits(weight) if dtype == "bf16" else weight
     numbers, scale = quantize_weight(stored, _constant(stored, dtype), "fp8")
     read = decode(stored, dtype).reshape(21, 33)  # type: ignore[arg-type]
     wanted = np.abs(read).max(1) / np.float32(448)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from helpers.gpu_graphs import Sample, deviation, golden_sample, small_sample
-from helpers.op_cases import STATE_WIDTH, case_state, one_op_policy
+from helpers.one_op import STATE_WIDTH, case_state, one_op_policy
 from lightwam.engine.builder import ProgramBuilder
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Constant, Graph, Program, TensorType

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from helpers.gpu_graphs import Sample, deviation
-from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
+from helpers.one_op import case_state, one_op_graph
+from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase
 
 
 @pytest.mark.parametrize("case", (*OP_CASES, *INT8_CASES, *FP8_CASES), ids=str)

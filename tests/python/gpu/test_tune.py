@@ -21,7 +21,7 @@ from helpers.gpu_plans import small_gpu_engine
 from helpers.standin import Standin
 from helpers.toy_policy import run_toy
 from lightwam.cli import main
-from lightwam.cli.bench import BenchArgs, measure_engine
+from lightwam.bench.measure import BenchOptions, measure_engine
 from lightwam.runtime import Policy, read_tunings, tuning_path
 
 standin = Standin(sys.argv[1])
@@ -59,7 +59,7 @@ seen = policy.infer(observation(), by_stage=True)
 assert list(seen.timings) == ["preprocess", "backbone", "expert", "postprocess", "total"], seen.timings
 assert 100 <= seen.timings["expert"] < 110
 
-measured = measure_engine(path, None, BenchArgs(device="cuda", runs=2, warmup=1))
+measured = measure_engine(path, None, BenchOptions(device="cuda", runs=2, warmup=1))
 assert set(measured.record.stages) == {"preprocess", "backbone", "expert", "postprocess"}, measured
 assert measured.samples["expert"].p50 >= 100
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightwam.kernels.formats import e4m3_bits
+from lightwam.kernels.formats import bfloat16_bits, bfloat16_values, e4m3_bits
 
 # uint16 holds the bits of bf16, uint8 those of e4m3.
 Tensor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.uint8] | NDArray[np.int8]
@@ -24,18 +24,8 @@ CONTEXT_ROWS, TEXT_WIDTH, STATE_WIDTH, ACTION_WIDTH, HORIZON, WIDTH = 6, 8, 5, 3
 BUCKETS = 16
 
 
-def to_bf16(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """Bits of the nearest bf16, ties to even."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def as_float(tensor: Tensor) -> NDArray[np.float64]:
-    return (from_bf16(tensor) if tensor.dtype == np.uint16 else tensor).astype(np.float64)
+    return (bfloat16_values(tensor) if tensor.dtype == np.uint16 else tensor).astype(np.float64)
 
 
 @dataclass
@@ -141,7 +131,7 @@ def random_tensors(bf16: bool) -> dict[str, Tensor]:
 
     def weight(*shape: int) -> Tensor:
         values = rng.normal(size=shape).astype(np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
-        return to_bf16(values) if bf16 else values
+        return bfloat16_bits(values) if bf16 else values
 
     def vector(*shape: int) -> NDArray[np.float32]:
         return rng.normal(size=shape).astype(np.float32)

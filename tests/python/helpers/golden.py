@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,9 @@ class GoldenPolicy:
         return self.tensors["in.context"].shape[1]
 
 
+@functools.cache
 def golden_policy(name: str) -> GoldenPolicy:
+    """The policy, read once: leave it as it is."""
     mapping: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
     tensors = load_file(GOLDEN / f"{name}.safetensors")
     model = LightWAM(LightWAMConfig.from_published(mapping))

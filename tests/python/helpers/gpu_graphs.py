@@ -18,9 +18,10 @@ from lightwam.engine.dtypes import Array, DType
 from lightwam.engine.file import read_engine
 from lightwam.engine.graph import Graph, Precision
 from lightwam.engine.interpret import Interpreter, instruction_context
-from lightwam.export.api import build_policy_graph
-from lightwam.export.build import BuildOptions, build_graph
-from lightwam.export.policy import CrossOutput, Normalization
+from lightwam.export.instructions import build_policy_graph
+from lightwam.export.options import CrossOutput, ExportOptions
+from lightwam.export.policy import Normalization
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import StateDictWeights
 from lightwam.gpu.lower import FUSIONS, Fusion, lower
 from lightwam.gpu.plan import LaunchPlan
@@ -81,7 +82,7 @@ def deviation(made: Array, wanted: Array) -> float:
 def golden_sample(name: str, precision: Precision, cross_output: CrossOutput) -> Sample:
     golden = golden_policy(name)
     context = golden.tensors["in.context"][0]
-    options = BuildOptions(
+    options = ExportOptions(
         float_precision(precision), start_at="latents", latent_shape=golden.latent_shape,
         context_rows=golden.context_rows, cross_output=cross_output,
     )  # fmt: skip
@@ -114,8 +115,8 @@ def small_sample(precision: Precision, cross_output: CrossOutput = "folded") -> 
     normalization = Normalization(
         rng.uniform(0.5, 2, 8), rng.uniform(-1, 1, 8), rng.uniform(0.5, 2, 7), rng.uniform(-1, 1, 7), 5.0
     )
-    options = BuildOptions(float_precision(precision), cross_output=cross_output, normalization=normalization)
-    graph = build_policy_graph(config, weights, options, False, {"go": context}, vae_config=config.vae)
+    options = ExportOptions(float_precision(precision), cross_output=cross_output)
+    graph = build_policy_graph(config, weights, options, False, {"go": context}, normalization)
     sizes = ((40, 48, 3), (25, 32, 3))
     images = {
         camera["name"]: rng.integers(0, 256, size, np.uint8)
@@ -137,7 +138,7 @@ def bundled_sample() -> Sample:
 def full_size_graph(name: str, precision: Precision, stream_dtype: DType = "f32") -> Graph:
     """LIBERO's or RoboTwin's, without weights."""
     config = {"libero": LightWAMConfig.libero, "robotwin": LightWAMConfig.robotwin}[name]()
-    options = BuildOptions(float_precision(precision), stream_dtype=stream_dtype)
+    options = ExportOptions(float_precision(precision), stream_dtype=stream_dtype)
     graph = build_graph(config, StateDictWeights({}), options)
     return in_precision(graph, precision)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from helpers.model_golden import load_json, load_tensors, relative_error
 from lightwam.config import TextConfig
 from lightwam.errors import CheckpointError, ConfigError, InstructionError
-from lightwam.model.text import HashedWordsEncoder, UMT5Encoder, clean_text, fnv1a_64, word_buckets
+from lightwam.model.text import HashedWordsEncoder, UMT5Encoder, clean_text
+from lightwam.words import fnv1a_64, word_buckets
 
 HASHED = TextConfig(kind="hashed_words", length=6, width=8, prompt_template="{task}", buckets=64)
 

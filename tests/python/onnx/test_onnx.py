@@ -14,19 +14,23 @@ import pytest
 
 import onnx
 from helpers.golden import golden_policy
-from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
+from helpers.one_op import case_state, one_op_graph
+from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase
 from lightwam.assets import bundled_engine
+from lightwam.cli.onnx import OnnxArgs, main
 from lightwam.config import LightWAMConfig
-from lightwam.engine.dtypes import f32_to_bf16_bits
 from lightwam.engine.graph import Graph
 from lightwam.engine.images import compose_canvas
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import EngineError, ExportError
-from lightwam.export.api import build_policy_graph
-from lightwam.export.build import BuildOptions, build_graph
+from lightwam.export.instructions import build_policy_graph
 from lightwam.export.layers import constant
+from lightwam.export.options import ExportOptions
+from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import RandomWeights, StateDictWeights
-from lightwam.onnx.export import OnnxArgs, main, write_onnx
+from lightwam.kernels.formats import bfloat16_bits
+from lightwam.onnx import ops
+from lightwam.onnx.export import write_onnx
 from lightwam.onnx.rope import half_split_order, half_split_values
 
 onnxruntime = pytest.importorskip(
@@ -78,7 +82,7 @@ def cosine(a: Any, b: Any) -> float:
 @pytest.mark.parametrize("name", ["golden_set1", "golden_set3"])
 def test_golden_policies(name: str, rows: int | None, fixed: bool, tmp_path: Path) -> None:
     golden = golden_policy(name)
-    options = BuildOptions(start_at="latents", latent_shape=golden.latent_shape, context_rows=golden.context_rows)
+    options = ExportOptions(start_at="latents", latent_shape=golden.latent_shape, context_rows=golden.context_rows)
     graph = build_graph(golden.model.config, StateDictWeights(golden.model.state_dict()), options)
     context = golden.tensors["in.context"][0].numpy()[:rows]
     state, latents = golden.tensors["in.proprio"][0].numpy(), golden.tensors["in.latents"][0, :, 0].numpy()
@@ -93,7 +97,7 @@ def test_golden_policies(name: str, rows: int | None, fixed: bool, tmp_path: Pat
 
 def nano_graph(**options: Any) -> Graph:
     config = LightWAMConfig.nano()
-    return build_policy_graph(config, RandomWeights(3), BuildOptions(**options), has_text_encoder=True)
+    return build_policy_graph(config, RandomWeights(3), ExportOptions(**options), has_text_encoder=True)
 
 
 def with_eps(graph: Graph, eps: float) -> Graph:
@@ -138,6 +142,13 @@ def test_every_op_of_the_table(case: OpCase, tmp_path: Path) -> None:
 def test_eight_bit_ops_are_refused_by_name(case: OpCase, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"eight-bit.*float precision"):
         write_onnx(one_op_graph(case), tmp_path / "op.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_op_without_an_onnx_form_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ops._LOWERINGS, "mean_pool")
+    with pytest.raises(ExportError, match=r"op y \(mean_pool\) has no ONNX form"):
+        write_onnx(one_op_graph(next(case for case in OP_CASES if case.op == "mean_pool")), tmp_path / "op.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,5 +263,5 @@ def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
 
 def test_bf16_bits_survive_the_reordering() -> None:
     """Reordering moves stored numbers, it computes none: bfloat16 patterns pass through."""
-    bits = f32_to_bf16_bits(np.arange(16, dtype=np.float32).reshape(8, 2))
+    bits = bfloat16_bits(np.arange(16, dtype=np.float32).reshape(8, 2))
     np.testing.assert_array_equal(bits[half_split_order(8, 2)][1], bits[2])

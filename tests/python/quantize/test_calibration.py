@@ -103,7 +103,7 @@ def test_recordings_that_do_not_fit_are_one_line_naming_both_sides(
         with pytest.raises(DataError, match=match) as caught:
             recorded_observations(unfit, recordings, 2, 2, 0, _ignore)
         assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="rows: ask for at most as many, not 100"):
+    with pytest.raises(DataError, match="rows: request at most as many, not 100"):
         recorded_observations(graph, recordings, 100, 2, 0, _ignore)
     with pytest.raises(DataError, match="has one episode"):
         recorded_observations(graph, write_v3(tmp_path / "one", lengths=(4,)), 2, 2, 0, _ignore)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,41 +18,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers.golden import golden_policy
+from helpers.exported import golden_engine
 from lightwam.assets import bundled_engine
-from lightwam.engine.dtypes import Array, f32_to_bf16_bits
+from lightwam.engine.dtypes import Array
 from lightwam.engine.file import check_checksums, read_engine, write_engine
 from lightwam.engine.graph import Constant, Graph, TensorType
 from lightwam.engine.interpret import Interpreter, instruction_context
 from lightwam.engine.verify import check_graph
 from lightwam.errors import ConfigError, EngineError, ExportError
-from lightwam.export import export_engine
+from lightwam.kernels.formats import bfloat16_bits
 from lightwam.quantize.calibration import Observations, random_observations
 from lightwam.quantize.chunk_gate import agreement, chunk_value, gripper_column, probe_graph, run_probe
 from lightwam.quantize.layers import find_layers, quantize_graph, quantize_weight, scale_name
-from lightwam.quantize.quantize_engine import (
-    QuantizeOptions,
-    fewest_kept_float,
-    quantize_engine,
-    report_path,
-)
+from lightwam.quantize.quantize_engine import fewest_kept_float, quantize_engine
+from lightwam.quantize.report import QuantizeOptions, QuantizeReport, report_path
 
 SMALL = QuantizeOptions(min_weights=1, runner="interpreter")
 
 
-def _export(name: str, precision: str, folder: Path) -> Path:
-    """A golden policy as an engine that starts at latents."""
-    golden, path = golden_policy(name), folder / f"{name}.lwam"
-    export_engine(
-        golden.model, path, start_at="latents", latent_shape=golden.latent_shape, context_rows=golden.context_rows,
-        instructions={"go": golden.tensors["in.context"][0]}, parity_seeds=(), precision=precision,  # type: ignore[arg-type]
-    )  # fmt: skip
-    return path
+class Quantised(NamedTuple):
+    """An engine file made with `SMALL` from four held-out observations, and its report."""
+
+    path: Path
+    report: QuantizeReport
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _export("golden_set1", "f32", tmp_path_factory.mktemp("engine"))
+def engine() -> Path:
+    return golden_engine("golden_set1", "f32")
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Quantised]:
+    """Quantises each engine once."""
+
+    @functools.cache
+    def quantise(engine: Path) -> Quantised:
+        out = tmp_path_factory.mktemp("quantised") / "q.lwam"
+        return Quantised(out, quantize_engine(engine, out, _observations(engine), SMALL))
+
+    return quantise
 
 
 @pytest.fixture(
@@ -58,8 +65,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params=[("golden_set1", "f32"), ("golden_set3", "bf16"), ("golden_set3", "f16")],
     ids=lambda p: f"{p[0]}-{p[1]}",
 )
-def any_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _export(*request.param, tmp_path_factory.mktemp("engine"))
+def any_engine(request: pytest.FixtureRequest) -> Path:
+    return golden_engine(*request.param)
 
 
 def _observations(engine: Path, count: int = 4) -> Observations:
@@ -111,17 +118,16 @@ def test_every_large_linear_but_the_edges(any_engine: Path) -> None:
     assert "blocks.0.self_attn.q" in larger and "blocks.0.cross_attn.q" not in larger
 
 
-def test_golden_engine_passes_and_the_report_is_true(any_engine: Path, tmp_path: Path) -> None:
-    engine = any_engine
-    out, observations = tmp_path / "q.lwam", _observations(engine)
-    report = quantize_engine(engine, out, observations, SMALL)
+def test_golden_engine_passes_and_the_report_is_true(any_engine: Path, quantised: Callable[[Path], Quantised]) -> None:
+    engine, observations = any_engine, _observations(any_engine)
+    out, report = quantised(engine)
     assert report.passed and not report.fallbacks and report.chunk is not None
     check_checksums(out)
     stored = json.loads(report_path(out).read_text())
     graph = read_engine(out)
     assert graph.precision == "int8" and graph.provenance["quantization"] == report.summary()
     assert stored["layers_int8"] == len(find_layers(read_engine(engine), 1)) == len(stored["layers"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["q.lwam", "q.report.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["q.lwam", "q.report.json"]
     cosines = []
     for observation in observations.held_out:
         chunks = []
@@ -136,18 +142,16 @@ def test_golden_engine_passes_and_the_report_is_true(any_engine: Path, tmp_path:
     assert all(0 < entry.errors.output < 0.05 for entry in report.layers if entry.errors is not None)
 
 
-def test_same_input_same_bytes(engine: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        quantize_engine(engine, tmp_path / name, _observations(engine), SMALL)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert report_path(tmp_path / "a").read_text() == report_path(tmp_path / "b").read_text()
+def test_same_input_same_bytes(engine: Path, quantised: Callable[[Path], Quantised], tmp_path: Path) -> None:
+    first, again = quantised(engine).path, tmp_path / "again"
+    quantize_engine(engine, again, _observations(engine), SMALL)
+    assert first.read_bytes() == again.read_bytes()
+    assert report_path(first).read_text() == report_path(again).read_text()
 
 
-def test_layer_error_is_the_defined_one(engine: Path, tmp_path: Path) -> None:
+def test_layer_error_is_the_defined_one(engine: Path, quantised: Callable[[Path], Quantised]) -> None:
     """One layer again, in float64, from its input in the interpreter's trace: it reads at most 64 rows."""
-    observations = _observations(engine, 1)
-    report = quantize_engine(engine, tmp_path / "q.lwam", observations, SMALL)
-    graph = read_engine(engine)
+    observations, report, graph = _observations(engine), quantised(engine).report, read_engine(engine)
     name, x_name = "blocks.0.ffn.2", "blocks.0.ffn.0"
     weight, bias = (graph.constants[f"{name}.{part}"].array().astype(float) for part in ("weight", "bias"))
     error = reference = 0.0
@@ -216,10 +220,8 @@ def test_layers_named_by_hand_stay_float(engine: Path, tmp_path: Path) -> None:
 
 def test_reference_of_another_precision(tmp_path: Path) -> None:
     """A bf16 engine gated against the f32 one: further away than from itself, and the report says which it was."""
-    for precision in ("f32", "bf16"):
-        _export("golden_set1", precision, tmp_path).rename(tmp_path / f"{precision}.lwam")
-    engine, found = tmp_path / "bf16.lwam", []
-    for reference in (None, tmp_path / "f32.lwam"):
+    exact, engine, found = golden_engine("golden_set1", "f32"), golden_engine("golden_set1", "bf16"), []
+    for reference in (None, exact):
         options = replace(SMALL, reference=reference)
         found.append(quantize_engine(engine, tmp_path / "q.lwam", _observations(engine), options))
     assert [report.reference for report in found] == ["bf16", "f32"]
@@ -229,12 +231,12 @@ def test_reference_of_another_precision(tmp_path: Path) -> None:
         quantize_engine(
             engine, tmp_path / "r.lwam", _observations(engine), replace(SMALL, reference=tmp_path / "q.lwam")
         )
-    other = _export("golden_set3", "f32", tmp_path)
+    other = golden_engine("golden_set3", "f32")
     with pytest.raises(
-        ConfigError, match=r"reference .*golden_set3\.lwam has .*, engine .* has .*: give a float engine"
+        ConfigError, match=r"reference .*golden_set3-f32\.lwam has .*, engine .* has .*: give a float engine"
     ):
         quantize_engine(engine, tmp_path / "r.lwam", _observations(engine), replace(SMALL, reference=other))
-    damaged = bytearray((tmp_path / "f32.lwam").read_bytes())
+    damaged = bytearray(exact.read_bytes())
     damaged[-10] ^= 1
     (tmp_path / "damaged.lwam").write_bytes(damaged)
     with pytest.raises(EngineError, match=r"damaged\.lwam: .* has checksum"):
@@ -244,11 +246,9 @@ def test_reference_of_another_precision(tmp_path: Path) -> None:
     assert not (tmp_path / "r.lwam").exists()
 
 
-def test_unfit_engines_are_refused(engine: Path, tmp_path: Path) -> None:
-    out = tmp_path / "q.lwam"
-    quantize_engine(engine, out, _observations(engine, 1), SMALL)
+def test_unfit_engines_are_refused(engine: Path, quantised: Callable[[Path], Quantised], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="quantised already"):
-        quantize_engine(out, tmp_path / "r.lwam", _observations(engine), SMALL)
+        quantize_engine(quantised(engine).path, tmp_path / "r.lwam", _observations(engine), SMALL)
     damaged = bytearray(engine.read_bytes())
     damaged[-10] ^= 1
     (tmp_path / "damaged.lwam").write_bytes(damaged)
@@ -330,7 +330,7 @@ def test_bisection_equals_trying_one_by_one(count: int, data: st.DataObject) -> 
 
 @given(hnp.arrays(np.float32, (5, 7), elements=st.floats(-(2.0**60), 2.0**60, width=32)), st.booleans())
 def test_weights_come_back_within_half_a_step(weight: Array, bf16: bool) -> None:
-    stored = f32_to_bf16_bits(weight) if bf16 else weight
+    stored = bfloat16_bits(weight) if bf16 else weight
     source = Constant("w", TensorType("bf16" if bf16 else "f32", (5, 7)), lambda: stored)
     numbers, scale = quantize_weight(stored, source)
     assert numbers.min() >= -127 and (scale > 0).all() and np.isfinite(scale).all()
@@ -371,7 +371,7 @@ def test_writing_holds_one_weight_at_a_time(engine: Path, tmp_path: Path) -> Non
 
 
 def test_scale_is_not_made_twice(engine: Path, tmp_path: Path) -> None:
-    """Folding a weight is dear: writing weight and scale asks for it once."""
+    """Folding a weight is dear: writing weight and scale loads it once."""
     graph, asked = read_engine(engine), []
     constant = graph.constants["blocks.0.ffn.0.weight"]
 

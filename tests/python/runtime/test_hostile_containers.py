@@ -22,12 +22,12 @@ from helpers.engine_files import (
     header_of,
     observation,
     small_engine,
-    to_bf16,
     with_normed_in,
     write_engine,
 )
 from helpers.hostile_files import loads_or_is_refused, refused
 from lightwam.errors import EngineError, ObservationError, PrecisionError
+from lightwam.kernels.formats import bfloat16_bits
 from lightwam.runtime import Policy
 
 
@@ -206,7 +206,7 @@ def test_constants_that_are_not_finite(tmp_path: Path, value: float, dtype: str,
     engine = small_engine()
     engine.tensors[name][-1, -1] = value
     if dtype == "bf16":
-        engine.tensors[name] = to_bf16(engine.tensors[name])
+        engine.tensors[name] = bfloat16_bits(engine.tensors[name])
     if dtype == "f16":
         engine.tensors[name] = engine.tensors[name].astype(np.float16)
         with_normed_in(engine, "f16")

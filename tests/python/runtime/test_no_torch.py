@@ -23,7 +23,7 @@ from helpers.engine_files import TASK, observation
 policy = lightwam.runtime.Policy(sys.argv[1])
 policy.set_instruction(TASK)
 assert policy.infer(observation()).actions.shape == (4, 3)
-print(lightwam.runtime.summarize(sys.argv[1]).text())
+print(policy.metadata["name"])
 assert not {"torch", "safetensors"} & set(sys.modules), sys.modules.keys()
 """
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from helpers import runtime_reference
-from helpers.engine_files import TASK, Engine, observation, small_engine, to_bf16, with_normed_in, write_engine
+from helpers.engine_files import TASK, Engine, observation, small_engine, with_normed_in, write_engine
 from lightwam.errors import DeviceError, EngineError, InstructionError, LightWAMError, PrecisionError
+from lightwam.kernels.formats import bfloat16_bits
 from lightwam.runtime import ActionChunk, Policy, _engine
 
 
@@ -334,7 +335,7 @@ def test_two_policies_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 def test_known_instruction_in_bf16(tmp_path: Path) -> None:
     engine = small_engine()
-    engine.tensors["instruction.0"] = to_bf16(engine.tensors["instruction.0"])
+    engine.tensors["instruction.0"] = bfloat16_bits(engine.tensors["instruction.0"])
     policy = Policy(write_engine(tmp_path / "e.lwam", engine), threads=1)
     policy.set_instruction(TASK)
     seen = observation()

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightwam.config import FeatureSource, LightWAMConfig
 from lightwam.engine.graph import Constant, Value
 from lightwam.export.fold import Affine, FoldedPooler, absorb_scale_shift, fold_pooler, step_positions
-from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm
+from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm, load_vector
 from lightwam.export.weights import EXPERT, Weights
 
 _EPS = 1e-5  # of every layer norm of the expert
@@ -177,9 +177,7 @@ class PoolerBuilder:
         """Kept with its affine: the compressor's norm follows, over all sources together."""
         width, weights = pooled.type.matrix[1], self.expert.weights
         source, name = f"{EXPERT}{self.source}.output_norm", f"{self._name}.output_norm"
-
-        def load(part: str) -> Constant:
-            return constant(f"{name}.{part}", "f32", (width,), lambda: weights.get(f"{source}.{part}", (width,)))
-
-        affine = {part: load(part) for part in ("weight", "bias")}
+        affine = {
+            part: load_vector(weights, f"{source}.{part}", f"{name}.{part}", width) for part in ("weight", "bias")
+        }
         return self.expert.emitter.program.emit("layer_norm", name, {"x": pooled}, affine, eps=_EPS)

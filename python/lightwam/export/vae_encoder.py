@@ -11,7 +11,7 @@ from torch import Tensor
 from lightwam.config import VAEConfig
 from lightwam.engine.graph import Constant, Value
 from lightwam.export.fold import Affine, first_frame_kernel, fold_latent_head
-from lightwam.export.layers import Emitter, Linear, constant
+from lightwam.export.layers import Emitter, Linear, constant, load_vector
 from lightwam.export.weights import VAE, Weights
 
 _NORM_EPS = 1e-24  # the model divides by max(norm, 1e-12)
@@ -64,7 +64,7 @@ class VAEEncoderBuilder:
         return self._emit.conv2d(f"vae.{name}", x, weight, bias, 1, padding, residual)
 
     def _vector(self, name: str, source: str, dim: int) -> Constant:
-        return constant(f"vae.{name}", "f32", (dim,), lambda: self._weights.get(VAE + source, (dim,)))
+        return load_vector(self._weights, VAE + source, f"vae.{name}", dim)
 
     def _norm(self, name: str, source: str, x: Value, activation: str, gamma_dims: int = 3) -> Value:
         dim = x.type.matrix[1]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backbone's action pass: latents [h, w, Z] -> tokens [S, D] at the adapter layers. Savings 1, 3-7, 10, 13.
 
-The token stream stays float32 in every engine; norms hand it to the products in the compute format.
+The residual stream is float32, or float16 by `stream_dtype`; norms hand it to the matmuls in the compute format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lightwam.export.fold import (
     rope_tables,
     time_modulation,
 )
-from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm
+from lightwam.export.layers import Emitter, Linear, constant, load_linear, load_norm, load_vector
 from lightwam.export.weights import DIT, PROPRIO, Weights
 
 # (shift, scale, gate) of the two modulated halves of a block: rows of its six time vectors.
@@ -55,13 +55,14 @@ class BackboneFold:
     @functools.cached_property
     def _time_mod(self) -> Tensor:
         """The action pass's six time vectors [6, D]."""
-        dit = self._dit
-        sizes = (("time_embedding.0", dit.freq_dim, 1), ("time_embedding.2", dit.hidden_dim, 1))
-        first, second, projection = (
-            load_linear(self._weights, DIT + name, name, width, parts * dit.hidden_dim).make()
-            for name, width, parts in (*sizes, ("time_projection.1", dit.hidden_dim, 6))
-        )
-        return time_modulation((first, second), projection, dit.freq_dim)
+        hidden, freq = self._dit.hidden_dim, self._dit.freq_dim
+        embedding = (self._plain("time_embedding.0", freq, hidden), self._plain("time_embedding.2", hidden, hidden))
+        first, second = (linear.make() for linear in embedding)
+        return time_modulation((first, second), self._plain("time_projection.1", hidden, 6 * hidden).make(), freq)
+
+    def _plain(self, module: str, in_dim: int, out_dim: int) -> Linear:
+        """A linear as it is stored."""
+        return load_linear(self._weights, DIT + module, module, in_dim, out_dim)
 
     def _modulation(self, layer: int) -> Tensor:
         """shift, scale, gate of the attention, then of the FFN: [6, D]."""
@@ -70,7 +71,7 @@ class BackboneFold:
 
     def _linear(self, layer: int, module: str, in_dim: int, out_dim: int) -> Linear:
         """A block's linear, its LoRA merged where it has one."""
-        plain = load_linear(self._weights, f"{DIT}blocks.{layer}.{module}", f"blocks.{layer}.{module}", in_dim, out_dim)
+        plain = self._plain(f"blocks.{layer}.{module}", in_dim, out_dim)
         lora = self._dit.lora
         if lora is None or layer not in lora.layers or module not in lora.modules:
             return plain
@@ -118,16 +119,13 @@ class BackboneFold:
 
     def head_norm(self, layer: int, attention: str, part: str) -> Constant:
         """Weight of the RMS norm of queries or keys."""
-        inner, name = self._dit.attention_dim, f"blocks.{layer}.{attention}.norm_{part}"
-        return constant(f"{name}.weight", "f32", (inner,), lambda: self._weights.get(f"{DIT}{name}.weight", (inner,)))
+        name = f"blocks.{layer}.{attention}.norm_{part}.weight"
+        return load_vector(self._weights, DIT + name, name, self._dit.attention_dim)
 
     def text_embedding(self) -> tuple[Linear, Linear]:
-        dit = self._dit
-        first = load_linear(self._weights, f"{DIT}text_embedding.0", "text_embedding.0", dit.text_dim, dit.hidden_dim)
-        second = load_linear(
-            self._weights, f"{DIT}text_embedding.2", "text_embedding.2", dit.hidden_dim, dit.hidden_dim
-        )
-        return first, second
+        hidden = self._dit.hidden_dim
+        first = self._plain("text_embedding.0", self._dit.text_dim, hidden)
+        return first, self._plain("text_embedding.2", hidden, hidden)
 
     def proprio_embedding(self) -> Linear:
         """Normalised state -> the first text-embedding linear of its context row."""
@@ -159,11 +157,8 @@ class BackboneFold:
 
         kernel_shape = (dit.hidden_dim, patch_h * factor, patch_w * factor, dit.in_dim)
         weight = constant("patch_embedding.weight", dtype, kernel_shape, make)  # type: ignore[arg-type]
-        bias = constant(
-            "patch_embedding.bias", "f32", (dit.hidden_dim,),
-            lambda: self._weights.get(f"{DIT}patch_embedding.bias", (dit.hidden_dim,)),
-        )  # fmt: skip
-        return weight, bias
+        name = "patch_embedding.bias"
+        return weight, load_vector(self._weights, DIT + name, name, dit.hidden_dim)
 
 
 class BackboneBuilder:
@@ -322,7 +317,7 @@ class BackboneBuilder:
         return self._added(self._fold.gated(layer, "ffn.2", self._dit.ffn_dim), hidden, tokens)
 
     def _added(self, layer: Linear, x: Value, tokens: Value) -> Value:
-        """What `layer` makes of x, added to the token stream."""
+        """What `layer` makes of x, added to the residual stream."""
         return self._emit.linear(layer, x, residual=tokens, dtype=self._emit.formats.stream)
 
     def _adapter(self, layer: int, tokens: Value) -> dict[FeatureSource, Value]:

@@ -1,35 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
+import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from helpers.engine_files import Engine, engine_bytes, small_engine
 from lightwam.errors import EngineError
-from lightwam.runtime import summarize
+from lightwam.runtime import _engine
 
 
-def test_figures(engine_path: Path) -> None:
-    summary = summarize(engine_path)
-    assert summary.name == "small" and summary.precision == "f32"
-    assert summary.file_bytes == engine_path.stat().st_size
-    assert summary.ops["preprocess", "preprocess_images"] == 1
-    assert summary.ops["expert", "linear"] == 2
-    assert summary.arena_bytes == small_engine().act["arena_bytes"]
-
-
-def test_text(engine_path: Path) -> None:
-    text = summarize(engine_path).text()
-    for part in ("small", "agentview 8x8, wrist 8x8", "1 known, any other through the text encoder", "conv2d 1"):
-        assert part in text
+def test_a_good_file_gives_its_document(engine_path: Path) -> None:
+    document = json.loads(_engine.verify(os.fsencode(engine_path)))
+    assert document["name"] == "small" and document["precision"] == "f32"
+    act = document["programs"]["act"]
+    assert act["arena_bytes"] == small_engine().act["arena_bytes"]
+    counts = Counter((op["stage"], op["op"]) for op in act["ops"])
+    assert counts["preprocess", "preprocess_images"] == 1 and counts["expert", "linear"] == 2
 
 
 def test_a_bad_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bad.lwam"
     path.write_bytes(b"nothing")
     with pytest.raises(EngineError, match="7 bytes long"):
-        summarize(path)
+        _engine.verify(os.fsencode(path))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightwam.errors import DataError
+from lightwam.files import replacing_file
 
 SCHEMA, VERSION = "lightwam-figures", 1
 PERCENTILES = (50, 95, 99)
@@ -43,7 +44,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Record:
-    """One figure. `stages`: stage -> median seconds. `flops`: products of one piece of work, 2 a multiply-add."""
+    """One figure. `stages`: stage -> median seconds. `flops`: matmuls of one piece of work, 2 a multiply-add."""
 
     suite: Literal["chunk", "operation"]
     name: str
@@ -62,14 +63,14 @@ class Record:
 
     @property
     def share_of_peak(self) -> float | None:
-        """Products a second, over what the machine's registers reach; None where either was not measured."""
+        """FLOPs a second, over what the machine's registers reach; None where either was not measured."""
         if not self.flops or not self.peak_flops:
             return None
         return self.flops / self.seconds.p50 / self.peak_flops
 
 
-def processor_name() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+def cpu_name() -> str:
+    """The CPU's name where the system tells it, else its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -81,7 +82,7 @@ def processor_name() -> str:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    return {"processor": processor_name(), "cores": os.cpu_count(), "system": platform.platform()}
+    return {"processor": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()}
 
 
 def peak_memory_bytes() -> int | None:
@@ -109,7 +110,7 @@ def record_from_json(entry: Mapping[str, Any]) -> Record:
 
 
 def write_figures(records: Sequence[Record], path: Path, **more: Any) -> None:
-    """Write a file of figures under a temporary name and rename it. `more`: further entries of the document."""
+    """Write a file of figures, whole or not at all. `more`: further entries of the document."""
     document = {
         "schema": SCHEMA,
         "version": VERSION,
@@ -118,9 +119,8 @@ def write_figures(records: Sequence[Record], path: Path, **more: Any) -> None:
         "records": [record_to_json(record) for record in records],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    with replacing_file(path) as part:
+        part.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def read_figures(path: Path) -> list[Record]:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,22 +11,15 @@ import torch
 from lightwam.config import LightWAMConfig, VideoDiTConfig
 from lightwam.engine.builder import ProgramBuilder
 from lightwam.engine.costs import assumed_text_rows, keys_in_use
-from lightwam.engine.dtypes import DType
-from lightwam.engine.graph import Constant, FloatPrecision, Graph, Program, Value
+from lightwam.engine.graph import Constant, Graph, Program, Value
 from lightwam.engine.memory_plan import plan_graph
-from lightwam.errors import ExportError
-from lightwam.export.build_dit import BackboneBuilder, BackboneFold
-from lightwam.export.build_expert import ExpertBuilder
-from lightwam.export.build_vae import VAEEncoderBuilder
+from lightwam.export.backbone import BackboneBuilder, BackboneFold
+from lightwam.export.expert import ExpertBuilder
 from lightwam.export.fold import blocks_needed, cross_output_flops
 from lightwam.export.layers import Emitter, Formats, constant
-from lightwam.export.policy import (
-    CrossOutput,
-    Normalization,
-    StartAt,
-    policy_section,
-    refuse_unfoldable,
-)
+from lightwam.export.options import CrossOutput, ExportOptions
+from lightwam.export.policy import Normalization, check_foldable, policy_section
+from lightwam.export.vae_encoder import VAEEncoderBuilder
 from lightwam.export.weights import Weights
 
 # Saving 13 sums over few keys, and moves as many results for it: it must need so many times fewer FLOPs to be faster.
@@ -35,91 +27,54 @@ from lightwam.export.weights import Weights
 _FOLDED_OUTPUT_MARGIN = 1.25
 
 
-@dataclass(frozen=True)
-class BuildOptions:
-    """How an engine is built. `latent_shape` and `context_rows` follow the configuration unless given.
-
-    `cross_output`: saving 13 always ('folded'), never ('projected'), or where it needs 1.25 times fewer FLOPs ('auto')
-    at `text_rows`, the rows of the longest known instruction (32 where none is known).
-    """
-
-    precision: FloatPrecision = "f32"
-    weight_dtype: DType | None = None
-    stream_dtype: DType = "f32"
-    start_at: StartAt = "images"
-    latent_shape: tuple[int, int, int] | None = None
-    context_rows: int | None = None
-    normalization: Normalization | None = None
-    control_hz: float | None = None
-    name: str | None = None
-    cross_output: CrossOutput = "auto"
-    text_rows: int | None = None
-
-    def resolved_latent_shape(self, config: LightWAMConfig) -> tuple[int, int, int]:
-        return self.latent_shape or (config.vae.z_dim, *config.latent_size)
-
-    def resolved_context_rows(self, config: LightWAMConfig) -> int:
-        rows = config.text.length if self.context_rows is None else self.context_rows
-        if rows < 1:
-            raise ExportError(f"context_rows is {rows}: give at least 1, or None for {config.text.length}")
-        return rows
-
-
 def build_graph(
-    config: LightWAMConfig, weights: Weights, options: BuildOptions, context_mask: Iterable[bool] | None = None
+    config: LightWAMConfig,
+    weights: Weights,
+    options: ExportOptions,
+    normalization: Normalization | None = None,
+    text_rows: int | None = None,
 ) -> Graph:
-    """The planned graph of a policy. Raises `ExportError` on an option that is not folded."""
-    latent_shape = options.resolved_latent_shape(config)
-    _check_formats(options)
-    rows = options.resolved_context_rows(config)
-    refuse_unfoldable(config, options.start_at, latent_shape, context_mask)
-    normalization = options.normalization or Normalization.identity(config)
-    normalization.check(config)
-    builder = _GraphBuilder(config, weights, options, latent_shape, rows, normalization)
+    """The planned graph of a policy. Raises `ExportError` on an option that is not folded.
+
+    `normalization`: None leaves states and actions in normalised units. `text_rows`: of the longest known instruction,
+    for which saving 13 is weighed; 32 where none is known.
+    """
+    options.check()
+    latent_shape, rows = options.resolved_latent_shape(config), options.resolved_context_rows(config)
+    check_foldable(config, options.start_at, latent_shape)
+    (normalization or Normalization.identity(config)).check(config)
+    builder = _GraphBuilder(config, weights, options, normalization, text_rows)
     programs, constants = builder.programs()
     graph = Graph(
         name=options.name or config.name,
         precision=options.precision,
-        policy=policy_section(config, options.start_at, latent_shape, rows, options.normalization, options.control_hz),
+        policy=policy_section(config, options.start_at, latent_shape, rows, normalization, options.control_hz),
         programs=programs,
         constants=constants,
     )
     return plan_graph(graph)
 
 
-def folds_output(wish: CrossOutput, dit: VideoDiTConfig, tokens: int, keys: int) -> bool:
-    """Whether saving 13 is applied, by `wish` or because it costs less for so many keys."""
-    if wish != "auto":
-        return wish == "folded"
+def folds_output(choice: CrossOutput, dit: VideoDiTConfig, tokens: int, keys: int) -> bool:
+    """Whether saving 13 is applied, by `choice` or because it costs less for so many keys."""
+    if choice != "auto":
+        return choice == "folded"
     costs = {folded: cross_output_flops(dit, tokens, keys, folded) for folded in (True, False)}
     return _FOLDED_OUTPUT_MARGIN * costs[True] < costs[False]
-
-
-def _check_formats(options: BuildOptions) -> None:
-    if options.precision not in ("f32", "bf16", "f16"):
-        raise ExportError(f"precision is {options.precision!r}: use 'f32', 'bf16' or 'f16'")
-    if options.cross_output not in ("auto", "folded", "projected"):
-        raise ExportError(f"cross_output is {options.cross_output!r}: use 'auto', 'folded' or 'projected'")
-    allowed = (None, "f32", "bf16") if options.precision == "f32" else (None, options.precision)
-    if options.weight_dtype not in allowed:
-        raise ExportError(
-            f"weight_dtype is {options.weight_dtype!r}: with precision {options.precision!r} use one of {allowed}"
-        )
-    streams = ("f32",) if options.precision == "f32" else ("f32", "f16")
-    if options.stream_dtype not in streams:
-        raise ExportError(
-            f"stream_dtype is {options.stream_dtype!r}: with precision {options.precision!r} use one of {streams}"
-        )
 
 
 @dataclass
 class _GraphBuilder:
     config: LightWAMConfig
     weights: Weights
-    options: BuildOptions
-    latent_shape: tuple[int, int, int]
-    context_rows: int
-    normalization: Normalization
+    options: ExportOptions
+    normalization: Normalization | None
+    text_rows: int | None
+
+    def __post_init__(self) -> None:
+        self.latent_shape = self.options.resolved_latent_shape(self.config)
+        self.context_rows = self.options.resolved_context_rows(self.config)
+        self.units = self.normalization or Normalization.identity(self.config)
 
     def programs(self) -> tuple[dict[str, Program], dict[str, Constant]]:
         """Both programs without dead ops, and the constants that they use."""
@@ -155,7 +110,7 @@ class _GraphBuilder:
 
     def _fold_output(self) -> bool:
         """Whether saving 13 is applied."""
-        known = () if self.options.text_rows is None else (self.options.text_rows,)
+        known = () if self.text_rows is None else (self.text_rows,)
         keys = keys_in_use(assumed_text_rows(known, self.context_rows), self.context_rows)
         rows, columns = self._grid()
         return folds_output(self.options.cross_output, self.config.video_dit, rows * columns, keys)
@@ -180,10 +135,10 @@ class _GraphBuilder:
     def _normalize_state(self, program: ProgramBuilder, state: Value) -> Value:
         """Scale, then shift, as two ops that each round once to float32, as training does.
 
-        In one fused multiply-add the product keeps its low bits, and a state of zero deviation (scale 1e8, offset
+        One fused multiply-add keeps the low bits of scale * x, and a state of zero deviation (scale 1e8, offset
         -mean * 1e8) would come out as noise instead of 0.
         """
-        made = self.normalization
+        made = self.units
         width = len(made.state_scale)
         scaling = {"scale": _vector("state.scale", made.state_scale), "shift": _vector("state.zeros", np.zeros(width))}
         shifting = {"scale": _vector("state.ones", np.ones(width)), "shift": _vector("state.shift", made.state_offset)}
@@ -198,9 +153,9 @@ class _GraphBuilder:
         What of the rule is linear in the data's units is folded into the scaling; the threshold of a two-valued rule is
         an op of its own, and its -1 and +1 become the robot's values where those are others.
         """
-        made, robot = self.normalization, self.config.robot
+        made, robot = self.units, self.config.robot
         scale, shift = 1.0 / made.action_scale, -made.action_offset / made.action_scale
-        rule, column = (None, 0) if self.options.normalization is None else (robot.gripper, robot.gripper_column)
+        rule, column = (None, 0) if self.normalization is None else (robot.gripper, robot.gripper_column)
         if rule is not None:
             by, add = rule.to_openness if rule.two_valued else rule.linear
             scale[column], shift[column] = by * scale[column], by * shift[column] + (add or -0.0)  # keeps a -0.0
@@ -225,8 +180,3 @@ class _GraphBuilder:
 def _vector(name: str, values: object) -> Constant:
     tensor = torch.as_tensor(values, dtype=torch.float64)
     return constant(name, "f32", tuple(tensor.shape), lambda: tensor)
-
-
-def with_policy(graph: Graph, constants: dict[str, Constant], **policy: object) -> Graph:
-    """The graph with entries of its policy section replaced and the constants that they name added."""
-    return replace(graph, policy={**graph.policy, **policy}, constants={**graph.constants, **constants})
