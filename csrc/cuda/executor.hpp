@@ -35,7 +35,7 @@ class Executor {
   public:
     // Verifies the machine code for this GPU, looks whether the memory suffices, then allocates, uploads the weights
     // and reads and checks the rest of the file. An instruction's values stay in one of `slots` places (2 to 32).
-    // `text_constants`: tensors that stay on the processor. Throws Error (engine, device).
+    // `text_constants`: tensors that stay on the CPU. Throws Error (engine, device).
     Executor(const engine::EngineFile& file, std::size_t slots, const std::vector<std::size_t>& text_constants);
     ~Executor();
 

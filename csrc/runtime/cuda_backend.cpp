@@ -21,7 +21,7 @@ class CudaBackend final : public Backend {
     CudaBackend(const engine::EngineFile& file, const PolicyOptions& options);
 
     void describe(PolicyInfo& info) const override;
-    std::string run_path() const override { return run_path_; }
+    std::string device_info() const override { return device_info_; }
     const std::byte* text_constant(std::size_t tensor) override { return executor().text_constant(tensor); }
     float* context() override { return executor().context(); }
     bool recall_instruction(std::string_view text) override;
@@ -37,7 +37,7 @@ class CudaBackend final : public Backend {
     auto guarded(Work&& work);
 
     std::optional<cuda::Executor> executor_;
-    std::string run_path_;
+    std::string device_info_;
     std::string lost_;
     std::vector<Slot> slots_;
     std::size_t current_ = 0;
@@ -58,8 +58,8 @@ CudaBackend::CudaBackend(const engine::EngineFile& file, const PolicyOptions& op
     : slots_(cuda::instruction_slots(with_plan(file).graph().instruction_bytes, options.instruction_cache_capacity)) {
     executor_.emplace(file, slots_.size(), text_constants(file.graph()));
     const cuda::Gpu& gpu = executor_->gpu();
-    run_path_ = "GPU '" + gpu.name + "', sm_" + std::to_string(gpu.arch) + " kernels as one CUDA graph a chunk, " +
-                executor_->tactics().why;
+    device_info_ = "GPU '" + gpu.name + "', sm_" + std::to_string(gpu.arch) + " kernels as one CUDA graph a chunk, " +
+                   executor_->tactics().why;
 }
 
 void CudaBackend::describe(PolicyInfo& info) const {
