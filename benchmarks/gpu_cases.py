@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from gpu_driver import Gpu, GpuError
+
 from lightwam.kernels.compiler.cache import CompileCache
-from lightwam.kernels.compiler.compile import Code
 from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler
+from lightwam.kernels.compiler.variant import Code
 from lightwam.kernels.formats import STORAGE, Array
 from lightwam.kernels.interpreter import parity
 from lightwam.kernels.interpreter.interpret import kernel_module, lay_out

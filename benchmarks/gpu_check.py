@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import platform
+import runpy
 import signal
 import subprocess
 import sys
@@ -26,9 +27,8 @@ from gpu_driver import Gpu, GpuError, GpuFacts
 from gpu_report import read_result, write_report
 
 ROOT = Path(__file__).parents[1]
+TARGETS = runpy.run_path(str(ROOT / "kernels/targets.py"))["TARGETS"]  # the package is not there before the build
 STEPS = str(Path(__file__).parent / "gpu_steps.py")
-#: As lightwam.kernels.targets, which is not there before the build.
-TARGETS = ("sm_87", "sm_89", "sm_90", "sm_110", "sm_120")
 NANO = ROOT / "python/lightwam/assets/nano-libero-object-0.lwam"
 #: Engines of random weights.
 RANDOM = (("nano", "bf16"), ("libero", "bf16"), ("libero", "int8"))

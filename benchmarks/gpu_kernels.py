@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every kernel of nano, the golden policies and the full-size ones for all targets: gpu-kernels.md.
+"""Compiles every kernel of nano, the golden policies and the full-size ones for all targets, and records it.
 
 Configurations need no weights, machine code no GPU. What is compiled is kept, so a second run only makes what
-changed. tests/data/gpu-kernels.json keeps the figures and a digest of what was compiled; a test compares it with the
-sources, so that no kernel changes without having been compiled for every target.
+changed. tests/data/gpu-kernels.json keeps a digest and a few figures of each configuration and target; a test compares
+it with the sources, so that no kernel changes without having been compiled for every target.
+docs/reports/gpu-kernels.md shows the sizes.
 
     python benchmarks/gpu_kernels.py --jobs 2
 """
@@ -11,6 +12,7 @@ sources, so that no kernel changes without having been compiled for every target
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
@@ -25,12 +27,13 @@ from lightwam.config import LightWAMConfig
 from lightwam.engine.graph import Graph, Precision
 from lightwam.export.build import BuildOptions, build_graph
 from lightwam.export.weights import StateDictWeights
+from lightwam.files import replacing_file
 from lightwam.gpu.compile import CompiledPlan, compile_plan
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import LaunchPlan
 from lightwam.kernels.compiler.cache import CompileCache, user_cache_folder
-from lightwam.kernels.compiler.compile import Variant, variant_key
 from lightwam.kernels.compiler.tasks import MOST_TACTICS, Compiler, tactics_to_try
+from lightwam.kernels.compiler.variant import Variant, variant_key
 from lightwam.kernels.targets import TARGETS, lacking
 from lightwam.progress import counting_bar
 from lightwam.quantize.layers import float_precision, in_precision
@@ -78,76 +81,67 @@ def digest(plan: LaunchPlan, target: str, most_tactics: int) -> str:
 
 
 def record(compiled: CompiledPlan, target: str, most_tactics: int) -> dict[str, Any]:
-    """Figures of a configuration on a target, by kernel."""
-    kernels: dict[str, dict[str, int]] = {}
-    for row in compiled.results:
-        result = row[target]
-        default = result.kept[0].code
-        entry = kernels.setdefault(
-            result.task.kernel,
-            {"tasks": 0, "tactics": 0, "dropped": 0, "registers": 0, "shared": 0, "stack": 0, "bytes": 0},
-        )
-        entry["tasks"] += 1
-        entry["tactics"] += len(result.kept)
-        entry["dropped"] += len(result.dropped)
-        entry["registers"] = max(entry["registers"], default.registers)
-        entry["shared"] = max(entry["shared"], default.shared)
-        entry["stack"] = max(entry["stack"], default.stack)
-        entry["bytes"] += sum(len(tactic.code.cubin) for tactic in result.kept)
+    """A configuration on a target. Registers, shared bytes and stack (spills): the most of any default tactic.
+
+    digest: of the variants' keys; code: of the machine code, which stays the same if sources are only reworded.
+    """
+    results = [row[target] for row in compiled.results]
+    defaults = [result.kept[0].code for result in results]
+    machine_code = compiled.machine_code[target]
     return {
         "digest": digest(compiled.plan, target, most_tactics),
-        "image_bytes": len(compiled.images[target]),
-        "kernels": dict(sorted(kernels.items())),
+        "code": hashlib.sha256(machine_code).hexdigest()[:16],
+        "bytes": len(machine_code),
+        "tasks": len(results),
+        "tactics": sum(len(result.kept) for result in results),
+        "dropped": sum(len(result.dropped) for result in results),
+        "registers": max(code.registers for code in defaults),
+        "shared": max(code.shared for code in defaults),
+        "stack": max(code.stack for code in defaults),
     }
 
 
-def _megabytes(size: float | None) -> str:
-    return "none" if size is None else f"{size:.2f}"
-
-
-def _cell(entry: Mapping[str, int] | None) -> str:
-    """A kernel on a target."""
-    if entry is None:
-        return "none"
-    resources = f"{entry['registers']} / {entry['shared']} / {entry['stack']}"
-    return f"{resources}; {entry['tactics']} ({entry['dropped']})"
+def text(document: Mapping[str, Any]) -> str:
+    """The record as JSON, a line for each configuration and target."""
+    configurations = []
+    for name, targets in document["configurations"].items():
+        lines = ",\n".join(f"   {json.dumps(target)}: {json.dumps(entry)}" for target, entry in targets.items())
+        configurations.append(f"  {json.dumps(name)}: {{\n{lines}\n  }}")
+    head = [f" {json.dumps(key)}: {json.dumps(document[key])}," for key in ("made", "triton", "tactics")]
+    return "\n".join(["{", *head, ' "configurations": {', ",\n".join(configurations), " }", "}"]) + "\n"
 
 
 def page(document: Mapping[str, Any]) -> str:
     """docs/reports/gpu-kernels.md."""
     configurations = document["configurations"]
+    entries = [(target, entry) for targets in configurations.values() for target, entry in targets.items()]
+    most = {name: max(entry[name] for _, entry in entries) for name in ("registers", "shared", "stack")}
+    spilling = "No default tactic spills." if most["stack"] == 0 else f"A tactic spills {most['stack']} bytes."
+    without = [name for name, target in TARGETS.items() if not target.fp8]
     lines = [
         "# Machine code of the GPU kernels",
         "",
-        "Made by `make gpu-kernels` with Triton "
-        + document["triton"]
-        + ", without a GPU; nothing here was run on one.",
-        "Every task of a launch plan is compiled for every target, up to "
-        f"{document['tactics']} of the tactics of each product; tactics that spill or need more shared memory than",
-        "the target has are dropped. Registers, shared memory and stack (spills): the largest of the default tactics.",
-        "sm_87 has no fp8 products.",
+        f"Made by `make gpu-kernels` on {document['made']} with Triton {document['triton']}, without a GPU; nothing "
+        "here was run on one.",
+        "",
+        f"Every task of a launch plan was compiled for every target, with up to {document['tactics']} of the tactics "
+        "of each matmul. Tactics that spill, or need more",
+        f"shared memory than the target has, are dropped ({sum(entry['dropped'] for _, entry in entries)} of "
+        f"{sum(entry['tactics'] + entry['dropped'] for _, entry in entries)}). {spilling} The most of a default "
+        f"tactic: {most['registers']} registers, {most['shared']} bytes of shared memory.",
+        f"`tests/data/gpu-kernels.json` has these figures for each configuration and target. Without fp8 matmuls: "
+        f"{', '.join(without)}.",
         *(f"Not compiled yet: {name}." for name in CONFIGURATIONS if name not in configurations),
         "",
-        "## Machine code a file, MB",
+        "Machine code in an engine file, MB:",
         "",
         "| configuration | tasks | " + " | ".join(TARGETS) + " | all |",
         "|---|---" + "|---" * len(TARGETS) + "|---|",
     ]
     for name, targets in configurations.items():
-        sizes = [targets[target]["image_bytes"] / 1e6 if target in targets else None for target in TARGETS]
-        tasks = sum(entry["tasks"] for entry in next(iter(targets.values()))["kernels"].values())
-        lines.append(
-            f"| {name} | {tasks} | "
-            + " | ".join(_megabytes(size) for size in (*sizes, sum(filter(None, sizes))))
-            + " |"
-        )
-    for name, targets in configurations.items():
-        lines += ["", f"## {name}", "", "Registers / shared bytes / stack bytes; tactics kept (dropped).", ""]
-        lines += ["| kernel | tasks | " + " | ".join(TARGETS) + " |", "|---|---" + "|---" * len(TARGETS) + "|"]
-        for kernel in next(iter(targets.values()))["kernels"]:
-            entries = [targets[target]["kernels"][kernel] if target in targets else None for target in TARGETS]
-            tasks = next(entry["tasks"] for entry in entries if entry is not None)
-            lines.append(f"| {kernel} | {tasks} | " + " | ".join(_cell(entry) for entry in entries) + " |")
+        sizes = [targets[target]["bytes"] / 1e6 if target in targets else None for target in TARGETS]
+        cells = ["none" if size is None else f"{size:.2f}" for size in (*sizes, sum(filter(None, sizes)))]
+        lines.append(f"| {name} | {next(iter(targets.values()))['tasks']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -161,17 +155,15 @@ def previous(most_tactics: int) -> dict[str, Any]:
     return configurations
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a temporary file beside it and rename."""
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
+def write(path: Path, contents: str) -> None:
+    with replacing_file(path) as aside:
+        aside.write_text(contents)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="kernels compiled at a time")
-    parser.add_argument("--tactics", type=int, default=MOST_TACTICS, help="tactics of each product")
+    parser.add_argument("--tactics", type=int, default=MOST_TACTICS, help="tactics of each matmul")
     parser.add_argument("--cache", type=Path, default=user_cache_folder(), help="folder that keeps compiled kernels")
     parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=CONFIGURATIONS)
     arguments = parser.parse_args(words)
@@ -182,16 +174,19 @@ def main(words: Sequence[str] | None = None) -> int:
             plan = lower(configuration_graph(name))
             compiled = compile_plan(plan, targets_of(plan), compiler, arguments.tactics, on_progress)
         done[name] = {target: record(compiled, target, arguments.tactics) for target in targets_of(plan)}
-        size = sum(len(image) for image in compiled.images.values())
+        size = sum(map(len, compiled.machine_code.values()))
         print(f"{name}: {len(plan.tasks)} tasks, {size / 1e6:.2f} MB", flush=True)
         for row in compiled.results:
             for target, result in row.items():
                 for tactic in (tactic for tactic in result.kept if tactic.note):
                     print(f"  {target} {result.task.kernel}: {tactic.note}", flush=True)
         ordered = {name: done[name] for name in CONFIGURATIONS if name in done}
-        document = {"triton": triton.__version__, "tactics": arguments.tactics, "configurations": ordered}
-        replace_text(RECORD, json.dumps(document, indent=1) + "\n")
-        replace_text(PAGE, page(document))
+        document = {
+            "made": datetime.date.today().isoformat(), "triton": triton.__version__, "tactics": arguments.tactics,
+            "configurations": ordered,
+        }  # fmt: skip
+        write(RECORD, text(document))
+        write(PAGE, page(document))
     print(f"wrote {PAGE.relative_to(ROOT)} and {RECORD.relative_to(ROOT)}")
     return 0
 

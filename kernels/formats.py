@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from lightwam.kernels.task import DType
 from numpy.typing import NDArray
+
+from lightwam.kernels.task import DType
 
 Array = NDArray[Any]
 STORAGE: Mapping[DType, np.dtype[Any]] = {

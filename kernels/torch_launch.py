@@ -8,13 +8,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightwam.kernels.compiler.compile import Code, code_of
-from lightwam.kernels.compiler.tasks import CompileError, candidates, drop_reason
-from lightwam.kernels.devices import DEVICES
-from lightwam.kernels.interpreter.interpret import kernel_module, kernel_parameters, run
-from lightwam.kernels.task import Argument, DType, Tactic, Task
 from torch import Tensor
 from triton.runtime import driver
+
+from lightwam.kernels.compiler.tasks import CompileError, candidates, drop_reason
+from lightwam.kernels.compiler.variant import Code, code_of
+from lightwam.kernels.interpreter.interpret import run
+from lightwam.kernels.targets import ALL_TARGETS
+from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
 
 _logger = logging.getLogger("lightwam.kernels")
 _chosen: dict[Hashable, Tactic] = {}  # by kernel, constants, arguments, target
@@ -73,10 +74,10 @@ def _launch_compiled(task: Task, tensors: Sequence[Tensor]) -> None:
 def choose_tactic(task: Task, target: str, tensors: Sequence[Tensor]) -> Tactic:
     """The first tactic that compiles for the GPU in use without spilling, else the one that spills least (a warning).
 
-    `target`: that GPU's. CompileError where it is none of lightwam.kernels.devices, and where no tactic compiles.
+    `target`: that GPU's. CompileError where it is none of lightwam.kernels.targets, and where no tactic compiles.
     """
-    if target not in DEVICES:
-        raise CompileError(f"kernel {task.kernel} has no tactics for {target}, only for {', '.join(DEVICES)}")
+    if target not in ALL_TARGETS:
+        raise CompileError(f"kernel {task.kernel} has no tactics for {target}, only for {', '.join(ALL_TARGETS)}")
     module = kernel_module(task)
     most_shared = driver.active.utils.get_device_properties(driver.active.get_current_device())["max_shared_mem"]
     spilling: list[tuple[int, Tactic]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machine code kept on disk by what it depends on (`compile.variant_key`), one file each.
+"""Machine code kept on disk by what it depends on (`variant.variant_key`), one file each.
 
 A file is its own SHA-256, then a line of JSON, then the cubin. One that does not fit its checksum counts as absent,
 so it is made again. Files are written to a temporary name and renamed: several processes may share a folder.
@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from lightwam.kernels.compiler.compile import Code
+from lightwam.kernels.compiler.variant import Code
 
 _DIGEST = 32  # bytes
 

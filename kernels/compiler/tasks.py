@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks to the machine code of their tactics: from the cache where it is known, the rest compiled in processes.
+"""Tasks to the machine code of their tactics, from the cache or compiled in processes. `Compiler` is where to start.
 
 A tactic that spills, or needs more shared memory than the target has, is dropped; where that leaves none, the one
 that spills least stays. The first tactic kept is the target's default.
@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lightwam.kernels.compiler.cache import CompileCache
-from lightwam.kernels.compiler.compile import Code, Variant, variant_key
+from lightwam.kernels.compiler.variant import Code, Variant, variant_key
 from lightwam.kernels.compiler.worker import Outcome, compile_variants
-from lightwam.kernels.interpreter.interpret import kernel_module
-from lightwam.kernels.targets import TARGETS, known_targets, refuse_lacking
-from lightwam.kernels.task import Tactic, Task
+from lightwam.kernels.targets import TARGETS, check_formats, known_targets
+from lightwam.kernels.task import Tactic, Task, kernel_module
 
-MOST_TACTICS = 3  # of a task with products; row-wise kernels have one
+MOST_TACTICS = 3  # of a task with matmuls; row-wise kernels have one
 
 
 class CompileError(ValueError):
@@ -61,11 +60,11 @@ class Compiler:
     ) -> list[dict[str, CompiledTask]]:
         """Each task for each target, with at most `most_tactics` tactics.
 
-        `on_progress` hears of the variants that are done, and of all. ValueError for a name that is not in TARGETS, and
-        for a target that lacks a format of a task. CompileError where a task is left with no tactic.
+        `on_progress` gets the number of variants that are done, and of all. ValueError for a name that is not in
+        TARGETS, and for a target that lacks a format of a task. CompileError where a task is left with no tactic.
         """
         targets = known_targets(targets)
-        refuse_lacking(tasks, targets)
+        check_formats(tasks, targets)
         results = [{target: CompiledTask(task, target) for target in targets} for task in tasks]
         open_ = [(result, candidates(result.task, result.target)) for row in results for result in row.values()]
         while open_:  # once, but for tasks whose first tactics are all dropped

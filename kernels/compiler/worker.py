@@ -3,7 +3,7 @@
 
 A worker reads pickled variants from its standard input, each with the hash of its kernel's source, which must be its
 own. It answers each with `Code`, or with one line of what failed. It starts in a clean environment
-(`compile.clean_environment`) and ends with its input.
+(`variant.clean_environment`) and ends with its input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from lightwam.kernels.compiler.compile import Code, Variant, clean_environment, compile_variant, source_hash
+from lightwam.kernels.compiler.variant import Code, Variant, clean_environment, compile_variant, source_hash
 
 #: Machine code, or why there is none, in one line.
 Outcome = Code | str
@@ -29,7 +29,7 @@ def compile_variants(
 ) -> dict[int, Outcome]:
     """Compile in `jobs` processes a target, target by target: index of the variant -> what came of it.
 
-    `on_done` hears of each, in any order, from one thread at a time.
+    `on_done` is called for each, in any order, from one thread at a time.
     """
     outcomes: dict[int, Outcome] = {}
     lock = threading.Lock()

@@ -1,33 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks run on the processor, by Triton's interpreter: the proof of a kernel, and of a plan, where no GPU is.
+"""Tasks run on the CPU, by Triton's interpreter: the proof of a kernel, and of a plan, where no GPU is.
 
 The interpreter executes the kernel's own source with NumPy, program by program. It is built here from the compiled
 function, so one process interprets and compiles (TRITON_INTERPRET stays unset). On top of Triton's own:
 - bfloat16 is computed in float32 and rounded to nearest even (Triton 3.9.0 multiplies its bits as integers), e4m3 is
   rounded to nearest even and saturates, as the hardware's conversion does (Triton truncates, and wraps);
 - every address read or written must lie in an argument of the right mode, and in the one that its pointer came from;
-- a float32 product in the tensor cores' ten bits of mantissa is refused: the interpreter would hide what it loses.
+- a float32 matmul in the tensor cores' ten bits of mantissa is an error: the interpreter would hide what it loses.
 What it can't show: races, the hardware's own rounding, errors of the compiler, speed.
 
 Its cost is Python: about 20 microseconds a tensor operation a program, whatever the size. Large blocks are fast here.
-Set OPENBLAS_NUM_THREADS=1 before NumPy loads: products are small, and its threads only wait for each other.
+Set OPENBLAS_NUM_THREADS=1 before NumPy loads: matmuls are small, and its threads only wait for each other.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-from lightwam.kernels.formats import STORAGE, Array
-from lightwam.kernels.interpreter.patches import Extent, LaunchError, mended, rewritten
-from lightwam.kernels.task import Argument, DType, Tactic, Task
 from triton import language as tl
 from triton.runtime import interpreter as triton_interpreter
+
+from lightwam.kernels.formats import STORAGE, Array
+from lightwam.kernels.interpreter.patches import Extent, LaunchError, patched, rewritten
+from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
 
 __all__ = ["LaunchError", "kernel_module", "kernel_parameters", "lay_out", "run", "run_arrays"]
 
@@ -43,35 +41,6 @@ _POINTEES: Mapping[DType, Any] = {
 GUARD_BYTES = 256
 ALIGNMENT = 256  # of arrays; a plan's arena is laid out like this
 POISON = 0xFF  # every byte: NaN in each float format, -1 in integers
-
-
-def kernel_module(task: Task) -> ModuleType:
-    """The module of `lightwam.kernels` that defines the task's kernel."""
-    return importlib.import_module(f"lightwam.kernels.ops.{task.kernel}")
-
-
-def kernel_parameters(task: Task, tactic: Tactic) -> dict[str, Argument | Any]:
-    """What each parameter of the kernel is bound to, in its order: an argument or a constant.
-
-    A pointer that the task lacks (an optional one) is the constant None. ValueError if the task does not fit.
-    """
-    function = kernel_module(task).kernel.fn
-    arguments = {argument.name: argument for argument in task.arguments}
-    constants = {**task.constants, **tactic.constants}
-    bound: dict[str, Argument | Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if "constexpr" not in str(parameter.annotation):
-            bound[name] = arguments.pop(name, None)
-        elif name in constants:
-            bound[name] = constants.pop(name)
-        else:
-            raise ValueError(f"kernel {task.kernel}: constant {name} is missing from the task and the tactic")
-    if arguments or constants:
-        raise ValueError(f"kernel {task.kernel}: no parameter for {', '.join([*arguments, *constants])}")
-    order = [value.name for value in bound.values() if isinstance(value, Argument)]
-    if order != [argument.name for argument in task.arguments]:
-        raise ValueError(f"kernel {task.kernel}: arguments are not in the order of its parameters: {', '.join(order)}")
-    return bound
 
 
 def run(task: Task, tactic: Tactic, addresses: Sequence[int], extents: Mapping[str, int] | None = None) -> None:
@@ -90,7 +59,7 @@ def run_extents(task: Task, tactic: Tactic, extents: Sequence[Extent]) -> None:
     module = kernel_module(task)
     grid = tuple(module.grid(task, tactic))
     numbers = {argument.name: index for index, argument in enumerate(task.arguments)}
-    with mended(task.kernel, extents):
+    with patched(task.kernel, extents):
         bound = {
             name: _pointer(value, numbers[value.name], extents) if isinstance(value, Argument) else value
             for name, value in kernel_parameters(task, tactic).items()

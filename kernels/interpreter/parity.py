@@ -9,16 +9,16 @@ import zlib
 from collections.abc import Mapping
 from types import ModuleType
 
-import lightwam.kernels.ops
 import numpy as np
+
+import lightwam.kernels.ops
 from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.interpreter.interpret import kernel_module
-from lightwam.kernels.task import Argument, DType, Task
+from lightwam.kernels.task import Argument, DType, Task, kernel_module
 
 #: Half a step of the format beside 1 (the one rounding of a result), a little more for the f32 sums before it.
 ROUNDING: Mapping[DType, float] = {"f32": 2.0**-23, "f16": 2.0**-11, "bf16": 2.0**-8}
 #: Of the largest element: f32 sums, whose terms may cancel.
-SLACK = 5e-6
+TOLERANCE = 5e-6
 #: Eight bits may round the other way where the quotient in f32 lies beside a tie: by one, in this share of a result.
 MOST_TIES = 0.01
 
@@ -64,12 +64,12 @@ def differences(task: Task, results: Mapping[str, Array], expected: Mapping[str,
     if set(results) != set(written) or set(expected) != set(written):
         return [f"writes {sorted(results)}, reference {sorted(expected)}, arguments {sorted(written)}"]
     module = kernel_module(task)
-    slack = float(module.slack(task)) if hasattr(module, "slack") else SLACK
-    faults = [(name, _difference(a, results[name], expected[name], slack)) for name, a in written.items()]
+    tolerance = float(module.tolerance(task)) if hasattr(module, "tolerance") else TOLERANCE
+    faults = [(name, _difference(a, results[name], expected[name], tolerance)) for name, a in written.items()]
     return [f"{task.kernel} {dict(task.constants)} {name}: {fault}" for name, fault in faults if fault]
 
 
-def _difference(argument: Argument, result: Array, expected: Array, slack: float) -> str:
+def _difference(argument: Argument, result: Array, expected: Array, tolerance: float) -> str:
     got = decode(result, argument.dtype)
     if got.shape != expected.shape:
         return f"shape {list(got.shape)}, expected {list(expected.shape)}"
@@ -86,5 +86,5 @@ def _difference(argument: Argument, result: Array, expected: Array, slack: float
         share, most = float((error > 0).mean()), np.maximum(np.abs(expected) / 8, 2.0**-9)
         steps = float((error / most).max())
         return "" if steps <= 1 and share <= MOST_TIES else f"off by up to {steps:.3g} steps, {share:.2%} differ"
-    beyond = error - (ROUNDING[argument.dtype] * np.abs(expected) + slack * np.abs(expected).max())
+    beyond = error - (ROUNDING[argument.dtype] * np.abs(expected) + tolerance * np.abs(expected).max())
     return "" if (beyond <= 0).all() else f"{beyond.max():.3g} beyond the limit; largest {np.abs(expected).max():.3g}"

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lightwam.kernels.formats import Array, bfloat16_bits, bfloat16_values, e4m3_bits, e4m3_values
-from lightwam.kernels.task import Mode
 from triton import language as tl
 from triton.runtime import interpreter as triton_interpreter
 from triton.runtime.jit import JITFunction
+
+from lightwam.kernels.formats import Array, bfloat16_bits, bfloat16_values, e4m3_bits, e4m3_values
+from lightwam.kernels.task import Mode
 
 TAG_SHIFT = np.uint64(56)  # addresses of processes use the 47 or 48 bits below
 ADDRESS_MASK = np.uint64((1 << 56) - 1)
@@ -69,8 +70,8 @@ def rewritten(function: Any) -> Callable[..., Any]:
 
 
 @contextmanager
-def mended(kernel: str, extents: Sequence[Extent]) -> Iterator[None]:
-    """The interpreter in place of `triton.language`, mended, accesses held against `extents`; all undone at the end."""
+def patched(kernel: str, extents: Sequence[Extent]) -> Iterator[None]:
+    """The patched interpreter in place of `triton.language`, accesses held against `extents`; undone at the end."""
     with _LOCK, np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # rows of NaN in maxima: computed as on the device
         # Kernels see the language as `triton.language`, its standard library as `core`.
@@ -134,7 +135,7 @@ def _narrow_methods() -> dict[str, Callable[..., Any]]:
         return cast(self, _widened(source), target)
 
     def fp_to_fp(self: Any, source: Any, target: Any, rounding_mode: Any) -> Any:
-        del rounding_mode  # to nearest even is the only one that kernels here ask for
+        del rounding_mode  # to nearest even is the only one that kernels here use
         return cast_impl(self, source, target)
 
     def fabs(self: Any, source: Any) -> Any:
@@ -157,8 +158,8 @@ def _dot(kernel: str) -> Callable[..., Any]:
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
         if a.dtype.scalar == tl.float32 and input_precision == tf32:
-            raise LaunchError(f'kernel {kernel}: a float32 product needs input_precision="ieee" or "tf32x3"')
-        # Sums of 8-bit products are exact in float64; so BLAS does all of them.
+            raise LaunchError(f'kernel {kernel}: a float32 matmul needs input_precision="ieee" or "tf32x3"')
+        # Sums of products of 8 bits are exact in float64; so BLAS does all of them.
         compute = np.float64 if a.data.dtype.kind in "iu" and a.dtype.scalar not in _NARROW else np.float32
         product = _widened(a).data.astype(compute) @ _widened(b).data.astype(compute)
         return _Handle(product.astype(d.data.dtype) + d.data, d.dtype.scalar)

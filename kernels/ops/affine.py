@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 

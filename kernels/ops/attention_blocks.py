@@ -7,26 +7,21 @@ Legend: M query rows, N keys, D columns of one head. Logits are in base 2: exp(x
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import triton
 import triton.language as tl
-from lightwam.kernels.task import Constant, DType, ProductType, Tactic, Task
+
+from lightwam.kernels.targets import tuned_target
+from lightwam.kernels.task import DType, ProductType, Tactic, Task, distinct
 
 LOG2_E = math.log2(math.e)
-LEAST_BLOCK = 16  # of a product on the matrix units, in any direction
+LEAST_BLOCK = 16  # of a matmul on the tensor cores, in any direction
 WIDEST_BLOCK = 256  # columns of one head that a program holds at once
 
 
-def number(constants: Mapping[str, Constant], name: str) -> int:
-    """A whole number among the constants of a task or tactic."""
-    value = constants[name]
-    assert isinstance(value, int), name
-    return value
-
-
-def product_format(kernel: str, x: DType) -> ProductType:
-    """The format of products of operands in `x`; ValueError unless it is a float format."""
+def matmul_format(kernel: str, x: DType) -> ProductType:
+    """The format of matmuls of operands in `x`; ValueError unless it is a float format."""
     if x not in ("f32", "f16", "bf16"):
         raise ValueError(f"{kernel}: operands in {x}; one of f32, f16, bf16 is needed")
     return x
@@ -38,7 +33,7 @@ def block_of(size: int, most: int) -> int:
 
 
 def column_block(width: int) -> int:
-    """Columns of a head in one product: 64, if they divide the head, or the head with padding."""
+    """Columns of a head in one matmul: 64, if they divide the head, or the head with padding."""
     return 64 if width % 64 == 0 else block_of(width, 128)
 
 
@@ -91,16 +86,7 @@ def load_columns(row, first, start, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load_keys(
-    text,
-    keys,
-    count,
-    first,
-    start,
-    ROW: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def load_keys(text, keys, count, first, start, ROW: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Columns [start, start + BLOCK) of the WIDTH ones from `first` on, of text keys [N]; 0 past them. [N, BLOCK].
 
     Text has rows of ROW columns. Those from `count` on are not read, and 0.
@@ -114,18 +100,9 @@ def load_keys(
 
 @triton.jit
 def text_scores(
-    query,
-    key_text,
-    key_bias,
-    keys,
-    count,
-    first,
-    scale,
-    ROW: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    query, key_text, key_bias, keys, count, first, scale, ROW: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    """Products of query [M, D] and text keys [N] times scale [M], plus their bias: logits in base 2, [M, N].
+    """The matmul of query [M, D] and text keys [N] times scale [M], plus their bias: logits in base 2, [M, N].
 
     Minus infinity from `count` on.
     """
@@ -154,7 +131,7 @@ def proprio_start(
     BLOCK_V: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """The softmax of query [M, D] over KEYS proprio keys, usually one: too few for a product of matrices.
+    """The softmax of query [M, D] over KEYS proprio keys, usually one: too few for a matmul.
 
     scale [M] of the logits in base 2. Returns maximum, total [M], and PARTS blocks of sums of values [M, BLOCK_V].
     """
@@ -182,15 +159,7 @@ def proprio_start(
 
 @triton.jit
 def add_outer(
-    sums,
-    correction,
-    weight,
-    row,
-    first,
-    start,
-    WIDTH: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    PARTS: tl.constexpr,
+    sums, correction, weight, row, first, start, WIDTH: tl.constexpr, BLOCK_V: tl.constexpr, PARTS: tl.constexpr
 ):
     """correction [M] times the blocks of `sums`, plus weight [M] times the row's columns from `start` on."""
     added = ()
@@ -220,7 +189,7 @@ _MMA: tuple[Choice, ...] = ((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2), (32
 _WARP_GROUP: tuple[Choice, ...] = ((64, 64, 4, 2), (64, 32, 4, 3), (128, 64, 8, 2))
 _WIDE: tuple[Choice, ...] = ((64, 32, 4, 2), (64, 32, 4, 1))  # heads of many columns
 _ROTATED_SM_120: tuple[Choice, ...] = ((64, 32, 4, 1), (32, 32, 4, 2))
-_F32: tuple[Choice, ...] = ((32, 32, 4, 1), (16, 32, 4, 1), (16, 16, 4, 1))  # these products use no matrix units
+_F32: tuple[Choice, ...] = ((32, 32, 4, 1), (16, 32, 4, 1), (16, 16, 4, 1))  # these matmuls use no tensor cores
 
 
 def flash_choices(
@@ -231,17 +200,32 @@ def flash_choices(
         return ((512, 128, 4, 1),)
     if product == "f32":
         return _F32
-    if target in ("sm_90", "sm_110"):
+    family = tuned_target("attention", target).tactics
+    if family == "warp_group":
         return _WARP_GROUP
     if wide:
         return _WIDE
-    return _ROTATED_SM_120 if rotated and target == "sm_120" else _MMA
+    return _ROTATED_SM_120 if rotated and family == "mma_sm_120" else _MMA
 
 
 def fit_blocks(choices: tuple[Choice, ...], rows: int, keys: int) -> list[Choice]:
     """The choices without blocks larger than `rows` queries and `keys` keys need, each once."""
     fitted = ((block_of(rows, m), block_of(keys, n), warps, stages) for m, n, warps, stages in choices)
     return list(dict.fromkeys(fitted))
+
+
+def attention_tactics(choices: tuple[Choice, ...], rows: int, keys: int) -> list[Tactic]:
+    """Blocks of BLOCK_M query rows and BLOCK_N keys, for `rows` queries and `keys` keys."""
+    fitted = fit_blocks(choices, rows, keys)
+    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+
+
+def matmul_tactics(choices: Iterable[tuple[int, int, int, int, int]], m: int, n: int, k: int) -> list[Tactic]:
+    """(BLOCK_M, BLOCK_N, BLOCK_K, warps, stages) for a matmul [m, k] [k, n]; no block larger than it needs."""
+    return distinct(
+        Tactic({"BLOCK_M": block_of(m, most_m), "BLOCK_N": block_of(n, most_n), "BLOCK_K": block_of(k, most_k)}, *more)
+        for most_m, most_n, most_k, *more in choices
+    )
 
 
 def flash_tactic(keys: int, block_m: int, block_n: int, warps: int, stages: int) -> Tactic:
@@ -251,9 +235,9 @@ def flash_tactic(keys: int, block_m: int, block_n: int, warps: int, stages: int)
     )
 
 
-def weights_slack(task: Task, roundings: int) -> float:
+def weights_tolerance(task: Task, roundings: int) -> float:
     """Error of an attention beside its result's rounding, as a part of the largest of y.
 
-    Half a step of the products' format for the weights, and as much for every operand rounded before the logits.
+    Half a step of the matmuls' format for the weights, and as much for every operand rounded before the logits.
     """
     return max(5e-6, roundings * {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-9}[task.product_type])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`conv2d` of engine-format.md, section 4, on maps [h, w, channels]: a matrix product whose x is gathered.
+"""`conv2d` of engine-format.md, section 4, on maps [h, w, channels]: a matmul whose x is gathered.
 
 Row r of x is what the kernel's window sees at output pixel r: taps * Cin numbers that exist only in registers and
-shared memory. A tile's columns are two powers of two side by side (96 = 64 + 32), so no product is wasted on padding.
+shared memory. A tile's columns are two powers of two side by side (96 = 64 + 32), so none is wasted on padding.
 Where one tile holds all channels, it may also write the map that the next layer reads: silu(rms_norm(y) * weight).
 """
 
@@ -14,13 +14,12 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.ops import conv2d_tactics
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate, store_statistics
-from lightwam.kernels.task import Argument, Constant, DType, ProductType, Tactic, Task
-
-FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
+from lightwam.kernels.task import FLOATS, Argument, Constant, DType, Tactic, Task, given
 
 
 @triton.jit
@@ -217,17 +216,17 @@ def task(
     depth, out_shape = kernel_height * kernel_width * cin, (out_height, out_width, cout)
     if max(height * width * cin, out_height * out_width * cout, cout * depth) >= 2**31:
         raise ValueError(f"conv2d: map {height} x {width} x {cin} to {cout} channels: offsets are i32")
-    arguments = [
+    statistics_shape = (out_height * out_width, float64.partials(cout), 2)
+    arguments = given(
         Argument("x", "r", x, (height, width, cin)),
         Argument("weight", "r", weight, (cout, kernel_height, kernel_width, cin)),
-    ]
-    arguments += [Argument("bias", "r", "f32", (cout,))] if bias else []
-    arguments += [Argument("residual", "r", residual, out_shape)] if residual else []
-    arguments += [Argument("norm_weight", "r", "f32", (cout,))] if norm else []
-    arguments += [Argument(name, "w", dtype, out_shape) for name, dtype in (("y", y), ("z", z)) if dtype]
-    if statistics:
-        shape = (out_height * out_width, oracle.partials(cout), 2)
-        arguments.append(Argument("statistics", "w", "f32", shape))
+        Argument("bias", "r", "f32", (cout,)) if bias else None,
+        Argument("residual", "r", residual, out_shape) if residual else None,
+        Argument("norm_weight", "r", "f32", (cout,)) if norm else None,
+        Argument("y", "w", y, out_shape) if y else None,
+        Argument("z", "w", z, out_shape) if z else None,
+        Argument("statistics", "w", "f32", statistics_shape) if statistics else None,
+    )
     constants: dict[str, Constant] = {
         "HEIGHT": height,
         "WIDTH": width,
@@ -243,8 +242,8 @@ def task(
         "ACTIVATION": activation,
         "EPS": eps,
     }
-    product: ProductType = "bf16" if x == "bf16" else "f16" if x == "f16" else "f32"
-    return Task("conv2d", constants, tuple(arguments), 2 * out_height * out_width * cout * depth, product)
+    flops = 2 * out_height * out_width * cout * depth
+    return Task("conv2d", constants, arguments, flops, x)  # type: ignore[arg-type]
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
@@ -269,20 +268,20 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel_height, kernel_width), axis=(0, 1))
     windows = windows[: rows - kernel_height + 1 : stride, : columns - kernel_width + 1 : stride]
     y = np.einsum("abcij,oijc->abo", windows, weight, optimize=True)
-    y = oracle.activate(y + arguments.get("bias", 0.0), str(task.constants["ACTIVATION"]))
+    y = float64.activate(y + arguments.get("bias", 0.0), str(task.constants["ACTIVATION"]))
     y = y + arguments.get("residual", 0.0)
     results: dict[str, Array] = {}
     for argument in task.arguments:
         if argument.name == "y":
             results["y"] = y
         elif argument.name == "z":
-            eps = float(str(task.constants["EPS"]))
+            eps = task.real("EPS")
             normed = y / np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + eps) * arguments["norm_weight"]
-            results["z"] = oracle.activate(normed, "silu")
+            results["z"] = float64.activate(normed, "silu")
         elif argument.name == "statistics":
-            dtype = next(a.dtype for a in task.arguments if a.name == "y")
+            dtype = task.dtype("y")
             stored = decode(encode(y, dtype), dtype).reshape(-1, y.shape[-1])
-            results["statistics"] = oracle.row_statistics(stored, "moments")
+            results["statistics"] = float64.row_statistics(stored, "moments")
     return results
 
 

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from triton import next_power_of_2
+
+from lightwam.kernels.targets import Target, tuned_target
 from lightwam.kernels.task import ELEMENT_BYTES, Constant, Tactic, Task
 
 MOST_TACTICS = 4
@@ -13,65 +15,40 @@ MOST_NORMED = 256  # channels of a tile that norms its rows
 _MOST_CHANNELS = 256  # of a tile
 
 
-@dataclass(frozen=True)
-class _Device:
-    """A target's usual GPU: multiprocessors, shared memory of a program, rows of the smallest good tile."""
-
-    multiprocessors: int
-    shared_bytes: int
-    least_rows: int
-
-
-_DEVICES = {
-    "sm_80": _Device(108, 163 << 10, 32),
-    "sm_86": _Device(28, 99 << 10, 32),
-    "sm_87": _Device(16, 163 << 10, 32),
-    "sm_89": _Device(128, 99 << 10, 32),
-    "sm_90": _Device(132, 227 << 10, 64),
-    "sm_110": _Device(20, 227 << 10, 64),
-    "sm_120": _Device(170, 99 << 10, 32),
-}
-
-
 def tactics(task: Task, target: str) -> list[Tactic]:
-    """Tactics of a `conv2d` task, the best guess first. ValueError for a target without an entry above."""
+    """Tactics of a `conv2d` task, the best guess first. ValueError for a target that is not in the table."""
     if target == "interpreter":
         return [_interpreted(task)]
-    device = _DEVICES.get(target)
-    if device is None:
-        raise ValueError(f"conv2d: no tactics for target {target!r}; known: {', '.join(_DEVICES)}")
+    device = tuned_target("conv2d", target)
+    least_rows = 64 if device.tactics == "warp_group" else 32  # of the smallest good tile
     tiles = [
         (rows, columns, warps)
         for rows in (32, 64, 128)
         for columns in _column_blocks(task)
         for warps in (4, 8)
-        if rows >= device.least_rows and rows * sum(columns) >= 8 * 32 * warps
+        if rows >= least_rows and rows * sum(columns) >= 8 * 32 * warps
     ]
     fitting = [tile for tile in tiles if tile[0] * sum(tile[1]) <= _most_sums(task, tile[2]) * 32 * tile[2]]
-    tiles = fitting or [tile for tile in tiles if tile[0] == device.least_rows and tile[2] == 8]
+    tiles = fitting or [tile for tile in tiles if tile[0] == least_rows and tile[2] == 8]
     tiles.sort(key=lambda tile: _time(task, device, *tile))
     return [_tactic(task, device, *tile) for tile in tiles[:MOST_TACTICS]]
 
 
-def _power(value: int) -> int:
-    """The smallest power of two that is at least `value`."""
-    return 1 << max(value - 1, 0).bit_length()
-
-
 def _split(columns: int) -> tuple[int, int]:
     """One or two powers of two, of at least 16 each, that cover `columns` with little to spare."""
-    largest = max(16, _power(columns) if _power(columns) - columns < 16 else _power(columns) // 2)
-    return (largest, max(16, _power(columns - largest)) if columns > largest else 0)
+    whole = next_power_of_2(columns)
+    largest = max(16, whole if whole - columns < 16 else whole // 2)
+    return (largest, max(16, next_power_of_2(columns - largest)) if columns > largest else 0)
 
 
 def _column_blocks(task: Task) -> list[tuple[int, int]]:
     """Columns of a tile: all channels where the task norms them, otherwise some shapes without much waste."""
     cout = task.integer("COUT")
-    names = {argument.name for argument in task.arguments}
+    names = task.argument_names
     if "z" in names:
         return [_split(cout)]
     least = 64 if "statistics" in names else 16
-    blocks = {(max(least, block), 0) for block in (64, 128, 256) if block <= max(_power(cout), least)}
+    blocks = {(max(least, block), 0) for block in (64, 128, 256) if block <= max(next_power_of_2(cout), least)}
     if cout <= _MOST_CHANNELS and not ("statistics" in names and min(filter(None, _split(cout))) < 64):
         blocks.add(_split(cout))
     if cout % 192 == 0:
@@ -85,21 +62,21 @@ def _block_k(task: Task, most: int) -> int:
     cin = task.integer("CIN")
     depth = cin * task.integer("KERNEL_HEIGHT") * task.integer("KERNEL_WIDTH")
     divisor = cin & -cin
-    return min(most, divisor) if divisor >= 32 else max(16, min(most, _power(depth)))
+    return min(most, divisor) if divisor >= 32 else max(16, min(most, next_power_of_2(depth)))
 
 
 def _element_bytes(task: Task) -> int:
-    return ELEMENT_BYTES[next(argument.dtype for argument in task.arguments if argument.name == "x")]
+    return ELEMENT_BYTES[task.dtype("x")]
 
 
 def _most_sums(task: Task, warps: int) -> int:
     """Sums a thread may hold: a residual, a norm's second output, operands of f32 need registers beside them."""
-    heavy = {"residual", "z"} & {argument.name for argument in task.arguments}
+    heavy = {"residual", "z"} & task.argument_names
     most = 112 if not heavy else 64 if warps == 4 else 96
     return most if task.product_type != "f32" else most // 3
 
 
-def _tactic(task: Task, device: _Device, rows: int, columns: tuple[int, int], warps: int) -> Tactic:
+def _tactic(task: Task, device: Target, rows: int, columns: tuple[int, int], warps: int) -> Tactic:
     """The tile with as many stages as fit: short steps rather than few on their way."""
     element = _element_bytes(task)
     step_bytes, stages, block_k = 256, 0, 0
@@ -116,16 +93,16 @@ def _constants(rows: int, columns: tuple[int, int], block_k: int, precision: str
 
 
 def _precision(task: Task) -> str:
-    """Products of f32 by three of the tensor cores' (relative error about 2^-21); other formats are exact anyway."""
+    """Matmuls of f32 by three of the tensor cores' (relative error about 2^-21); other formats are exact anyway."""
     return "tf32x3" if task.product_type == "f32" else "ieee"
 
 
-def _time(task: Task, device: _Device, rows: int, blocks: tuple[int, int], warps: int) -> float:
-    """Relative time: rounds of programs over the multiprocessors, each as long as its products and its loads."""
+def _time(task: Task, device: Target, rows: int, blocks: tuple[int, int], warps: int) -> float:
+    """Relative time: rounds of programs over the multiprocessors, each as long as its multiply-adds and its loads."""
     pixels = task.integer("OUT_HEIGHT") * task.integer("OUT_WIDTH")
     columns = sum(blocks)
     programs = math.ceil(pixels / rows) * math.ceil(task.integer("COUT") / columns)
-    intensity = rows * columns / (rows + columns)  # products a number read from shared memory
+    intensity = rows * columns / (rows + columns)  # multiply-adds a number read from shared memory
     tile = rows * columns * (1 + 24 / intensity) * (1.05 if warps == 8 and rows * columns <= 8192 else 1.0)
     return math.ceil(programs / device.multiprocessors) * tile
 
@@ -136,7 +113,7 @@ def _interpreted(task: Task) -> Tactic:
     first, more = _split(task.integer("COUT"))
     cin = task.integer("CIN")
     block_k = min(512, cin & -cin) if cin % 4 == 0 else _block_k(task, 512)
-    if "statistics" in {argument.name for argument in task.arguments}:
-        first, more = max(64, _power(task.integer("COUT"))), 0
-    rows = max(16, min(_power(pixels), (1 << 20) // max(block_k, first)))
+    if "statistics" in task.argument_names:
+        first, more = max(64, next_power_of_2(task.integer("COUT"))), 0
+    rows = max(16, min(next_power_of_2(pixels), (1 << 20) // max(block_k, first)))
     return Tactic(_constants(rows, (first, more), block_k, "ieee"))

@@ -11,22 +11,22 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
+
+from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
+    attention_tactics,
     block_of,
-    fit_blocks,
     flash_choices,
     load_keys,
     load_rows,
-    number,
-    product_format,
+    matmul_format,
     proprio_start,
     softmax_step,
     text_scores,
-    weights_slack,
+    weights_tolerance,
 )
-from lightwam.kernels.ops.reference import Array
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, given
 
 MAX_WIDTH = 256
 
@@ -88,17 +88,16 @@ def task(
         raise ValueError(f"cross_attention: {sizes}; positive numbers and heads of at most {MAX_WIDTH} are needed")
     if not (scale > 0.0 and np.isfinite(scale)):
         raise ValueError(f"cross_attention: scale {scale}; a positive number is needed")
-    arguments = [
+    arguments = given(
         Argument("q", "r", x, (tokens, row)),
         Argument("key_text", "r", x, (keys, row)),
         Argument("value_text", "r", x, (keys, row)),
         Argument("key_bias", "r", "f32", (keys,)),
         Argument("key_count", "r", "i32", (1,)),
-    ]
-    if proprio_keys:
-        arguments.append(Argument("key_proprio", "r", x, (proprio_keys, row)))
-        arguments.append(Argument("value_proprio", "r", x, (proprio_keys, row)))
-    arguments.append(Argument("y", "w", y, (tokens, row)))
+        Argument("key_proprio", "r", x, (proprio_keys, row)) if proprio_keys else None,
+        Argument("value_proprio", "r", x, (proprio_keys, row)) if proprio_keys else None,
+        Argument("y", "w", y, (tokens, row)),
+    )
     constants = {
         "TOKENS": tokens,
         "WIDTH": width,
@@ -109,32 +108,31 @@ def task(
         "BLOCK_D": block_of(width, MAX_WIDTH),
     }
     flops = 4 * tokens * (keys + proprio_keys) * row
-    return Task("cross_attention", constants, tuple(arguments), flops, product_format("cross_attention", x))
+    return Task("cross_attention", constants, arguments, flops, matmul_format("cross_attention", x))
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    keys = number(task.constants, "KEYS") + number(task.constants, "PROPRIO_KEYS")
+    keys = task.integer("KEYS") + task.integer("PROPRIO_KEYS")
     choices = flash_choices(task.product_type, target)
-    fitted = fit_blocks(choices, number(task.constants, "TOKENS"), min(keys, 32))
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+    return attention_tactics(choices, task.integer("TOKENS"), min(keys, 32))
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    tokens, row, width = (number(task.constants, name) for name in ("TOKENS", "ROW", "WIDTH"))
-    return (triton.cdiv(tokens, number(tactic.constants, "BLOCK_M")), row // width, 1)
+    tokens, row, width = (task.integer(name) for name in ("TOKENS", "ROW", "WIDTH"))
+    return (triton.cdiv(tokens, tactic.integer("BLOCK_M")), row // width, 1)
 
 
 def key_weights(task: Task, arguments: Mapping[str, Array], q: Array) -> Array:
     """softmax over the keys in use of q [tokens, heads * width]: [heads, tokens, keys]."""
-    count = min(int(arguments["key_count"][0]), number(task.constants, "KEYS"))
-    width = number(task.constants, "WIDTH")
+    count = min(int(arguments["key_count"][0]), task.integer("KEYS"))
+    width = task.integer("WIDTH")
     keys = arguments["key_text"][:count]
-    bias = np.zeros(count + number(task.constants, "PROPRIO_KEYS"))
+    bias = np.zeros(count + task.integer("PROPRIO_KEYS"))
     bias[:count] = arguments["key_bias"][:count]
     if "key_proprio" in arguments:
         keys = np.concatenate([keys, arguments["key_proprio"]])
     by_head = [x.reshape(len(x), -1, width).transpose(1, 0, 2) for x in (q, keys)]
-    logits = by_head[0] @ by_head[1].transpose(0, 2, 1) * (float(task.constants["SCALE"] or 0.0) / LOG2_E) + bias
+    logits = by_head[0] @ by_head[1].transpose(0, 2, 1) * (task.real("SCALE") / LOG2_E) + bias
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     normalised: Array = weights / weights.sum(-1, keepdims=True)
     return normalised
@@ -149,13 +147,13 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"y": (weights @ by_head).transpose(1, 0, 2).reshape(arguments["q"].shape)}
 
 
-def slack(task: Task) -> float:
-    return weights_slack(task, 1)
+def tolerance(task: Task) -> float:
+    return weights_tolerance(task, 1)
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """A number of keys in use, below the most. Rows of keys past it hold what is never read: infinity."""
-    count = int(generator.integers(1, number(task.constants, "KEYS") + 1))
+    count = int(generator.integers(1, task.integer("KEYS") + 1))
     examples: dict[str, Array] = {"key_count": np.array([count])}
     for argument in task.arguments:
         if argument.name in ("key_text", "value_text", "output_text", "key_bias"):

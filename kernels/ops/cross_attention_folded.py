@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention to few keys, each with its finished output (`cross_attention_folded`, engine-format 4; saving 13).
+"""Attention to few keys, each with its finished output (`cross_attention_folded`, engine-format 4).
 
-Value and output projection of every (key, head) are one vector of n numbers, so y is one product: the weights
+Value and output projection of every (key, head) are one vector of n numbers, so y is one matmul: the weights
 [tokens, heads * keys] by these vectors. A program makes BLOCK_M rows of BLOCK_N columns: head by head the weights of
-all keys, then their product. The first BLOCK_K keys, usually all, are read once; what follows is read for the weights'
-total and again for the product. Text keys past the number in use, which lies in device memory, are never read.
+all keys, then their matmul. The first BLOCK_K keys, usually all, are read once; what follows is read for the weights'
+total and again for the matmul. Text keys past the number in use, which lies in device memory, are never read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
+
+from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import cross_attention
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
@@ -22,18 +24,18 @@ from lightwam.kernels.ops.attention_blocks import (
     load_columns,
     load_keys,
     load_rows,
-    number,
-    product_format,
+    matmul_format,
     proprio_start,
     softmax_step,
     text_scores,
-    weights_slack,
+    weights_tolerance,
     zero_blocks,
 )
 from lightwam.kernels.ops.device import combine_squares, store_statistics
-from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Array, Statistics, row_statistics
+from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Statistics, row_statistics
 from lightwam.kernels.ops.reference import partials as partials_of
-from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
+from lightwam.kernels.targets import TacticFamily, tuned_target
+from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task, distinct, given
 
 
 @triton.jit
@@ -146,7 +148,7 @@ def task(
     key_text [keys, heads * width], output_text [keys, heads * n] and their proprio_keys rows are in format `x`.
     rms: q is divided by the root of its row's mean square (+ eps), whose sum comes as q_statistics "squares",
     `partials` of `partial_width` columns each, and (if `weighted`) multiplied by q_weight f32 [heads * width]. Where
-    the keys were multiplied by that weight instead, which comes to the same, q is read into the product as it is.
+    the keys were multiplied by that weight instead, which comes to the same, q is read into the matmul as it is.
     statistics: of every 64 columns of y as stored.
     """
     row = heads * width
@@ -160,27 +162,21 @@ def task(
         raise ValueError(
             f"cross_attention_folded: {partials} squares of {partial_width} columns each; all {row} columns are needed"
         )
-    arguments = [Argument("q", "r", x, (tokens, row))]
-    if rms:
-        arguments.append(Argument("q_statistics", "r", "f32", (tokens, partials, 2)))
-    if rms and weighted:
-        arguments.append(Argument("q_weight", "r", "f32", (row,)))
-    arguments += [
+    arguments = given(
+        Argument("q", "r", x, (tokens, row)),
+        Argument("q_statistics", "r", "f32", (tokens, partials, 2)) if rms else None,
+        Argument("q_weight", "r", "f32", (row,)) if rms and weighted else None,
         Argument("key_text", "r", x, (keys, row)),
         Argument("output_text", "r", x, (keys, heads * n)),
         Argument("key_bias", "r", "f32", (keys,)),
         Argument("key_count", "r", "i32", (1,)),
-    ]
-    if proprio_keys:
-        arguments.append(Argument("key_proprio", "r", x, (proprio_keys, row)))
-        arguments.append(Argument("output_proprio", "r", x, (proprio_keys, heads * n)))
-    if bias:
-        arguments.append(Argument("bias", "r", "f32", (n,)))
-    if residual is not None:
-        arguments.append(Argument("residual", "r", residual, (tokens, n)))
-    arguments.append(Argument("y", "w", y, (tokens, n)))
-    if statistics is not None:
-        arguments.append(Argument("statistics", "w", "f32", (tokens, partials_of(n), 2)))
+        Argument("key_proprio", "r", x, (proprio_keys, row)) if proprio_keys else None,
+        Argument("output_proprio", "r", x, (proprio_keys, heads * n)) if proprio_keys else None,
+        Argument("bias", "r", "f32", (n,)) if bias else None,
+        Argument("residual", "r", residual, (tokens, n)) if residual else None,
+        Argument("y", "w", y, (tokens, n)),
+        Argument("statistics", "w", "f32", (tokens, partials_of(n), 2)) if statistics else None,
+    )
     constants = {
         "TOKENS": tokens,
         "HEADS": heads,
@@ -195,53 +191,52 @@ def task(
         "BLOCK_D": block_of(width, cross_attention.MAX_WIDTH),
     }
     flops = 2 * tokens * (keys + proprio_keys) * (row + heads * n)
-    product = product_format("cross_attention_folded", x)
-    return Task("cross_attention_folded", constants, tuple(arguments), flops, product)
+    product = matmul_format("cross_attention_folded", x)
+    return Task("cross_attention_folded", constants, arguments, flops, product)
 
 
 # (BLOCK_M, BLOCK_N, PARTS, BLOCK_K, warps, stages), best guess first: without spills in the full-size policies.
-_MMA = ((64, 64, 2, 16, 4, 1), (64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1))
-_WARP_GROUP = ((64, 64, 2, 32, 4, 1), (128, 64, 2, 32, 8, 1), (64, 64, 2, 16, 4, 1))
-_SM_120 = ((64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1))
+_Blocks = tuple[int, int, int, int, int, int]
+_BLOCKS: Mapping[TacticFamily, tuple[_Blocks, ...]] = {
+    "mma": ((64, 64, 2, 16, 4, 1), (64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1)),
+    "warp_group": ((64, 64, 2, 32, 4, 1), (128, 64, 2, 32, 8, 1), (64, 64, 2, 16, 4, 1)),
+    "mma_sm_120": ((64, 64, 1, 32, 4, 1), (64, 64, 1, 16, 4, 1)),
+}
 _F32 = ((32, 32, 1, 16, 4, 1), (16, 32, 1, 16, 4, 1), (32, 32, 1, 16, 8, 1))
 
 
-def _choices(product: ProductType, target: str) -> tuple[tuple[int, int, int, int, int, int], ...]:
+def _choices(product: ProductType, target: str) -> tuple[_Blocks, ...]:
     if target == "interpreter":
         return ((512, 2048, 1, 32, 4, 1),)
     if product == "f32":
         return _F32
-    if target in ("sm_90", "sm_110"):
-        return _WARP_GROUP
-    return _SM_120 if target == "sm_120" else _MMA
+    return _BLOCKS[tuned_target("cross_attention_folded", target).tactics]
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, n = number(task.constants, "TOKENS"), number(task.constants, "N")
-    keys = number(task.constants, "KEYS") + number(task.constants, "PROPRIO_KEYS")
+    tokens, n = task.integer("TOKENS"), task.integer("N")
+    keys = task.integer("KEYS") + task.integer("PROPRIO_KEYS")
     found = []
     for most_m, most_n, most_parts, most_k, warps, stages in _choices(task.product_type, target):
         # Statistics are of 64 columns.
         block_n = max(block_of(n, most_n), 16 if task.constants["STATISTICS"] is None else STATISTICS_WIDTH)
         parts = math.gcd(most_parts, triton.cdiv(n, block_n))  # no program has a block past the last
         blocks = {"BLOCK_M": block_of(tokens, most_m), "BLOCK_N": block_n, "BLOCK_K": block_of(keys, most_k)}
-        tactic = Tactic({**blocks, "PARTS": parts}, warps, stages)
-        if tactic not in found:
-            found.append(tactic)
-    return found
+        found.append(Tactic({**blocks, "PARTS": parts}, warps, stages))
+    return distinct(found)
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    tokens, n = number(task.constants, "TOKENS"), number(task.constants, "N")
-    block_m, block_n, parts = (number(tactic.constants, name) for name in ("BLOCK_M", "BLOCK_N", "PARTS"))
+    tokens, n = task.integer("TOKENS"), task.integer("N")
+    block_m, block_n, parts = (tactic.integer(name) for name in ("BLOCK_M", "BLOCK_N", "PARTS"))
     return (triton.cdiv(tokens, block_m), triton.cdiv(n, block_n * parts), 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    q, row = arguments["q"], number(task.constants, "HEADS") * number(task.constants, "WIDTH")
+    q, row = arguments["q"], task.integer("HEADS") * task.integer("WIDTH")
     if "q_statistics" in arguments:
         mean_square = arguments["q_statistics"][:, :, 0].sum(1, keepdims=True) / row
-        q = q / np.sqrt(mean_square + float(task.constants["EPS"] or 0.0)) * arguments.get("q_weight", 1.0)
+        q = q / np.sqrt(mean_square + task.real("EPS")) * arguments.get("q_weight", 1.0)
     outputs = arguments["output_text"][: int(arguments["key_count"][0])]
     if "output_proprio" in arguments:
         outputs = np.concatenate([outputs, arguments["output_proprio"]])
@@ -252,10 +247,10 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"y": y} if kind is None else {"y": y, "statistics": row_statistics(y, str(kind))}
 
 
-def slack(task: Task) -> float:
+def tolerance(task: Task) -> float:
     """Statistics are of rounded numbers, in f32."""
     statistics = task.constants["STATISTICS"] is not None
-    return weights_slack(task, (2 if task.constants["PARTIALS"] else 1) + (2 if statistics else 0))
+    return weights_tolerance(task, (2 if task.constants["PARTIALS"] else 1) + (2 if statistics else 0))
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
@@ -272,37 +267,12 @@ CASES = [
     task(20, 4, 20, 80, 40, 3, x="f32", y="bf16", scale=0.3),
     task(64, 2, 64, 64, 70, 1, x="f16", y="f16", scale=0.125, residual="f16"),
     task(
-        70,
-        2,
-        128,
-        192,
-        33,
-        2,
-        x="bf16",
-        y="f32",
-        scale=0.09,
-        bias=True,
-        residual="f32",
-        rms=True,
-        eps=1e-6,
-        partials=4,
-        statistics="moments",
+        70, 2, 128, 192, 33, 2, x="bf16", y="f32", scale=0.09, bias=True, residual="f32", rms=True, eps=1e-6,
+        partials=4, statistics="moments",
     ),
     task(
-        17,
-        1,
-        48,
-        100,
-        16,
-        1,
-        x="bf16",
-        y="bf16",
-        scale=0.1,
-        rms=True,
-        weighted=False,
-        eps=1e-6,
-        partials=1,
+        17, 1, 48, 100, 16, 1, x="bf16", y="bf16", scale=0.1, rms=True, weighted=False, eps=1e-6, partials=1,
         statistics="range",
     ),
     task(9, 2, 16, 130, 5, 0, x="bf16", y="f32", scale=0.25, bias=True, statistics="squares"),
-]
+]  # fmt: skip

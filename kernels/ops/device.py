@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several kernels do inside: activations, partial row statistics, rounding to 8 bits. Everything in f32.
 
-NumPy twins in float64 are in oracle.py.
+reference.py has the same in NumPy and float64.
 """
+
+import inspect
+from collections import namedtuple
+from typing import Any
 
 import triton
 import triton.language as tl
+
+
+def arguments_type(kernel: Any) -> Any:
+    """A named tuple of a kernel's parameters, in which it passes all of them to its parts. None is listed twice."""
+    return namedtuple("Arguments", inspect.signature(kernel.fn).parameters)
 
 
 @triton.jit

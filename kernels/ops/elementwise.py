@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 

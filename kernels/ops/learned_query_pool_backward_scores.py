@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import matmul_tactics
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -59,9 +60,9 @@ def task(tokens: int, width: int, scores: int, *, skipped: int, x: DType, batch:
     x [batch, tokens, width] and moments f32 [batch, tokens, 2] (mean, 1 / deviation); gradients f32
     [batch, tokens, skipped + scores], of which the last `scores` columns count.
     """
-    if min(tokens, width, scores, batch) < 1 or skipped < 0:
-        sizes = f"{batch} x {tokens} tokens of {width}, {scores} scores after {skipped}"
-        raise ValueError(f"learned_query_pool_backward_scores: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_pool_backward_scores", tokens=tokens, width=width, scores=scores, batch=batch)
+    if skipped < 0:
+        raise ValueError(f"learned_query_pool_backward_scores: {skipped} columns skipped; 0 or more are needed")
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("moments", "r", "f32", (batch, tokens, 2)),
@@ -80,22 +81,18 @@ def task(tokens: int, width: int, scores: int, *, skipped: int, x: DType, batch:
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width, scores = (number(task.constants, name) for name in ("TOKENS", "WIDTH", "SCORES"))
+    tokens, width, scores = (task.integer(name) for name in ("TOKENS", "WIDTH", "SCORES"))
     choices = ((256, 512, 256, 4, 1),) if target == "interpreter" else ((64, 64, 32, 4, 2), (32, 64, 32, 4, 2))
-    return [
-        Tactic({"BLOCK_M": block_of(scores, m), "BLOCK_N": block_of(width, n), "BLOCK_K": block_of(tokens, k)}, *more)
-        for m, n, k, *more in choices
-    ]
+    return matmul_tactics(choices, scores, width, tokens)
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    batch, scores, width = task.arguments[-1].shape or (0, 0, 0)
-    blocks = number(tactic.constants, "BLOCK_M"), number(tactic.constants, "BLOCK_N")
-    return (triton.cdiv(scores, blocks[0]), triton.cdiv(width, blocks[1]), batch)
+    batch, scores, width = task.shape("dscores")
+    return (triton.cdiv(scores, tactic.integer("BLOCK_M")), triton.cdiv(width, tactic.integer("BLOCK_N")), batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    moments, skipped = arguments["moments"], number(task.constants, "SKIPPED")
+    moments, skipped = arguments["moments"], task.integer("SKIPPED")
     normal = (arguments["x"] - moments[:, :, :1]) * moments[:, :, 1:]
     return {"dscores": arguments["gradients"][:, :, skipped:].transpose(0, 2, 1) @ normal}
 

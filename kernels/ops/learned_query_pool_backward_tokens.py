@@ -13,9 +13,10 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import matmul_tactics
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -70,9 +71,7 @@ def task(tokens: int, width: int, factors: int, *, x: DType, batch: int = 1) -> 
     x [batch, tokens, width] and moments f32 [batch, tokens, 2] (mean, 1 / deviation); factors f32
     [batch, factors, width] with factor_means f32 [batch, factors]; products and gradients f32 [batch, tokens, factors].
     """
-    if min(tokens, width, factors, batch) < 1:
-        sizes = f"{batch} x {tokens} tokens of {width}, {factors} factors"
-        raise ValueError(f"learned_query_pool_backward_tokens: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_pool_backward_tokens", tokens=tokens, width=width, factors=factors, batch=batch)
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("moments", "r", "f32", (batch, tokens, 2)),
@@ -88,18 +87,14 @@ def task(tokens: int, width: int, factors: int, *, x: DType, batch: int = 1) -> 
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width, factors = (number(task.constants, name) for name in ("TOKENS", "WIDTH", "FACTORS"))
+    tokens, width, factors = (task.integer(name) for name in ("TOKENS", "WIDTH", "FACTORS"))
     choices = ((256, 512, 256, 4, 1),) if target == "interpreter" else ((32, 64, 32, 4, 2), (64, 64, 32, 4, 2))
-    return [
-        Tactic({"BLOCK_M": block_of(tokens, m), "BLOCK_N": block_of(width, n), "BLOCK_K": block_of(factors, k)}, *more)
-        for m, n, k, *more in choices
-    ]
+    return matmul_tactics(choices, tokens, width, factors)
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    batch, tokens, width = task.arguments[-1].shape or (0, 0, 0)
-    blocks = number(tactic.constants, "BLOCK_M"), number(tactic.constants, "BLOCK_N")
-    return (triton.cdiv(tokens, blocks[0]), triton.cdiv(width, blocks[1]), batch)
+    batch, tokens, width = task.shape("dx")
+    return (triton.cdiv(tokens, tactic.integer("BLOCK_M")), triton.cdiv(width, tactic.integer("BLOCK_N")), batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
@@ -110,8 +105,4 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"dx": moments[:, :, 1:] * (gradients @ arguments["factors"] - mean - normal * along)}
 
 
-CASES = [
-    task(21, 72, 19, x="f32"),
-    task(40, 192, 64, x="bf16", batch=2),
-    task(33, 100, 70, x="f16", batch=2),
-]
+CASES = [task(21, 72, 19, x="f32"), task(40, 192, 64, x="bf16", batch=2), task(33, 100, 70, x="f16", batch=2)]

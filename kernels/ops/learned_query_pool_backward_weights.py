@@ -15,9 +15,10 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
-from lightwam.kernels.task import Argument, Constant, Tactic, Task
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
+from lightwam.kernels.task import Argument, Constant, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -86,9 +87,9 @@ def task(tokens: int, heads: int, queries: int, *, slots: int = 1, batch: int = 
     products f32 [batch, tokens, C]: columns m * heads + h are g[m, h], columns heads * slots + h * queries + q logits;
     in `gradients` these are w[m, h] and dlogits. dmerge is a part for every head. merge f32 [batch, slots, queries].
     """
-    if min(tokens, heads, queries, slots, batch) < 1:
-        sizes = f"{batch} x {tokens} tokens, {heads} heads of {queries} queries, {slots} slots"
-        raise ValueError(f"learned_query_pool_backward_weights: {sizes}; positive numbers are needed")
+    check_sizes(
+        "learned_query_pool_backward_weights", tokens=tokens, heads=heads, queries=queries, slots=slots, batch=batch
+    )
     columns = heads * (slots + queries)
     arguments = (
         Argument("products", "r", "f32", (batch, tokens, columns)),
@@ -108,20 +109,20 @@ def task(tokens: int, heads: int, queries: int, *, slots: int = 1, batch: int = 
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens = number(task.constants, "TOKENS")
+    tokens = task.integer("TOKENS")
     if target == "interpreter":
         return [Tactic({"BLOCK_T": block_of(tokens, 512)}, 4, 1)]
     return [Tactic({"BLOCK_T": block_of(tokens, most)}, 4, 1) for most in (64, 32)]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    batch, heads = (task.arguments[-1].shape or ())[:2]
+    batch, heads = task.shape("dmerge")[:2]
     return (heads, batch, 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     products, merge = arguments["products"], arguments["merge"]
-    heads, slots = (number(task.constants, name) for name in ("HEADS", "SLOTS"))
+    heads, slots = (task.integer(name) for name in ("HEADS", "SLOTS"))
     change = products[:, :, : slots * heads].reshape(*products.shape[:2], slots, heads)
     logits = products[:, :, slots * heads :].reshape(*products.shape[:2], heads, -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
@@ -134,8 +135,4 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"gradients": np.concatenate(flat, -1), "dmerge": dmerge}
 
 
-CASES = [
-    task(21, 4, 4, slots=2),
-    task(70, 3, 5, slots=3, batch=2),
-    task(150, 2, 16, batch=3),
-]
+CASES = [task(21, 4, 4, slots=2), task(70, 3, 5, slots=3, batch=2), task(150, 2, 16, batch=3)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learned-query pooling, first half: logits of every (head, query) for every token (`learned_query_pool`).
 
-Logits are products of the layer-normalised tokens and constant vectors (saving 8). A program makes the logits of
+Logits are a matmul of the layer-normalised tokens and constant vectors. A program makes the logits of
 BLOCK_M tokens: a first pass over them gives mean and variance, a second normalises them in f32 and multiplies. Tokens
 come from device memory once; the second pass, and `learned_query_sum`, find them in the cache.
 """
@@ -13,9 +13,11 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array, layer_norm
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import matmul_tactics
+from lightwam.kernels.ops.reference import layer_norm
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -90,11 +92,11 @@ def task(tokens: int, width: int, heads: int, queries: int, *, x: DType, eps: fl
     """logits f32 [batch, tokens, heads * queries] = LN(x) scoresᵀ, with scores f32 [batch, heads * queries, width].
 
     x [batch, tokens, width], one slice for each pooler. moments f32 [batch, tokens, 2]: a token's mean, and the factor
-    1 / sqrt(variance + eps). Products are exact to f32 ("tf32x3" on matrix units: three products of parts).
+    1 / sqrt(variance + eps). Exact to f32 ("tf32x3": three matmuls of parts on the tensor cores).
     """
-    if min(tokens, width, heads, queries, batch) < 1 or not eps > 0.0:
-        sizes = f"{batch} x {tokens} tokens of {width}, {heads} heads of {queries} queries, eps {eps}"
-        raise ValueError(f"learned_query_scores: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_scores", tokens=tokens, width=width, heads=heads, queries=queries, batch=batch)
+    if not eps > 0.0:
+        raise ValueError(f"learned_query_scores: eps {eps}; a positive number is needed")
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("scores", "r", "f32", (batch, heads * queries, width)),
@@ -113,28 +115,18 @@ def task(tokens: int, width: int, heads: int, queries: int, *, x: DType, eps: fl
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width, queries = (number(task.constants, name) for name in ("TOKENS", "WIDTH", "QUERIES"))
-    if target == "interpreter":
-        return [_tactic(tokens, width, queries, 512, 512, 256, 4, 1)]
+    tokens, width, queries = (task.integer(name) for name in ("TOKENS", "WIDTH", "QUERIES"))
     choices = ((16, 128, 64, 4, 2), (32, 128, 32, 4, 2), (32, 64, 64, 4, 2))
-    return list({repr(tactic): tactic for tactic in (_tactic(tokens, width, queries, *c) for c in choices)}.values())
-
-
-def _tactic(tokens: int, width: int, queries: int, m: int, n: int, k: int, warps: int, stages: int) -> Tactic:
-    blocks = {"BLOCK_M": block_of(tokens, m), "BLOCK_N": block_of(queries, n), "BLOCK_K": block_of(width, k)}
-    return Tactic(blocks, warps, stages)
+    return matmul_tactics(((512, 512, 256, 4, 1),) if target == "interpreter" else choices, tokens, queries, width)
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    shape = task.arguments[2].shape
-    assert shape is not None
-    batch, tokens, queries = shape
-    blocks = number(tactic.constants, "BLOCK_M"), number(tactic.constants, "BLOCK_N")
-    return (triton.cdiv(tokens, blocks[0]), triton.cdiv(queries, blocks[1]), batch)
+    batch, tokens, queries = task.shape("logits")
+    return (triton.cdiv(tokens, tactic.integer("BLOCK_M")), triton.cdiv(queries, tactic.integer("BLOCK_N")), batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    x, eps = arguments["x"], float(task.constants["EPS"] or 0.0)
+    x, eps = arguments["x"], task.real("EPS")
     factor = 1.0 / (x.var(-1) + eps) ** 0.5
     return {
         "logits": layer_norm(x, eps) @ arguments["scores"].transpose(0, 2, 1),

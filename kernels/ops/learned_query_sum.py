@@ -13,20 +13,14 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
+from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
-def _logits(
-    pointers,
-    start,
-    token,
-    inside,
-    TOKENS: tl.constexpr,
-    STEP: tl.constexpr,
-):
+def _logits(pointers, start, token, inside, TOKENS: tl.constexpr, STEP: tl.constexpr):
     """Logits in base 2 of tokens start + token [T], as [T, heads, queries]; minus infinity past the last token."""
     values = tl.load(pointers + start * STEP, mask=(start + token < TOKENS)[:, None, None] & inside, other=0.0)
     return tl.where((start + token < TOKENS)[:, None, None], values * 1.4426950408889634, float("-inf"))
@@ -98,9 +92,7 @@ def task(
     [batch, tokens, 2] are written by `learned_query_scores` from x [batch, tokens, width]. merge f32
     [batch, slots, queries].
     """
-    if min(tokens, width, heads, queries, slots, batch) < 1:
-        sizes = f"{batch} x {tokens} tokens of {width}, {heads} heads of {queries} queries, {slots} slots"
-        raise ValueError(f"learned_query_sum: {sizes}; positive numbers are needed")
+    check_sizes("learned_query_sum", tokens=tokens, width=width, heads=heads, queries=queries, slots=slots, batch=batch)
     arguments = (
         Argument("x", "r", x, (batch, tokens, width)),
         Argument("logits", "r", "f32", (batch, tokens, heads * queries)),
@@ -123,7 +115,7 @@ def task(
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, width = number(task.constants, "TOKENS"), number(task.constants, "WIDTH")
+    tokens, width = task.integer("TOKENS"), task.integer("WIDTH")
     if target == "interpreter":
         return [Tactic({"BLOCK_T": block_of(tokens, 128), "BLOCK_C": block_of(width, 2048)}, 4, 1)]
     return [
@@ -134,15 +126,13 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    shape = task.arguments[-1].shape
-    assert shape is not None
-    batch, slots, _, width = shape
-    return (triton.cdiv(width, number(tactic.constants, "BLOCK_C")), slots, batch)
+    batch, slots, _, width = task.shape("y")
+    return (triton.cdiv(width, tactic.integer("BLOCK_C")), slots, batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     x, moments = arguments["x"], arguments["moments"]
-    logits = arguments["logits"].reshape(len(x), x.shape[1], number(task.constants, "HEADS"), -1)
+    logits = arguments["logits"].reshape(len(x), x.shape[1], task.integer("HEADS"), -1)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
     normal = (x - moments[:, :, :1]) * moments[:, :, 1:]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matrix products of many rows, y = act(f(x) Wᵀ + bias) + residual, and row statistics of y.
+"""Matmuls of many rows, y = act(f(x) Wᵀ + bias) + residual, and row statistics of y.
 
 `linear` and `grouped_linear` of docs/reference/engine-format.md, section 4.
 A program computes a tile of y. Programs of one block of columns follow each other, so a weight comes from device memory
 once and then from the cache. Rows past the last whole tile get a tile of their own height: 392 rows are 3 * 128 + 8,
-and a fourth tile of 128 would waste a quarter of the products.
+and a fourth tile of 128 would waste a quarter of the work.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.formats import decode, encode
+
+from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.ops import matmul_tactics
-from lightwam.kernels.ops import reference as oracle
-from lightwam.kernels.ops.matmul_tile import product_tile
-from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Array, Statistics
-from lightwam.kernels.task import Argument, DType, ProductType, Tactic, Task
+from lightwam.kernels.ops import reference as float64
+from lightwam.kernels.ops.device import arguments_type
+from lightwam.kernels.ops.matmul_tile import matmul_program
+from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Statistics
+from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task, given
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize"]
-FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
-EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 
 
 @triton.jit
@@ -57,29 +57,16 @@ def kernel(
     BLOCK_K: tl.constexpr,
     STEP_SUMS: tl.constexpr,
 ):
-    ROW_BLOCKS: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
-    row_block = tl.program_id(0) % ROW_BLOCKS
-    column_start = tl.program_id(0) // ROW_BLOCKS * BLOCK_N
-    group = tl.program_id(1)
-    row_start = row_block * BLOCK_M
-    if TAIL_M == 0 or TAIL_M == BLOCK_M:
-        product_tile(
+    matmul_program(
+        _Arguments(
             x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, TAIL_M != 0,
-        )  # fmt: skip
-    elif row_block < ROWS // BLOCK_M:
-        product_tile(
-            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, BLOCK_M, BLOCK_N, BLOCK_K, STEP_SUMS, False,
-        )  # fmt: skip
-    else:
-        product_tile(
-            x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            row_start, column_start, group, ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION,
-            X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS, True,
-        )  # fmt: skip
+            ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION, X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS,
+            BLOCK_M, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS,
+        )
+    )  # fmt: skip
+
+
+_Arguments = arguments_type(kernel)
 
 
 def task(
@@ -96,7 +83,7 @@ def task(
     residual_rows: int | None = None,
     x_mode: XMode = "plain",
     x_partials: int = 0,
-    x_partial_width: int = oracle.STATISTICS_WIDTH,
+    x_partial_width: int = float64.STATISTICS_WIDTH,
     eps: float = 0.0,
     groups: int = 1,
     statistics: Statistics | None = None,
@@ -113,29 +100,23 @@ def task(
     `grouped_linear`. ValueError: a combination that the kernel does not compute.
     """
     residual_rows = rows if residual_rows is None else residual_rows
-    product = _product_type(x, weight, x_mode)
+    product = _matmul_type(x, weight, x_mode)
     _check(rows, n, k, groups, activation, residual, residual_rows, x_mode, x_partials, x_partial_width, statistics)
     if y not in FLOATS or residual not in (None, *FLOATS):
         raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
-    arguments = [Argument("x", "r", x, (rows, groups, k))]
-    if x_mode == "quantized":
-        arguments.append(Argument("x_scale", "r", "f32", (rows, groups)))
-        if x == "i8":
-            arguments.append(Argument("x_zero", "r", "i32", (rows, groups)))
-    elif x_mode != "plain":
-        arguments.append(Argument("x_statistics", "r", "f32", (rows, x_partials, 2)))
-    arguments.append(Argument("weight", "r", weight, (groups, n, k)))
-    if weight in EIGHT_BITS:
-        arguments.append(Argument("weight_scale", "r", "f32", (groups, n)))
-    if weight == "i8":
-        arguments.append(Argument("weight_sum", "r", "f32", (groups, n)))
-    if bias:
-        arguments.append(Argument("bias", "r", "f32", (n * groups,)))
-    if residual is not None:
-        arguments.append(Argument("residual", "r", residual, (residual_rows, n * groups)))
-    arguments.append(Argument("y", "w", y, (rows, n * groups)))
-    if statistics is not None:
-        arguments.append(Argument("statistics", "w", "f32", (rows, oracle.partials(n), 2)))
+    arguments = given(
+        Argument("x", "r", x, (rows, groups, k)),
+        Argument("x_scale", "r", "f32", (rows, groups)) if x_mode == "quantized" else None,
+        Argument("x_zero", "r", "i32", (rows, groups)) if x == "i8" else None,
+        Argument("x_statistics", "r", "f32", (rows, x_partials, 2)) if x_mode in ("layer_norm", "quantize") else None,
+        Argument("weight", "r", weight, (groups, n, k)),
+        Argument("weight_scale", "r", "f32", (groups, n)) if weight in EIGHT_BITS else None,
+        Argument("weight_sum", "r", "f32", (groups, n)) if weight == "i8" else None,
+        Argument("bias", "r", "f32", (n * groups,)) if bias else None,
+        Argument("residual", "r", residual, (residual_rows, n * groups)) if residual else None,
+        Argument("y", "w", y, (rows, n * groups)),
+        Argument("statistics", "w", "f32", (rows, float64.partials(n), 2)) if statistics else None,
+    )
     constants = {
         "ROWS": rows,
         "N": n,
@@ -149,11 +130,11 @@ def task(
         "EPS": eps,
         "STATISTICS": statistics or "none",
     }
-    return Task("matmul", constants, tuple(arguments), 2 * rows * n * k * groups, product)
+    return Task("matmul", constants, arguments, 2 * rows * n * k * groups, product)
 
 
-def _product_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
-    """The format of the products; ValueError where x, weight and mode don't go together."""
+def _matmul_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
+    """The format of the matmul; ValueError where x, weight and mode don't go together."""
     if x_mode == "plain" and x == weight and x in FLOATS:
         return x  # type: ignore[return-value]
     if x_mode == "plain" and x == "f32" and weight in FLOATS:
@@ -209,31 +190,31 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     """Blocks of columns times blocks of rows, groups, 1."""
-    rows, n, groups = (int(task.constants[name] or 0) for name in ("ROWS", "N", "GROUPS"))
-    row_blocks = triton.cdiv(rows, int(tactic.constants["BLOCK_M"] or 0))
-    return row_blocks * triton.cdiv(n, int(tactic.constants["BLOCK_N"] or 0)), groups, 1
+    rows, n, groups = (task.integer(name) for name in ("ROWS", "N", "GROUPS"))
+    row_blocks = triton.cdiv(rows, tactic.integer("BLOCK_M"))
+    return row_blocks * triton.cdiv(n, tactic.integer("BLOCK_N")), groups, 1
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    """y, and its statistics if asked, in float64 (arguments decoded; i8 and i32 as integers)."""
+    """y, and its statistics if any, in float64 (arguments decoded; i8 and i32 as integers)."""
     constants = task.constants
     x, weight = arguments["x"].astype("float64"), arguments["weight"].astype("float64")
     rows, k = x.shape[0], x.shape[2]
     statistics = arguments.get("x_statistics")
     scale, zero = arguments.get("x_scale"), arguments.get("x_zero")
     if constants["X_MODE"] == "layer_norm" and statistics is not None:
-        mean, variance = oracle.moments_of(statistics, k, int(constants["X_PARTIAL_WIDTH"] or 0))
-        x = (x - mean[:, None, None]) / np.sqrt(variance + float(constants["EPS"] or 0.0))[:, None, None]
-        dtype = next(argument.dtype for argument in task.arguments if argument.name == "weight")
+        mean, variance = float64.moments_of(statistics, k, task.integer("X_PARTIAL_WIDTH"))
+        x = (x - mean[:, None, None]) / np.sqrt(variance + task.real("EPS"))[:, None, None]
+        dtype = task.dtype("weight")
         x = decode(encode(x, dtype), dtype)
     elif constants["X_MODE"] == "quantize" and statistics is not None:
         low, high = statistics[:, :, 0].min(axis=1), statistics[:, :, 1].max(axis=1)
         if task.product_type == "f8":
-            scale = oracle.e4m3_scale(low, high)
-            x = oracle.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
+            scale = float64.e4m3_scale(low, high)
+            x = float64.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
         else:
-            scale, zero = oracle.eight_bit_scale(low, high)
-            x = oracle.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
+            scale, zero = float64.eight_bit_scale(low, high)
+            x = float64.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
             zero = zero[:, None]
         scale = scale[:, None]
     y = np.einsum("rgk,gnk->rgn", x, weight, optimize=True)
@@ -244,14 +225,14 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     y = y.reshape(rows, -1)
     if "bias" in arguments:
         y = y + arguments["bias"]
-    y = oracle.activate(y, str(constants["ACTIVATION"]))
+    y = float64.activate(y, str(constants["ACTIVATION"]))
     if "residual" in arguments:
         y = y + arguments["residual"]
     if constants["STATISTICS"] == "none":
         return {"y": y}
-    dtype = next(argument.dtype for argument in task.arguments if argument.name == "y")
+    dtype = task.dtype("y")
     y = decode(encode(y, dtype), dtype)
-    return {"y": y, "statistics": oracle.row_statistics(y, str(constants["STATISTICS"]))}
+    return {"y": y, "statistics": float64.row_statistics(y, str(constants["STATISTICS"]))}
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
@@ -262,8 +243,8 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     if "x_statistics" in arguments:
         x = decode(encode(generator.standard_normal((rows, k)) * 1.5 + 0.5, arguments["x"].dtype), arguments["x"].dtype)
         kind = "moments" if task.constants["X_MODE"] == "layer_norm" else "range"
-        width = int(task.constants["X_PARTIAL_WIDTH"] or 0)
-        inputs = {"x": x.reshape(rows, groups, k), "x_statistics": oracle.row_statistics(x, kind, width)}
+        width = task.integer("X_PARTIAL_WIDTH")
+        inputs = {"x": x.reshape(rows, groups, k), "x_statistics": float64.row_statistics(x, kind, width)}
     if "weight_sum" in arguments:
         inputs["weight"] = generator.integers(-127, 128, arguments["weight"].shape)
         inputs["weight_sum"] = inputs["weight"].sum(axis=2)
@@ -276,7 +257,7 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     return inputs
 
 
-def slack(task: Task) -> float:
+def tolerance(task: Task) -> float:
     """What results may differ by, of the largest element: f32 sums; one step of a factor or of y beside a tie."""
     dtypes = {argument.name: argument.dtype for argument in task.arguments}
     rounded_on_load = {"layer_norm": 1e-3, "quantize": 3e-3}.get(str(task.constants["X_MODE"]), 5e-6)

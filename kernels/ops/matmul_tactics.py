@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tile shapes for matmul.py: candidates for each kind of matrix unit, ordered by an estimate of their time.
+"""Tile shapes for matmul.py: candidates for each kind of tensor core, ordered by an estimate of their time.
 
-The estimate counts cycles of the most loaded multiprocessor: its products at the rate of the matrix units (or at the
+The estimate counts cycles of the most loaded multiprocessor: its multiply-adds at the rate of the tensor cores (or the
 rate at which they are fed from shared memory), and its tile's bytes through the second-level cache. It only has to
 order candidates: the runtime may time those that are compiled.
 """
@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lightwam.kernels.devices import DEVICES, LATENCY, Device
+from triton import next_power_of_2
+
+from lightwam.kernels.targets import LATENCY, Target, tuned_target
 from lightwam.kernels.task import ELEMENT_BYTES, DType, Tactic, Task
 
 MOST_TACTICS = 4
@@ -61,20 +63,18 @@ _FEW_ROWS = (
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    """Tactics of a `matmul` task, the best guess first. ValueError for a target without an entry above."""
-    rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
+    """Tactics of a `matmul` task, the best guess first. ValueError for a target that is not in the table."""
+    rows, n = task.integer("ROWS"), task.integer("N")
     if target == "interpreter":
         return [_tactic(task, _Tile(128, 256, 512, 4, 1), step_sums=False)]
-    device = DEVICES.get(target)
-    if device is None:
-        raise ValueError(f"matmul: no tactics for target {target!r}; known: {', '.join(DEVICES)}")
-    tiles = list(_MMA if device.unit == "mma" else _WARP_GROUP)
+    device = tuned_target("matmul", target)
+    tiles = list(_WARP_GROUP if device.tactics == "warp_group" else _MMA)
     if rows <= 64:
         tiles = [*_FEW_ROWS, _Tile(64, 64, 128, 4, 4)]
     if task.constants["STATISTICS"] != "none":
         tiles = [tile for tile in tiles if tile.n % 64 == 0]
     most_sums = _most_sums(task, device)
-    step_sums = task.product_type == "f8" and device.unit != "tcgen05"
+    step_sums = task.product_type == "f8" and device.tensor_core != "tcgen05"
     tiles = [
         tile
         for tile in tiles
@@ -84,45 +84,39 @@ def tactics(task: Task, target: str) -> list[Tactic]:
     ]
     tiles = [tile for tile in tiles if n % tile.n == 0] or tiles
     tiles.sort(key=lambda tile: _cycles(task, tile, device))
-    unique: list[Tactic] = []
-    for tile in tiles:
-        tactic = _tactic(task, tile, step_sums)
-        if all(dict(tactic.constants) != dict(t.constants) or tactic.num_warps != t.num_warps for t in unique):
-            unique.append(tactic)
-    return unique[:MOST_TACTICS]
+    found: dict[tuple[object, ...], Tactic] = {}  # those that differ in more than stages
+    for tactic in (_tactic(task, tile, step_sums) for tile in tiles):
+        found.setdefault((*tactic.constants.values(), tactic.num_warps), tactic)
+    return list(found.values())[:MOST_TACTICS]
 
 
-def _most_sums(task: Task, device: Device) -> int:
+def _most_sums(task: Task, device: Target) -> int:
     """Sums that a thread may hold without spilling, seen in compiled code.
 
-    Operands of f32 products come in parts. A short loop is unrolled whole, and a residual's tile is fetched beside it.
+    Operands of f32 matmuls come in parts. A short loop is unrolled whole, and a residual's tile is fetched beside it.
     """
     if task.product_type == "f32":
-        return 32 if device.unit == "mma" else 64
-    if task.product_type == "i8" and device.unit == "tcgen05":
+        return 32 if device.tensor_core == "mma" else 64
+    if task.product_type == "i8" and device.tensor_core == "tcgen05":
         return 64  # mma there, with larger sums beside the steps in f32
     if task.product_type == "f8":
         return 64  # two of each, the step's and all; or, from tcgen05, with scales beside them
-    short = int(task.constants["K"] or 0) <= 512 and any(argument.name == "residual" for argument in task.arguments)
+    short = task.integer("K") <= 512 and "residual" in task.argument_names
     return 64 if short else 128
 
 
 def _tactic(task: Task, tile: _Tile, step_sums: bool) -> Tactic:
-    """`step_sums`: f8 products are summed in f32 after every step; tcgen05 has wide sums, and far from registers."""
-    rows, n = int(task.constants["ROWS"] or 0), int(task.constants["N"] or 0)
+    """`step_sums`: f8 matmuls are summed in f32 after every step; tcgen05 has wide sums, and far from registers."""
+    rows, n = task.integer("ROWS"), task.integer("N")
+    least = 64 if task.constants["STATISTICS"] != "none" else 16
     constants = {
         "BLOCK_M": tile.m,
         "TAIL_M": _tail(rows, tile.m),
-        "BLOCK_N": tile.n if n >= tile.n else max(64 if task.constants["STATISTICS"] != "none" else 16, _power(n)),
+        "BLOCK_N": tile.n if n >= tile.n else max(least, next_power_of_2(n)),
         "BLOCK_K": _block_k(task, tile),
         "STEP_SUMS": step_sums,
     }
     return Tactic(constants, num_warps=tile.warps, num_stages=tile.stages)
-
-
-def _power(value: int) -> int:
-    """The smallest power of two that is at least `value`."""
-    return 1 << max(value - 1, 0).bit_length()
 
 
 def _tail(rows: int, block: int) -> int:
@@ -130,7 +124,7 @@ def _tail(rows: int, block: int) -> int:
     rest = rows % block
     if rest == 0:
         return 0
-    height = max(16, _power(rest))
+    height = max(16, next_power_of_2(rest))
     return height if rows > block and height < block else block
 
 
@@ -141,26 +135,26 @@ def _dtypes(task: Task) -> tuple[DType, DType]:
 
 def _block_k(task: Task, tile: _Tile) -> int:
     """Columns a step: a power of two that divides K where there is one of at least 32, so that nothing is masked."""
-    k = int(task.constants["K"] or 0)
-    block = min(max(32, tile.k_bytes // ELEMENT_BYTES[_dtypes(task)[1]]), max(32, _power(k)))
+    k = task.integer("K")
+    block = min(max(32, tile.k_bytes // ELEMENT_BYTES[_dtypes(task)[1]]), max(32, next_power_of_2(k)))
     if task.constants["X_MODE"] in ("layer_norm", "quantize"):  # these pass x through registers: 32 a thread
         block = max(32, min(block, 32 * 32 * tile.warps // tile.m))
     divisor = k & -k
     return min(block, divisor) if divisor >= 32 else block
 
 
-def _shared_bytes(task: Task, tile: _Tile, device: Device) -> int:
+def _shared_bytes(task: Task, tile: _Tile, device: Target) -> int:
     """Bytes of tiles in shared memory: one step less than stages where operands move on to registers."""
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
-    steps = tile.stages - 1 if device.unit == "mma" else tile.stages
+    steps = tile.stages - 1 if device.tensor_core == "mma" else tile.stages
     return (tile.m * x + tile.n * weight) * _block_k(task, tile) * max(1, steps)
 
 
-def _cycles(task: Task, tile: _Tile, device: Device) -> float:
+def _cycles(task: Task, tile: _Tile, device: Target) -> float:
     """Estimated cycles of the launch with this tile."""
-    rows, n, k = (int(task.constants[name] or 0) for name in ("ROWS", "N", "K"))
+    rows, n, k = (task.integer(name) for name in ("ROWS", "N", "K"))
     x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
-    columns = math.ceil(n / tile.n) * int(task.constants["GROUPS"] or 0)
+    columns = math.ceil(n / tile.n) * task.integer("GROUPS")
     tail = _tail(rows, tile.m)
     whole = rows // tile.m if tail not in (0, tile.m) else math.ceil(rows / tile.m)
     programs = columns * (whole + (tail not in (0, tile.m)))
@@ -168,8 +162,8 @@ def _cycles(task: Task, tile: _Tile, device: Device) -> float:
         device.shared_bytes // _shared_bytes(task, tile, device), 48 // tile.warps, 512 * 128 // (tile.m * tile.n)
     )
     resident = max(1, min(resident, math.ceil(programs / device.multiprocessors)))
-    rate = device.products * (2 / weight if task.product_type != "f32" else 1 / 8)
-    if device.unit == "mma":
+    rate = device.matmul_rate * (2 / weight if task.product_type != "f32" else 1 / 8)
+    if device.tensor_core == "mma":
         warp_m, warp_n = tile.m / 2, tile.n / (tile.warps / 2)
         rate = min(rate, 128 * warp_m * warp_n / ((warp_m + warp_n) * weight))
     step_bytes = tile.m * x + tile.n * weight
@@ -180,5 +174,5 @@ def _cycles(task: Task, tile: _Tile, device: Device) -> float:
     )
     spread = (columns * whole * one + columns * small) / device.multiprocessors
     traffic = (columns * whole * step_bytes + columns * (tail * x + tile.n * weight) * bool(small)) * k
-    cache = traffic / (device.cache_bytes * device.multiprocessors)
+    cache = traffic / (device.cache_rate * device.multiprocessors)
     return max(math.ceil(columns * whole / device.multiprocessors) * one, spread, cache)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of one or a few rows, y = act(f(x) Wᵀ + bias) + residual, at the rate at which the weights arrive.
+"""Matmuls of one or a few rows, y = act(f(x) Wᵀ + bias) + residual, at the rate at which the weights arrive.
 
 `linear` and `grouped_linear` of engine-format.md, section 4, of few rows or few outputs. Many of them (a batch)
 are one launch. A program reads a block of weight rows once, 16 bytes a load, and keeps each sum spread over its threads
-until the end: no matrix units, no shared memory, many small programs, so that device memory always has work.
+until the end: no tensor cores, no shared memory, many small programs, so that device memory always has work.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.devices import DEVICES, LATENCY, MOST_WARPS, REGISTERS, Device
-from lightwam.kernels.ops import reference as oracle
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate, e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
 from lightwam.kernels.ops.quantize_rows import rounded_rows
-from lightwam.kernels.ops.reference import ACTIVATIONS, Activation, Array
-from lightwam.kernels.task import ELEMENT_BYTES, Argument, DType, Tactic, Task
+from lightwam.kernels.ops.reference import ACTIVATIONS, Activation
+from lightwam.kernels.targets import LATENCY, MOST_WARPS, REGISTERS, Target, tuned_target
+from lightwam.kernels.task import EIGHT_BITS, ELEMENT_BYTES, FLOATS, Argument, DType, Tactic, Task, distinct, given
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize", "layer_norm_quantize"]
-FLOATS: tuple[DType, ...] = ("f32", "f16", "bf16")
-EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 MOST_ROWS = 4
 FEW_OUTPUTS = 16  # with no more of them, any number of rows
 
@@ -174,19 +174,16 @@ def task(
     """
     _check(n, k, batch, rows, x, weight, y, residual, activation, x_mode)
     x_batch = 1 if x_shared else batch
-    arguments = [Argument("x", "r", x, (x_batch, rows, k))]
-    if x_mode == "quantized":
-        arguments.append(Argument("x_scale", "r", "f32", (x_batch, rows)))
-        if x == "i8":
-            arguments.append(Argument("x_zero", "r", "i32", (x_batch, rows)))
-    arguments.append(Argument("weight", "r", weight, (batch, n, k)))
-    if weight in EIGHT_BITS:
-        arguments.append(Argument("weight_scale", "r", "f32", (batch, n)))
-    if bias:
-        arguments.append(Argument("bias", "r", "f32", (batch, n)))
-    if residual is not None:
-        arguments.append(Argument("residual", "r", residual, (batch, rows, n)))
-    arguments.append(Argument("y", "w", y, (batch, rows, n)))
+    arguments = given(
+        Argument("x", "r", x, (x_batch, rows, k)),
+        Argument("x_scale", "r", "f32", (x_batch, rows)) if x_mode == "quantized" else None,
+        Argument("x_zero", "r", "i32", (x_batch, rows)) if x == "i8" else None,
+        Argument("weight", "r", weight, (batch, n, k)),
+        Argument("weight_scale", "r", "f32", (batch, n)) if weight in EIGHT_BITS else None,
+        Argument("bias", "r", "f32", (batch, n)) if bias else None,
+        Argument("residual", "r", residual, (batch, rows, n)) if residual else None,
+        Argument("y", "w", y, (batch, rows, n)),
+    )
     constants = {
         "N": n,
         "K": k,
@@ -196,7 +193,7 @@ def task(
         "X_MODE": x_mode,
         "EPS": eps,
     }
-    return Task("matvec", constants, tuple(arguments), 2 * batch * rows * n * k)
+    return Task("matvec", constants, arguments, 2 * batch * rows * n * k)
 
 
 def _check(
@@ -231,23 +228,18 @@ def _check(
 def tactics(task: Task, target: str) -> list[Tactic]:
     """Blocks of 4, 8 or 16 KiB of weights a step, rows of up to 1 KiB of them; the best guess first.
 
-    ValueError for a target that is not in devices.py.
+    ValueError for a target that is not in the table.
     """
     if target == "interpreter":
         return [_tactic(task, 1 << 20, 1 << 12, 4)]
-    if target not in DEVICES:
-        raise ValueError(f"matvec: no tactics for target {target!r}; known: {', '.join(DEVICES)}")
-    unique: list[Tactic] = []
-    for step_bytes, warps in ((8 << 10, 4), (4 << 10, 4), (16 << 10, 8)):
-        tactic = _tactic(task, step_bytes, 1 << 10, warps)
-        if tactic not in unique:
-            unique.append(tactic)
-    return sorted(unique, key=lambda tactic: _cycles(task, tactic, DEVICES[target]))
+    device = tuned_target("matvec", target)
+    found = (_tactic(task, size, 1 << 10, warps) for size, warps in ((8 << 10, 4), (4 << 10, 4), (16 << 10, 8)))
+    return sorted(distinct(found), key=lambda tactic: _cycles(task, tactic, device))
 
 
 def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     """The tactic that reads about `step_bytes` of weights a step, `row_bytes` of each of their rows."""
-    n, k, rows = (int(task.constants[name] or 0) for name in ("N", "K", "ROWS"))
+    n, k, rows = (task.integer(name) for name in ("N", "K", "ROWS"))
     element = _weight_bytes(task)
     block_r = triton.next_power_of_2(rows) if rows <= MOST_ROWS else 1
     block_k = min(row_bytes // element, triton.next_power_of_2(k))
@@ -260,34 +252,30 @@ def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     return Tactic(constants, num_warps=warps, num_stages=2)
 
 
-def _weight_format(task: Task) -> DType:
-    return next(argument.dtype for argument in task.arguments if argument.name == "weight")
-
-
 def _weight_bytes(task: Task) -> int:
-    return ELEMENT_BYTES[_weight_format(task)]
+    return ELEMENT_BYTES[task.dtype("weight")]
 
 
-def _cycles(task: Task, tactic: Tactic, device: Device) -> float:
+def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
     """Estimated cycles: whole waves of programs at the rate of device memory, then a last one that may only wait."""
-    block_r, block_n, block_k = (int(tactic.constants[name] or 0) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
-    threads, steps = 32 * tactic.num_warps, -(-int(task.constants["K"] or 0) // block_k)
+    block_r, block_n, block_k = (tactic.integer(name) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
+    threads, steps = 32 * tactic.num_warps, -(-task.integer("K") // block_k)
     step_elements = block_n * block_k
     registers = 30 if task.constants["X_MODE"] == "plain" else 44  # beside the sums and the weights on their way
     registers += math.ceil(step_elements / threads * (block_r + _weight_bytes(task) / 4))
     resident = max(1, min(REGISTERS // (registers * threads), MOST_WARPS // tactic.num_warps))
     programs = math.prod(grid(task, tactic))
     waves, rest = divmod(programs, resident * device.multiprocessors)
-    one = step_elements * _weight_bytes(task) * steps / device.memory_bytes  # alone on its multiprocessor
+    one = step_elements * _weight_bytes(task) * steps / device.memory_rate  # alone on its multiprocessor
     last = max(math.ceil(rest / device.multiprocessors) * one, (steps + 2) * LATENCY) if rest else 0.0
     return waves * resident * one + last
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     """Blocks of outputs, batch, blocks of rows."""
-    n, rows = int(task.constants["N"] or 0), int(task.constants["ROWS"] or 0)
+    n, rows = task.integer("N"), task.integer("ROWS")
     batch = next(argument.shape[0] for argument in task.arguments if argument.name == "weight" and argument.shape)
-    block_n, block_r = int(tactic.constants["BLOCK_N"] or 0), int(tactic.constants["BLOCK_R"] or 0)
+    block_n, block_r = tactic.integer("BLOCK_N"), tactic.integer("BLOCK_R")
     return triton.cdiv(n, block_n), batch, triton.cdiv(rows, block_r)
 
 
@@ -297,9 +285,9 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     x, weight = arguments["x"].astype("float64"), arguments["weight"].astype("float64")
     scale, zero = arguments.get("x_scale"), arguments.get("x_zero")
     if mode.startswith("layer_norm"):
-        x = oracle.layer_norm(x, float(task.constants["EPS"] or 0.0))
+        x = float64.layer_norm(x, task.real("EPS"))
     if mode.endswith("quantize"):
-        rounded = rounded_rows(x, integers=_weight_format(task) == "i8")
+        rounded = rounded_rows(x, integers=task.dtype("weight") == "i8")
         x, scale, zero = rounded["y"], rounded["scale"], rounded.get("zero")
     if zero is not None:
         x = x - zero[..., None]
@@ -310,7 +298,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         y = y * arguments["weight_scale"][:, None, :]
     if "bias" in arguments:
         y = y + arguments["bias"][:, None, :]
-    y = oracle.activate(y, str(task.constants["ACTIVATION"]))
+    y = float64.activate(y, str(task.constants["ACTIVATION"]))
     return {"y": y + arguments["residual"] if "residual" in arguments else y}
 
 
@@ -321,7 +309,7 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     if task.constants["X_MODE"] not in ("plain", "quantized"):
         inputs["x"] = generator.standard_normal(shapes["x"]) * 1.5 + 0.5
     if "weight_scale" in shapes:
-        if _weight_format(task) == "i8":
+        if task.dtype("weight") == "i8":
             inputs["weight"] = generator.integers(-127, 128, shapes["weight"])
         inputs["weight_scale"] = generator.uniform(0.5, 1.5, shapes["weight_scale"])
     if "x_scale" in shapes:
@@ -329,11 +317,11 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     return inputs
 
 
-def slack(task: Task) -> float:
+def tolerance(task: Task) -> float:
     """What results may differ by, of the largest element: f32 sums; one step of a value of x that lay beside a tie."""
     if not str(task.constants["X_MODE"]).endswith("quantize"):
         return 5e-6
-    return 3e-3 if _weight_format(task) == "i8" else 2e-2  # a step of e4m3 is up to a fourteenth of the largest
+    return 3e-3 if task.dtype("weight") == "i8" else 2e-2  # a step of e4m3 is up to a fourteenth of the largest
 
 
 CASES: list[Task] = [

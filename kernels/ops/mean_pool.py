@@ -7,20 +7,14 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import block_of, number
-from lightwam.kernels.ops.reference import Array
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import block_of
+from lightwam.kernels.task import Argument, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
-def kernel(
-    x,
-    y,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+def kernel(x, y, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     row = tl.arange(0, BLOCK_R)
     pointers = x + row[:, None] * WIDTH + column[None, :]
@@ -35,21 +29,20 @@ def kernel(
 
 def task(rows: int, width: int, *, x: DType, y: DType) -> Task:
     """y [1, width]: the mean of the rows of x [rows, width]."""
-    if min(rows, width) < 1:
-        raise ValueError(f"mean_pool: {rows} rows of {width}; positive numbers are needed")
+    check_sizes("mean_pool", rows=rows, width=width)
     arguments = (Argument("x", "r", x, (rows, width)), Argument("y", "w", y, (1, width)))
     return Task("mean_pool", {"ROWS": rows, "WIDTH": width}, arguments, flops=0)
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    rows, width = number(task.constants, "ROWS"), number(task.constants, "WIDTH")
+    rows, width = task.integer("ROWS"), task.integer("WIDTH")
     if target == "interpreter":
         return [Tactic({"BLOCK_R": block_of(rows, 1024), "BLOCK_C": block_of(width, 2048)})]
     return [Tactic({"BLOCK_R": 64, "BLOCK_C": 32}), Tactic({"BLOCK_R": 32, "BLOCK_C": 64})]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    return (triton.cdiv(number(task.constants, "WIDTH"), number(tactic.constants, "BLOCK_C")), 1, 1)
+    return (triton.cdiv(task.integer("WIDTH"), tactic.integer("BLOCK_C")), 1, 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:

@@ -7,18 +7,14 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 
 @triton.jit
 def kernel(
-    x,
-    y,
-    CHANNELS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-    BLOCK_PIXELS: tl.constexpr,
+    x, y, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr
 ):
     pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
@@ -30,10 +26,7 @@ def kernel(
 
 def task(channels: int, height: int, width: int, *, x: DType, y: DType) -> Task:
     """x [channels, height, width] -> y [height, width, channels]."""
-    arguments = (
-        Argument("x", "r", x, (channels, height, width)),
-        Argument("y", "w", y, (height, width, channels)),
-    )
+    arguments = (Argument("x", "r", x, (channels, height, width)), Argument("y", "w", y, (height, width, channels)))
     return Task("nchw_to_nhwc", {"CHANNELS": channels, "PIXELS": height * width}, arguments, flops=0)
 
 
@@ -53,8 +46,4 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     return {"y": arguments["x"].transpose(1, 2, 0)}
 
 
-CASES = [
-    task(16, 7, 9, x="f32", y="f32"),
-    task(3, 25, 33, x="f32", y="bf16"),
-    task(70, 5, 8, x="f16", y="f16"),
-]
+CASES = [task(16, 7, 9, x="f32", y="f32"), task(3, 25, 33, x="f32", y="bf16"), task(70, 5, 8, x="f16", y="f16")]

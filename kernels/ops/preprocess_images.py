@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, given
 
 ROW_WIDTH_LIMIT = 32768  # elements of a row in the registers of 16 warps, 64 a thread
 _TILE = 4096  # elements of a program, where rows are shorter
@@ -39,16 +40,7 @@ def store_rounded(y, scale, zero, value, row, column, inside_rows, inside, WIDTH
 
 
 @triton.jit
-def kernel(
-    x,
-    y,
-    scale,
-    zero,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def kernel(x, y, scale, zero, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK)
     inside_rows = row < ROWS
@@ -63,14 +55,13 @@ def task(rows: int, width: int, *, x: DType, y: DType = "i8") -> Task:
         raise ValueError(f"quantize_rows: y is {y}; it must be i8 or f8")
     if width > ROW_WIDTH_LIMIT:
         raise ValueError(f"quantize_rows: rows of {width} elements; up to {ROW_WIDTH_LIMIT} fit into registers")
-    arguments = [
+    arguments = given(
         Argument("x", "r", x, (rows, width)),
         Argument("y", "w", y, (rows, width)),
         Argument("scale", "w", "f32", (rows,)),
-    ]
-    if y == "i8":
-        arguments.append(Argument("zero", "w", "i32", (rows,)))
-    return Task("quantize_rows", {"ROWS": rows, "WIDTH": width}, tuple(arguments), flops=0)
+        Argument("zero", "w", "i32", (rows,)) if y == "i8" else None,
+    )
+    return Task("quantize_rows", {"ROWS": rows, "WIDTH": width}, arguments, flops=0)
 
 
 def row_tactics(rows: int, width: int, target: str) -> list[Tactic]:
@@ -97,7 +88,7 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    names = {argument.name for argument in task.arguments}
+    names = task.argument_names
     return rounded_rows(arguments["x"], integers="zero" in names)
 
 
@@ -105,10 +96,10 @@ def rounded_rows(x: Array, *, integers: bool) -> dict[str, Array]:
     """y, scale and (of integers) zero of rows x [..., K], in float64."""
     low, high = x.min(axis=-1), x.max(axis=-1)
     if not integers:
-        scale = oracle.e4m3_scale(low, high)
-        return {"y": oracle.round_to_e4m3(x, scale), "scale": scale}
-    scale, zero = oracle.eight_bit_scale(low, high)
-    return {"y": oracle.round_to_eight_bits(x, scale, zero), "scale": scale, "zero": zero}
+        scale = float64.e4m3_scale(low, high)
+        return {"y": float64.round_to_e4m3(x, scale), "scale": scale}
+    scale, zero = float64.eight_bit_scale(low, high)
+    return {"y": float64.round_to_eight_bits(x, scale, zero), "scale": scale, "zero": zero}
 
 
 CASES = [

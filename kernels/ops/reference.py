@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy twins of device.py in float64, for the references of kernels."""
+"""device.py in NumPy and float64, for the references of kernels."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from lightwam.kernels.formats import E4M3_LARGEST, e4m3_bits, e4m3_values
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from lightwam.kernels.formats import E4M3_LARGEST, Array, e4m3_bits, e4m3_values
+
 Activation = Literal["none", "silu", "gelu", "gelu_tanh"]
 Statistics = Literal["moments", "squares", "range"]
 ACTIVATIONS: tuple[Activation, ...] = ("none", "silu", "gelu", "gelu_tanh")

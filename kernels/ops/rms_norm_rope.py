@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import number
-from lightwam.kernels.ops.reference import Array
+
+from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 
@@ -63,7 +63,7 @@ def task(rows: int, heads: int, width: int, *, x: DType, y: DType, eps: float) -
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    columns = int(triton.next_power_of_2(number(task.constants, "ROW")))
+    columns = int(triton.next_power_of_2(task.integer("ROW")))
     if target == "interpreter":
         return [Tactic({"BLOCK_R": max(1, (1 << 19) // columns), "BLOCK_C": columns})]
     rows = max(1, 2048 // columns)
@@ -74,13 +74,13 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    return (triton.cdiv(number(task.constants, "ROWS"), number(tactic.constants, "BLOCK_R")), 1, 1)
+    return (triton.cdiv(task.integer("ROWS"), tactic.integer("BLOCK_R")), 1, 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    x, width = arguments["x"], number(task.constants, "WIDTH")
+    x, width = arguments["x"], task.integer("WIDTH")
     mean_square = np.mean(x * x, axis=1, keepdims=True)
-    normal = x / np.sqrt(mean_square + float(task.constants["EPS"] or 0.0)) * arguments["weight"]
+    normal = x / np.sqrt(mean_square + task.real("EPS")) * arguments["weight"]
     return {"y": rotate_pairs(normal, arguments["cos"], arguments["sin"], width)}
 
 
@@ -94,7 +94,7 @@ def rotate_pairs(x: Array, cos: Array, sin: Array, width: int) -> Array:
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """Tables of angles."""
-    shape = (number(task.constants, "ROWS"), number(task.constants, "WIDTH") // 2)
+    shape = (task.integer("ROWS"), task.integer("WIDTH") // 2)
     angles = generator.uniform(0.0, 2.0 * np.pi, shape)
     return {"cos": np.cos(angles), "sin": np.sin(angles)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from lightwam.kernels.ops.attention_blocks import load_rows
 from lightwam.kernels.ops.device import combine_squares
 

@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate
 from lightwam.kernels.ops.quantize_rows import ROW_WIDTH_LIMIT, rounded_rows, row_tactics, store_rounded
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.task import Argument, DType, Tactic, Task, given
 
 Kind = Literal["layer", "rms"]
 Addend = Literal["full", "row"]
@@ -107,17 +108,16 @@ def task(
     if quantize != (y in ("i8", "f8")):
         raise ValueError(f"row_norm: y is {y} with quantize={quantize}; a quantised y is i8 or f8, another is not")
     x_shape = (1, width) if x_rows == 1 else (rows, batch, width) if x_rows_first else (batch, rows, width)
-    arguments = [Argument("x", "r", x, x_shape)]
-    if addend:
-        shape = (1, width) if addend == "row" else (batch, rows, width)
-        arguments.append(Argument("addend", "r", addend_dtype, shape))
-    arguments += [Argument("weight", "r", "f32", (batch, width))] if weight else []
-    arguments += [Argument("bias", "r", "f32", (batch, width))] if bias else []
-    arguments.append(Argument("y", "w", y, (batch, rows, width)))
-    if quantize:
-        arguments.append(Argument("scale", "w", "f32", (batch, rows)))
-    if y == "i8":
-        arguments.append(Argument("zero", "w", "i32", (batch, rows)))
+    addend_shape = (1, width) if addend == "row" else (batch, rows, width)
+    arguments = given(
+        Argument("x", "r", x, x_shape),
+        Argument("addend", "r", addend_dtype, addend_shape) if addend else None,
+        Argument("weight", "r", "f32", (batch, width)) if weight else None,
+        Argument("bias", "r", "f32", (batch, width)) if bias else None,
+        Argument("y", "w", y, (batch, rows, width)),
+        Argument("scale", "w", "f32", (batch, rows)) if quantize else None,
+        Argument("zero", "w", "i32", (batch, rows)) if y == "i8" else None,
+    )
     constants = {
         "KIND": kind,
         "EPS": eps,
@@ -129,7 +129,7 @@ def task(
         "ROWS_FIRST": x_rows_first,
         "ONE_ADDEND": addend == "row",
     }
-    return Task("row_norm", constants, tuple(arguments), flops=0)
+    return Task("row_norm", constants, arguments, flops=0)
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
@@ -147,13 +147,13 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     x = arguments["x"]
     x = x.transpose(1, 0, 2) if constants["ROWS_FIRST"] else x
     x = np.broadcast_to(x, (batch, rows, width)) + arguments.get("addend", 0.0)
-    eps = float(str(constants["EPS"]))
-    normed = oracle.layer_norm(x, eps)
+    eps = task.real("EPS")
+    normed = float64.layer_norm(x, eps)
     if constants["KIND"] == "rms":
         normed = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     weight, bias = arguments.get("weight", np.ones((1, 1))), arguments.get("bias", np.zeros((1, 1)))
-    y = oracle.activate(normed * weight[:, None] + bias[:, None], str(constants["ACTIVATION"]))
-    names = {argument.name for argument in task.arguments}
+    y = float64.activate(normed * weight[:, None] + bias[:, None], str(constants["ACTIVATION"]))
+    names = task.argument_names
     return rounded_rows(y, integers="zero" in names) if "scale" in names else {"y": y}
 
 

@@ -2,7 +2,7 @@
 """Self-attention of a token sequence: softmax(scale q k^T) v of every head, the softmax accumulated block by block.
 
 `self_attention` of engine-format.md, section 4; with norm and rotation of q and k on load, `rms_norm_rope` too.
-Heads are taken in chunks of BLOCK_D columns: narrow products keep every row in one warp, so its softmax needs no other.
+Heads are taken in chunks of BLOCK_D columns: narrow matmuls keep every row in one warp, so its softmax needs no other.
 A program makes BLOCK_M rows of VALUES chunks of one head: a wide head is several programs, each with all its logits.
 The last keys are a smaller block, so few keys are padding. For training: batches, fewer queries than keys, and every
 query's logsumexp, from which `self_attention_backward_query` and `self_attention_backward_key` make the gradients.
@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 import triton
 import triton.language as tl
+
+from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     column_block,
@@ -23,14 +25,13 @@ from lightwam.kernels.ops.attention_blocks import (
     flash_choices,
     flash_tactic,
     load_rows,
-    number,
-    product_format,
+    matmul_format,
     softmax_step,
-    weights_slack,
+    weights_tolerance,
     zero_blocks,
 )
-from lightwam.kernels.ops.device import store_statistics
-from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Array, row_statistics
+from lightwam.kernels.ops.device import arguments_type, store_statistics
+from lightwam.kernels.ops.reference import STATISTICS_WIDTH, row_statistics
 from lightwam.kernels.ops.rms_norm_rope import rotate_pairs
 from lightwam.kernels.ops.rope_on_load import prepared_rows, reciprocal_rms
 from lightwam.kernels.task import Argument, DType, Tactic, Task
@@ -39,59 +40,76 @@ MAX_WIDTH = 512
 
 
 @triton.jit
-def _step(
-    start,
-    queries,
-    maximum,
-    total,
-    accumulators,
-    k,
-    v,
-    k_statistics,
-    k_weight,
-    cos,
-    sin,
-    first,
-    value_start,
-    TOKENS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROW: tl.constexpr,
-    ROW_STRIDE: tl.constexpr,
-    SCALE: tl.constexpr,
-    ROPE: tl.constexpr,
-    EPS: tl.constexpr,
-    PARTIALS: tl.constexpr,
-    STATISTICS_STRIDE: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    VALUES: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LAST: tl.constexpr,
-):
+def _step(a, start, queries, maximum, total, accumulators, first, value_start, BLOCK: tl.constexpr, LAST: tl.constexpr):
     """`softmax_step` with keys [start, start + BLOCK), of which some lie past the end in the LAST block."""
     rows = start + tl.arange(0, BLOCK)
     scale = 1.0
-    if ROPE:
-        scale = reciprocal_rms(k_statistics, rows, TOKENS, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
-    scores = tl.zeros((BLOCK_M, BLOCK), tl.float32)
+    if a.ROPE:
+        scale = reciprocal_rms(a.k_statistics, rows, a.TOKENS, a.ROW, a.EPS, a.PARTIALS, a.STATISTICS_STRIDE)
+    scores = tl.zeros((a.BLOCK_M, BLOCK), tl.float32)
     sums = ()
-    for chunk in tl.static_range(CHUNKS):
+    for chunk in tl.static_range(a.CHUNKS):
         keys = prepared_rows(
-            k, scale, rows, first, chunk * BLOCK_D, k_weight, cos, sin,
-            TOKENS, WIDTH, ROW_STRIDE, ROPE, BLOCK, BLOCK_D, LAST,
+            a.k, scale, rows, first, chunk * a.BLOCK_D, a.k_weight, a.cos, a.sin,
+            a.TOKENS, a.WIDTH, a.ROW_STRIDE, a.ROPE, BLOCK, a.BLOCK_D, LAST,
         )  # fmt: skip
         scores = tl.dot(queries[chunk], tl.trans(keys), scores, input_precision="ieee")
-    scores = scores * SCALE
+    scores = scores * a.SCALE
     if LAST:
-        scores = tl.where((rows < TOKENS)[None, :], scores, float("-inf"))
+        scores = tl.where((rows < a.TOKENS)[None, :], scores, float("-inf"))
     weights, correction, maximum, total = softmax_step(scores, maximum, total)
-    weights = weights.to(v.dtype.element_ty)
-    for chunk in tl.static_range(VALUES):
-        values = load_rows(v, rows, first, value_start + chunk * BLOCK_D, TOKENS, ROW_STRIDE, WIDTH, BLOCK_D, LAST)
+    weights = weights.to(a.v.dtype.element_ty)
+    for chunk in tl.static_range(a.VALUES):
+        values = load_rows(
+            a.v, rows, first, value_start + chunk * a.BLOCK_D, a.TOKENS, a.ROW_STRIDE, a.WIDTH, a.BLOCK_D, LAST
+        )
         part = tl.dot(weights, values, accumulators[chunk] * correction[:, None], input_precision="ieee")
         sums += (part,)  # type: ignore[assignment]
     return maximum, total, sums
+
+
+@triton.jit
+def _attend(a, first, value_start):
+    """BLOCK_M rows of a head, which starts at column `first`, and of it VALUES chunks from `value_start` on.
+
+    a: the arguments of `kernel`, with pointers to the program's batch.
+    """
+    FULL: tl.constexpr = a.TOKENS // a.BLOCK_N * a.BLOCK_N
+    rows = tl.program_id(0) * a.BLOCK_M + tl.arange(0, a.BLOCK_M)
+    scale = 1.0
+    if a.ROPE:
+        scale = reciprocal_rms(a.q_statistics, rows, a.QUERIES, a.ROW, a.EPS, a.PARTIALS, a.STATISTICS_STRIDE)
+    queries = ()
+    for chunk in tl.static_range(a.CHUNKS):
+        query = prepared_rows(
+            a.q, scale, rows, first, chunk * a.BLOCK_D, a.q_weight, a.cos, a.sin,
+            a.QUERIES, a.WIDTH, a.ROW_STRIDE, a.ROPE, a.BLOCK_M, a.BLOCK_D, True,
+        )  # fmt: skip
+        queries += (query,)  # type: ignore[assignment]
+    maximum = tl.full((a.BLOCK_M,), float("-inf"), tl.float32)
+    total = tl.zeros((a.BLOCK_M,), tl.float32)
+    accumulators = zero_blocks(a.BLOCK_M, a.BLOCK_D, a.VALUES)
+    for start in range(0, FULL, a.BLOCK_N):
+        maximum, total, accumulators = _step(
+            a, start, queries, maximum, total, accumulators, first, value_start, a.BLOCK_N, False
+        )
+    if FULL < a.TOKENS:
+        maximum, total, accumulators = _step(
+            a, FULL, queries, maximum, total, accumulators, first, value_start, a.TAIL_N, True
+        )
+    for chunk in tl.static_range(a.VALUES):
+        start = value_start + chunk * a.BLOCK_D
+        stored = (accumulators[chunk] / total[:, None]).to(a.y.dtype.element_ty)
+        columns = start + tl.arange(0, a.BLOCK_D)
+        mask = (rows < a.QUERIES)[:, None] & (columns < a.WIDTH)[None, :]
+        tl.store(a.y + rows[:, None] * a.ROW + (first + columns)[None, :], stored, mask=mask)
+        if a.statistics is not None:
+            store_statistics(
+                a.statistics, stored.to(tl.float32), rows, first + start, rows < a.QUERIES, a.ROW, "range", True
+            )
+    if a.logsumexp is not None and value_start == 0:
+        head = tl.program_id(2) * (a.ROW // a.WIDTH) + first // a.WIDTH
+        tl.store(a.logsumexp + head * a.QUERIES + rows, maximum + tl.log2(total), mask=rows < a.QUERIES)
 
 
 @triton.jit
@@ -126,7 +144,6 @@ def kernel(
     BLOCK_N: tl.constexpr,
     TAIL_N: tl.constexpr,
 ):
-    FULL: tl.constexpr = TOKENS // BLOCK_N * BLOCK_N
     first = tl.program_id(1) // (CHUNKS // VALUES) * WIDTH
     value_start = tl.program_id(1) % (CHUNKS // VALUES) * (VALUES * BLOCK_D)
     if BATCHED:
@@ -135,43 +152,18 @@ def kernel(
         k += batch * (TOKENS * ROW)
         v += batch * (TOKENS * ROW)
         y += batch * (QUERIES * ROW)
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    scale = 1.0
-    if ROPE:
-        scale = reciprocal_rms(q_statistics, rows, QUERIES, ROW, EPS, PARTIALS, STATISTICS_STRIDE)
-    queries = ()
-    for chunk in tl.static_range(CHUNKS):
-        query = prepared_rows(
-            q, scale, rows, first, chunk * BLOCK_D, q_weight, cos, sin,
-            QUERIES, WIDTH, ROW_STRIDE, ROPE, BLOCK_M, BLOCK_D, True,
-        )  # fmt: skip
-        queries += (query,)  # type: ignore[assignment]
-    maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_M,), tl.float32)
-    accumulators = zero_blocks(BLOCK_M, BLOCK_D, VALUES)
-    for start in range(0, FULL, BLOCK_N):
-        maximum, total, accumulators = _step(
-            start, queries, maximum, total, accumulators, k, v, k_statistics, k_weight, cos, sin, first, value_start,
-            TOKENS, WIDTH, ROW, ROW_STRIDE, SCALE, ROPE, EPS, PARTIALS, STATISTICS_STRIDE, BLOCK_D, CHUNKS, VALUES,
-            BLOCK_M, BLOCK_N, False,
-        )  # fmt: skip
-    if FULL < TOKENS:
-        maximum, total, accumulators = _step(
-            FULL, queries, maximum, total, accumulators, k, v, k_statistics, k_weight, cos, sin, first, value_start,
-            TOKENS, WIDTH, ROW, ROW_STRIDE, SCALE, ROPE, EPS, PARTIALS, STATISTICS_STRIDE, BLOCK_D, CHUNKS, VALUES,
-            BLOCK_M, TAIL_N, True,
-        )  # fmt: skip
-    for chunk in tl.static_range(VALUES):
-        start = value_start + chunk * BLOCK_D
-        stored = (accumulators[chunk] / total[:, None]).to(y.dtype.element_ty)
-        columns = start + tl.arange(0, BLOCK_D)
-        mask = (rows < QUERIES)[:, None] & (columns < WIDTH)[None, :]
-        tl.store(y + rows[:, None] * ROW + (first + columns)[None, :], stored, mask=mask)
-        if statistics is not None:
-            store_statistics(statistics, stored.to(tl.float32), rows, first + start, rows < QUERIES, ROW, "range", True)
-    if logsumexp is not None and value_start == 0:
-        head = tl.program_id(2) * (ROW // WIDTH) + first // WIDTH
-        tl.store(logsumexp + head * QUERIES + rows, maximum + tl.log2(total), mask=rows < QUERIES)
+    _attend(
+        _Arguments(
+            q, k, v, q_statistics, k_statistics, q_weight, k_weight, cos, sin, y, statistics, logsumexp,
+            TOKENS, QUERIES, WIDTH, ROW, ROW_STRIDE, SCALE, BATCHED, ROPE, EPS, PARTIALS, STATISTICS_STRIDE,
+            BLOCK_D, CHUNKS, VALUES, BLOCK_M, BLOCK_N, TAIL_N,
+        ),
+        first,
+        value_start,
+    )  # fmt: skip
+
+
+_Arguments = arguments_type(kernel)
 
 
 def task(
@@ -259,7 +251,7 @@ def task(
         constants,
         tuple(arguments),
         flops=4 * batch * many * tokens * row,
-        product_type=product_format("self_attention", x),
+        product_type=matmul_format("self_attention", x),
     )
 
 
@@ -270,21 +262,20 @@ def _rows_shape(batch: int, rows: int, row: int, stride: int) -> tuple[int, ...]
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    tokens, wide = number(task.constants, "TOKENS"), number(task.constants, "CHUNKS") > 2
+    tokens, wide = task.integer("TOKENS"), task.integer("CHUNKS") > 2
     choices = flash_choices(task.product_type, target, wide=wide, rotated=bool(task.constants["ROPE"]))
-    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, number(task.constants, "QUERIES"), tokens)]
+    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, task.integer("QUERIES"), tokens)]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     numbers = ("QUERIES", "ROW", "WIDTH", "CHUNKS", "VALUES")
-    queries, row, width, chunks, values = (number(task.constants, name) for name in numbers)
+    queries, row, width, chunks, values = (task.integer(name) for name in numbers)
     batch = _batch(task)
-    return (triton.cdiv(queries, number(tactic.constants, "BLOCK_M")), row // width * (chunks // values), batch)
+    return (triton.cdiv(queries, tactic.integer("BLOCK_M")), row // width * (chunks // values), batch)
 
 
 def _batch(task: Task) -> int:
-    shape = task.arguments[0].shape
-    assert shape is not None
+    shape = task.shape("q")
     return shape[0] if len(shape) == 3 else 1
 
 
@@ -297,38 +288,38 @@ def _rows(x: Array, tokens: int, stride: int, row: int) -> Array:
 def _normal_rotated(task: Task, x: Array, arguments: Mapping[str, Array], name: str) -> Array:
     """q or k [tokens, row], normalised and rotated."""
     numbers = ("TOKENS", "ROW", "WIDTH", "PARTIALS", "STATISTICS_STRIDE")
-    tokens, row, width, partials, stride = (number(task.constants, constant) for constant in numbers)
+    tokens, row, width, partials, stride = (task.integer(constant) for constant in numbers)
     squares = _rows(arguments[f"{name}_statistics"], tokens, stride, 2 * partials)[:, ::2].sum(1)
-    normal = x / np.sqrt(squares / row + float(task.constants["EPS"] or 0.0))[:, None] * arguments[f"{name}_weight"]
+    normal = x / np.sqrt(squares / row + task.real("EPS"))[:, None] * arguments[f"{name}_weight"]
     return rotate_pairs(normal, arguments["cos"], arguments["sin"], width)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    tokens, row, width, stride = (number(task.constants, name) for name in ("TOKENS", "ROW", "WIDTH", "ROW_STRIDE"))
+    tokens, row, width, stride = (task.integer(name) for name in ("TOKENS", "ROW", "WIDTH", "ROW_STRIDE"))
     q, k, v = (arguments[name] for name in ("q", "k", "v"))
     if not task.constants["BATCHED"]:
         q, k, v = (_rows(x, tokens, stride, row) for x in (q, k, v))
     if task.constants["ROPE"]:
         q, k = _normal_rotated(task, q, arguments, "q"), _normal_rotated(task, k, arguments, "k")
-    batch, y_shape = _batch(task), task.arguments[[a.name for a in task.arguments].index("y")].shape
+    batch, y_shape = _batch(task), task.shape("y")
     q, k, v = (x.reshape(batch, -1, row // width, width).transpose(0, 2, 1, 3) for x in (q, k, v))
-    logits = q @ k.transpose(0, 1, 3, 2) * (float(task.constants["SCALE"] or 0.0) / LOG2_E)
+    logits = q @ k.transpose(0, 1, 3, 2) * (task.real("SCALE") / LOG2_E)
     highest = logits.max(-1, keepdims=True)
     weights = np.exp(logits - highest)
     total = weights.sum(-1, keepdims=True)
     y = (weights @ v / total).transpose(0, 2, 1, 3).reshape(y_shape)
     made = {"y": y}
-    if any(argument.name == "statistics" for argument in task.arguments):
+    if "statistics" in task.argument_names:
         made["statistics"] = row_statistics(y, "range")
-    if any(argument.name == "logsumexp" for argument in task.arguments):
+    if "logsumexp" in task.argument_names:
         made["logsumexp"] = (highest + np.log(total))[..., 0] * LOG2_E
     return made
 
 
-def slack(task: Task) -> float:
+def tolerance(task: Task) -> float:
     """Statistics are of rounded numbers, in f32."""
-    statistics = any(argument.name == "statistics" for argument in task.arguments)
-    return weights_slack(task, (3 if task.constants["ROPE"] else 1) + (1 if statistics else 0))
+    statistics = "statistics" in task.argument_names
+    return weights_tolerance(task, (3 if task.constants["ROPE"] else 1) + (1 if statistics else 0))
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
@@ -338,9 +329,7 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
         if argument.name in ("q_statistics", "k_statistics"):
             examples[argument.name] = generator.uniform(40.0, 90.0, argument.shape)
     if task.constants["ROPE"]:
-        angles = generator.uniform(
-            0.0, 2.0 * np.pi, (number(task.constants, "TOKENS"), number(task.constants, "WIDTH") // 2)
-        )
+        angles = generator.uniform(0.0, 2.0 * np.pi, (task.integer("TOKENS"), task.integer("WIDTH") // 2))
         examples |= {"cos": np.cos(angles), "sin": np.sin(angles)}
     return examples
 
@@ -353,21 +342,11 @@ CASES = [
     task(40, 2, 64, x="bf16", y="bf16", scale=0.125, row_stride=400),
     task(33, 1, 384, x="bf16", y="f32", scale=0.05, statistics="range"),
     task(
-        50,
-        2,
-        128,
-        x="bf16",
-        y="bf16",
-        scale=0.09,
-        row_stride=768,
-        rope=True,
-        eps=1e-6,
-        partials=4,
-        statistics_row_stride=24,
-        statistics="range",
+        50, 2, 128, x="bf16", y="bf16", scale=0.09, row_stride=768, rope=True, eps=1e-6, partials=4,
+        statistics_row_stride=24, statistics="range",
     ),
     task(21, 4, 20, x="f32", y="f32", scale=0.2, rope=True, eps=1e-6, partials=2),
     task(17, 1, 80, x="f16", y="f32", scale=0.1, rope=True, eps=1e-2, partials=2, statistics=None),
     task(40, 2, 24, x="f32", y="f32", scale=0.2, batch=2, queries=19, logsumexp=True),
     task(70, 1, 256, x="bf16", y="bf16", scale=0.06, batch=3, logsumexp=True),
-]
+]  # fmt: skip

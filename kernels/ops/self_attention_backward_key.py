@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import triton
 import triton.language as tl
-from lightwam.kernels.ops.attention_blocks import Choice, fit_blocks, load_rows, number, product_format, weights_slack
-from lightwam.kernels.ops.reference import Array
+
+from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.attention_blocks import Choice, attention_tactics, load_rows, matmul_format, weights_tolerance
 from lightwam.kernels.ops.self_attention_backward_query import (
     backward_constants,
     check_backward,
@@ -93,14 +93,13 @@ def task(queries: int, keys: int, heads: int, width: int, *, x: DType, scale: fl
         Argument("dv", "w", x, key_rows),
     )
     constants = backward_constants(queries, keys, heads, width, scale)
-    product = product_format("self_attention_backward_key", x)
+    product = matmul_format("self_attention_backward_key", x)
     flops = 8 * batch * queries * keys * row
     return Task("self_attention_backward_key", constants, arguments, flops, product_type=product)
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    queries, keys = (number(task.constants, name) for name in ("QUERIES", "KEYS"))
-    wide = number(task.constants, "BLOCK_D") > 128
+    wide = task.integer("BLOCK_D") > 128
     choices: tuple[Choice, ...]
     if target == "interpreter":
         choices = ((128, 256, 4, 1),)
@@ -110,32 +109,26 @@ def tactics(task: Task, target: str) -> list[Tactic]:
         choices = ((32, 32, 8, 1), (16, 32, 4, 1))
     else:
         choices = ((32, 64, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2))
-    fitted = fit_blocks(choices, queries, keys)
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+    return attention_tactics(choices, task.integer("QUERIES"), task.integer("KEYS"))
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    batch, heads = (task.arguments[4].shape or ())[:2]
-    return (triton.cdiv(number(task.constants, "KEYS"), number(tactic.constants, "BLOCK_N")), heads, batch)
+    batch, heads, _ = task.shape("delta")
+    return (triton.cdiv(task.integer("KEYS"), tactic.integer("BLOCK_N")), heads, batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     q, k, v, dy = (split_heads(task, arguments[name]) for name in ("q", "k", "v", "dy"))
     weights, change = weights_and_change(task, q, k, v, dy, arguments["logsumexp"], arguments["delta"])
-    dk = change.transpose(0, 1, 3, 2) @ q * float(task.constants["SCALE"] or 0.0)
+    dk = change.transpose(0, 1, 3, 2) @ q * task.real("SCALE")
     dv = weights.transpose(0, 1, 3, 2) @ dy
     shape = arguments["k"].shape
     return {"dk": dk.transpose(0, 2, 1, 3).reshape(shape), "dv": dv.transpose(0, 2, 1, 3).reshape(shape)}
 
 
-def slack(task: Task) -> float:
-    """The weights and the logits' gradient are rounded once before their products."""
-    return weights_slack(task, 1)
-
-
-def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
-    """logsumexp of a size that makes weights of at most about 1."""
-    return {"logsumexp": generator.uniform(3.0, 6.0, task.arguments[4].shape)}
+def tolerance(task: Task) -> float:
+    """The weights and the logits' gradient are rounded once before their matmuls."""
+    return weights_tolerance(task, 1)
 
 
 CASES = [

@@ -13,18 +13,18 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
+
+from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     WIDEST_BLOCK,
     Choice,
+    attention_tactics,
     block_of,
-    fit_blocks,
     load_rows,
-    number,
-    product_format,
-    weights_slack,
+    matmul_format,
+    weights_tolerance,
 )
-from lightwam.kernels.ops.reference import Array
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 
 
@@ -99,7 +99,7 @@ def task(queries: int, keys: int, heads: int, width: int, *, x: DType, scale: fl
         Argument("delta", "w", "f32", per_query),
     )
     constants = backward_constants(queries, keys, heads, width, scale)
-    product = product_format("self_attention_backward_query", x)
+    product = matmul_format("self_attention_backward_query", x)
     flops = 6 * batch * queries * keys * row
     return Task("self_attention_backward_query", constants, arguments, flops, product_type=product)
 
@@ -124,59 +124,55 @@ def backward_constants(queries: int, keys: int, heads: int, width: int, scale: f
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    queries, keys = (number(task.constants, name) for name in ("QUERIES", "KEYS"))
-    wide = number(task.constants, "BLOCK_D") > 128
+    wide = task.integer("BLOCK_D") > 128
     choices: tuple[Choice, ...]
     if target == "interpreter":
         choices = ((256, 128, 4, 1),)
     elif task.product_type == "f32":
-        few = number(task.constants, "BLOCK_D") <= 64
+        few = task.integer("BLOCK_D") <= 64
         choices = ((16, 16, 16, 1),) if wide else ((32, 32, 8, 1), (16, 16, 8, 1)) if few else ((16, 16, 8, 1),)
     elif wide:
         choices = ((32, 32, 4, 1), (64, 32, 8, 1))
     else:
         choices = ((64, 32, 4, 2), (64, 64, 4, 2), (128, 64, 8, 2))
-    fitted = fit_blocks(choices, queries, keys)
-    return [Tactic({"BLOCK_M": m, "BLOCK_N": n}, warps, stages) for m, n, warps, stages in fitted]
+    return attention_tactics(choices, task.integer("QUERIES"), task.integer("KEYS"))
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    shape = task.arguments[-1].shape
-    assert shape is not None
-    batch, heads, queries = shape
-    return (triton.cdiv(queries, number(tactic.constants, "BLOCK_M")), heads, batch)
+    batch, heads, queries = task.shape("delta")
+    return (triton.cdiv(queries, tactic.integer("BLOCK_M")), heads, batch)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     q, k, v, y, dy = (split_heads(task, arguments[name]) for name in ("q", "k", "v", "y", "dy"))
     delta = (y * dy).sum(-1)
     _, change = weights_and_change(task, q, k, v, dy, arguments["logsumexp"], delta)
-    dq = change @ k * float(task.constants["SCALE"] or 0.0)
+    dq = change @ k * task.real("SCALE")
     return {"dq": dq.transpose(0, 2, 1, 3).reshape(arguments["q"].shape), "delta": delta}
 
 
 def split_heads(task: Task, x: Array) -> Array:
     """[batch, rows, heads * width] -> [batch, heads, rows, width]."""
-    return x.reshape(*x.shape[:2], -1, number(task.constants, "WIDTH")).transpose(0, 2, 1, 3)
+    return x.reshape(*x.shape[:2], -1, task.integer("WIDTH")).transpose(0, 2, 1, 3)
 
 
 def weights_and_change(
     task: Task, q: Array, k: Array, v: Array, dy: Array, logsumexp: Array, delta: Array
 ) -> tuple[Array, Array]:
     """The softmax's weights and the gradient of the logits, both [batch, heads, queries, keys]."""
-    logits = q @ k.transpose(0, 1, 3, 2) * (float(task.constants["SCALE"] or 0.0) * LOG2_E)
+    logits = q @ k.transpose(0, 1, 3, 2) * (task.real("SCALE") * LOG2_E)
     weights = np.exp2(logits - logsumexp[..., None])
     return weights, weights * (dy @ v.transpose(0, 1, 3, 2) - delta[..., None])
 
 
-def slack(task: Task) -> float:
-    """The logits' gradient is rounded once before its product."""
-    return weights_slack(task, 1)
+def tolerance(task: Task) -> float:
+    """The logits' gradient is rounded once before its matmul."""
+    return weights_tolerance(task, 1)
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """logsumexp of a size that makes weights of at most about 1."""
-    return {"logsumexp": generator.uniform(3.0, 6.0, task.arguments[5].shape)}
+    return {"logsumexp": generator.uniform(3.0, 6.0, task.shape("logsumexp"))}
 
 
 CASES = [

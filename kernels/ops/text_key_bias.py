@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.task import Argument, Tactic, Task
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One progress bar for an export: the parity measurement, then the bytes written."""
+"""Progress bars on the terminal."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def progress_bar(label: str, total: int, show: bool) -> Iterator[Advance]:
 
 @contextlib.contextmanager
 def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work whose size shows only later: the yielded function takes how much is done, and of how much."""
+    """A bar with numbers: the yielded function takes how much is done, and of how much."""
     if not show:
         yield lambda done, total: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+    time = TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), time) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

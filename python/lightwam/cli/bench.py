@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from lightwam.cli import roofline
 from lightwam.cli.figures import Record, Seconds, peak_memory_bytes, write_figures
 from lightwam.cli.roofline import ModelledGpu
 from lightwam.errors import ConfigError, EngineError
+from lightwam.kernels.targets import GPUS
 from lightwam.runtime import Policy
 from lightwam.runtime.policy import DeviceName
 
@@ -47,16 +48,15 @@ class BenchArgs:
     """Predict a chunk on a GPU instead, from the FLOPs and bytes of the engine's launch plan. Measures nothing."""
     device: DeviceName | ModelledGpu | None = None
     """What runs: cpu (when absent); cuda: an engine made by `lightwam compile`, on a GPU or not at all; auto: a GPU if
-    it can, else cpu. With --roofline the GPU that the prediction is for: orin (when absent), orin-nano, thor, 4090,
-    h100."""
+    it can, else cpu. With --roofline the GPU that the prediction is for; orin when absent."""
 
     @property
     def runs_on(self) -> DeviceName:
         """The device of a measurement. Raises `ConfigError` for a GPU that only --roofline knows."""
         if self.device is None:
             return "cpu"
-        if self.device == "cpu" or self.device == "cuda" or self.device == "auto":
-            return self.device
+        if self.device in get_args(DeviceName):
+            return cast(DeviceName, self.device)
         raise ConfigError(f"--device {self.device} is a GPU of --roofline: add that, or measure on cpu, cuda or auto")
 
     @property
@@ -64,8 +64,8 @@ class BenchArgs:
         """The GPU of a prediction. Raises `ConfigError` for a device that is measured on."""
         if self.device is None:
             return "orin"
-        if self.device == "cpu" or self.device == "cuda" or self.device == "auto":
-            known = ", ".join(get_args(ModelledGpu))
+        if self.device in get_args(DeviceName):
+            known = ", ".join(GPUS)
             raise ConfigError(f"--device {self.device} is no GPU that --roofline knows: give one of {known}")
         return self.device
 

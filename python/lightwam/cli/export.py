@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lightwam.cli.compile import CompileArgs, check_targets, compile_engine
 from lightwam.config import LightWAMConfig
 from lightwam.engine.file import write_engine
 from lightwam.engine.graph import Precision
@@ -20,10 +19,11 @@ from lightwam.export.api import build_policy_graph, export_engine, with_provenan
 from lightwam.export.build import BuildOptions
 from lightwam.export.checkpoint import PolicyCheckpoint, open_checkpoint, read_instructions
 from lightwam.export.weights import RandomWeights
+from lightwam.gpu import require_triton
+from lightwam.model.checkpoint_folder import WEIGHTS_FILE
 from lightwam.model.text import HashedWordsEncoder
 from lightwam.progress import progress_bar
 from lightwam.quantize.layers import float_precision, in_precision
-from lightwam.train.artifacts import WEIGHTS_FILE
 
 RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 
@@ -73,16 +73,25 @@ def main(arguments: ExportArgs) -> int:
         raise ExportError(
             "--instructions and --known need --checkpoint: random weights carry an instruction of their own"
         )
-    if arguments.targets is not None:
-        check_targets(arguments.targets)  # before minutes of work
+    targets = None if arguments.targets is None else _targets(arguments.targets)  # before minutes of work
     if arguments.random is not None:
         export_random(arguments)
     else:
         assert arguments.checkpoint is not None
         export_checkpoint(arguments, arguments.checkpoint)
-    if arguments.targets is not None:
-        compile_engine(CompileArgs(arguments.out, arguments.out, arguments.targets))
+    if targets is not None:
+        from lightwam.gpu.compile import CompileOptions, compile_engine
+
+        made = compile_engine(arguments.out, arguments.out, CompileOptions(targets), show_progress=True)
+        print("\n".join(made.summary()))
     return 0
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    require_triton("compiling for GPUs")
+    from lightwam.gpu.compile import parse_targets
+
+    return parse_targets(text)
 
 
 def export_checkpoint(arguments: ExportArgs, folder: Path) -> None:

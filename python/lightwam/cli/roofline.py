@@ -4,174 +4,103 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from lightwam.errors import ConfigError
+from lightwam.files import replacing_file
+from lightwam.gpu import require_triton
+from lightwam.kernels.targets import GPUS
 
 if TYPE_CHECKING:
-    from lightwam.gpu.report import LaunchCost, PlanCosts
-    from lightwam.gpu.roofline import Device
+    from lightwam.gpu.prediction import Prediction, Sums
 
-ModelledGpu = Literal["orin", "orin-nano", "thor", "4090", "h100"]
+    ModelledGpu = str
+else:
+    ModelledGpu = Literal[tuple(GPUS)]
 
 
-def main(engine: Path, device_name: ModelledGpu, out: Path | None) -> int:
-    """Lower the engine's graph, print the table, write `roofline.json` into `out` if given; returns the exit status.
+def main(engine: Path, gpu_name: ModelledGpu, out: Path | None) -> int:
+    """Print the prediction, write `roofline.json` into `out` if given; returns the exit status.
 
-    Raises `ConfigError` without Triton, `EngineError` for a file that is no engine, `ExportError` for one that no
-    kernel computes.
+    Raises `ConfigError` without Triton, and what `predict_engine` raises.
     """
-    try:
-        from lightwam.gpu.cache import bytes_through_memory
-        from lightwam.gpu.lower import lower
-        from lightwam.gpu.report import plan_costs
-        from lightwam.gpu.roofline import DEVICES
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--roofline: the module {error.name!r} is not installed: pip install 'lightwam[gpu]'"
-        ) from None
-    from lightwam.engine.file import read_engine
+    require_triton("--roofline")
+    from lightwam.gpu.prediction import predict_engine
 
-    graph, device = read_engine(engine), DEVICES[device_name]
-    plan = lower(graph)
-    needed = {planned.task.product_type for planned in plan.tasks} - {"none"}
-    if lacking := sorted(needed - set(device.peaks)):
-        raise ConfigError(
-            f"--device {device_name}: {device.name} has no {lacking[0]} products, which engine {engine.name} needs: "
-            "take an int8 engine (lightwam quantize --format int8)"
-        )
-    costs = plan_costs(plan, graph)
-    through_memory = bytes_through_memory(plan, costs.text_rows, device.cache)
-    print_prediction(costs, through_memory, device, f"{engine.name}, {graph.precision}")
+    prediction = predict_engine(engine, gpu_name)
+    print_prediction(prediction)
     if out is not None:
-        write_prediction(costs, through_memory, device, engine.name, out / "roofline.json")
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing_file(out / "roofline.json") as path:
+            path.write_text(json.dumps(prediction.to_json(), indent=1) + "\n")
         print(f"wrote {out / 'roofline.json'}")
     return 0
 
 
-def print_prediction(costs: PlanCosts, through_memory: Sequence[int], device: Device, what: str) -> None:
+def print_prediction(prediction: Prediction) -> None:
     """Launches, FLOPs, bytes, predicted times without and with the cache model, by stage and kernel; bound; memory."""
     from rich.console import Console
     from rich.table import Table
 
-    from lightwam.engine.graph import STAGES
-    from lightwam.gpu.roofline import SHARE, chunk_seconds
+    from lightwam.gpu.prediction import sums
+    from lightwam.gpu.roofline import SHARE
 
+    costs, gpu = prediction.costs, prediction.gpu
     columns = ("MB", "ms, 100 %", f"ms, {SHARE:.0%}")
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
-    table = Table(*headings, title=f"Prediction, not a measurement: {what}, {device.name}")
-    seconds, with_cache = chunk_seconds(costs, device), chunk_seconds(costs, device, through_memory)
-    rows = [_Row(*row) for row in zip(costs.launches, seconds, through_memory, with_cache, strict=True)]
-    for stage in STAGES:
-        of_stage = [row for row in rows if row.launch.stage == stage]
-        if not of_stage:
-            continue
-        table.add_row(stage, *_figures(of_stage), style="bold")
-        for kernel in dict.fromkeys(row.launch.kernel for row in of_stage):
-            table.add_row(f"  {kernel}", *_figures([row for row in of_stage if row.launch.kernel == kernel]))
+    what = f"{prediction.engine}, {prediction.precision}, {gpu.name}"
+    table = Table(*headings, title=f"Prediction, not a measurement: {what}")
+    for stage, kernels in prediction.by_kernel().items():
+        of_stage = sums(row for rows in kernels.values() for row in rows)
+        table.add_row(stage, *_cells(of_stage), style="bold")
+        for kernel, rows in kernels.items():
+            table.add_row(f"  {kernel}", *_cells(sums(rows)))
         table.add_section()
-    table.add_row("chunk", *_figures(rows))
+    table.add_row("chunk", *_cells(sums(prediction.launches())))
     console = Console()
     console.print(table)
-    source = "measured" if device.measured else "from data sheets"
+    source = "measured" if gpu.measured else "from data sheets"
     memory = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in costs.memory.items())
-    fits = "fits" if costs.peak_memory < device.memory else "does not fit"
+    fits = "fits" if costs.peak_memory < gpu.memory else "does not fit"
     console.print(
         f"An instruction of {costs.text_rows} rows. Peaks and bandwidth are {source}; a launch takes the longest of "
-        f"its products, its bytes of memory and of the cache, and nothing to start.\n"
+        f"its matmuls, its bytes of memory and of the cache, and nothing to start.\n"
         f"MB and ms: all through device memory; with 'cache': the cache model, which keeps what was used last in half "
-        f"of the nominal {device.cache / 2**20:.0f} MiB.\n"
-        f"{_side_text(costs, through_memory, device)}"
+        f"of the nominal {gpu.cache / 2**20:.0f} MiB.\n"
+        f"{_side_text(prediction)}"
         f"All through memory: {costs.num_bytes / 1e6:.0f} MB, {costs.num_bytes / costs.bound:.2f} of the least that "
         f"fused groups can move.\n"
-        f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {device.memory / 1e9:.0f} GB; without machine "
+        f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {gpu.memory / 1e9:.0f} GB; without machine "
         f"code and driver: {memory}.",
         highlight=False,
     )
 
 
-def _side_text(costs: PlanCosts, through_memory: Sequence[int], device: Device) -> str:
-    """How much of a side branch is predicted to hide, as a line; empty without one."""
-    from lightwam.gpu.roofline import SHARE, chunk_seconds, launch_seconds
+def _side_text(prediction: Prediction) -> str:
+    """How much of a side stream is predicted to hide, as a line; empty without one."""
+    from lightwam.gpu.roofline import SHARE
+    from lightwam.gpu.side import parts
 
-    if costs.side is None:
+    side, beside, _ = parts(prediction.costs.side_stream, prediction.costs.launches)
+    if not side:
         return ""
-    branch = costs.launches[: costs.side.launches]
-    told = []
-    for moved in (None, through_memory):
-        sizes = moved if moved is not None else [None] * len(branch)
-        alone = sum(launch_seconds(launch, device, size) for launch, size in zip(branch, sizes, strict=False))
-        shown = sum(chunk_seconds(costs, device, moved)[: len(branch)])
-        told.append(f"{1e3 * (alone - shown) / SHARE:.2f} of {1e3 * alone / SHARE:.2f} ms")
+    told = [f"{1e3 * part / SHARE:.2f} of {1e3 * of / SHARE:.2f} ms" for part, of in prediction.hidden_seconds()]
     return (
-        f"Side branch: {len(branch)} launches, {sum(launch.num_bytes for launch in branch) / 1e6:.0f} MB, beside "
-        f"{costs.side.join - len(branch)} others: while those wait for their products, {told[0]} at {SHARE:.0%} hide "
-        f"({told[1]} with the cache), if the GPU runs both at once; ms are what is left.\n"
+        f"Side stream: {len(side)} launches, {sum(launch.num_bytes for launch in side) / 1e6:.0f} MB, beside "
+        f"{len(beside)} others: while those wait for their matmuls, {told[0]} at {SHARE:.0%} hide ({told[1]} with the "
+        f"cache), if the GPU runs both at once; ms are what is left.\n"
     )
 
 
-class _Row(NamedTuple):
-    """A launch: what it adds to a chunk all through memory, and with the cache model."""
-
-    launch: LaunchCost
-    seconds: float
-    through_memory: int
-    with_cache: float
-
-
-def _figures(rows: Sequence[_Row]) -> list[str]:
+def _cells(figures: Sums) -> list[str]:
     from lightwam.gpu.roofline import SHARE
 
     def cells(num_bytes: int, seconds: float) -> list[str]:
         return [f"{num_bytes / 1e6:.1f}", f"{1e3 * seconds:.2f}", f"{1e3 * seconds / SHARE:.2f}"]
 
     return [
-        str(len(rows)),
-        f"{sum(row.launch.flops for row in rows) / 1e9:.1f}",
-        *cells(sum(row.launch.num_bytes for row in rows), sum(row.seconds for row in rows)),
-        *cells(sum(row.through_memory for row in rows), sum(row.with_cache for row in rows)),
+        str(figures.launches),
+        f"{figures.flops / 1e9:.1f}",
+        *cells(figures.num_bytes, figures.seconds),
+        *cells(figures.through_memory, figures.seconds_with_cache),
     ]
-
-
-def write_prediction(costs: PlanCosts, through_memory: Sequence[int], device: Device, engine: str, path: Path) -> None:
-    """The prediction as JSON, under a temporary name first; of each launch the seconds that it adds to a chunk."""
-    from lightwam.gpu.roofline import SHARE, chunk_seconds, predict
-
-    side = costs.side
-    document: dict[str, Any] = {
-        "kind": "prediction",
-        "engine": engine,
-        "device": {
-            "name": device.name, "peaks": dict(device.peaks), "bandwidth": device.bandwidth, "memory": device.memory,
-            "cache": device.cache,
-        },
-        "text_rows": costs.text_rows,
-        "seconds": {"1.0": predict(costs, device), str(SHARE): predict(costs, device, SHARE)},
-        "seconds_with_cache": {
-            "1.0": predict(costs, device, 1.0, through_memory),
-            str(SHARE): predict(costs, device, SHARE, through_memory),
-        },
-        "bytes": costs.num_bytes,
-        "bytes_with_cache": sum(through_memory),
-        "bound_bytes": costs.bound,
-        "memory": dict(costs.memory),
-        "side": None if side is None else {"launches": side.launches, "join": side.join},
-        "launches": [
-            {
-                "name": launch.name, "stage": launch.stage, "kernel": launch.kernel, "flops": launch.flops,
-                "product_type": launch.product_type, "bytes": launch.num_bytes,
-                "seconds": seconds, "bytes_with_cache": num_bytes, "seconds_with_cache": with_cache,
-            }
-            for launch, seconds, num_bytes, with_cache in zip(
-                costs.launches, chunk_seconds(costs, device), through_memory,
-                chunk_seconds(costs, device, through_memory), strict=True,
-            )
-        ],
-    }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(temporary, path)

@@ -1,53 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every number of a Light-WAM policy, as frozen dataclasses; `LightWAMConfig` is the root.
 
-Needs nothing but the standard library, so the runtime may import it.
+Needs nothing but NumPy, so the runtime may import it.
 """
 
-from lightwam.config.data import (
-    NORMALIZATION_MODES,
-    Camera,
-    CameraLayout,
-    NormalizationConfig,
-)
 from lightwam.config.networks import (
-    FEATURE_SOURCES,
-    LIBERO_PROMPT,
-    LORA_MODULES,
-    WAN_LATENT_MEAN,
-    WAN_LATENT_STD,
     ActionExpertConfig,
     AdapterConfig,
     AttentionMask,
     FeatureSource,
     LoRAConfig,
-    Pooling,
     TextConfig,
-    TextEncoderKind,
     VAEConfig,
     VideoDiTConfig,
 )
-from lightwam.config.policy import (
-    FlowMatchingConfig,
+from lightwam.config.objectives import FlowMatchingConfig, LossConfig, TemporalWeighting, VideoConfig
+from lightwam.config.policy import LightWAMConfig
+from lightwam.config.read import read_config
+from lightwam.config.robot import (
+    FLIPS,
+    Camera,
+    CameraLayout,
+    Dimension,
     GripperRule,
-    LightWAMConfig,
-    LossConfig,
-    TemporalWeighting,
-    VideoConfig,
+    NormalizationConfig,
+    RobotConfig,
 )
 
 __all__ = [
-    "FEATURE_SOURCES",
-    "LIBERO_PROMPT",
-    "LORA_MODULES",
-    "NORMALIZATION_MODES",
-    "WAN_LATENT_MEAN",
-    "WAN_LATENT_STD",
+    "FLIPS",
     "ActionExpertConfig",
     "AdapterConfig",
     "AttentionMask",
     "Camera",
     "CameraLayout",
+    "Dimension",
     "FeatureSource",
     "FlowMatchingConfig",
     "GripperRule",
@@ -55,11 +42,11 @@ __all__ = [
     "LoRAConfig",
     "LossConfig",
     "NormalizationConfig",
-    "Pooling",
+    "RobotConfig",
     "TemporalWeighting",
     "TextConfig",
-    "TextEncoderKind",
     "VAEConfig",
     "VideoConfig",
     "VideoDiTConfig",
+    "read_config",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from lightwam.errors import ConfigError
@@ -20,6 +21,11 @@ def require_positive(owner: str, **values: float) -> None:
     """`require` for every value, named `owner`.NAME."""
     for name, value in values.items():
         require(value > 0, f"{owner}.{name}", value, "it must be positive")
+
+
+def require_unique(what: str, names: Sequence[str]) -> None:
+    """`require` that there is at least one name, and each once."""
+    require(0 < len(names) == len(set(names)), what, list(names), "give at least one, each name once")
 
 
 def numbers(config: Any) -> dict[str, float]:

@@ -1,120 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every number of a Light-WAM policy, as frozen dataclasses.
+"""Every number of a Light-WAM policy, as frozen dataclasses; `LightWAMConfig` is the root.
 
-`LightWAMConfig` is the root. Presets: `libero()` and `robotwin()` are the published full-size policies (arXiv
-2606.08242), `nano()` the bundled small one. `from_published()` reads the published field names, `to_dict()` and
+Presets: `libero()` and `robotwin()` are the published full-size policies (arXiv 2606.08242), `nano()` the bundled small
+one; their numbers are in `presets/*.json`. `from_published()` reads the published field names, `to_dict()` and
 `from_dict()` make a JSON round trip. Every constructor checks its values and raises `ConfigError`.
-
-This module needs nothing but the standard library, so the runtime may import it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from lightwam.config.checks import require, require_positive
-from lightwam.config.data import CameraLayout, NormalizationConfig
-from lightwam.config.networks import (
-    ActionExpertConfig,
-    TextConfig,
-    VAEConfig,
-    VideoDiTConfig,
-)
+from lightwam.config.flat import from_flat
+from lightwam.config.networks import ActionExpertConfig, TextConfig, VAEConfig, VideoDiTConfig
+from lightwam.config.objectives import FlowMatchingConfig, LossConfig, VideoConfig
+from lightwam.config.published import published_parts
+from lightwam.config.robot import CameraLayout, GripperRule, NormalizationConfig, RobotConfig, read_json
 from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
-
-GripperRule = Literal["libero", "none"]
-
-
-@dataclass(frozen=True)
-class FlowMatchingConfig:
-    """Shifted linear flow: sigma = s u / (1 + (s - 1) u), time = num_train_timesteps * sigma."""
-
-    shift: float = 5.0
-    num_train_timesteps: int = 1000
-    num_sampling_steps: int = 10
-
-    def __post_init__(self) -> None:
-        require_positive("flow_matching", shift=self.shift, num_train_timesteps=self.num_train_timesteps,
-                         num_sampling_steps=self.num_sampling_steps)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TemporalWeighting:
-    """Weight of each control step in the action loss: `prefix_weight` on the first steps, `tail_weight` after."""
-
-    prefix_steps: int
-    prefix_weight: float = 1.0
-    tail_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.prefix_steps >= 0, "temporal_weighting.prefix_steps", self.prefix_steps, "must be >= 0")
-        weights = (self.prefix_weight, self.tail_weight)
-        require(min(weights) >= 0 and max(weights) > 0, "temporal_weighting", weights, "weights: >= 0, one of them > 0")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """loss = lambda_video * flow loss + lambda_action * action loss."""
-
-    lambda_video: float = 1.0
-    lambda_action: float = 1.0
-    temporal_weighting: TemporalWeighting | None = None
-
-    def __post_init__(self) -> None:
-        lambdas = (self.lambda_video, self.lambda_action)
-        require(min(lambdas) >= 0, "loss", lambdas, "lambda_video and lambda_action must be >= 0")
-
-
-@dataclass(frozen=True)
-class VideoConfig:
-    """The future-video window: `num_frames` images, every `stride`-th control step; its latents shrink in space."""
-
-    num_frames: int = 9
-    stride: int = 4
-    spatial_downsample: int = 2
-    downsample_action_pass: bool = False
-
-    def __post_init__(self) -> None:
-        require_positive("video", num_frames=self.num_frames, stride=self.stride,
-                         spatial_downsample=self.spatial_downsample)  # fmt: skip
-
-    @property
-    def window(self) -> int:
-        """Control steps that a window spans, first and last included (33 for LIBERO)."""
-        return (self.num_frames - 1) * self.stride + 1
+from lightwam.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class LightWAMConfig:
-    """Everything that defines a policy: its networks, its inputs and outputs, and its losses."""
+    """Everything that defines a policy: its robot, its networks, and its losses."""
 
     name: str
+    robot: RobotConfig
     video_dit: VideoDiTConfig
     action_expert: ActionExpertConfig
     vae: VAEConfig
     text: TextConfig
-    cameras: CameraLayout
-    state_dim: int
-    action_dim: int
     horizon: int
+    """Actions of one chunk."""
     replan_steps: int
-    gripper: GripperRule = "none"
-    normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    """Actions to execute before the next chunk."""
     flow_matching: FlowMatchingConfig = field(default_factory=FlowMatchingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
 
     def __post_init__(self) -> None:
-        require_positive("config", state_dim=self.state_dim, action_dim=self.action_dim, horizon=self.horizon)
-        require(
-            1 <= self.replan_steps <= self.horizon,
-            "config.replan_steps",
-            self.replan_steps,
-            f"must lie in 1..{self.horizon}",
-        )
-        require(self.gripper in ("libero", "none"), "config.gripper", self.gripper, "use 'libero' or 'none'")
+        require_positive("config", horizon=self.horizon)
+        require(1 <= self.replan_steps <= self.horizon, "config.replan_steps", self.replan_steps,
+                f"must lie in 1..{self.horizon}")  # fmt: skip
+        template = self.robot.prompt_template
+        require(template in (None, self.text.prompt_template), "robot.prompt_template", template,
+                f"it must equal text.prompt_template {self.text.prompt_template!r}")  # fmt: skip
         dit, expert = self.video_dit, self.action_expert
         require(self.vae.z_dim == dit.in_dim == dit.out_dim, "vae.z_dim", self.vae.z_dim,
                 f"it must equal video_dit.in_dim = {dit.in_dim} and out_dim = {dit.out_dim}")  # fmt: skip
@@ -127,6 +60,31 @@ class LightWAMConfig:
         cell = [self.vae.spatial_factor * side for side in dit.patch_size[1:]]
         fits = self.cameras.height % cell[0] == 0 == self.cameras.width % cell[1]
         require(fits, "cameras canvas", (self.cameras.height, self.cameras.width), f"use multiples of {tuple(cell)}")
+
+    @property
+    def cameras(self) -> CameraLayout:
+        """The robot's cameras on their canvas."""
+        return self.robot.layout
+
+    @property
+    def state_dim(self) -> int:
+        """Width of the robot's state."""
+        return len(self.robot.state)
+
+    @property
+    def action_dim(self) -> int:
+        """Width of an action."""
+        return len(self.robot.action)
+
+    @property
+    def gripper(self) -> GripperRule | None:
+        """The robot's gripper rule."""
+        return self.robot.gripper
+
+    @property
+    def normalization(self) -> NormalizationConfig:
+        """How the robot's states and actions are normalised."""
+        return self.robot.normalization
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -142,31 +100,55 @@ class LightWAMConfig:
 
     @staticmethod
     def libero() -> LightWAMConfig:
-        """The published LIBERO policy: 441,031,543 trainable parameters, two cameras, 7-d actions."""
-        from lightwam.config import presets
+        """The published LIBERO policy: 441,031,543 trainable parameters, two cameras, 7-d actions.
 
-        return presets.libero()
+        The loss weights are those of the LIBERO recipes (8 supervised steps).
+        """
+        return _preset("libero")
 
     @staticmethod
     def robotwin() -> LightWAMConfig:
-        """The published RoboTwin 2.0 policy: three cameras, 14-d joint targets."""
-        from lightwam.config import presets
-
-        return presets.robotwin()
+        """The published RoboTwin 2.0 policy: three cameras, 14-d joint targets; 24 supervised steps."""
+        return _preset("robotwin")
 
     @staticmethod
     def nano() -> LightWAMConfig:
-        """The bundled small policy for LIBERO: same architecture, trained whole, words hashed instead of umT5."""
-        from lightwam.config import presets
+        """The bundled small policy for LIBERO: same architecture, trained whole, words hashed instead of umT5.
 
-        return presets.nano()
+        The VAE's latent statistics are placeholders until its training has measured them.
+        """
+        return _preset("nano")
 
     @staticmethod
-    def from_published(mapping: Mapping[str, Any]) -> LightWAMConfig:
-        """Read a configuration in the published field names; see `lightwam.config.published.from_published`."""
-        from lightwam.config import published
+    def from_published(mapping: Mapping[str, Any], robot: RobotConfig | None = None) -> LightWAMConfig:
+        """Read a configuration in the published field names (`lightwam.config.published`).
 
-        return published.from_published(mapping)
+        They tell the widths of the robot and nothing else of it. Where `robot` is None, they must be those of LIBERO
+        (state 8, action 7) or of RoboTwin (14, 14), the two published robots, and it is taken to be that one.
+
+        Raises:
+            ConfigError: a field that is missing, bad or unknown; widths that are not the robot's.
+        """
+        parts = published_parts(mapping)
+        widths = (parts.pop("state_dim"), parts.pop("action_dim"))
+        libero = _preset("libero")
+        known = [libero, _preset("robotwin")] if robot is None else [libero.with_robot(robot)]
+        bases = {(config.state_dim, config.action_dim): config for config in known}
+        if widths not in bases:
+            names = " or ".join(f"{config.robot.name} {sizes}" for sizes, config in bases.items())
+            raise ConfigError(
+                f"published configuration has (proprio_dim, action_dim) {widths}, which is not {names}: "
+                "give robot=, or a robot file, of these widths"
+            )
+        base = bases[widths]
+        text = replace(base.text, width=parts["video_dit"].text_dim)
+        replan_steps = min(base.replan_steps, parts.get("horizon", base.horizon))
+        return replace(base, text=text, replan_steps=replan_steps, **parts)
+
+    def with_robot(self, robot: RobotConfig) -> LightWAMConfig:
+        """This policy for another robot: widths and canvas follow, and the prompt where the robot has one."""
+        template = robot.prompt_template or self.text.prompt_template
+        return replace(self, robot=robot, text=replace(self.text, prompt_template=template))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping; `from_dict` turns it back into an equal configuration."""
@@ -174,7 +156,15 @@ class LightWAMConfig:
 
     @staticmethod
     def from_dict(mapping: Mapping[str, Any]) -> LightWAMConfig:
-        """Inverse of `to_dict`. Raises `ConfigError` on an unknown or missing field, a wrong type or a bad value."""
-        if isinstance(mapping, Mapping) and "replan" in mapping and "replan_steps" not in mapping:  # its old name
-            mapping = {"replan_steps" if name == "replan" else name: value for name, value in mapping.items()}
+        """Inverse of `to_dict`; reads what earlier versions wrote, too (`lightwam.config.flat`).
+
+        Raises `ConfigError` on an unknown or missing field, a wrong type or a bad value.
+        """
+        if isinstance(mapping, Mapping) and "robot" not in mapping:
+            mapping = from_flat(mapping, [_preset(name).robot for name in ("libero", "robotwin")])
         return dataclass_from_dict(LightWAMConfig, mapping, "config")
+
+
+def _preset(name: str) -> LightWAMConfig:
+    document = read_json(Path(__file__).parent / "presets" / f"{name}.json")
+    return dataclass_from_dict(LightWAMConfig, document, "config")

@@ -1,23 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translation of a configuration in the published field names into `LightWAMConfig`."""
+"""Translation of a configuration in the published field names into the parts of a `LightWAMConfig`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
-from lightwam.config import (
-    LORA_MODULES,
-    ActionExpertConfig,
-    FeatureSource,
-    LightWAMConfig,
-    LossConfig,
-    VAEConfig,
-    VideoConfig,
-    VideoDiTConfig,
-    presets,
-)
+from lightwam.config.networks import LORA_MODULES, ActionExpertConfig, FeatureSource, VAEConfig, VideoDiTConfig
+from lightwam.config.objectives import FlowMatchingConfig, LossConfig, VideoConfig
 from lightwam.config.serialize import dataclass_from_dict
 from lightwam.errors import ConfigError
 
@@ -51,13 +41,15 @@ _SECTIONS = ("video_dit_config", "state_fusion_action_expert_config", "action_te
 _DEFAULT_ADAPTER_DEPTHS = (0.55, 0.70, 0.85, 1.0)  # where adapters go when the published file names no layers
 
 
-def from_published(mapping: Mapping[str, Any]) -> LightWAMConfig:
-    """Translate a configuration in the published field names (`video_dit_config`, ...).
+def published_parts(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """What the published fields (`video_dit_config`, ...) say, by the names of `LightWAMConfig`'s fields.
 
-    What the published fields do not say (cameras, normalisation, gripper, prompt) follows the LIBERO preset for 7-d
-    actions and the RoboTwin preset otherwise; a latent width other than 16 gets latent statistics 0 and 1. Unknown
-    fields of the two network sections are refused; further top-level fields (recorded losses, versions, paths) define
-    no network and are left alone. Raises `ConfigError`.
+    Beside them `state_dim` and `action_dim`. Absent: the robot, the text encoder, and `horizon` where it is not given.
+    A latent width other than 16 gets latent statistics 0 and 1. Unknown fields of the two network sections are errors;
+    further top-level fields (recorded losses, versions, paths) define no network and are left alone.
+
+    Raises:
+        ConfigError: a field that is missing, bad or unknown.
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"published configuration is a {type(mapping).__name__}: give a mapping of its fields")
@@ -67,34 +59,25 @@ def from_published(mapping: Mapping[str, Any]) -> LightWAMConfig:
     for name in _SECTIONS:
         if not isinstance(mapping.get(name) or {}, Mapping):
             raise ConfigError(f"{name} is {mapping[name]!r}: give a mapping of its fields")
-    base = presets.libero() if mapping["action_dim"] == 7 else presets.robotwin()
     dit = _video_dit(mapping["video_dit_config"])
-    horizon = _whole(mapping, "action_horizon", base.horizon)
     scheduler = mapping.get("scheduler") or {}
-    return LightWAMConfig(
-        name=str(mapping.get("name", "published")),
-        video_dit=dit,
-        action_expert=_action_expert(mapping["state_fusion_action_expert_config"]),
-        vae=_vae(mapping, dit),
-        text=replace(base.text, width=dit.text_dim),
-        cameras=base.cameras,
-        state_dim=_whole(mapping, "proprio_dim"),
-        action_dim=_whole(mapping, "action_dim"),
-        horizon=horizon,
-        replan_steps=min(base.replan_steps, horizon),
-        gripper=base.gripper,
-        normalization=base.normalization,
-        flow_matching=replace(
-            base.flow_matching,
-            shift=_number(scheduler, "shift", 5.0),
-            num_train_timesteps=_whole(scheduler, "num_train_timesteps", 1000),
+    parts = {
+        "name": str(mapping.get("name", "published")),
+        "state_dim": _whole(mapping, "proprio_dim"),
+        "action_dim": _whole(mapping, "action_dim"),
+        "video_dit": dit,
+        "action_expert": _action_expert(mapping["state_fusion_action_expert_config"]),
+        "vae": _vae(mapping, dit),
+        "flow_matching": FlowMatchingConfig(
+            shift=_number(scheduler, "shift", 5.0), num_train_timesteps=_whole(scheduler, "num_train_timesteps", 1000)
         ),
-        loss=_loss(mapping),
-        video=VideoConfig(
+        "loss": _loss(mapping),
+        "video": VideoConfig(
             spatial_downsample=_whole(mapping, "video_latent_spatial_downsample_factor", 1),
             downsample_action_pass=bool(mapping.get("apply_video_latent_downsample_to_action_branch", False)),
         ),
-    )
+    }
+    return parts if mapping.get("action_horizon") is None else {**parts, "horizon": _whole(mapping, "action_horizon")}
 
 
 def _number(mapping: Mapping[str, Any], name: str, default: float) -> float:

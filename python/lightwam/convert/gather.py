@@ -19,8 +19,7 @@ from lightwam.convert.sources import WeightsSource
 from lightwam.errors import CheckpointError
 from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE
 from lightwam.model.fit import Fault, expected_shapes, find_faults, find_not_finite, on_meta, refuse
-from lightwam.model.names import dit_names, vae_names
-from lightwam.model.released import flatten_published, unwrap_vae
+from lightwam.model.names import dit_names, flatten_published, unwrap_vae, vae_names
 
 DIT, VAE, TEXT = "mot.mixtures.video.", "vae.", "text_encoder."
 

@@ -70,7 +70,7 @@ def encode_instructions(
 
 
 def cache_name(text: TextConfig, instruction: str) -> str:
-    """The file name of an instruction in a published text cache. Source: spec section 6."""
+    """The file name of an instruction in a published text cache. Source: docs/reference/light-wam.md, section 6."""
     digest = hashlib.sha256(prompt(text, instruction).encode()).hexdigest()
     return f"{digest}.t5_len{text.length}.wan21t2v13b.pt"
 

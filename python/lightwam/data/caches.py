@@ -3,7 +3,7 @@
 
 A cache is a folder of one `.npy` file per episode, named after what it depends on (the episode's rows and videos, the
 canvas, the VAE's weights), so that growing a data set only adds files, and an interrupted build goes on where it
-stopped. Each file is written under a temporary name and renamed.
+stopped.
 
 Legend: n rows of an episode, H x W canvas, C latent channels, h x w latent, T latents of a window.
 """
@@ -12,28 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lightwam.config import CameraLayout
+from lightwam.config import FLIPS, CameraLayout
 from lightwam.data.images import canvas_uint8
 from lightwam.data.lerobot import Episode, LeRobotDataset, read_frames
 from lightwam.errors import DataError
+from lightwam.files import replacing_file
+from lightwam.progress import counting_bar
 
 Array = npt.NDArray[Any]
-
-
-def progress_bar() -> Progress:
-    """The progress bar of every long job here."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def episode_fingerprint(dataset: LeRobotDataset, episode: Episode) -> str:
@@ -46,16 +40,21 @@ def episode_fingerprint(dataset: LeRobotDataset, episode: Episode) -> str:
 
 
 def layout_fingerprint(layout: CameraLayout) -> str:
-    """8 hex digits of a canvas layout."""
-    return hashlib.sha256(json.dumps(asdict(layout), sort_keys=True).encode()).hexdigest()[:8]
+    """8 hex digits of a canvas layout and of how the data set's images lie."""
+    cameras = []
+    for camera in layout.cameras:
+        up_down, left_right = FLIPS[camera.in_data]
+        place = {"name": camera.name, "top": camera.top, "left": camera.left}
+        size = {"height": camera.height, "width": camera.width}
+        cameras.append({**place, **size, "flip_vertical": up_down, "flip_horizontal": left_right})
+    document = {"height": layout.height, "width": layout.width, "cameras": cameras}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def save_array(path: Path, array: Array) -> None:
-    """Write `.npy` under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
+    """Write a `.npy` file that appears whole."""
+    with replacing_file(path) as building:
+        np.save(building, array)
 
 
 def load_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
@@ -94,27 +93,29 @@ class FrameCache:
         missing = [episode for episode in self.dataset.episodes if not self.path(episode).exists()]
         first = self.layout.cameras[0].name
         by_file: dict[Path, list[Episode]] = defaultdict(list)
+        done = 0
         for episode in missing:
             by_file[episode.videos[first].path].append(episode)
-        with progress_bar() as progress:
-            task = progress.add_task("decode frames", total=len(missing))
+        with counting_bar("decode frames", show=True) as update:
             for episodes in by_file.values():
-                self._decode_file(sorted(episodes, key=lambda e: e.videos[first].first), lambda: progress.advance(task))
+                for _ in self._decode_file(sorted(episodes, key=lambda e: e.videos[first].first)):
+                    done += 1
+                    update(done, len(missing))
         return len(missing)
 
-    def _decode_file(self, episodes: list[Episode], advance: Callable[[], object]) -> None:
-        """Decode episodes whose first camera shares a file; the other cameras must lie in the same order."""
+    def _decode_file(self, episodes: list[Episode]) -> Iterator[Episode]:
+        """Decode one by one episodes whose first camera shares a file; the other cameras must lie in the same order."""
         names = [camera.name for camera in self.layout.cameras]
         for name in names:
             if len({episode.videos[name].path for episode in episodes}) > 1:
                 for episode in episodes:
-                    self._decode_file([episode], advance)
+                    yield from self._decode_file([episode])
                 return
         streams = [read_frames([episode.videos[name] for episode in episodes]) for name in names]
         for episode, *images in zip(episodes, *streams, strict=True):
             canvas = canvas_uint8(dict(zip(names, images, strict=True)), self.layout)
             save_array(self.path(episode), canvas)
-            advance()
+            yield episode
 
 
 class LatentCache:
@@ -152,11 +153,10 @@ class LatentCache:
     def _build(self, kind: str, encode_episode: Callable[[Episode], Array]) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [e for e in self.frames.dataset.episodes if not self.path(e, kind).exists()]
-        with progress_bar() as progress:
-            task = progress.add_task(f"encode {kind} latents", total=len(missing))
-            for episode in missing:
+        with counting_bar(f"encode {kind} latents", show=True) as update:
+            for number, episode in enumerate(missing):
                 save_array(self.path(episode, kind), encode_episode(episode).astype(np.float16))
-                progress.advance(task)
+                update(number + 1, len(missing))
         return len(missing)
 
     def future_rows(self) -> npt.NDArray[np.int64]:

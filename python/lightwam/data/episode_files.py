@@ -7,8 +7,6 @@ Legend: T rows (rendered decision steps), K control steps a row, H W image size.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import DataError
+from lightwam.files import replacing_folder
 
 Array = npt.NDArray[Any]
 
@@ -78,12 +77,6 @@ def write_episode(folder: Path, episode: Episode, fps: int) -> None:
     """Write `episode` as `folder`; the folder appears only when it is complete. Raises DataError when it has no row."""
     if len(episode) == 0:
         raise DataError(f"episode {folder.name!r} has no row: record at least one")
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    np.savez(unfinished / ROWS_FILE, **{name: np.stack(rows) for name, rows in episode.columns.items()})  # type: ignore[arg-type]
-    for camera, images in episode.images.items():
-        write_video(unfinished / f"{camera}.mp4", images, fps)
     meta = {
         "task": episode.task,
         "kind": episode.kind,
@@ -92,9 +85,11 @@ def write_episode(folder: Path, episode: Episode, fps: int) -> None:
         "image_statistics": {camera: image_statistics(images) for camera, images in episode.images.items()},
         **episode.info,
     }
-    (unfinished / META_FILE).write_text(json.dumps(meta))
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    with replacing_folder(folder) as building:
+        np.savez(building / ROWS_FILE, **{name: np.stack(rows) for name, rows in episode.columns.items()})  # type: ignore[arg-type]
+        for camera, images in episode.images.items():
+            write_video(building / f"{camera}.mp4", images, fps)
+        (building / META_FILE).write_text(json.dumps(meta))
 
 
 def read_episode_meta(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera images to a policy's canvas: flip, resize with antialiasing, join, scale (spec section 6).
+"""A data set's images to a policy's canvas: turn upright, resize with antialiasing, join, scale.
+
+Source: docs/reference/light-wam.md, section 6.
 
 Legend: N images, H x W pixels. All arrays are NumPy, channels last, unless a name says otherwise.
 """
@@ -12,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightwam.config import Camera, CameraLayout
+from lightwam.config import FLIPS, Camera, CameraLayout
 from lightwam.errors import DataError
 
 Images = npt.NDArray[np.uint8]
@@ -33,10 +35,9 @@ def _camera_pixels(images: Images, camera: Camera) -> torch.Tensor:
         raise DataError(
             f"images of camera {camera.name!r} are {images.dtype} {images.shape}: give uint8 [n, height, width, 3]"
         )
-    if camera.flip_vertical:
-        images = images[:, ::-1]
-    if camera.flip_horizontal:
-        images = images[:, :, ::-1]
+    up_down, left_right = FLIPS[camera.in_data]
+    images = images[:, ::-1] if up_down else images
+    images = images[:, :, ::-1] if left_right else images
     return resize_images(images, camera.height, camera.width)
 
 

@@ -83,7 +83,7 @@ class LeRobotDataset:
             ("action", action_width, self.action.shape[2]),
         ):
             if wanted != found:
-                raise DataError(f"data set {self.root} has {name} width {found}: the configuration wants {wanted}")
+                raise DataError(f"data set {self.root} has {name} width {found}: the configuration has {wanted}")
 
 
 def open_dataset(root: Path) -> LeRobotDataset:

@@ -9,8 +9,6 @@ rows, and for images from what was summed up while recording. Legend: N rows, T 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,19 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
+from lightwam.config import RobotConfig
 from lightwam.data.episode_files import META_FILE, read_episode_meta, read_episode_rows
+from lightwam.data.lerobot import IMAGE_PREFIX, SUBSTEPS_KEY
 from lightwam.errors import DataError
+from lightwam.files import replacing_folder
 
 Array = npt.NDArray[Any]
 
 VERSION = "v3.0"
 EPISODES_A_FILE = 100
 CHUNK_SIZE = 1000
-IMAGE_PREFIX = "observation.images."
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-AXIS_NAMES = {
-    "observation.state": ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"],
-}
 
 
 @dataclass(frozen=True)
@@ -56,31 +53,35 @@ class StagedEpisode:
         return list(self.meta["image_shape"])
 
 
-def write_dataset(staging: Path, out: Path, *, fps: int, robot_type: str) -> dict[str, Any]:
-    """Write every finished episode under `staging` as the data set `out`; returns its info.json.
+def write_dataset(staging: Path, out: Path, robot: RobotConfig, *, fps: int, robot_type: str) -> dict[str, Any]:
+    """Write every finished episode under `staging` as the data set `out`, which appears whole; returns its info.json.
 
-    The data set is built beside `out` and renamed, replacing an older one. Raises DataError where there is no episode,
-    an episode is damaged, or episodes do not fit together.
+    Args:
+        staging: folder of the staged episodes.
+        out: the data set; an older one is replaced.
+        robot: what was recorded: names of the state, orientation of the images, gripper values.
+        fps: rows a second.
+        robot_type: as LeRobot names the robot.
+
+    Raises:
+        DataError: there is no episode, an episode is damaged, or episodes do not fit together.
     """
     folders = sorted(path.parent for path in staging.glob(f"episode_*/{META_FILE}"))
     if not folders:
         raise DataError(f"no finished episode in {staging}: record some first")
     episodes = [StagedEpisode(folder, read_episode_meta(folder), read_episode_rows(folder)) for folder in folders]
     _check_alike(episodes)
-    building = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
     tasks = list(dict.fromkeys(str(episode.meta["task"]) for episode in episodes))
+    info = _info(episodes, tasks, robot, fps, robot_type)
     groups = [episodes[start : start + EPISODES_A_FILE] for start in range(0, len(episodes), EPISODES_A_FILE)]
     listing: list[dict[str, Any]] = []
-    for file_index, group in enumerate(track(groups, description="joining episodes")):
-        listing += _write_group(building, group, file_index, tasks, fps, listing)
-    _write_table(building / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(listing))
-    _write_tasks(building / "meta/tasks.parquet", tasks)
-    _write_json(building / "meta/stats.json", dataset_statistics(episodes))
-    info = _info(episodes, tasks, fps, robot_type)
-    _write_json(building / "meta/info.json", info)
-    _replace(building, out)
+    with replacing_folder(out) as building:
+        for file_index, group in enumerate(track(groups, description="joining episodes")):
+            listing += _write_group(building, group, file_index, tasks, fps, listing)
+        _write_table(building / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(listing))
+        _write_tasks(building / "meta/tasks.parquet", tasks)
+        _write_json(building / "meta/stats.json", _statistics(episodes))
+        _write_json(building / "meta/info.json", info)
     return info
 
 
@@ -93,15 +94,6 @@ def _check_alike(episodes: list[StagedEpisode]) -> None:
                 f"episode {episode.folder} has columns {shapes} and images {episode.meta['image_shape']}, others have "
                 f"{first} and {episodes[0].meta['image_shape']}: record them into different folders"
             )
-
-
-def _replace(building: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old.{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # -- rows and videos ------------------------------------------------------------------------------------------------
@@ -229,6 +221,7 @@ def _pooled_images(parts: list[dict[str, list[float]]]) -> dict[str, Any]:
 
 
 def _statistics(episodes: list[StagedEpisode]) -> dict[str, dict[str, Any]]:
+    """Statistics of every feature over all rows, in the layout of meta/stats.json. Decodes no video."""
     result = {name: _summary(np.concatenate([episode.rows[name] for episode in episodes])) for name in episodes[0].rows}
     for camera in episodes[0].cameras:
         parts = [episode.meta["image_statistics"][camera] for episode in episodes]
@@ -236,17 +229,15 @@ def _statistics(episodes: list[StagedEpisode]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def dataset_statistics(episodes: list[StagedEpisode]) -> dict[str, dict[str, Any]]:
-    """Statistics of every feature over all rows, in the layout of meta/stats.json. Decodes no video."""
-    return _statistics(episodes)
-
-
-def _info(episodes: list[StagedEpisode], tasks: list[str], fps: int, robot_type: str) -> dict[str, Any]:
+def _info(
+    episodes: list[StagedEpisode], tasks: list[str], robot: RobotConfig, fps: int, robot_type: str
+) -> dict[str, Any]:
+    axis_names = {"observation.state": [dimension.name for dimension in robot.state]}
     features: dict[str, Any] = {}
     for camera, shape in episodes[0].meta["image_shape"].items():
         features[IMAGE_PREFIX + camera] = _video_feature(shape, fps)
     for name, column in episodes[0].rows.items():
-        feature = {"dtype": str(column.dtype), "shape": list(column.shape[1:]), "names": AXIS_NAMES.get(name)}
+        feature = {"dtype": str(column.dtype), "shape": list(column.shape[1:]), "names": axis_names.get(name)}
         features[name] = feature
     for name, dtype in (("timestamp", "float32"), *((key, "int64") for key in _INDEX_COLUMNS)):
         features[name] = {"dtype": dtype, "shape": [1], "names": None}
@@ -265,10 +256,18 @@ def _info(episodes: list[StagedEpisode], tasks: list[str], fps: int, robot_type:
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
         "features": features,
-        "lightwam.action_substeps": int(action.shape[1]) if action.ndim == 3 else 1,
-        "lightwam.gripper": "0 close, 1 open",
-        "lightwam.images": "raw camera images, as the simulator delivers them (turned by 180 degrees)",
+        SUBSTEPS_KEY: int(action.shape[1]) if action.ndim == 3 else 1,
+        **_conventions(robot),
     }
+
+
+def _conventions(robot: RobotConfig) -> dict[str, str]:
+    """For people: the gripper's values and the images' orientation."""
+    rule = robot.gripper
+    gripper = {} if rule is None else {"lightwam.gripper": f"{rule.data_closed:g} close, {rule.data_open:g} open"}
+    orientations = ", ".join(sorted({camera.in_data for camera in robot.cameras}))
+    lie = orientations.replace("rotated_180", "turned by 180 degrees")
+    return {**gripper, "lightwam.images": f"raw camera images, as the simulator delivers them ({lie})"}
 
 
 _INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")

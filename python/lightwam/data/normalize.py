@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics of states and actions, their file, and the normaliser built from them (spec section 6).
+"""Statistics of states and actions, their file, and the normaliser built from them.
 
 Legend: N rows, H action horizon, D width of the field (state or action). Statistics read tables only: no video is
-decoded.
+decoded. Source: docs/reference/light-wam.md, section 6.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.config.robot import constant_range
 from lightwam.errors import ConfigError, DataError
+from lightwam.files import replacing_file
 
 FloatArray = npt.NDArray[np.float32]
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
@@ -107,10 +108,9 @@ class DatasetStatistics:
         )
 
     def save(self, path: Path) -> None:
-        """Write the statistics file under a temporary name, then rename it."""
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        """Write the statistics file; it appears whole."""
+        with replacing_file(path) as building:
+            building.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @staticmethod
     def load(path: Path) -> DatasetStatistics:
@@ -226,11 +226,10 @@ def _range_of_mode(
 ) -> tuple[FloatArray, FloatArray]:
     if names := statistics_of_mode(mode):
         return vectors[names[0]], vectors[names[1]]
-    try:
-        low, high = (float(part) for part in mode.split("/"))
-    except ValueError as error:
+    limits = constant_range(mode)
+    if limits is None:
         raise ConfigError(
             f"normalisation mode is {mode!r}: use 'min/max', 'q01/q99', 'z-score' or constants such as '-1/1'"
-        ) from error
+        )
     full = np.ones(shape, np.float32)
-    return full * np.float32(low), full * np.float32(high)
+    return full * np.float32(limits[0]), full * np.float32(limits[1])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training windows: the action chunk and the future frames that belong to a row (spec sections 5 and 6).
+"""Training windows: the action chunk and the future frames that belong to a row.
 
 A window starts at a row and spans `VideoConfig.window` control steps. At an episode's end it repeats the last frame
-and the last action, with pad flags; LIBERO's padded actions have all dims but the gripper zeroed (before normalising).
+and the last action, with pad flags; padded deltas are 0 before normalising: the robot stands still. Source:
+docs/reference/light-wam.md, sections 5 and 6.
 
 Legend: N rows, H horizon, F frames, S control steps a row, A action width, P state width.
 """
@@ -42,20 +43,20 @@ def frame_stride(config: LightWAMConfig, action_substeps: int) -> int:
 
 
 def _episode_actions(
-    actions_TA: npt.NDArray[np.float32], starts: npt.NDArray[np.int64], horizon: int, zero_padding: bool
+    actions_TA: npt.NDArray[np.float32], starts: npt.NDArray[np.int64], horizon: int, is_delta_A: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Chunks [n, H, A] of one episode's control steps [T, A] from `starts` on, and their pad flags [n, H]."""
     steps = starts[:, None] + np.arange(horizon)
     is_pad = steps >= len(actions_TA)
     chunks = actions_TA[np.minimum(steps, len(actions_TA) - 1)]
-    if zero_padding:
-        chunks[..., :-1][is_pad] = 0.0
+    chunks[is_pad[..., None] & is_delta_A] = 0.0
     return chunks, is_pad
 
 
 def build_windows(dataset: LeRobotDataset, config: LightWAMConfig) -> Windows:
-    """The window of every row of `dataset`; for LIBERO (`config.gripper`) with its rule for padded actions."""
+    """The window of every row of `dataset`."""
     stride = frame_stride(config, dataset.action_substeps)
+    is_delta_A = np.array([dimension.delta for dimension in config.robot.action])
     rows, substeps, width = dataset.action.shape
     frames = config.video.num_frames
     action = np.zeros((rows, config.horizon, width), np.float32)
@@ -66,7 +67,7 @@ def build_windows(dataset: LeRobotDataset, config: LightWAMConfig) -> Windows:
         span = slice(episode.start, episode.stop)
         local = np.arange(episode.length)
         steps_TA = dataset.action[span].reshape(-1, width)
-        chunks, pads = _episode_actions(steps_TA, local * substeps, config.horizon, config.gripper == "libero")
+        chunks, pads = _episode_actions(steps_TA, local * substeps, config.horizon, is_delta_A)
         action[span], action_is_pad[span] = chunks, pads
         wanted = local[:, None] + np.arange(frames) * stride
         frame_rows[span] = episode.start + np.minimum(wanted, episode.length - 1)

@@ -63,7 +63,7 @@ def export_engine(
     latent_shape: tuple[int, int, int] | None = None,
     context_rows: int | None = None,
     context_mask: Iterable[bool] | None = None,
-    control_hz: float = 20.0,
+    control_hz: float | None = None,
     name: str | None = None,
     cross_output: CrossOutput = "auto",
     provenance: Mapping[str, Any] | None = None,
@@ -88,7 +88,7 @@ def export_engine(
         latent_shape: [Z, h, w] when it is not that of the configured cameras.
         context_rows: L when it is not the configured length.
         context_mask: [L] or [B, L]; refused unless all True: an engine attends to all context rows.
-        control_hz: control steps a second, told to users of the engine.
+        control_hz: control steps a second, told to users of the engine; None: the robot's.
         name: the policy's name; default the configuration's.
         cross_output: 'folded' makes value and output projection of every cross-attention key one vector (saving 13),
             'projected' keeps the projection, 'auto' takes what is faster for the longest known instruction.

@@ -50,7 +50,7 @@ class BuildOptions:
     latent_shape: tuple[int, int, int] | None = None
     context_rows: int | None = None
     normalization: Normalization | None = None
-    control_hz: float = 20.0
+    control_hz: float | None = None
     name: str | None = None
     cross_output: CrossOutput = "auto"
     text_rows: int | None = None
@@ -193,18 +193,33 @@ class _GraphBuilder:
         )
 
     def _to_robot_units(self, program: ProgramBuilder, chunk: Value) -> Value:
-        """(y - offset) / scale, without clamping, then the gripper rule, which needs robot units, so a normaliser."""
-        made = self.normalization
-        constants = {
-            "scale": _vector("actions.scale", 1.0 / made.action_scale),
-            "shift": _vector("actions.shift", -made.action_offset / made.action_scale),
-        }
+        """(y - offset) / scale, without clamping, then the gripper rule, which needs robot units, so a normaliser.
+
+        What of the rule is linear in the data's units is folded into the scaling; the threshold of a two-valued rule is
+        an op of its own, and its -1 and +1 become the robot's values where those are others.
+        """
+        made, robot = self.normalization, self.config.robot
+        scale, shift = 1.0 / made.action_scale, -made.action_offset / made.action_scale
+        rule, column = (None, 0) if self.options.normalization is None else (robot.gripper, robot.gripper_column)
+        if rule is not None:
+            by, add = rule.to_openness if rule.two_valued else rule.linear
+            scale[column], shift[column] = by * scale[column], by * shift[column] + (add or -0.0)  # keeps a -0.0
+        constants = {"scale": _vector("actions.scale", scale), "shift": _vector("actions.shift", shift)}
         actions = program.emit(
             "scale_shift_clamp", "actions_in_robot_units", {"x": chunk}, constants, minimum=None, maximum=None
         )
-        if self.config.gripper == "none" or self.options.normalization is None:
+        if rule is None or not rule.two_valued:
             return actions
-        return program.emit("gripper_rule", "actions", {"x": actions}, column=self.config.action_dim - 1)
+        actions = program.emit("gripper_rule", "actions", {"x": actions}, column=column)
+        by, add = rule.from_sign
+        if (by, add) == (1.0, 0.0):
+            return actions
+        scale, shift = np.ones_like(scale), np.zeros_like(shift)
+        scale[column], shift[column] = by, add
+        constants = {"scale": _vector("gripper.scale", scale), "shift": _vector("gripper.shift", shift)}
+        return program.emit(
+            "scale_shift_clamp", "actions_of_robot", {"x": actions}, constants, minimum=None, maximum=None
+        )
 
 
 def _vector(name: str, values: object) -> Constant:

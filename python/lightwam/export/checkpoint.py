@@ -16,9 +16,9 @@ from lightwam.config import LightWAMConfig
 from lightwam.data.normalize import read_statistics
 from lightwam.errors import CheckpointError
 from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE
+from lightwam.model.checkpoint_folder import INSTRUCTIONS_FILE, STATISTICS_FILE, load_checkpoint
 from lightwam.model.fit import adopt, expected_shapes, find_faults, find_not_finite, on_meta, refuse
 from lightwam.progress import progress_bar
-from lightwam.train.artifacts import INSTRUCTIONS_FILE, STATISTICS_FILE, load_checkpoint
 
 _PARTS = ("vae.", "text_encoder.")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightwam.config import Camera, LightWAMConfig
+from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import Array
 from lightwam.errors import ExportError
 from lightwam.export.fold import action_pass_masks_are_true
@@ -90,15 +90,10 @@ def refuse_unfoldable(
         raise ExportError(f"video_dit.patch_size is {config.video_dit.patch_size}: only square patches are folded")
     if start_at == "images":
         for camera in config.cameras.cameras:
-            _rotation(camera)
-
-
-def _rotation(camera: Camera) -> bool:
-    """Whether the camera's image is turned by 180 degrees, the one flip an engine knows."""
-    if camera.flip_vertical != camera.flip_horizontal:
-        flips = {"flip_vertical": camera.flip_vertical, "flip_horizontal": camera.flip_horizontal}
-        raise ExportError(f"camera {camera.name} has {flips}: an engine flips both axes or none")
-    return camera.flip_vertical
+            if camera.on_robot not in ("upright", "rotated_180"):
+                raise ExportError(
+                    f"camera {camera.name} has on_robot {camera.on_robot!r}: an engine turns by 180 degrees or not"
+                )
 
 
 def policy_section(
@@ -107,7 +102,7 @@ def policy_section(
     latent_shape: tuple[int, int, int],
     context_rows: int,
     normalization: Normalization | None,
-    control_hz: float,
+    control_hz: float | None,
 ) -> dict[str, Any]:
     """Everything but the text encoder and the known instructions."""
     images = start_at == "images"
@@ -115,7 +110,7 @@ def policy_section(
         {
             "name": camera.name,
             "rect": [camera.top, camera.left, camera.height, camera.width],
-            "rotate_180": _rotation(camera),
+            "rotate_180": camera.on_robot == "rotated_180",
         }
         for camera in (config.cameras.cameras if images else ())
     ]
@@ -134,8 +129,6 @@ def policy_section(
         "text_encoder": None,
         "instructions": [],
         "normalizer": None if normalization is None else normalization.to_json(),
-        "gripper": "g becomes sign(-(2g - 1)): -1 open, +1 close"
-        if config.gripper == "libero" and normalization is not None
-        else None,
-        "control_hz": control_hz,
+        "gripper": None if config.gripper is None or normalization is None else str(config.gripper),
+        "control_hz": config.robot.control_hz if control_hz is None else control_hz,
     }

@@ -4,8 +4,9 @@
 A model, pessimistic where in doubt: least recently used lines of 4 KiB, half of the nominal size, cold at the start. A
 launch first touches what each of its programs reads anew; through everything else it goes at one pace, so a long read
 (weights) drives out what the launch itself has written. Written lines cost a write when they leave, dead or not, and
-at the end of the chunk. A side branch goes through its arguments while the launches beside it go through theirs: both
-at one pace from the first line to the last.
+at the end of the chunk. A side stream goes through its arguments while the launches beside it go through theirs: both
+at one pace from the first line to the last. All that is known of caches stands in this file;
+`predict_engine(..., cache_model=False)` switches it off.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 
 from lightwam.gpu.intervals import Intervals
-from lightwam.gpu.plan import Launch, LaunchPlan, ProgramPlan, Side
+from lightwam.gpu.plan import Launch, LaunchPlan, ProgramPlan, accesses
 from lightwam.gpu.report import counted_end
-from lightwam.gpu.verify import accesses
+from lightwam.gpu.side import parts
 
 #: Bytes of a line: coarser than the hardware's, so that a chunk is a million touches.
 LINE = 4096
@@ -106,18 +107,16 @@ def bytes_through_memory(plan: LaunchPlan, text_rows: int, cache_bytes: float) -
     What is left to write at the end of the chunk counts for the last launch.
     """
     cache, program = Cache(cache_bytes * USABLE), plan.programs["act"]
-    side = program.side or Side(0, 0)
     moved = [0] * len(program.launches)
+    side, beside, rest = parts(program.side_stream, list(enumerate(program.launches)))
 
-    def lines(first: int, last: int) -> Iterator[tuple[int, Line]]:
-        for index in range(first, last):
-            launch = program.launches[index]
+    def lines(launches: Sequence[tuple[int, Launch]]) -> Iterator[tuple[int, Line]]:
+        for index, launch in launches:
             touches = launch_touches(launch, plan, program, text_rows)
             for line in launch_lines(plan.tasks[launch.task].task.kernel, touches):
                 yield index, line
 
-    beside = _at_one_pace(list(lines(0, side.launches)), list(lines(side.launches, side.join)))
-    for index, line in chain(beside, lines(side.join, len(program.launches))):
+    for index, line in chain(_at_one_pace(list(lines(side)), list(lines(beside))), lines(rest)):
         moved[index] += cache.use(line)
     moved[-1] += cache.flush()
     return tuple(moved)
@@ -139,6 +138,5 @@ def launch_touches(launch: Launch, plan: LaunchPlan, program: ProgramPlan, text_
             base = buffer.offset
         end = base + counted_end(access, text_rows)
         if base + access.start < end:
-            written = access.argument.mode == "w"
-            touches.append(Touch(access.argument.name, block, base + access.start, end, written))
+            touches.append(Touch(access.argument.name, block, base + access.start, end, access.writes))
     return touches

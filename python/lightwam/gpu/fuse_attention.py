@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fusions around attention: one product for q, k and v; norms and rotation of q and k on load."""
+"""Fusions around attention: one matmul for q, k and v; norms and rotation of q and k on load."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from lightwam.gpu.statistics import STATISTICS_WIDTH, with_statistics
 from lightwam.gpu.tasks import fits
 
 
-def qkv_in_one_product(nodes: Nodes) -> None:
-    """q, k and v of one x are one product on weights that lie side by side; attention reads them with a row stride.
+def qkv_in_one_matmul(nodes: Nodes) -> None:
+    """q, k and v of one x are one matmul on weights that lie side by side; attention reads them with a row stride.
 
-    RMS norm and rotation of q and k happen on load, from partial squares that the product writes.
+    RMS norm and rotation of q and k happen on load, from partial squares that the matmul writes.
     """
-    for attention in list(nodes.of_kind("self_attention")):
-        ropes = [nodes.writer(attention.inputs[role]) for role in ("q", "k")]
-        rotated = all(rope is not None and rope.kind == "rms_norm_rope" for rope in ropes)
-        found = [rope for rope in ropes if rope is not None] if rotated else []
-        if _ropes_agree(nodes, attention, found):
-            _fuse_qkv(nodes, attention, found)
+    for attention in nodes.of_kind("self_attention"):
+        writers = [nodes.writer(attention.inputs[role]) for role in ("q", "k")]
+        ropes = [writer for writer in writers if writer is not None and writer.kind == "rms_norm_rope"]
+        ropes = ropes if len(ropes) == 2 else []
+        if _ropes_agree(nodes, attention, ropes):
+            _fuse_qkv(nodes, attention, ropes)
 
 
 def _ropes_agree(nodes: Nodes, attention: Node, ropes: list[Node]) -> bool:
-    """Whether the rotations may happen in the attention: none but it reads them, and they are of one kind."""
+    """Whether the rotations may happen in the attention: none but it reads them, and they are alike."""
     alone = all(nodes.only_reader(rope.outputs["y"]) is attention for rope in ropes)
     tables = {(rope.weights["cos"], rope.weights["sin"], rope.attrs["eps"], rope.attrs["heads"]) for rope in ropes}
     return alone and len(tables) <= 1 and all(rope.attrs["heads"] == attention.attrs["heads"] for rope in ropes)
@@ -42,26 +42,26 @@ def _fuse_qkv(nodes: Nodes, attention: Node, ropes: list[Node]) -> None:
     if step % ADDRESS_ALIGNMENT or any(nodes.types[value].matrix != (rows, columns) for value in values):
         return
     whole = f"{attention.name}.qkv"
-    product, fused = nodes.edited(linears[0]), nodes.edited(attention)
-    product.name, product.outputs = whole, {"y": whole}
-    product.weights = {role: tuple(one.weights[role][0] for one in linears) for role in linears[0].weights}
+    matmul, fused = nodes.edited(linears[0]), nodes.edited(attention)
+    matmul.name, matmul.outputs = whole, {"y": whole}
+    matmul.weights = {role: tuple(one.weights[role][0] for one in linears) for role in linears[0].weights}
     fused.inputs = {"q": whole, "k": whole, "v": whole}
     fused.attrs |= {"row_stride": 3 * columns, "k.offset": step, "v.offset": 2 * step}
     types = {whole: TensorType(dtype, (rows, 3 * columns))}
     if ropes:
         if columns % (2 * STATISTICS_WIDTH):  # the squares of k begin at an aligned address
             return
-        _rotate_on_load(fused, product, ropes, columns)
-        types[product.outputs["statistics"]] = TensorType("f32", (rows, 3 * columns // STATISTICS_WIDTH, 2))
+        _rotate_on_load(fused, matmul, ropes, columns)
+        types[matmul.outputs["statistics"]] = TensorType("f32", (rows, 3 * columns // STATISTICS_WIDTH, 2))
     with nodes.trial(types) as trial:
-        if fits(nodes, product) and fits(nodes, fused) and nodes.rows.join(*product.weights.values()):
+        if fits(nodes, matmul) and fits(nodes, fused) and nodes.rows.join(*matmul.weights.values()):
             trial.keep()
-            nodes.replace([*linears], product)
+            nodes.replace(linears, matmul)
             nodes.replace([attention, *ropes], fused)
 
 
 def _alike(nodes: Nodes, linears: list[Node], values: list[str]) -> bool:
-    """Whether products are of one x in one way, and each result is read once."""
+    """Whether linears read one x in one way, and each result is read once."""
     first = linears[0]
     same = all(
         one.kind == "linear"
@@ -75,10 +75,10 @@ def _alike(nodes: Nodes, linears: list[Node], values: list[str]) -> bool:
     return same and len(dtypes) == 1 and all(nodes.only_reader(value) is not None for value in values)
 
 
-def _rotate_on_load(attention: Node, product: Node, ropes: list[Node], columns: int) -> None:
-    statistics = f"{product.name}.statistics"
-    product.attrs["statistics"] = "squares"
-    product.outputs["statistics"] = statistics
+def _rotate_on_load(attention: Node, matmul: Node, ropes: list[Node], columns: int) -> None:
+    statistics = f"{matmul.name}.statistics"
+    matmul.attrs["statistics"] = "squares"
+    matmul.outputs["statistics"] = statistics
     q, k = ropes
     attention.inputs |= {"q_statistics": statistics, "k_statistics": statistics}
     attention.weights |= {
@@ -92,8 +92,8 @@ def _rotate_on_load(attention: Node, product: Node, ropes: list[Node], columns: 
 
 
 def query_norm_in_cross_attention(nodes: Nodes) -> None:
-    """The RMS norm of a cross-attention's query happens on load, from squares that the query's product writes."""
-    for attention in list(nodes.of_kind("cross_attention_folded")):
+    """The RMS norm of a cross-attention's query happens on load, from squares that the query's matmul writes."""
+    for attention in nodes.of_kind("cross_attention_folded"):
         norm = nodes.writer(attention.inputs["q"])
         plain = norm is not None and norm.kind == "rms_norm" and norm.attrs["activation"] == "none"
         if norm is None or not plain or nodes.only_reader(norm.outputs["y"]) is not attention:

@@ -1,40 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fusions of small work: products of one row that share it, and like steps on rows that lie one after the other."""
+"""Fusions of small work: matmuls of one row that share it, and like steps on rows that lie one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
 
 from lightwam.engine.dtypes import ITEM_SIZE
 from lightwam.engine.graph import TensorType
 from lightwam.gpu.nodes import ADDRESS_ALIGNMENT, Node, Nodes
 from lightwam.gpu.tasks import fits
 
+T = TypeVar("T")
 _BATCHED = ("linear", "layer_norm", "rms_norm")
 
 
-def products_of_one_row(nodes: Nodes) -> None:
-    """Products that read the same single row are one product on weights that lie side by side.
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable | None]) -> list[list[T]]:
+    """Items with equal keys together, groups and items in order; those whose key is None are left out."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        if (of := key(item)) is not None:
+            groups.setdefault(of, []).append(item)
+    return list(groups.values())
+
+
+def matmuls_of_one_row(nodes: Nodes) -> None:
+    """Matmuls that read the same single row are one matmul on weights that lie side by side.
 
     Results that are used alike come next to each other, so that their users can become a batch.
     """
-    groups: dict[Hashable, list[Node]] = {}
-    for node in nodes.of_kind("linear"):
-        if "residual" not in node.inputs and "batch" not in node.attrs and nodes.types[node.inputs["x"]].matrix[0] == 1:
-            groups.setdefault(_product_key(nodes, node), []).append(node)
-    for members in groups.values():
+    for members in _grouped(nodes.of_kind("linear"), lambda node: _matmul_key(nodes, node)):
         members.sort(key=lambda node: (sorted(r.kind for r in nodes.readers(node.outputs["y"])), node.order))
-        _merge_products(nodes, members)
+        _merge_matmuls(nodes, members)
 
 
-def _product_key(nodes: Nodes, node: Node) -> Hashable:
+def _matmul_key(nodes: Nodes, node: Node) -> Hashable | None:
+    """What matmuls that become one have in common; None for one that cannot."""
+    if "residual" in node.inputs or "batch" in node.attrs or nodes.types[node.inputs["x"]].matrix[0] != 1:
+        return None
     inputs = tuple(sorted(node.inputs.items()))
     weights = tuple((role, nodes.constants[names[0]].type.dtype) for role, names in sorted(node.weights.items()))
     y = nodes.types[node.outputs["y"]]
     return inputs, weights, tuple(sorted(node.attrs.items(), key=str)), y.dtype
 
 
-def _merge_products(nodes: Nodes, members: list[Node]) -> None:
+def _merge_matmuls(nodes: Nodes, members: list[Node]) -> None:
     results = [node.outputs["y"] for node in members]
     dtype = nodes.types[results[0]].dtype
     widths = [nodes.types[value].matrix[1] for value in results]
@@ -59,7 +69,7 @@ def _merge_products(nodes: Nodes, members: list[Node]) -> None:
 
 def single_rows_side_by_side(nodes: Nodes) -> None:
     """Rows side by side need no copy: a concatenation of single rows is the place where their writers write."""
-    for node in list(nodes.of_kind("concat")):
+    for node in nodes.of_kind("concat"):
         y = node.outputs["y"]
         sources = [node.inputs[f"x.{index}"] for index in range(len(node.inputs))]
         one_row = nodes.types[y].matrix[0] == 1 and y not in nodes.pinned
@@ -72,19 +82,20 @@ def single_rows_side_by_side(nodes: Nodes) -> None:
 
 def pools_in_batches(nodes: Nodes) -> None:
     """Like poolings of different tokens are one batch: their tokens, and their results, lie one after the other."""
-    groups: dict[Hashable, list[tuple[Node, Node]]] = {}
+    pools = []
     for scores in nodes.of_kind("learned_query_scores"):
         total = nodes.only_reader(scores.outputs["logits"])
         if total is not None and "batch" not in scores.attrs:
-            formats = (nodes.types[scores.inputs["x"]], nodes.types[total.outputs["y"]])
-            weights = [
-                nodes.constants[node.weights[role][0]].type for node, role in ((scores, "scores"), (total, "merge"))
-            ]
-            key = (*formats, *weights, tuple(sorted(scores.attrs.items())))
-            groups.setdefault(key, []).append((scores, total))
-    for members in groups.values():
+            pools.append((scores, total))
+    for members in _grouped(pools, lambda pool: _pool_key(nodes, *pool)):
         if len(members) > 1:
             _merge_pools(nodes, members)
+
+
+def _pool_key(nodes: Nodes, scores: Node, total: Node) -> Hashable:
+    types = (nodes.types[scores.inputs["x"]], nodes.types[total.outputs["y"]])
+    weights = (scores.weights["scores"][0], total.weights["merge"][0])
+    return (*types, *(nodes.constants[name].type for name in weights), tuple(sorted(scores.attrs.items())))
 
 
 def _merge_pools(nodes: Nodes, members: list[tuple[Node, Node]]) -> None:
@@ -121,12 +132,7 @@ def like_rows_in_batches(nodes: Nodes) -> None:
     count = len(nodes.nodes) + 1
     while len(nodes.nodes) < count:
         count = len(nodes.nodes)
-        groups: dict[Hashable, list[Node]] = {}
-        for node in nodes.of_kind(*_BATCHED):
-            key = _batch_key(nodes, node)
-            if key is not None:
-                groups.setdefault(key, []).append(node)
-        for members in groups.values():
+        for members in _grouped(nodes.of_kind(*_BATCHED), lambda node: _batch_key(nodes, node)):
             for run in _runs(nodes, members):
                 _merge_batch(nodes, run)
 

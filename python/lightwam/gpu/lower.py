@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph -> launch plan: simplify, fuse, order, make tasks, part a branch, place everything (launch-plan.md)."""
+"""Graph -> launch plan: simplify, fuse, order, make tasks, part the side stream, place everything (launch-plan.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from lightwam.engine.dtypes import Array
-from lightwam.engine.graph import PROGRAM_NAMES, Constant, Graph, TensorType
+from lightwam.engine.graph import PROGRAM_NAMES, Graph
 from lightwam.errors import ExportError
 from lightwam.gpu import fuse_attention, fuse_norms, fuse_rows
 from lightwam.gpu.memory import place_values, place_weights
@@ -21,11 +18,11 @@ from lightwam.gpu.plan import (
     LaunchPlan,
     PlannedTask,
     ProgramPlan,
-    Side,
+    SideStream,
     WeightAddress,
 )
-from lightwam.gpu.side import side_branch
-from lightwam.gpu.simplify import SIMPLIFICATIONS, sum_name
+from lightwam.gpu.side import find_side_stream
+from lightwam.gpu.simplify import SIMPLIFICATIONS, weight_sums
 from lightwam.gpu.tasks import Call, Operand, WeightOperand, make_call
 from lightwam.kernels.task import Task
 
@@ -35,8 +32,8 @@ Fusion = Callable[[Nodes], None]
 FUSIONS: tuple[Fusion, ...] = (
     fuse_norms.affine_chain,
     fuse_norms.addition_in_norm,
-    fuse_attention.qkv_in_one_product,
-    fuse_rows.products_of_one_row,
+    fuse_attention.qkv_in_one_matmul,
+    fuse_rows.matmuls_of_one_row,
     fuse_norms.layer_norm_in_matvec,
     fuse_norms.rounding_in_matvec,
     fuse_rows.pools_in_batches,
@@ -52,59 +49,57 @@ FUSIONS: tuple[Fusion, ...] = (
 
 @dataclass(frozen=True)
 class _Lowered:
-    """A program's nodes in their final order, and what each launches."""
+    """A program's nodes in their final order, each with what it launches."""
 
     nodes: Nodes
-    order: tuple[Node, ...]
-    calls: tuple[Call, ...]
-    side: Side | None
+    steps: tuple[tuple[Node, Call], ...]
+    side_stream: SideStream | None
 
 
-def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS) -> LaunchPlan:
+def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS, side_stream: bool = True) -> LaunchPlan:
     """The launch plan of a planned graph, without machine code. No weight is loaded.
 
+    `side_stream`: whether launches that need no camera run beside the others where that pays (side.py).
     Raises `ExportError` for an op that no kernel can do.
     """
-    derived = _weight_sums(graph)
+    derived = weight_sums(graph)
     rows = WeightRows({**graph.constants, **derived})
-    lowered = {name: _lower_program(graph, name, rows, fusions) for name in PROGRAM_NAMES}
+    lowered = {name: _lower_program(graph, name, rows, fusions, side_stream) for name in PROGRAM_NAMES}
     offsets, weights_bytes = place_weights(rows, _used_weights(lowered.values()))
     tasks: dict[Hashable, int] = {}
     planned: list[PlannedTask] = []
     programs: dict[str, ProgramPlan] = {}
     for name, program in lowered.items():
-        buffers, indices, arena_bytes = place_values(program.nodes, graph.programs[name], program.calls, program.side)
+        nodes, stream, calls = program.nodes, program.side_stream, [call for _, call in program.steps]
+        buffers, indices, arena_bytes = place_values(nodes, graph.programs[name], calls, stream)
         launches: list[Launch] = []
-        for node, call in zip(program.order, program.calls, strict=True):
+        for node, call in program.steps:
             key = _identity(call.task)
             if key not in tasks:
                 tasks[key] = len(planned)
                 planned.append(PlannedTask(node.name, call.task))
-            addresses = tuple(_address(program.nodes, operand, offsets, indices) for operand in call.operands)
+            addresses = tuple(_address(nodes, operand, offsets, indices) for operand in call.operands)
             launches.append(Launch(node.name, node.stage, tasks[key], addresses))
-        programs[name] = ProgramPlan(arena_bytes, tuple(buffers), tuple(launches), program.side)
-    return LaunchPlan(
-        weights_bytes,
-        offsets,
-        tuple(planned),
-        programs,
-        {name: constant for name, constant in derived.items() if name in offsets},
-    )
+        programs[name] = ProgramPlan(arena_bytes, tuple(buffers), tuple(launches), stream)
+    used = {name: constant for name, constant in derived.items() if name in offsets}
+    return LaunchPlan(weights_bytes, offsets, tuple(planned), programs, used)
 
 
-def _lower_program(graph: Graph, name: str, rows: WeightRows, fusions: Sequence[Fusion]) -> _Lowered:
+def _lower_program(graph: Graph, name: str, rows: WeightRows, fusions: Sequence[Fusion], side_stream: bool) -> _Lowered:
     nodes = Nodes(graph, graph.programs[name], rows)
     for rewrite in (*SIMPLIFICATIONS, *fusions):
         rewrite(nodes)
     nodes.sort()
-    calls: list[Call] = []
+    steps: list[tuple[Node, Call]] = []
     for node in nodes.nodes:
         try:
-            calls.append(make_call(nodes, node))
+            steps.append((node, make_call(nodes, node)))
         except ValueError as error:
             raise ExportError(f"op {node.name}: no kernel computes it ({error}): run this engine on the CPU") from error
-    order, side = side_branch(nodes, calls)
-    return _Lowered(nodes, tuple(nodes.nodes[i] for i in order), tuple(calls[i] for i in order), side)
+    if not side_stream:
+        return _Lowered(nodes, tuple(steps), None)
+    order, stream = find_side_stream(nodes, [call for _, call in steps])
+    return _Lowered(nodes, tuple(steps[index] for index in order), stream)
 
 
 def _identity(task: Task) -> Hashable:
@@ -112,24 +107,11 @@ def _identity(task: Task) -> Hashable:
     return task.kernel, tuple(sorted(task.constants.items())), task.arguments
 
 
-def _weight_sums(graph: Graph) -> dict[str, Constant]:
-    """The sums of every 8-bit weight's rows, as f32, one a row of the matrix view (exact: below 2^24)."""
-    eight_bit = [constant for constant in graph.constants.values() if constant.type.dtype == "i8"]
-    return {sum_name(weight.name): _row_sums(weight) for weight in eight_bit}
-
-
-def _row_sums(weight: Constant) -> Constant:
-    def load() -> Array:
-        return np.asarray(weight.array().sum(axis=-1, dtype=np.int64).ravel(), np.float32)
-
-    return Constant(sum_name(weight.name), TensorType("f32", weight.type.matrix[:1]), load)
-
-
 def _used_weights(lowered: Iterable[_Lowered]) -> list[str]:
     """Constants in order of their first use, those of `act` first: what a chunk reads lies together."""
     used: dict[str, None] = {}
     for program in reversed(list(lowered)):
-        for call in program.calls:
+        for _, call in program.steps:
             for operand in call.operands:
                 if isinstance(operand, WeightOperand):
                     used.update(dict.fromkeys(operand.names))

@@ -9,7 +9,8 @@ from lightwam.engine.graph import Program
 from lightwam.engine.memory_plan import Buffer as Lifetime
 from lightwam.engine.memory_plan import place
 from lightwam.gpu.nodes import Nodes, WeightRows
-from lightwam.gpu.plan import ARENA_ALIGNMENT, WEIGHT_ALIGNMENT, Buffer, Side, Space
+from lightwam.gpu.plan import ARENA_ALIGNMENT, WEIGHT_ALIGNMENT, Buffer, SideStream, Space
+from lightwam.gpu.side import last_use
 from lightwam.gpu.tasks import Call, ValueOperand
 
 
@@ -26,19 +27,16 @@ def place_weights(rows: WeightRows, used: Iterable[str]) -> tuple[dict[str, int]
 
 
 def place_values(
-    nodes: Nodes, program: Program, calls: Sequence[Call], side: Side | None = None
+    nodes: Nodes, program: Program, calls: Sequence[Call], side_stream: SideStream | None
 ) -> tuple[list[Buffer], dict[str, int], int]:
-    """The buffers of a program, value -> index of its buffer, and the size of its arena.
-
-    What a side branch touches lives until it is joined: nothing beside it lies there.
-    """
+    """The buffers of a program, value -> index of its buffer, and the size of its arena."""
     spans: dict[str, Lifetime] = {}
     for index, call in enumerate(calls):
         for operand in call.operands:
             if isinstance(operand, ValueOperand):
                 base = nodes.place(operand.value).base
                 size = -(-nodes.num_bytes(base) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
-                end = side.join - 1 if side is not None and index < side.launches else index
+                end = last_use(side_stream, index)
                 span = spans.setdefault(base, Lifetime(size, index, end))
                 span.end = max(span.end, end)
     spaces = {base: _space(base, nodes, program) for base in spans}

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The launch plan of docs/reference/launch-plan.md, section 2: tasks, buffers and launches, and its JSON form."""
+"""The launch plan of docs/reference/launch-plan.md, section 2: tasks, buffers, launches, what they touch; its JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightwam.engine.graph import Constant, Stage
-from lightwam.kernels.task import Task
+from lightwam.kernels.task import Argument, Task
 
 PLAN_VERSION = 1
 ARENA_ALIGNMENT = 256
@@ -57,8 +57,8 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Side:
-    """The first `launches` of a program run beside those after them, up to `join`, which waits for both.
+class SideStream:
+    """The first `launches` of a program run beside those after them, up to `join`, which waits for both (side.py).
 
     Both are indices, `launches` < `join`. Each keeps its own order; they share no byte that one of them writes.
     """
@@ -74,12 +74,12 @@ class ProgramPlan:
     arena_bytes: int
     buffers: tuple[Buffer, ...]
     launches: tuple[Launch, ...]
-    side: Side | None = None
+    side_stream: SideStream | None = None
 
 
 @dataclass(frozen=True)
 class Code:
-    """A tactic compiled for a target: where in the target's image its machine code lies, and how to launch it."""
+    """A tactic compiled for a target: where in the target's machine code its cubin module lies; how to launch it."""
 
     entry: str
     offset: int
@@ -104,7 +104,7 @@ class PlannedTask:
 class LaunchPlan:
     """Everything that a GPU runs. `derived`: constants that the file must hold beside the graph's own.
 
-    `weights`: tensor -> its offset in the block of weights; `images`: target -> the tensor with its machine code.
+    `weights`: tensor -> its offset in the block of weights; `machine_code`: target -> the tensor of its cubin modules.
     """
 
     weights_bytes: int
@@ -112,7 +112,42 @@ class LaunchPlan:
     tasks: tuple[PlannedTask, ...]
     programs: Mapping[str, ProgramPlan]
     derived: Mapping[str, Constant] = field(default_factory=dict)
-    images: Mapping[str, str] = field(default_factory=dict)
+    machine_code: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Access:
+    """An argument of a launch: bytes [start, end) of its buffer, or of the block of weights (no buffer)."""
+
+    argument: Argument
+    buffer: Buffer | None
+    start: int
+    end: int
+
+    @property
+    def writes(self) -> bool:
+        return self.argument.mode == "w"
+
+    @property
+    def block(self) -> str:
+        """What it lies in, for messages."""
+        return "the weights" if self.buffer is None else self.buffer.name
+
+    def meets(self, other: Access) -> bool:
+        """Whether the two share bytes of a buffer."""
+        if self.buffer is None or other.buffer is None or self.buffer.space != other.buffer.space:
+            return False
+        if self.buffer.space in ("input", "output") and self.buffer.name != other.buffer.name:
+            return False
+        a, b = self.buffer.offset, other.buffer.offset
+        return a + self.start < b + other.end and b + other.start < a + self.end
+
+
+def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:
+    """What a launch touches, argument by argument; camera frames from their start to their unknown end as 0 bytes."""
+    for argument, address in zip(plan.tasks[launch.task].task.arguments, launch.arguments, strict=True):
+        buffer = None if isinstance(address, WeightAddress) else program.buffers[address.buffer]
+        yield Access(argument, buffer, address.offset, address.offset + (argument.num_bytes or 0))
 
 
 def plan_to_json(plan: LaunchPlan) -> dict[str, Any]:
@@ -121,7 +156,7 @@ def plan_to_json(plan: LaunchPlan) -> dict[str, Any]:
         "plan_version": PLAN_VERSION,
         "weights_bytes": plan.weights_bytes,
         "weights": [{"tensor": name, "offset": offset} for name, offset in plan.weights.items()],
-        "images": dict(plan.images),
+        "images": dict(plan.machine_code),
         "tasks": [_task_to_json(planned) for planned in plan.tasks],
         "programs": {name: _program_to_json(program) for name, program in plan.programs.items()},
     }
@@ -136,7 +171,7 @@ def _task_to_json(planned: PlannedTask) -> dict[str, Any]:
         "flops": task.flops,
         "product_type": task.product_type,
         **({"linear": linear} if (linear := linear_of(task)) is not None else {}),
-        "tactics": {target: [_code_to_json(code) for code in codes] for target, codes in planned.tactics.items()},
+        "tactics": {target: [_fields(code) for code in codes] for target, codes in planned.tactics.items()},
     }
 
 
@@ -161,37 +196,21 @@ def linear_of(task: Task) -> dict[str, Any] | None:
     return {**sizes, "x": x, "y": y, "activation": activation}
 
 
-def _code_to_json(code: Code) -> dict[str, Any]:
-    return {
-        "entry": code.entry,
-        "offset": code.offset,
-        "bytes": code.num_bytes,
-        "grid": list(code.grid),
-        "threads": code.threads,
-        "shared": code.shared,
-        "registers": code.registers,
-        "note": code.note,
-    }
-
-
 def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
-    side = {} if program.side is None else {"side": {"launches": program.side.launches, "join": program.side.join}}
+    side = {} if program.side_stream is None else {"side": _fields(program.side_stream)}
     return side | {
         "arena_bytes": program.arena_bytes,
-        "buffers": [
-            {"name": buffer.name, "space": buffer.space, "offset": buffer.offset, "bytes": buffer.num_bytes}
-            for buffer in program.buffers
-        ],
+        "buffers": [_fields(buffer) for buffer in program.buffers],
         "launches": [
-            {
-                "name": launch.name,
-                "stage": launch.stage,
-                "task": launch.task,
-                "arguments": [_address_to_json(address) for address in launch.arguments],
-            }
+            _fields(launch) | {"arguments": [_address_to_json(address) for address in launch.arguments]}
             for launch in program.launches
         ],
     }
+
+
+def _fields(part: Buffer | Code | Launch | SideStream) -> dict[str, Any]:
+    """The fields of a part of the plan in their order, as the file names them."""
+    return {"bytes" if name == "num_bytes" else name: value for name, value in vars(part).items()}
 
 
 def _address_to_json(address: Address) -> list[Any]:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from lightwam.engine.costs import counted_text_rows, graph_costs
 from lightwam.engine.graph import Graph, Op, Program, Stage
 from lightwam.gpu.intervals import Intervals
-from lightwam.gpu.plan import Launch, LaunchPlan, Side
-from lightwam.gpu.verify import Access, accesses
+from lightwam.gpu.plan import Access, Launch, LaunchPlan, SideStream, accesses
 from lightwam.kernels.task import ProductType
 
 #: Camera frames have any size; costs are told for this one, [height, width, 3] bytes.
@@ -43,15 +42,14 @@ class PlanCosts:
     """One chunk (`act`), for an instruction of `text_rows` rows.
 
     `bound`: the bytes of the weights once, and of the inputs and outputs of every fused group. `memory`: bytes on the
-    device by purpose (weights, slots of instructions, arena, bound inputs and outputs), without machine code. `side`:
-    the branch that runs beside other launches.
+    device by purpose (weights, slots of instructions, arena, bound inputs and outputs), without machine code.
     """
 
     launches: tuple[LaunchCost, ...]
     text_rows: int
     bound: int
     memory: Mapping[str, int]
-    side: Side | None = None
+    side_stream: SideStream | None = None
 
     @property
     def flops(self) -> int:
@@ -71,7 +69,7 @@ def plan_costs(plan: LaunchPlan, graph: Graph, text_rows: int | None = None) -> 
     rows = counted_text_rows(graph) if text_rows is None else text_rows
     launches = tuple(_launch_cost(plan, launch, rows) for launch in plan.programs["act"].launches)
     memory = device_memory(plan, graph)
-    return PlanCosts(launches, rows, lower_bound(graph, rows), memory, plan.programs["act"].side)
+    return PlanCosts(launches, rows, lower_bound(graph, rows), memory, plan.programs["act"].side_stream)
 
 
 def _launch_cost(plan: LaunchPlan, launch: Launch, text_rows: int) -> LaunchCost:
@@ -124,7 +122,7 @@ def device_memory(plan: LaunchPlan, graph: Graph) -> dict[str, int]:
 def lower_bound(graph: Graph, text_rows: int) -> int:
     """The least bytes of a chunk: its constants once, and inputs and outputs of the fused groups.
 
-    A group is a product, attention or pooling (products of one x together) with every row-wise step (norms, rounding,
+    A group is a matmul, attention or pooling (matmuls of one x together) with every row-wise step (norms, rounding,
     sums, other formats) fused into it: it reads what other groups wrote, and writes its own result, each once.
     """
     program = graph.programs["act"]

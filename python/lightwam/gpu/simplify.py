@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from lightwam.engine.graph import TensorType
+import numpy as np
+
+from lightwam.engine.dtypes import Array
+from lightwam.engine.graph import Constant, Graph, TensorType
 from lightwam.errors import ExportError
 from lightwam.gpu.nodes import Node, Nodes
 
 
 def reshapes_as_parts(nodes: Nodes) -> None:
     """A reshape is no launch: its output is its input's bytes under another name."""
-    for node in list(nodes.of_kind("reshape")):
+    for node in nodes.of_kind("reshape"):
         x, y = nodes.place(node.inputs["x"]).base, node.outputs["y"]  # so far, parts are whole values
         if y in nodes.pinned and x in nodes.pinned:
             raise ExportError(f"op {node.name}: reshape of {x}, which is not in the arena: copy it first")
@@ -22,8 +25,8 @@ def reshapes_as_parts(nodes: Nodes) -> None:
 
 
 def single_rows_of_groups(nodes: Nodes) -> None:
-    """A grouped linear of one row is a batch of products of single rows: x [G, 1, K], weight [G, N, K]."""
-    for node in list(nodes.of_kind("grouped_linear")):
+    """A grouped linear of one row is a batch of matmuls of single rows: x [G, 1, K], weight [G, N, K]."""
+    for node in nodes.of_kind("grouped_linear"):
         rows, groups, _ = nodes.types[node.inputs["x"]].shape
         if rows == 1:
             node.kind = "linear"
@@ -32,7 +35,7 @@ def single_rows_of_groups(nodes: Nodes) -> None:
 
 def pools_in_two_steps(nodes: Nodes) -> None:
     """Learned-query pooling: the logits and the moments of every row, then softmax and the weighted sum."""
-    for node in list(nodes.of_kind("learned_query_pool")):
+    for node in nodes.of_kind("learned_query_pool"):
         tokens = nodes.types[node.inputs["x"]].matrix[0]
         columns = node.count("heads") * node.count("queries")
         logits = nodes.new_value(f"{node.name}.logits", TensorType("f32", (tokens, columns)))
@@ -54,7 +57,7 @@ def pools_in_two_steps(nodes: Nodes) -> None:
 
 def scalings_as_affine_steps(nodes: Nodes) -> None:
     """Scale, shift and clamp is one step of the affine kernel; the gripper rule is what follows no step at all."""
-    for node in list(nodes.of_kind("scale_shift_clamp", "gripper_rule")):
+    for node in nodes.of_kind("scale_shift_clamp", "gripper_rule"):
         if node.kind == "scale_shift_clamp":
             node.weights = {f"{role}0": names for role, names in node.weights.items()}
             node.attrs = {"steps": 1, "minimum0": node.attrs["minimum"], "maximum0": node.attrs["maximum"]}
@@ -64,7 +67,7 @@ def scalings_as_affine_steps(nodes: Nodes) -> None:
 
 
 def sums_of_eight_bit_weights(nodes: Nodes) -> None:
-    """An 8-bit product takes its rows' zero points out of the sums afterwards: it needs the sum of every weight row."""
+    """An 8-bit matmul takes its rows' zero points out of the sums afterwards: it needs the sum of every weight row."""
     for node in nodes.of_kind("linear", "grouped_linear"):
         (weight,) = node.weights["weight"]
         if nodes.constants[weight].type.dtype == "i8":
@@ -85,6 +88,19 @@ def cameras_as_inputs(nodes: Nodes) -> None:
 def sum_name(weight: str) -> str:
     """The constant with the sums of an 8-bit weight's rows."""
     return f"{weight}.row_sums"
+
+
+def weight_sums(graph: Graph) -> dict[str, Constant]:
+    """The sums of every 8-bit weight's rows, as f32, one a row of the matrix view (exact: below 2^24)."""
+    eight_bit = [constant for constant in graph.constants.values() if constant.type.dtype == "i8"]
+    return {sum_name(weight.name): _row_sums(weight) for weight in eight_bit}
+
+
+def _row_sums(weight: Constant) -> Constant:
+    def load() -> Array:
+        return np.asarray(weight.array().sum(axis=-1, dtype=np.int64).ravel(), np.float32)
+
+    return Constant(sum_name(weight.name), TensorType("f32", weight.type.matrix[:1]), load)
 
 
 SIMPLIFICATIONS = (

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from lightwam.kernels.ops import (
 )
 from lightwam.kernels.task import Task
 
-#: A product of so few rows is bound by its weights and runs as `matvec`; so does one of so few columns, which has no
+#: A matmul of so few rows is bound by its weights and runs as `matvec`; so does one of so few columns, which has no
 #: work for a tile, if its rows are not too many.
 MATVEC_ROWS = 4
 MATVEC_COLUMNS = 16
@@ -116,7 +116,7 @@ def make_call(nodes: Nodes, node: Node) -> Call:
 
 
 def fits(nodes: Nodes, node: Node) -> bool:
-    """Whether a kernel can do what a node asks: fusions try, and leave the program as it was where none can."""
+    """Whether a kernel can do a node: fusions try, and leave the program as it was where none can."""
     try:
         make_call(nodes, node)
     except ValueError:
@@ -124,8 +124,16 @@ def fits(nodes: Nodes, node: Node) -> bool:
     return True
 
 
+def fuse(nodes: Nodes, old: Iterable[Node], new: Node) -> bool:
+    """Put a node in the place of others, if a kernel can do it. Whether it could."""
+    if not fits(nodes, new):
+        return False
+    nodes.replace(old, new)
+    return True
+
+
 def uses_matvec(nodes: Nodes, node: Node) -> bool:
-    """Whether a linear is a product of few rows or columns."""
+    """Whether a linear is a matmul of few rows or columns."""
     if node.kind != "linear":
         return False
     rows, columns = nodes.types[node.inputs["x"]].matrix[0], nodes.types[node.outputs["y"]].matrix[1]

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
 
 from lightwam.engine.graph import ALIGNMENT, PROGRAM_NAMES, Graph
@@ -21,63 +19,49 @@ from lightwam.gpu.plan import (
     LaunchPlan,
     ProgramPlan,
     WeightAddress,
+    accesses,
 )
-from lightwam.kernels.task import Argument
+from lightwam.gpu.side import verify_side_stream
 
 FRAMES = "frames."
 
 
-@dataclass(frozen=True)
-class Access:
-    """An argument of a launch: bytes [start, end) of its buffer, or of the block of weights (no buffer)."""
-
-    argument: Argument
-    buffer: Buffer | None
-    start: int
-    end: int
-
-
-def check_plan(plan: LaunchPlan, graph: Graph) -> None:
+def verify_plan(plan: LaunchPlan, graph: Graph) -> None:
     """Raise `ExportError`, naming the tensor, buffer or launch, if the plan breaks a rule."""
     if set(plan.programs) != set(PROGRAM_NAMES):
         raise ExportError(f"programs are {sorted(plan.programs)}: they must be {sorted(PROGRAM_NAMES)}")
-    _check_weights(plan, graph)
+    _verify_weights(plan, graph)
     instruction = Intervals()
     for name in PROGRAM_NAMES:
         program = plan.programs[name]
         names = Counter(buffer.name for buffer in program.buffers)
         for buffer in program.buffers:
             if names[buffer.name] > 1:
-                raise ExportError(f"buffer {buffer.name} of {name} is there twice: lower the graph anew")
-            _check_buffer(buffer, name, program, graph)
+                raise _wrong(f"buffer {buffer.name} of {name} is there twice")
+            _verify_buffer(buffer, name, program, graph)
         for launch in program.launches:
-            _check_launch(launch, plan, program)
-        _check_reads(plan, name, instruction, graph)
-        _check_lifetimes(plan, name)
-        _check_side(plan, program)
+            _verify_launch(launch, plan, program)
+        _verify_reads(plan, name, instruction, graph)
+        _verify_lifetimes(plan, name)
+        verify_side_stream(plan, program)
 
 
-def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:
-    """What a launch touches, argument by argument; camera frames from their start to their unknown end as 0 bytes."""
-    for argument, address in zip(plan.tasks[launch.task].task.arguments, launch.arguments, strict=True):
-        buffer = None if isinstance(address, WeightAddress) else program.buffers[address.buffer]
-        yield Access(argument, buffer, address.offset, address.offset + (argument.num_bytes or 0))
+def _wrong(fault: str) -> ExportError:
+    return ExportError(f"{fault}: lower the graph anew")
 
 
-def _check_weights(plan: LaunchPlan, graph: Graph) -> None:
+def _verify_weights(plan: LaunchPlan, graph: Graph) -> None:
     end = 0
     for name, offset in sorted(plan.weights.items(), key=lambda item: item[1]):
         constant = graph.constants.get(name) or plan.derived.get(name)
         if constant is None or offset % WEIGHT_ALIGNMENT or offset < end:
-            raise ExportError(f"weight {name}: unknown, or offset {offset} is unaligned or taken: lower the graph anew")
+            raise _wrong(f"weight {name}: unknown, or offset {offset} is unaligned or taken")
         end = offset + constant.type.num_bytes
     if end > plan.weights_bytes:
-        raise ExportError(
-            f"weights end at {end}, after their block of {plan.weights_bytes} bytes: lower the graph anew"
-        )
+        raise _wrong(f"weights end at {end}, after their block of {plan.weights_bytes} bytes")
 
 
-def _check_buffer(buffer: Buffer, program_name: str, program: ProgramPlan, graph: Graph) -> None:
+def _verify_buffer(buffer: Buffer, program_name: str, program: ProgramPlan, graph: Graph) -> None:
     if buffer.space not in SPACES:
         raise ExportError(f"buffer {buffer.name}: space {buffer.space!r} is unknown: use one of {SPACES}")
     if buffer.num_bytes is None:
@@ -90,7 +74,7 @@ def _check_buffer(buffer: Buffer, program_name: str, program: ProgramPlan, graph
         fits = buffer.offset == 0 and buffer.num_bytes == _bound_bytes(buffer, program_name, graph)
     if not fits:
         place = f"{buffer.num_bytes} bytes at {buffer.offset} of the {buffer.space} space"
-        raise ExportError(f"buffer {buffer.name}: {place} do not fit: lower the graph anew")
+        raise _wrong(f"buffer {buffer.name}: {place} do not fit")
 
 
 def _bound_bytes(buffer: Buffer, program_name: str, graph: Graph) -> int | None:
@@ -105,17 +89,17 @@ def _bound_bytes(buffer: Buffer, program_name: str, graph: Graph) -> int | None:
     return value.type.num_bytes if value is not None and value.storage == "input" else None
 
 
-def _check_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> None:
+def _verify_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> None:
     """Extents, alignment, modes, and that nothing written overlaps another argument."""
     if not 0 <= launch.task < len(plan.tasks):
-        raise ExportError(f"launch {launch.name}: task {launch.task} of {len(plan.tasks)}: lower the graph anew")
+        raise _wrong(f"launch {launch.name}: task {launch.task} of {len(plan.tasks)}")
     arguments = plan.tasks[launch.task].task.arguments
     if len(launch.arguments) != len(arguments):
         given = f"{len(launch.arguments)} addresses for {len(arguments)} arguments"
-        raise ExportError(f"launch {launch.name}: {given}: lower the graph anew")
+        raise _wrong(f"launch {launch.name}: {given}")
     for address in launch.arguments:
         if not isinstance(address, WeightAddress) and not 0 <= address.buffer < len(program.buffers):
-            raise ExportError(f"launch {launch.name}: buffer {address.buffer} is unknown: lower the graph anew")
+            raise _wrong(f"launch {launch.name}: buffer {address.buffer} is unknown")
     touched = list(accesses(launch, plan, program))
     for access in touched:
         size = plan.weights_bytes if access.buffer is None else access.buffer.num_bytes
@@ -123,69 +107,37 @@ def _check_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Non
         bounded = size is not None and access.start >= 0 and access.end <= size
         inside = size is None and access.start == 0 if unknown else bounded
         writable = access.buffer is not None and access.buffer.space != "input"
-        if not inside or access.start % ADDRESS_ALIGNMENT or (access.argument.mode == "w" and not writable):
-            place = f"bytes {access.start}..{access.end} of {access.buffer.name if access.buffer else 'the weights'}"
-            raise ExportError(
-                f"launch {launch.name}: {access.argument.name} is {place}: outside, unaligned or read-only"
-            )
+        if not inside or access.start % ADDRESS_ALIGNMENT or (access.writes and not writable):
+            place = f"bytes {access.start}..{access.end} of {access.block}: outside, unaligned or read-only"
+            raise ExportError(f"launch {launch.name}: {access.argument.name} is {place}")
     for one, other in combinations(touched, 2):
-        if "w" in (one.argument.mode, other.argument.mode) and _meet(one, other):
+        if (one.writes or other.writes) and one.meets(other):
             names = f"{one.argument.name} and {other.argument.name}"
-            raise ExportError(f"launch {launch.name}: {names} share bytes and one is written: lower the graph anew")
+            raise _wrong(f"launch {launch.name}: {names} share bytes and one is written")
 
 
-def _meet(one: Access, other: Access) -> bool:
-    if one.buffer is None or other.buffer is None or one.buffer.space != other.buffer.space:
-        return False
-    if one.buffer.space in ("input", "output") and one.buffer.name != other.buffer.name:
-        return False
-    a, b = one.buffer.offset, other.buffer.offset
-    return a + one.start < b + other.end and b + other.start < a + one.end
-
-
-def _check_side(plan: LaunchPlan, program: ProgramPlan) -> None:
-    """What runs beside a side branch touches nothing that the branch writes.
-
-    What the branch reads is read-only here, or written by the branch before: so nothing beside it writes that either.
-    """
-    if program.side is None:
-        return
-    count, join = program.side.launches, program.side.join
-    if not 0 < count < join <= len(program.launches):
-        place = f"{count} launches beside those up to {join} of {len(program.launches)}"
-        raise ExportError(f"side branch of {place}: it must begin first and be joined later: lower the graph anew")
-    branch = [(launch, access) for launch in program.launches[:count] for access in accesses(launch, plan, program)]
-    written = [(launch, access) for launch, access in branch if access.argument.mode == "w"]
-    for launch in program.launches[count:join]:
-        for access in accesses(launch, plan, program):
-            for other, touched in written:
-                if _meet(access, touched):
-                    names = f"{access.argument.name} shares bytes with {touched.argument.name} of {other.name}"
-                    raise ExportError(f"launch {launch.name}: {names}, which runs beside it: join before it")
-
-
-def _check_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Graph) -> None:
+def _verify_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Graph) -> None:
     """Every byte is written before it is read, through the same buffer, and the output is written whole.
 
     `instruction` holds what `set_instruction` writes there, through any buffer; `act` only reads it.
     """
     program, weights = plan.programs[name], _filled_weights(plan, graph)
-    inputs = {buffer.name: buffer.num_bytes or 0 for buffer in program.buffers if buffer.space == "input"}
     written = {buffer.name: Intervals() for buffer in program.buffers}
-    for input_, num_bytes in inputs.items():
-        written[input_].add(0, num_bytes)
+    for given in program.buffers:
+        if given.space == "input":
+            written[given.name].add(0, given.num_bytes or 0)
     for launch in program.launches:
         touched = list(accesses(launch, plan, program))
-        for buffer, start, end in ((a.buffer, a.start, a.end) for a in touched if a.argument.mode == "r"):
+        for access in (access for access in touched if not access.writes):
+            buffer, start, end = access.buffer, access.start, access.end
             known = weights if buffer is None else written[buffer.name]
             if buffer is not None and buffer.space == "instruction" and name == "act":
                 known, start, end = instruction, buffer.offset + start, buffer.offset + end
             if not known.covers(start, end):
-                place = buffer.name if buffer is not None else "the weights"
-                raise ExportError(
-                    f"launch {launch.name}: reads bytes of {place} that nothing wrote: reorder the launches"
-                )
-        for buffer, start, end in ((a.buffer, a.start, a.end) for a in touched if a.argument.mode == "w"):
+                place = f"bytes of {access.block} that nothing wrote"
+                raise ExportError(f"launch {launch.name}: reads {place}: reorder the launches")
+        for access in (access for access in touched if access.writes):
+            buffer, start, end = access.buffer, access.start, access.end
             assert buffer is not None, "weights are read-only"
             written[buffer.name].add(start, end)
             if buffer.space == "instruction" and name == "act":
@@ -195,7 +147,7 @@ def _check_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Gra
     outputs = {buffer.name for buffer in program.buffers if buffer.space == "output"}
     for value in graph.programs[name].outputs.values():
         if value not in outputs or not written[value].covers(0, graph.programs[name].values[value].type.num_bytes):
-            raise ExportError(f"output {value} is not written whole: lower the graph anew")
+            raise _wrong(f"output {value} is not written whole")
 
 
 def _filled_weights(plan: LaunchPlan, graph: Graph) -> Intervals:
@@ -207,7 +159,7 @@ def _filled_weights(plan: LaunchPlan, graph: Graph) -> Intervals:
     return filled
 
 
-def _check_lifetimes(plan: LaunchPlan, name: str) -> None:
+def _verify_lifetimes(plan: LaunchPlan, name: str) -> None:
     """No two buffers of a space alive at once share bytes.
 
     A buffer lives from its first to its last access; what `set_instruction` writes of the instruction stays for `act`.
@@ -225,4 +177,4 @@ def _check_lifetimes(plan: LaunchPlan, name: str) -> None:
         together = one.space == other.space and start <= other_end and other_start <= end
         one_end, other_bytes = one.offset + (one.num_bytes or 0), other.offset + (other.num_bytes or 0)
         if together and one.offset < other_bytes and other.offset < one_end:
-            raise ExportError(f"buffers {one.name} and {other.name} share bytes while both live: lower the graph anew")
+            raise _wrong(f"buffers {one.name} and {other.name} share bytes while both live")

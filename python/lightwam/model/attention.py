@@ -23,7 +23,7 @@ from lightwam.model.rope import RotaryTable, apply_rope
 log = logging.getLogger(__name__)
 
 AttentionMethod = Literal["sdpa", "softmax", "kernels"]
-"""`sdpa`: torch's fused kernel. `softmax`: plain matrix products, whose backward in bf16 is several times faster on a
+"""`sdpa`: torch's fused kernel. `softmax`: plain matmuls, whose backward in bf16 is several times faster on a
 CPU. `kernels`: the operators of `lightwam.model.ops` (our Triton kernels on CUDA, plain PyTorch elsewhere) for
 self-attention and learned-query pooling; attention under a mask of a sample's own keys is left to `sdpa`. Same function
 up to rounding."""

@@ -78,7 +78,7 @@ def find_faults(expected: Shapes, given: Mapping[str, Any]) -> list[Fault]:
 
 
 def find_not_finite(given: Mapping[str, Any], on_bytes: Callable[[int], None] | None = None) -> list[Fault]:
-    """Tensors that hold NaN or infinity; reads every number once. `on_bytes` hears of every tensor's size."""
+    """Tensors that hold NaN or infinity; reads every number once. `on_bytes` receives every tensor's size."""
     faults = []
     for name, value in given.items():
         if isinstance(value, Tensor) and value.dtype in FLOAT_DTYPES and not value.is_meta:
@@ -127,3 +127,23 @@ def adopt(module: Module, weights: Mapping[str, Tensor], what: str, leave: Itera
     refuse(what, find_faults(expected_shapes(module, leave), weights))
     module.load_state_dict(dict(weights), strict=False, assign=True)
     return module
+
+
+def load_exactly(model: nn.Module, state_dict: Mapping[str, Any], what: str, leave: Iterable[str] = ()) -> None:
+    """Copy `state_dict` into `model` if it holds exactly the model's keys and shapes.
+
+    Args:
+        model: its parameters keep their type and device.
+        state_dict: name -> tensor.
+        what: name of the checkpoint in errors.
+        leave: parts of names; parameters whose names contain one of them are neither expected nor touched.
+
+    Raises:
+        CheckpointError: one line with up to four missing, unknown, wrongly shaped, integer and non-tensor keys each.
+    """
+    parts = tuple(leave)
+    refuse(what, find_faults(expected_shapes(model, parts), state_dict))
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if not any(part in key for part in parts):
+                value.copy_(state_dict[key])

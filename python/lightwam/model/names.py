@@ -2,14 +2,20 @@
 """Key maps: the names that others give to Wan2.1's weights -> ours, which are the published ones.
 
 Each function maps a whole set of names at once (some files can be told apart only by what else they hold) and leaves
-a name that it does not know as it is, so that the one who checks the set can report it. Source: spec section 2.
+a name that it does not know as it is, so that the one who checks the set can report it. Source:
+docs/reference/light-wam.md, section 2.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from lightwam.errors import CheckpointError
+
+_GROUPS = ("mot", "state_fusion_action_expert", "proprio_encoder")  # the parts of a released file
+_NOT_WEIGHTS = ("step", "torch_dtype")  # what it notes beside them
 _DIT_OF_DIFFUSERS = (
     ("condition_embedder.text_embedder.linear_1.", "text_embedding.0."),
     ("condition_embedder.text_embedder.linear_2.", "text_embedding.2."),
@@ -61,6 +67,30 @@ _UMT5_OF_OFFICIAL = (
     (".ffn.fc1.", ".layer.1.DenseReluDense.wi_1."),
     (".ffn.fc2.", ".layer.1.DenseReluDense.wo."),
 )
+
+
+def flatten_published(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict of a released file as flat names; a flat one passes unchanged.
+
+    Whatever it holds beside its parts, `step` and `torch_dtype` stays under its own name, unknown to every network.
+    """
+    if not any(isinstance(state_dict.get(group), Mapping) for group in _GROUPS):
+        return dict(state_dict)
+    absent = [group for group in _GROUPS if not isinstance(state_dict.get(group), Mapping)]
+    if absent:
+        raise CheckpointError(f"checkpoint lacks the parts {absent}: a released file holds {list(_GROUPS)}")
+    more = {name: value for name, value in state_dict.items() if name not in (*_GROUPS, *_NOT_WEIGHTS)}
+    parts = {name: value for name, value in more.items() if isinstance(value, Mapping)}
+    flat = {f"{part}.{key}": value for part in (*_GROUPS, *parts) for key, value in state_dict[part].items()}
+    return {**flat, **{name: value for name, value in more.items() if name not in parts}}
+
+
+def unwrap_vae(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict inside `model_state`, or the one given where it has none. Raises `CheckpointError`."""
+    inner = state_dict.get("model_state", state_dict)
+    if not isinstance(inner, Mapping):
+        raise CheckpointError(f"VAE checkpoint's model_state is a {type(inner).__name__}: it must be a state dict")
+    return inner
 
 
 def dit_names(keys: Iterable[str]) -> dict[str, str]:

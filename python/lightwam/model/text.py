@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from lightwam.config import TextConfig
 from lightwam.errors import ConfigError, InstructionError
+from lightwam.model.fit import load_exactly
 from lightwam.model.names import UMT5_TIED, umt5_names
-from lightwam.model.released import load_exactly
 
 Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
 """(prompts, length) -> token ids [B, length] int64 and mask [B, length], 1 on the text."""
@@ -134,9 +134,9 @@ def umt5_tokenizer(folder: str) -> Tokenizer:
 
 
 def clean_text(text: str) -> str:
-    """Mend broken unicode, unescape HTML twice, collapse white space: what the encoder was fed with in training."""
-    mended: str = _optional("ftfy").fix_text(text)
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(mended))).strip()
+    """Repair broken unicode, unescape HTML twice, collapse white space: what the encoder was fed with in training."""
+    repaired: str = _optional("ftfy").fix_text(text)
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(repaired))).strip()
 
 
 def _umt5_model(config: TextConfig) -> nn.Module:

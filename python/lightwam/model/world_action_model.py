@@ -19,10 +19,11 @@ from lightwam.errors import ConfigError, DataError
 from lightwam.model.action_expert import ExpertOutput, PoolerAttention, StateFusionActionExpert
 from lightwam.model.attention import AttentionMethod, set_attention_method
 from lightwam.model.dit import LayerState, VideoDiT, check_context
+from lightwam.model.fit import load_exactly
 from lightwam.model.flow_matching import FlowMatching
 from lightwam.model.lora import LoRA
 from lightwam.model.losses import action_loss, flow_loss, latent_padding
-from lightwam.model.released import load_published
+from lightwam.model.names import flatten_published
 
 BATCH_KEYS = ("video_latents", "action", "proprio", "context", "context_mask")
 """What every training batch holds; see `LightWAM.training_losses`."""
@@ -66,15 +67,24 @@ class LightWAM(nn.Module):
     def set_attention(self, method: AttentionMethod) -> LightWAM:
         """How attention is computed; logged.
 
-        'sdpa' (default, torch's fused kernel), 'softmax' (plain products; much faster backward in bf16 on a CPU), or
+        'sdpa' (default, torch's fused kernel), 'softmax' (plain matmuls; much faster backward in bf16 on a CPU), or
         'kernels' (the operators of `lightwam.model.ops`: Triton on CUDA, plain PyTorch elsewhere).
         """
         set_attention_method(self, method)
         return self
 
     def load_published(self, state_dict: Mapping[str, Any]) -> LightWAM:
-        """Load weights under their published names; see `lightwam.model.released.load_published`."""
-        load_published(self, state_dict)
+        """Load a whole policy, the frozen backbone included.
+
+        Args:
+            state_dict: either flat (`mot.mixtures.video...`, `state_fusion_action_expert...`, `proprio_encoder...`) or
+                the nested dict of a released file: one state dict for each of those three names, beside `step` and
+                `torch_dtype`. Converted to the model's own type and device.
+
+        Raises:
+            CheckpointError: where keys are missing, unknown, of another shape, or no tensors; names them.
+        """
+        load_exactly(self, flatten_published(state_dict), "checkpoint")
         return self
 
     # The action pass -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lightwam.config import LightWAMConfig
 from lightwam.data.episode_files import META_FILE, write_episode
 from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError, SimulatorError
@@ -192,6 +193,7 @@ def main(args: RecordArgs) -> int:
     if not args.finalise_only:
         record(args)
     if args.finalise or args.finalise_only:
-        summary = write_dataset(args.staging_folder(), args.out, fps=ROW_HZ, robot_type="panda")
+        robot = LightWAMConfig.libero().robot
+        summary = write_dataset(args.staging_folder(), args.out, robot, fps=ROW_HZ, robot_type="panda")
         print(f"{args.out}: {summary['total_episodes']} episodes, {summary['total_frames']} rows")
     return 0

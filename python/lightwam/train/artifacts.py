@@ -1,32 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run leaves behind: checkpoint folders, resume points, curves, and a loss picture.
-
-A checkpoint folder holds `config.json`, `model.safetensors` (published names; the VAE under `vae.`, the small text
-encoder under `text_encoder.`), for a policy `stats.json`, and where instructions were encoded ahead of time
-`instructions.safetensors`. Everything is written under a temporary name, then renamed.
-"""
+"""What a training run leaves behind beside its checkpoint folder: resume points, curves, and a loss picture."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from lightwam.config import LightWAMConfig
-from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, ConfigError, DataError
-
-CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE = "config.json", "model.safetensors", "stats.json"
-INSTRUCTIONS_FILE = "instructions.safetensors"
 
 
 def check_options(args: Any) -> None:
@@ -43,67 +29,6 @@ def check_options(args: Any) -> None:
         raise ConfigError(f"--held-out is {held_out}: use a share from 0 to below 1")
     if not args.data:
         raise DataError("no data set is given: name at least one folder after --data")
-
-
-def save_checkpoint(
-    folder: Path, config: LightWAMConfig, weights: Mapping[str, Tensor], statistics: DatasetStatistics | None = None
-) -> None:
-    """Write a checkpoint folder; an older one of the same name is replaced as a whole."""
-    with replacing(folder) as building:
-        save_config(building, config)
-        kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-        save_file(kept, building / WEIGHTS_FILE)
-        if statistics is not None:
-            statistics.save(building / STATISTICS_FILE)
-
-
-def save_config(folder: Path, config: LightWAMConfig) -> None:
-    """Write a checkpoint folder's configuration."""
-    (folder / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the name of `folder` when the block ends well, and is removed otherwise."""
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        yield building
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-    if folder.exists():
-        folder.rename(old)
-    building.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def load_checkpoint(folder: Path) -> tuple[LightWAMConfig, dict[str, Tensor]]:
-    """Configuration and memory-mapped weights of a checkpoint folder. Raises `CheckpointError` when it is damaged."""
-    try:
-        document = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"checkpoint folder {folder} lacks {error.filename}: train it first, or convert one"
-        ) from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"checkpoint folder {folder} is damaged ({error}): train it again") from error
-    except Exception as error:  # safetensors raises a class of its own, straight from Exception
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise CheckpointError(f"checkpoint folder {folder} is damaged ({error}): train it again") from error
-    return LightWAMConfig.from_dict(document), weights
-
-
-def part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it. Raises `CheckpointError` when there is none."""
-    chosen = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    if not chosen:
-        raise CheckpointError(f"checkpoint holds no tensor under {prefix!r}: it is of another kind")
-    return chosen
 
 
 def save_resume_point(path: Path, state: Mapping[str, Any]) -> None:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightwam.config import LightWAMConfig
-from lightwam.data.caches import progress_bar
 from lightwam.data.lerobot import LeRobotDataset, open_dataset
 from lightwam.data.windows import build_windows
 from lightwam.errors import DataError
+from lightwam.progress import counting_bar
 from lightwam.train.artifacts import check_options, learning_rate
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,9 @@ def train_blind(datasets: list[LeRobotDataset], config: LightWAMConfig, args: Bl
     torch.manual_seed(args.seed)
     network = blind_network(config.state_dim, args.hidden, args.layers, targets.shape[1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.peak_learning_rate, weight_decay=args.weight_decay)
-    with progress_bar() as progress:
-        for step in progress.track(range(args.steps), description="train blind baseline"):
+    with counting_bar("train blind baseline", show=True) as update:
+        for step in range(args.steps):
+            update(step + 1, args.steps)
             rows = torch.from_numpy(np.random.default_rng([args.seed, step]).integers(len(states), size=args.batch))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args.peak_learning_rate, 100, args.steps)

@@ -56,11 +56,11 @@ def _fastest_attention(device: torch.device) -> tuple[AttentionMethod, str]:
         return "softmax", "the fastest on a CPU in bfloat16"
     if importlib.util.find_spec("triton") is None:
         return "sdpa", "the kernels need Triton: pip install 'lightwam[gpu]'"
-    from lightwam.kernels.devices import DEVICES
+    from lightwam.kernels.targets import ALL_TARGETS
 
     target = "sm_{}{}".format(*_capability(device))
-    if target not in DEVICES:
-        return "sdpa", f"the kernels have no tactics for {target}, only for {', '.join(DEVICES)}"
+    if target not in ALL_TARGETS:
+        return "sdpa", f"the kernels have no tactics for {target}, only for {', '.join(ALL_TARGETS)}"
     return "kernels", f"Triton kernels, compiled for {target} on first use"
 
 

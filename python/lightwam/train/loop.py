@@ -22,23 +22,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightwam.config import LightWAMConfig
-from lightwam.data.caches import progress_bar
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import ConfigError
 from lightwam.model import LightWAM, WanVAE
 from lightwam.model.attention import AttentionMethod
-from lightwam.model.released import load_exactly
+from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
+from lightwam.model.fit import load_exactly
 from lightwam.model.text import HashedWordsEncoder
+from lightwam.progress import counting_bar
 from lightwam.train.artifacts import (
-    STATISTICS_FILE,
     Curves,
     check_options,
     learning_rate,
-    load_checkpoint,
     load_resume_point,
-    part,
     restoring,
-    save_checkpoint,
     save_resume_point,
 )
 from lightwam.train.device import batch_to_device, choose_attention, mixed_precision, to_device, use_device
@@ -293,18 +290,17 @@ class PolicyTrainer:
         }
         save_resume_point(self.args.out / "resume.pt", state)
         weights = {**self.average.weights(), **{f"vae.{name}": value for name, value in self.vae_weights.items()}}
-        save_checkpoint(self.args.out / "checkpoint", self.config, weights, self.statistics)
+        save_checkpoint(self.args.out / "checkpoint", self.config, weights, self.statistics.to_dict())
         self.curves.draw(self.args.out / "losses.png")
 
     def run(self) -> None:
         """Train to the last step, saving as it goes."""
         args, recent, started = self.args, list[dict[str, Tensor]](), time.perf_counter()
         last = min(args.steps, args.stop_after or args.steps)
-        with progress_bar() as progress:
-            task = progress.add_task("train policy", total=last, completed=self.step)
+        with counting_bar("train policy", show=True) as update:
             while self.step < last:
                 recent.append({name: value.detach() for name, value in self.train_step().items()})  # not waited for
-                progress.advance(task)
+                update(self.step, last)
                 if self.step % args.log_every == 0:
                     point = {n: float(np.mean([float(values[n]) for values in recent])) for n in recent[0]}
                     point["seconds_a_step"] = (time.perf_counter() - started) / len(recent)

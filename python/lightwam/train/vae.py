@@ -24,18 +24,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightwam.config import LightWAMConfig
-from lightwam.data.caches import FrameCache, progress_bar
+from lightwam.data.caches import FrameCache
 from lightwam.data.images import scale_pixels
 from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
 from lightwam.data.windows import build_windows, rows_of, split_episodes
+from lightwam.model.checkpoint_folder import save_checkpoint
 from lightwam.model.vae import WanVAE
+from lightwam.progress import counting_bar
 from lightwam.train.artifacts import (
     Curves,
     check_options,
     learning_rate,
     load_resume_point,
     restoring,
-    save_checkpoint,
     save_resume_point,
 )
 from lightwam.train.device import mixed_precision, to_device, use_device
@@ -279,12 +280,11 @@ class VAETrainer:
         """Train to the last step, saving as it goes."""
         started, first = time.perf_counter(), self.step
         recent: list[dict[str, Tensor]] = []
-        with progress_bar() as progress:
-            task = progress.add_task("train VAE", total=self.args.steps, completed=self.step)
+        with counting_bar("train VAE", show=True) as update:
             while self.step < self.args.steps:
                 losses = self.train_step()
                 recent += [{name: value.detach() for name, value in losses.items()}] if losses else []
-                progress.advance(task)
+                update(self.step, self.args.steps)
                 if self.step % 50 == 0:
                     point: dict[str, Any] = {n: np.mean([float(values[n]) for values in recent]) for n in recent[0]}
                     recent = []

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from helpers.model_golden import load_json
+from helpers.robots import with_robot
 from lightwam.config import (
+    FLIPS,
     AdapterConfig,
     Camera,
     CameraLayout,
@@ -44,7 +46,7 @@ def test_token_grids_and_windows(preset: Any, grid: tuple[int, int], window: int
 def test_published_full_size_is_libero() -> None:
     config, libero = LightWAMConfig.from_published(load_json("full_config")), LightWAMConfig.libero()
     assert (config.video_dit, config.action_expert) == (libero.video_dit, libero.action_expert)
-    assert (config.cameras, config.gripper) == (libero.cameras, "libero")
+    assert config.robot == libero.robot
 
 
 def test_published_options() -> None:
@@ -150,28 +152,24 @@ def test_published_refuses_unknown_source() -> None:
     [
         ({"horizon": 0}, "horizon is 0"),
         ({"replan_steps": 17}, "replan_steps is 17"),
-        ({"gripper": "suction"}, "'suction'"),
         ({"vae": VAEConfig(z_dim=4, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4)}, "z_dim is 4"),
-        ({"cameras": CameraLayout(16, 48, (Camera("a", 0, 0, 16, 48),))}, None),
     ],
 )
-def test_bad_combinations(change: dict[str, Any], named: str | None) -> None:
-    if named is None:
-        assert replace(LightWAMConfig.nano(), **change).token_grid == (1, 3)
-        return
+def test_bad_combinations(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         replace(LightWAMConfig.nano(), **change)
 
 
 def test_camera_rectangles_tile_the_canvas() -> None:
+    assert with_robot(LightWAMConfig.nano(), cameras=(Camera("a", 0, 0, 16, 48),)).token_grid == (1, 3)
     with pytest.raises(ConfigError, match="tile"):
-        CameraLayout(16, 32, (Camera("a", 0, 0, 16, 16),))
-    with pytest.raises(ConfigError, match="inside"):
-        CameraLayout(16, 16, (Camera("a", 0, 8, 16, 16),))
+        CameraLayout((Camera("a", 0, 16, 16, 16),))
+    with pytest.raises(ConfigError, match="tile"):
+        CameraLayout((Camera("a", 0, 0, 16, 32), Camera("b", 0, 16, 16, 16)))
     with pytest.raises(ConfigError, match="each name once"):
-        CameraLayout(16, 32, (Camera("a", 0, 0, 16, 16), Camera("a", 0, 16, 16, 16)))
+        CameraLayout((Camera("a", 0, 0, 16, 16), Camera("a", 0, 16, 16, 16)))
     with pytest.raises(ConfigError, match="multiples of 16"):
-        CameraLayout(8, 16, (Camera("a", 0, 0, 8, 16),))
+        CameraLayout((Camera("a", 0, 0, 8, 16),))
 
 
 @pytest.mark.parametrize("mode", ["min/max", "q01/q99", "z-score", "-1/1", "0/2"])
@@ -209,12 +207,42 @@ def test_from_dict_names_the_field(path: tuple[str, ...], value: Any, named: str
 
 def test_from_dict_names_missing_fields() -> None:
     document = LightWAMConfig.nano().to_dict()
-    del document["state_dim"]
-    with pytest.raises(ConfigError, match="state_dim"):
+    del document["robot"]["state"]
+    with pytest.raises(ConfigError, match=r"config.robot lacks the fields \['state'\]"):
         LightWAMConfig.from_dict(document)
 
 
-def test_files_with_the_old_name_of_replan_steps_are_read() -> None:
-    document = LightWAMConfig.nano().to_dict()
-    document["replan"] = document.pop("replan_steps")
-    assert LightWAMConfig.from_dict(document) == LightWAMConfig.nano()
+def flat(config: LightWAMConfig, gripper: str) -> dict[str, Any]:
+    """The document that earlier versions wrote."""
+    document = config.to_dict()
+    robot, replan = document.pop("robot"), document.pop("replan_steps")
+    for camera in robot["cameras"]:
+        del camera["on_robot"]
+        camera["flip_vertical"], camera["flip_horizontal"] = FLIPS[camera.pop("in_data")]
+    return {
+        **document,
+        "replan": replan,
+        "cameras": {"height": config.cameras.height, "width": config.cameras.width, "cameras": robot["cameras"]},
+        "state_dim": config.state_dim,
+        "action_dim": config.action_dim,
+        "gripper": gripper,
+        "normalization": robot["normalization"],
+    }
+
+
+@pytest.mark.parametrize(("preset", "gripper"), list(zip(PRESETS, ["libero", "none", "libero"], strict=True)))
+def test_flat_documents_of_earlier_versions_are_read(preset: Any, gripper: str) -> None:
+    document = flat(preset(), gripper)
+    assert LightWAMConfig.from_dict(document) == preset()
+    assert LightWAMConfig.from_dict({**document, "replan_steps": document.pop("replan")}) == preset()
+    narrow = LightWAMConfig.from_dict({**document, "replan": 3, "action_dim": 3, "cameras": {
+        "height": 16, "width": 32, "cameras": [{"name": "a", "top": 0, "left": 0, "height": 16, "width": 32,
+                                                "flip_vertical": True}]}})  # fmt: skip
+    assert (narrow.action_dim, narrow.gripper) == (3, preset().gripper)
+    assert (narrow.cameras.cameras[0].in_data, narrow.cameras.cameras[0].on_robot) == ("flipped_vertical",) * 2
+    for change, named in (({"gripper": "suction"}, "'suction'"), ({"cameras": []}, "config.cameras is")):
+        with pytest.raises(ConfigError, match=named):
+            LightWAMConfig.from_dict({**document, **change})
+    del document["state_dim"]
+    with pytest.raises(ConfigError, match="state_dim"):
+        LightWAMConfig.from_dict(document)

@@ -24,16 +24,15 @@ from helpers.convert_fixtures import (
 )
 from lightwam import cli
 from lightwam.cli import convert as command
-from lightwam.cli.convert import ConvertArgs
-from lightwam.config import LightWAMConfig
+from lightwam.config import LightWAMConfig, read_config
+from lightwam.convert.checkpoint import ConvertArgs
 from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.instructions import cache_name
-from lightwam.convert.write import write_safetensors
 from lightwam.errors import ConfigError, DataError
 from lightwam.export.checkpoint import open_checkpoint
 from lightwam.model import LightWAM
+from lightwam.model.checkpoint_folder import load_checkpoint, save_checkpoint, write_safetensors
 from lightwam.model.released import load_backbone
-from lightwam.train.artifacts import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -181,14 +180,14 @@ def test_broken_statistics_are_one_line(arguments: ConvertArgs, entry: str, valu
 
 def test_published_configuration_file(tmp_path: Path) -> None:
     full = Path(__file__).parents[2] / "data/golden/full_config.json"
-    made = command.read_config(str(full))
+    made = read_config(str(full))
     assert made == replace(LightWAMConfig.libero(), name="published", loss=made.loss, video=made.video)
     for content in ("{", "[]", '{"name": 3}'):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ConfigError):
-            command.read_config(str(tmp_path / "config.json"))
+            read_config(str(tmp_path / "config.json"))
     with pytest.raises(ConfigError, match="no preset"):
-        command.read_config("liberoo")
+        read_config("liberoo")
 
 
 def test_published_form_keeps_every_tensor() -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from helpers.convert_fixtures import DIT, GOLDEN, TEXT, inputs, policy_weights, published, small_config
 from lightwam.cli import convert as command
-from lightwam.cli.convert import ConvertArgs
 from lightwam.config import TextConfig
+from lightwam.convert.checkpoint import ConvertArgs
 from lightwam.convert.instructions import encode_instructions, open_umt5, umt5_faults
 from lightwam.convert.sources import open_weights
 from lightwam.errors import CheckpointError

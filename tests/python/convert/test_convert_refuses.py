@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from helpers.convert_fixtures import TEXT, inputs, policy_weights, published, small_config
 from lightwam import cli
 from lightwam.cli import convert as command
-from lightwam.cli.convert import ConvertArgs
+from lightwam.convert import checkpoint
+from lightwam.convert.checkpoint import ConvertArgs
 from lightwam.convert.instructions import cache_name
 from lightwam.convert.sources import open_weights
 from lightwam.errors import CheckpointError, DataError, LightWAMError
@@ -230,7 +231,7 @@ def test_options_that_contradict_each_other(arguments: ConvertArgs, change: dict
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_statistics_that_are_not_finite(arguments: ConvertArgs, number: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anywhere, also where the configuration's normalisation does not look; no weight has been opened by then."""
-    monkeypatch.setattr(command, "open_weights", lambda _: pytest.fail("weights were opened"))
+    monkeypatch.setattr(checkpoint, "open_weights", lambda _: pytest.fail("weights were opened"))
     assert arguments.stats is not None
     document = json.loads(arguments.stats.read_text())
     document["action"]["default"]["stepwise_std"][3] = "here"

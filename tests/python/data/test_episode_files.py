@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lightwam.config import LightWAMConfig
 from lightwam.data.episode_files import Episode, read_episode_meta, read_episode_rows, write_episode, write_video
 from lightwam.data.lerobot import open_dataset, read_frames
 from lightwam.data.lerobot_writer import EPISODES_A_FILE, write_dataset
 from lightwam.errors import DataError
 
+ROBOT = LightWAMConfig.libero().robot
 TASKS = ("pick up the soup", "pick up the milk")
 
 
@@ -59,7 +61,7 @@ def test_an_episode_reads_back(tmp_path: Path) -> None:
 
 def test_the_data_set_reads_back(tmp_path: Path) -> None:
     episodes = stage(tmp_path / "staging", [3, 5, 2])
-    info = write_dataset(tmp_path / "staging", tmp_path / "set", fps=5, robot_type="panda")
+    info = write_dataset(tmp_path / "staging", tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     assert (info["total_episodes"], info["total_frames"], info["total_tasks"]) == (3, 10, 2)
     data = open_dataset(tmp_path / "set")
     data.check(("agentview", "wrist"), 8, 7)
@@ -78,7 +80,7 @@ def test_the_data_set_reads_back(tmp_path: Path) -> None:
 
 def test_statistics_are_exact_and_images_have_them_too(tmp_path: Path) -> None:
     episodes = stage(tmp_path / "staging", [4, 6])
-    write_dataset(tmp_path / "staging", tmp_path / "set", fps=5, robot_type="panda")
+    write_dataset(tmp_path / "staging", tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     statistics = json.loads((tmp_path / "set/meta/stats.json").read_text())
     actions = np.concatenate([np.stack(e.columns["action"]) for e in episodes]).astype(np.float64)
     np.testing.assert_allclose(statistics["action"]["mean"], actions.mean(0))
@@ -94,7 +96,7 @@ def test_statistics_are_exact_and_images_have_them_too(tmp_path: Path) -> None:
 def test_the_files_are_where_lerobot_looks_for_them(tmp_path: Path) -> None:
     stage(tmp_path / "staging", [2, 3])
     root = tmp_path / "set"
-    write_dataset(tmp_path / "staging", root, fps=5, robot_type="panda")
+    write_dataset(tmp_path / "staging", root, ROBOT, fps=5, robot_type="panda")
     info = json.loads((root / "meta/info.json").read_text())
     listing = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
     assert info["codebase_version"] == "v3.0" and info["lightwam.action_substeps"] == 4
@@ -113,7 +115,7 @@ def test_the_files_are_where_lerobot_looks_for_them(tmp_path: Path) -> None:
 
 def test_many_episodes_spread_over_files(tmp_path: Path) -> None:
     stage(tmp_path / "staging", [1] * (EPISODES_A_FILE + 2))
-    write_dataset(tmp_path / "staging", tmp_path / "set", fps=5, robot_type="panda")
+    write_dataset(tmp_path / "staging", tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     data = open_dataset(tmp_path / "set")
     paths = [one.videos["agentview"].path.name for one in data.episodes]
     assert paths[0] == "file-000.mp4" and paths[-2:] == ["file-001.mp4"] * 2
@@ -122,28 +124,30 @@ def test_many_episodes_spread_over_files(tmp_path: Path) -> None:
 
 def test_a_newer_data_set_replaces_the_older(tmp_path: Path) -> None:
     stage(tmp_path / "staging", [2])
-    write_dataset(tmp_path / "staging", tmp_path / "set", fps=5, robot_type="panda")
+    write_dataset(tmp_path / "staging", tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     stage(tmp_path / "staging", [2, 2])
-    assert write_dataset(tmp_path / "staging", tmp_path / "set", fps=5, robot_type="panda")["total_episodes"] == 2
+    assert (
+        write_dataset(tmp_path / "staging", tmp_path / "set", ROBOT, fps=5, robot_type="panda")["total_episodes"] == 2
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "staging"]
 
 
 def test_bad_stagings_are_one_clear_error_each(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no finished episode"):
-        write_dataset(tmp_path, tmp_path / "set", fps=5, robot_type="panda")
+        write_dataset(tmp_path, tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     with pytest.raises(DataError, match="no row"):
         write_episode(tmp_path / "episode_000000", Episode("t", "full"), fps=5)
     staging = tmp_path / "staging"
     stage(staging, [2, 2])
     write_video(staging / "episode_000001/wrist.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3, fps=5)
     with pytest.raises(DataError, match="3 frames for 2 rows"):
-        write_dataset(staging, tmp_path / "set", fps=5, robot_type="panda")
+        write_dataset(staging, tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     (staging / "episode_000001/wrist.mp4").write_bytes(b"not a video")
     with pytest.raises(DataError, match="damaged"):
-        write_dataset(staging, tmp_path / "set", fps=5, robot_type="panda")
+        write_dataset(staging, tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     odd = episode(1, 2)
     odd.columns["action"] = [row[:2] for row in odd.columns["action"]]
     write_episode(staging / "episode_000001", odd, fps=5)
     with pytest.raises(DataError, match="different folders"):
-        write_dataset(staging, tmp_path / "set", fps=5, robot_type="panda")
+        write_dataset(staging, tmp_path / "set", ROBOT, fps=5, robot_type="panda")
     assert not (tmp_path / "set").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.dataset_fixture import LENGTHS, write_v3, write_v21
+from helpers.robots import numbered, with_robot
 from lightwam.config import LightWAMConfig
 from lightwam.data import lerobot
 from lightwam.data.lerobot import open_dataset
@@ -32,7 +33,7 @@ def test_the_end_of_an_episode_is_padded(tmp_path: Path) -> None:
     # LIBERO: padded steps keep the last gripper command and stand still.
     np.testing.assert_array_equal(windows.action_NHA[last, 4:, :6], 0)
     np.testing.assert_array_equal(windows.action_NHA[last, 4:, 6], dataset.action[last, -1, 6])
-    plain = build_windows(dataset, replace(config, gripper="none"))
+    plain = build_windows(dataset, with_robot(config, action=numbered(7), gripper=None))
     np.testing.assert_array_equal(plain.action_NHA[last, 15], dataset.action[last, -1])
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.robots import without_gripper
 from lightwam.config import LightWAMConfig
 from lightwam.engine.file import read_engine
 from lightwam.engine.interpret import Interpreter, instruction_context
@@ -59,7 +60,7 @@ def test_golden_policies(
     """From latents; the published actions are normalised ones, so the gripper rule is left out."""
     mapping = json.loads((GOLDEN / f"{name}.json").read_text())
     tensors = load_file(GOLDEN / f"{name}.safetensors")
-    config = LightWAMConfig.from_dict({**LightWAMConfig.from_published(mapping).to_dict(), "gripper": "none"})
+    config = without_gripper(LightWAMConfig.from_published(mapping))
     model = LightWAM(config)
     groups = ("mot", "state_fusion_action_expert", "proprio_encoder")
     model.load_published({k: v for k, v in tensors.items() if k.startswith(groups)})

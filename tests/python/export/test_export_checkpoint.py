@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from helpers.golden import random_model, randomize, tiny_config
+from helpers.robots import with_square_cameras
 from lightwam.cli import export as command
 from lightwam.cli.export import ExportArgs
 from lightwam.config import LightWAMConfig
@@ -35,8 +36,7 @@ UNUSED = "mot.mixtures.video.head.head.weight"  # no engine holds it
 def checkpoint(tmp_path: Path) -> Path:
     """A small policy in bf16 with its VAE in f32."""
     config = LightWAMConfig.nano()
-    cameras = tuple(replace(camera, left=camera.left // 4, height=32, width=32) for camera in config.cameras.cameras)
-    config = replace(config, cameras=replace(config.cameras, height=32, width=64, cameras=cameras))
+    config = with_square_cameras(config, 32)
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     vae, text = WanVAE(config.vae), HashedWordsEncoder(config.text)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from helpers.golden import random_model, randomize
+from helpers.robots import with_square_cameras
 from lightwam.cli import export as command
 from lightwam.cli import inspect
 from lightwam.cli.export import ExportArgs
@@ -27,8 +28,7 @@ from lightwam.model.vae import WanVAE
 def _small_nano() -> LightWAMConfig:
     """Nano with a smaller picture, so that the tests are quick."""
     config = LightWAMConfig.nano()
-    cameras = tuple(replace(camera, left=camera.left // 4, height=32, width=32) for camera in config.cameras.cameras)
-    return replace(config, cameras=replace(config.cameras, height=32, width=64, cameras=cameras))
+    return with_square_cameras(config, 32)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from helpers.golden import random_model, tiny_config
-from lightwam.config import Camera, CameraLayout, LightWAMConfig, LoRAConfig
+from helpers.robots import numbered, with_robot
+from lightwam.config import Camera, LightWAMConfig, LoRAConfig, NormalizationConfig
 from lightwam.engine.interpret import Interpreter
 from lightwam.errors import ExportError
 from lightwam.export import export_engine
@@ -47,7 +48,9 @@ def _downsampled(config: LightWAMConfig) -> LightWAMConfig:
 
 
 def _fourteen(config: LightWAMConfig) -> LightWAMConfig:
-    return replace(config, action_dim=14, state_dim=14, gripper="none", horizon=5, replan_steps=5)
+    return with_robot(
+        replace(config, horizon=5, replan_steps=5), state=numbered(14), action=numbered(14), gripper=None
+    )
 
 
 _OPTIONS: dict[str, Edit] = {
@@ -100,7 +103,7 @@ def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
     from lightwam.data.normalize import DatasetStatistics, Normalizer
 
     config = tiny_config()
-    config = replace(config, normalization=replace(config.normalization, state=mode, action=mode))
+    config = with_robot(config, normalization=NormalizationConfig(mode, mode))
     statistics = _statistics(np.random.default_rng(3))
     options = BuildOptions(
         start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
@@ -184,8 +187,9 @@ def test_the_largest_f16() -> None:
 
 
 def test_flip_of_one_axis_is_refused(tmp_path: Path) -> None:
-    config = replace(tiny_config(), cameras=CameraLayout(64, 64, (Camera("eye", 0, 0, 64, 64, flip_vertical=True),)))
-    with pytest.raises(ExportError, match=r"camera eye has .*flip_vertical"):
+    camera = Camera("eye", 0, 0, 64, 64, in_data="flipped_vertical", on_robot="flipped_vertical")
+    config = with_robot(tiny_config(), cameras=(camera,))
+    with pytest.raises(ExportError, match=r"camera eye has on_robot 'flipped_vertical'"):
         _tiny_export(tmp_path, config, start_at="images", latent_shape=None, vae=WanVAE(config.vae))
 
 
@@ -227,7 +231,7 @@ def test_weights_that_hold_nan_are_refused(tmp_path: Path) -> None:
 
 def test_without_a_normalizer_the_gripper_stays_normalised(tmp_path: Path) -> None:
     config = tiny_config()
-    assert config.gripper == "libero"
+    assert config.gripper is not None
     model = random_model(config, seed=1)
     export_engine(
         model, tmp_path / "tiny.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
@@ -252,7 +256,7 @@ def test_state_of_zero_deviation_is_normalised_as_in_training(tmp_path: Path) ->
     from lightwam.data.normalize import DatasetStatistics, Normalizer
 
     config = tiny_config()
-    config = replace(config, normalization=replace(config.normalization, state="z-score", action="z-score"))
+    config = with_robot(config, normalization=NormalizationConfig("z-score", "z-score"))
     statistics = _statistics(np.random.default_rng(3))
     for dimension in (2, 5):
         statistics["state"]["default"]["global_std"][dimension] = 0.0

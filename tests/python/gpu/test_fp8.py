@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightwam.kernels.compiler.tasks import Compiler
 
 from helpers.golden import golden_policy
 from helpers.gpu_graphs import Sample, deviation, full_size_graph, golden_sample, small_sample
@@ -24,8 +23,10 @@ from lightwam.export import export_engine
 from lightwam.gpu.compile import compile_plan
 from lightwam.gpu.lower import FUSIONS, lower
 from lightwam.gpu.report import plan_costs
-from lightwam.gpu.roofline import DEVICES, SHARE, predict
-from lightwam.gpu.verify import check_plan
+from lightwam.gpu.roofline import SHARE, predict
+from lightwam.gpu.verify import verify_plan
+from lightwam.kernels.compiler.tasks import Compiler
+from lightwam.kernels.targets import GPUS
 from lightwam.quantize.calibration import random_observations
 from lightwam.quantize.layers import find_layers, in_precision, quantize_graph, quantize_weight
 from lightwam.quantize.quantize_engine import QuantizeOptions, quantize_engine, report_path
@@ -101,7 +102,7 @@ def test_a_golden_engine_passes_its_gates_and_says_so(tmp_path: Path) -> None:
 def test_plans_compute_what_the_interpreter_does(fusions: tuple[object, ...]) -> None:
     sample = _fp8(golden_sample("golden_set1", "f32", "folded"))
     plan = lower(sample.graph, fusions)  # type: ignore[arg-type]
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     assert {planned.task.product_type for planned in plan.tasks} >= {"f8", "f32"}
     assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE
 
@@ -115,7 +116,7 @@ def test_kernels_of_a_plan_compute_its_chunk() -> None:
 def test_a_small_policy_from_images() -> None:
     sample = _fp8(small_sample("f32"))
     plan = lower(sample.graph)
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE
 
 
@@ -124,7 +125,7 @@ def test_a_full_size_chunk_takes_as_many_launches_as_in_int8_and_no_more_time() 
     graphs = {precision: full_size_graph("libero", precision) for precision in precisions}
     costs = {precision: plan_costs(lower(graph), graph) for precision, graph in graphs.items()}
     assert len(costs["fp8"].launches) == len(costs["int8"].launches)
-    for device in (DEVICES["thor"], DEVICES["4090"], DEVICES["h100"]):
+    for device in (GPUS["thor"], GPUS["4090"], GPUS["h100"]):
         times = [sum(predict(costs[precision], device, SHARE).values()) for precision in ("fp8", "int8")]
         assert times[0] <= times[1]
 
@@ -135,11 +136,11 @@ def test_targets_without_fp8_are_refused_by_name_and_left_out_by_default(
     graph = golden_sample("golden_set3", "fp8", "folded").graph
     engine = tmp_path / "fp8.lwam"
     write_engine(graph, engine)
-    message = r"target sm_87 \(Jetson Orin\) has no fp8 products.*lightwam quantize --format int8"
+    message = r"target sm_87 \(Jetson Orin\) has no fp8 matmuls.*lightwam quantize --format int8"
     with pytest.raises(ExportError, match=message):
         compile_plan(lower(graph), ["sm_90", "sm_87"], Compiler(None, 1))
     assert main(["compile", str(engine), str(tmp_path / "gpu.lwam"), "--targets", "sm_87"]) != 0
-    assert "has no fp8 products" in capsys.readouterr().err
+    assert "has no fp8 matmuls" in capsys.readouterr().err
     assert main(["bench", "--roofline", "--device", "orin", "--engine", str(engine)]) != 0
     assert "Jetson AGX Orin 64 GB has no f8 products" in capsys.readouterr().err
 

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from lightwam.kernels.task import Argument, Task
-
 from helpers.gpu_graphs import full_size_graph
 from lightwam.engine.costs import graph_costs
 from lightwam.gpu.cache import LINE, USABLE, Cache, Touch, bytes_through_memory
 from lightwam.gpu.lower import lower
-from lightwam.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, Side
+from lightwam.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, SideStream
 from lightwam.gpu.report import plan_costs
+from lightwam.kernels.task import Argument, Task
 
 
 def _read(start: int, end: int, argument: str = "x", block: str = "arena") -> Touch:
@@ -78,7 +77,7 @@ def test_a_branch_goes_through_the_cache_beside_other_launches() -> None:
     tasks = [Task("row_norm", {}, arguments, 0, "none") for arguments in ((long,), (written,), (row,), (row,))]
     buffers = (Buffer("state", "input", 0, 4 * LINE), Buffer("y", "arena", 0, 2 * LINE))
     launches = [Launch(str(i), "backbone", i, (BufferAddress(min(i, 1), 0),)) for i in range(4)]
-    for side, moved in ((None, [4, 0, 0, 2]), (Side(1, 3), [6, 0, 2, 0])):
+    for side, moved in ((None, [4, 0, 0, 2]), (SideStream(1, 3), [6, 0, 2, 0])):
         program = ProgramPlan(2 * LINE, buffers, tuple(launches), side)
         plan = LaunchPlan(0, {}, tuple(PlannedTask("", task) for task in tasks), {"act": program})
         assert [size / LINE for size in bytes_through_memory(plan, 1, 3 * LINE / USABLE)] == moved

@@ -19,7 +19,7 @@ from lightwam.errors import ExportError
 from lightwam.gpu.intervals import Intervals
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import BufferAddress, Launch, LaunchPlan, ProgramPlan, WeightAddress, plan_to_json
-from lightwam.gpu.verify import check_plan
+from lightwam.gpu.verify import verify_plan
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +108,14 @@ DAMAGES: dict[str, tuple[Callable[[LaunchPlan], LaunchPlan], str]] = {
 
 
 def test_a_lowered_plan_is_accepted(plan: LaunchPlan, graph: Graph) -> None:
-    check_plan(plan, graph)
+    verify_plan(plan, graph)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_plan_is_refused(name: str, plan: LaunchPlan, graph: Graph) -> None:
     damage, message = DAMAGES[name]
     with pytest.raises(ExportError, match=message) as refusal:
-        check_plan(damage(plan), graph)
+        verify_plan(damage(plan), graph)
     assert "\n" not in str(refusal.value)
 
 
@@ -123,7 +123,7 @@ def test_act_may_not_write_the_instruction(plan: LaunchPlan, graph: Graph) -> No
     program = plan.programs["set_instruction"]
     moved = replace(plan, programs={"set_instruction": program, "act": replace(program, launches=program.launches)})
     with pytest.raises(ExportError):
-        check_plan(moved, graph)
+        verify_plan(moved, graph)
 
 
 def test_json_says_what_the_contract_says(plan: LaunchPlan) -> None:

@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lightwam.kernels.compiler.cache import CompileCache
-from lightwam.kernels.compiler.compile import Code, Variant, variant_key
-from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler, candidates
-from lightwam.kernels.task import Task
 
 from helpers.gpu_graphs import golden_sample, small_sample
 from lightwam.cli import main
@@ -27,6 +23,10 @@ from lightwam.errors import EngineError, ExportError
 from lightwam.gpu.compile import CODE_ALIGNMENT, CompiledPlan, compile_plan, gpu_part, write_gpu_engine
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import plan_to_json
+from lightwam.kernels.compiler.cache import CompileCache
+from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler, candidates
+from lightwam.kernels.compiler.variant import Code, Variant, variant_key
+from lightwam.kernels.task import Task
 from lightwam.runtime import Policy
 
 TARGETS = ("sm_87", "sm_110")
@@ -73,12 +73,12 @@ def test_a_file_with_machine_code_is_read_by_both_readers(tmp_path: Path, precis
     assert document == json.loads(json.dumps(plan_to_json(compiled.plan)))
     for task, row in zip(document["tasks"], compiled.results, strict=True):
         for target, result in row.items():
-            image = compiled.images[target]
+            code = compiled.machine_code[target]
             entries = task["tactics"][target]
             assert len(entries) == len(result.kept) and "spills 8 bytes" in entries[0]["note"]
             for entry, tactic in zip(entries, result.kept, strict=True):
                 assert entry["offset"] % CODE_ALIGNMENT == 0
-                assert image[entry["offset"] : entry["offset"] + entry["bytes"]] == tactic.code.cubin
+                assert code[entry["offset"] : entry["offset"] + entry["bytes"]] == tactic.code.cubin
     Policy(path, device="cpu")  # verifies the plan
 
 
@@ -105,17 +105,17 @@ def test_the_graph_read_from_such_a_file_is_the_graph_alone(tmp_path: Path) -> N
 
 def test_code_shared_by_tasks_is_stored_once() -> None:
     compiled = made_up(small_sample("bf16").graph)
-    for target, image in compiled.images.items():
+    for target, code in compiled.machine_code.items():
         keys = {tactic.key for row in compiled.results for tactic in row[target].kept}
-        assert len(image) == len(keys) * (-(-len(f"{target} {'0' * 64}") // CODE_ALIGNMENT) * CODE_ALIGNMENT)
+        assert len(code) == len(keys) * (-(-len(f"{target} {'0' * 64}") // CODE_ALIGNMENT) * CODE_ALIGNMENT)
 
 
 def test_names_of_the_launch_plan_are_its_own() -> None:
     graph = small_sample("bf16").graph
     compiled = made_up(graph)
     name = next(iter(graph.constants))
-    images = {**compiled.plan.images, "sm_87": name}
-    taken = replace(compiled, plan=replace(compiled.plan, images=images))
+    names = {**compiled.plan.machine_code, "sm_87": name}
+    taken = replace(compiled, plan=replace(compiled.plan, machine_code=names))
     with pytest.raises(ExportError, match="has a name of the launch plan"):
         gpu_part(taken, graph)
 

@@ -22,7 +22,7 @@ from lightwam.gpu import fuse_attention, fuse_norms, fuse_rows
 from lightwam.gpu.lower import FUSIONS, Fusion, lower
 from lightwam.gpu.nodes import WeightRows
 from lightwam.gpu.plan import LaunchPlan
-from lightwam.gpu.verify import check_plan
+from lightwam.gpu.verify import verify_plan
 
 #: Of a chunk: what is fused is not rounded on the way (bf16), or falls to the next of 256 steps (int8).
 TOLERANCE = {"f32": 2e-6, "bf16": 1e-2, "int8": 3e-2}
@@ -62,8 +62,8 @@ _SMALL: dict[str, Callable[[], Sample]] = {
 FIRES: tuple[tuple[Fusion, str, dict[str, int]], ...] = (
     (fuse_norms.affine_chain, "f32", {"affine": -2}),
     (fuse_norms.addition_in_norm, "f32", {"elementwise": -1}),
-    (fuse_attention.qkv_in_one_product, "f32", {"matmul": -8, "rms_norm_rope": -6}),
-    (fuse_rows.products_of_one_row, "f32", {"matvec": -5}),
+    (fuse_attention.qkv_in_one_matmul, "f32", {"matmul": -8, "rms_norm_rope": -6}),
+    (fuse_rows.matmuls_of_one_row, "f32", {"matvec": -5}),
     (fuse_norms.layer_norm_in_matvec, "f32", {"row_norm": -4}),
     (fuse_norms.rounding_in_matvec, "int8", {"quantize_rows": -16, "row_norm": -4}),
     (fuse_rows.pools_in_batches, "f32", {"learned_query_scores": -1, "learned_query_sum": -1}),
@@ -88,7 +88,7 @@ def test_a_fusion_fires_and_keeps_the_numbers(fusion: Fusion, precision: str, ch
     found = _kernels(after)
     found.subtract(_kernels(before))
     assert {kernel: count for kernel, count in found.items() if count} == change
-    check_plan(after, sample().graph)
+    verify_plan(after, sample().graph)
     made, wanted = (sample().planned(plan, "reference") for plan in (after, before))
     assert deviation(made, wanted) <= TOLERANCE[precision]
 
@@ -98,7 +98,7 @@ def test_a_fusion_stands_alone(fusion: Fusion) -> None:
     """Without the ones before it, on rows that are no multiple of 64 columns."""
     sample = _small("golden")()
     plan = lower(sample.graph, (fusion,))
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     wanted = sample.planned(lower(sample.graph, ()), "reference")
     assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE["bf16"]
 
@@ -160,7 +160,7 @@ def test_a_writer_leaves_one_kind_of_statistics() -> None:
     """The second reader keeps its own pass; a sum of whole matrices is normed without being stored."""
     sample = _two_readers()
     plan = lower(sample.graph)
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     assert _arguments(plan, "x_statistics") == 1
     assert (_arguments(plan, "addend"), _kernels(plan)["elementwise"]) == (1, 0)
     assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE["int8"]

@@ -8,7 +8,7 @@ import pytest
 from helpers.gpu_graphs import Sample, deviation
 from helpers.op_cases import FP8_CASES, INT8_CASES, OP_CASES, OpCase, case_state, one_op_graph
 from lightwam.gpu.lower import FUSIONS, lower
-from lightwam.gpu.verify import check_plan
+from lightwam.gpu.verify import verify_plan
 
 
 @pytest.mark.parametrize("case", (*OP_CASES, *INT8_CASES, *FP8_CASES), ids=str)
@@ -19,5 +19,5 @@ def test_an_op_as_a_plan(case: OpCase) -> None:
     wanted = sample.interpreted()
     for fusions in ((), FUSIONS):
         plan = lower(graph, fusions)
-        check_plan(plan, graph)
+        verify_plan(plan, graph)
         assert deviation(sample.planned(plan, "reference"), wanted) <= case.tolerance()

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from lightwam.kernels.ops import matmul
 
 from helpers.gpu_graphs import bundled_sample, deviation, full_size_graph, golden_sample, small_sample
 from lightwam.gpu.lower import FUSIONS, lower
 from lightwam.gpu.plan import linear_of, plan_to_json
 from lightwam.gpu.report import plan_costs
-from lightwam.gpu.verify import check_plan
+from lightwam.gpu.verify import verify_plan
+from lightwam.kernels.ops import matmul
 from lightwam.quantize.layers import find_layers, quantize_graph
 
 #: f32: sums in another order. bf16 (f16): every value between launches has 8 (11) bits, and fused ones are not rounded.
@@ -31,7 +31,7 @@ def test_golden_plans_compute_the_graph(name: str, cross_output: Any, precision:
     wanted = sample.interpreted()
     for fusions in ((), FUSIONS):
         plan = lower(sample.graph, fusions)
-        check_plan(plan, sample.graph)
+        verify_plan(plan, sample.graph)
         assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE[precision]
 
 
@@ -52,7 +52,7 @@ def test_a_plan_from_images_computes_the_graph(precision: Any) -> None:
     wanted = sample.interpreted()
     for fusions in ((), FUSIONS):
         plan = lower(sample.graph, fusions)
-        check_plan(plan, sample.graph)
+        verify_plan(plan, sample.graph)
         assert deviation(sample.planned(plan, "reference"), wanted) <= TOLERANCE[precision]
 
 
@@ -67,7 +67,7 @@ def test_eight_bits_of_an_f16_engine() -> None:
     whole = golden_sample("golden_set3", "f16", "folded")
     sample = replace(whole, graph=quantize_graph(whole.graph, find_layers(whole.graph, 1)))
     plan = lower(sample.graph)
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     assert {argument.dtype for planned in plan.tasks for argument in planned.task.arguments} >= {"i8", "f16"}
     assert deviation(sample.planned(plan, "reference"), sample.interpreted()) <= TOLERANCE["int8"]
 
@@ -75,7 +75,7 @@ def test_eight_bits_of_an_f16_engine() -> None:
 def test_the_bundled_policy_runs_in_the_interpreter() -> None:
     sample = bundled_sample()
     plan = lower(sample.graph)
-    check_plan(plan, sample.graph)
+    verify_plan(plan, sample.graph)
     assert deviation(sample.planned(plan, "interpreter"), sample.interpreted()) <= TOLERANCE["f32"]
 
 
@@ -84,7 +84,7 @@ def test_the_bundled_policy_runs_in_the_interpreter() -> None:
 def test_full_size_plans_are_within_their_limits(name: str, precision: Any) -> None:
     graph = full_size_graph(name, precision)
     plan = lower(graph)
-    check_plan(plan, graph)
+    verify_plan(plan, graph)
     costs = plan_costs(plan, graph)
     assert len(costs.launches) <= 330
     assert costs.num_bytes <= 1.3 * costs.bound

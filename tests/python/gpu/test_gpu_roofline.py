@@ -16,9 +16,10 @@ from lightwam.engine.costs import graph_costs
 from lightwam.engine.dtypes import DType
 from lightwam.engine.graph import Precision
 from lightwam.gpu.lower import lower
-from lightwam.gpu.plan import Side
+from lightwam.gpu.plan import SideStream
 from lightwam.gpu.report import LaunchCost, PlanCosts, plan_costs
-from lightwam.gpu.roofline import DEVICES, SHARE, Device, chunk_seconds, launch_seconds, predict
+from lightwam.gpu.roofline import SHARE, chunk_seconds, launch_seconds, predict
+from lightwam.kernels.targets import GPUS, Gpu
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +63,13 @@ def test_few_text_keys_are_counted(costs: PlanCosts) -> None:
 
 
 def test_a_launch_takes_the_longer_of_products_and_bytes(costs: PlanCosts) -> None:
-    orin = DEVICES["orin"]
+    orin = GPUS["orin"]
     convolution = next(launch for launch in costs.launches if launch.name == "vae.down.0.conv2")
-    assert launch_seconds(convolution, orin) == pytest.approx(
+    assert launch_seconds(convolution, orin).alone == pytest.approx(
         max(convolution.flops / 42.5e12, convolution.num_bytes / 204e9)
     )
     norm = next(launch for launch in costs.launches if launch.kernel == "row_norm")
-    assert launch_seconds(norm, orin) == norm.num_bytes / 204e9
+    assert launch_seconds(norm, orin).alone == norm.num_bytes / 204e9
     whole, share = predict(costs, orin), predict(costs, orin, SHARE)
     assert sum(share.values()) == pytest.approx(sum(whole.values()) / SHARE)
     assert list(whole) == ["preprocess", "vae", "backbone", "expert", "postprocess"]
@@ -80,12 +81,12 @@ def _cost(name: str, flops: int, num_bytes: int) -> LaunchCost:
 
 def test_a_side_branch_moves_its_bytes_in_the_memory_s_spare_time() -> None:
     """Products 10 s and 2 s, bytes 4 s and 6 s of the launches beside it: 6 s to spare, none where bytes bound."""
-    device = Device("a", {"bf16": 1.0}, 1.0, 1e9, 1e9)
+    gpu = Gpu("a", "sm_87", "a", 1.0, 1.0, 1.0, bandwidth=1.0, memory=1e9, cache=1e9)
     beside = (_cost("b", 10, 4), _cost("c", 2, 6))
 
     def seconds(flops: int, num_bytes: int, through_memory: tuple[int, ...] | None = None) -> list[float]:
         launches = (_cost("a", flops, num_bytes), *beside, _cost("d", 3, 9))
-        return list(chunk_seconds(PlanCosts(launches, 1, 1, {}, Side(1, 3)), device, through_memory))
+        return list(chunk_seconds(PlanCosts(launches, 1, 1, {}, SideStream(1, 3)), gpu, through_memory))
 
     assert seconds(0, 5) == [0, 10, 6, 9]  # all of it hides
     assert seconds(0, 8) == pytest.approx([2, 10, 6, 9])  # 2 s do not
@@ -98,19 +99,19 @@ def test_a_side_branch_moves_its_bytes_in_the_memory_s_spare_time() -> None:
 def test_a_full_size_branch_hides_on_an_orin() -> None:
     """As docs/guides/gpu.md says: all of it but its products, and the promised 35 ms in int8 are met."""
     graph = full_size_graph("libero", "int8")
-    counted, orin = plan_costs(lower(graph), graph), DEVICES["orin"]
-    assert counted.side is not None
-    apart, together = (chunk_seconds(c, orin) for c in (replace(counted, side=None), counted))
-    branch = slice(counted.side.launches)
+    counted, orin = plan_costs(lower(graph), graph), GPUS["orin"]
+    assert counted.side_stream is not None
+    apart, together = (chunk_seconds(c, orin) for c in (replace(counted, side_stream=None), counted))
+    branch = slice(counted.side_stream.launches)
     assert sum(together[branch]) < 0.02 * sum(apart[branch])
     assert sum(apart[branch]) > 0.0005 and sum(together) / SHARE < 0.035
 
 
 def test_bytes_of_memory_and_of_the_cache_bound_a_launch(costs: PlanCosts) -> None:
-    thor = DEVICES["thor"]
+    thor = GPUS["thor"]
     norm = next(launch for launch in costs.launches if launch.kernel == "row_norm")
-    assert launch_seconds(norm, thor, 0) == norm.num_bytes / (2 * 273e9)
-    assert launch_seconds(norm, thor, 3 * norm.num_bytes) == 3 * norm.num_bytes / 273e9
+    assert launch_seconds(norm, thor, 0).alone == norm.num_bytes / (2 * 273e9)
+    assert launch_seconds(norm, thor, 3 * norm.num_bytes).alone == 3 * norm.num_bytes / 273e9
 
 
 def test_predictions_that_the_project_promises() -> None:
@@ -124,8 +125,8 @@ def test_predictions_that_the_project_promises() -> None:
         graph = full_size_graph("libero", precision, stream_dtype)
         counted = plan_costs(lower(graph), graph)
         for device, limit in limits.items():
-            assert 1e3 * sum(predict(counted, DEVICES[device], SHARE).values()) <= limit
-            in_turn = sum(launch_seconds(launch, DEVICES[device]) for launch in counted.launches)
+            assert 1e3 * sum(predict(counted, GPUS[device], SHARE).values()) <= limit
+            in_turn = sum(launch_seconds(launch, GPUS[device]).alone for launch in counted.launches)
             assert stream_dtype == "f32" or 1e3 * in_turn / SHARE <= limit
 
 

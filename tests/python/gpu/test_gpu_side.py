@@ -17,8 +17,8 @@ from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
 from lightwam.gpu.lower import lower
-from lightwam.gpu.plan import BufferAddress, Launch, LaunchPlan, ProgramPlan, Side
-from lightwam.gpu.verify import accesses, check_plan
+from lightwam.gpu.plan import BufferAddress, Launch, LaunchPlan, ProgramPlan, SideStream, accesses
+from lightwam.gpu.verify import verify_plan
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 CHANGED_PLANS = 300
@@ -28,19 +28,19 @@ CHANGED_PLANS = 300
 def test_the_branch_of_a_full_size_policy_is_the_state_s_row(name: str) -> None:
     """Beside it: preprocessing, the VAE, and the first block up to its cross-attention."""
     program = lower(full_size_graph(name, "int8")).programs["act"]
-    assert program.side is not None
-    branch, beside = program.launches[: program.side.launches], program.launches[: program.side.join]
+    assert program.side_stream is not None
+    branch, beside = program.launches[: program.side_stream.launches], program.launches[: program.side_stream.join]
     assert [launch.name.split(".")[0] for launch in branch] == [
         "state_normalized", "proprio_embedding", "proprio_row", *(3 * ("blocks",))
     ]  # fmt: skip
     assert {launch.stage for launch in beside[len(branch) :]} == {"preprocess", "vae", "backbone"}
-    assert program.launches[program.side.join].name == "blocks.0.cross_attn.o"
+    assert program.launches[program.side_stream.join].name == "blocks.0.cross_attn.o"
 
 
 def test_programs_without_a_branch_that_pays_have_none() -> None:
     """An instruction waits for no camera; a branch of few launches, or beside few, is not worth two more waits."""
     plan = lower(golden_sample("golden_set1", "f32", "folded").graph)
-    assert plan.programs["set_instruction"].side is None and plan.programs["act"].side is not None
+    assert plan.programs["set_instruction"].side_stream is None and plan.programs["act"].side_stream is not None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_programs_without_a_branch_that_pays_have_none() -> None:
 def test_every_order_computes_the_same_bits(sample: Any) -> None:
     given = sample()
     plan = lower(given.graph)
-    check_plan(plan, given.graph)
+    verify_plan(plan, given.graph)
     chunks = []
     for order in ORDERS:
         runner = PlanRunner(given.graph, plan, "reference", order=order)
@@ -67,10 +67,10 @@ def test_every_order_computes_the_same_bits(sample: Any) -> None:
 
 def test_the_orders_of_a_program() -> None:
     launches = tuple(Launch(name, "backbone", 0, ()) for name in "abcdefg")
-    program = ProgramPlan(0, (), launches, Side(2, 5))
+    program = ProgramPlan(0, (), launches, SideStream(2, 5))
     names = {order: "".join(launch.name for launch in ordered_launches(program, order)) for order in ORDERS}
     assert names == {"side_first": "abcdefg", "side_last": "cdeabfg", "in_turns": "cadbefg"}
-    assert ordered_launches(replace(program, side=None), "side_last") == launches
+    assert ordered_launches(replace(program, side_stream=None), "side_last") == launches
 
 
 @pytest.fixture(scope="module")
@@ -90,31 +90,31 @@ def _with_act(plan: LaunchPlan, **fields: Any) -> LaunchPlan:
 @pytest.mark.parametrize("side", [(0, 9), (5, 5), (6, 4), (1, 1000), (-1, 9)])
 def test_impossible_branches_are_refused(plan: LaunchPlan, graph: Graph, side: tuple[int, int]) -> None:
     with pytest.raises(ExportError, match="it must begin first and be joined later"):
-        check_plan(_with_act(plan, side=Side(*side)), graph)
+        verify_plan(_with_act(plan, side_stream=SideStream(*side)), graph)
 
 
 def test_a_branch_that_is_joined_too_late_is_refused(plan: LaunchPlan, graph: Graph) -> None:
     """The first launch that needs it reads what it writes."""
     act = plan.programs["act"]
-    assert act.side is not None
-    name = act.launches[act.side.join].name
+    assert act.side_stream is not None
+    name = act.launches[act.side_stream.join].name
     with pytest.raises(ExportError, match=rf"launch {name}: key_proprio shares bytes .* which runs beside it"):
-        check_plan(_with_act(plan, side=replace(act.side, join=act.side.join + 1)), graph)
+        verify_plan(_with_act(plan, side_stream=replace(act.side_stream, join=act.side_stream.join + 1)), graph)
 
 
 def test_memory_of_the_branch_is_nobody_s_until_it_is_joined(plan: LaunchPlan, graph: Graph) -> None:
     """A launch beside it may not write where the branch reads, nor lie where the branch's own buffers are dead."""
     act = plan.programs["act"]
-    assert act.side is not None
+    assert act.side_stream is not None
     apart = {
         access.buffer.name: access.buffer
-        for launch in act.launches[: act.side.launches]
+        for launch in act.launches[: act.side_stream.launches]
         for access in accesses(launch, plan, act)
         if access.buffer is not None and access.buffer.space == "arena"
     }
     written = [
         address.buffer
-        for launch in act.launches[act.side.launches : act.side.join]
+        for launch in act.launches[act.side_stream.launches : act.side_stream.join]
         for address in launch.arguments[-1:]
         if isinstance(address, BufferAddress) and act.buffers[address.buffer].name not in apart
     ]
@@ -122,7 +122,7 @@ def test_memory_of_the_branch_is_nobody_s_until_it_is_joined(plan: LaunchPlan, g
         buffers = list(act.buffers)
         buffers[written[0]] = replace(buffers[written[0]], offset=taken.offset)
         with pytest.raises(ExportError, match=r"shares? bytes"):
-            check_plan(_with_act(plan, buffers=tuple(buffers), arena_bytes=act.arena_bytes + (1 << 20)), graph)
+            verify_plan(_with_act(plan, buffers=tuple(buffers), arena_bytes=act.arena_bytes + (1 << 20)), graph)
 
 
 def _outcome(plan: LaunchPlan, program: ProgramPlan, launches: Sequence[Launch]) -> list[tuple[str, Array]]:
@@ -149,22 +149,22 @@ def _outcome(plan: LaunchPlan, program: ProgramPlan, launches: Sequence[Launch])
 def test_what_is_accepted_gives_the_same_in_every_order(plan: LaunchPlan, graph: Graph) -> None:
     """Random branches, and buffers moved over others: where the bytes of two orders differ, the checker refuses."""
     draw, act = random.Random(3), plan.programs["act"]
-    assert act.side is not None
+    assert act.side_stream is not None
     arena = [index for index, buffer in enumerate(act.buffers) if buffer.space == "arena"]
     accepted = refused_races = 0
     for _ in range(CHANGED_PLANS):
         first = draw.randrange(1, 8)
-        side = Side(first, first + draw.randrange(1, 14))
+        side = SideStream(first, first + draw.randrange(1, 14))
         buffers = list(act.buffers)
         if draw.random() < 0.4:
             moved, over = draw.choice(arena), draw.choice(arena)
             end = buffers[over].offset + (buffers[moved].num_bytes or 0)
             if end <= act.arena_bytes:
                 buffers[moved] = replace(buffers[moved], offset=buffers[over].offset)
-        changed = _with_act(plan, side=side, buffers=tuple(buffers))
+        changed = _with_act(plan, side_stream=side, buffers=tuple(buffers))
         program = changed.programs["act"]
         try:
-            check_plan(changed, graph)
+            verify_plan(changed, graph)
         except ExportError as error:
             refused_races += "which runs beside it" in str(error)
             continue

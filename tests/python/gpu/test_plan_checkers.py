@@ -27,11 +27,11 @@ from lightwam.gpu.plan import (
     Launch,
     LaunchPlan,
     ProgramPlan,
-    Side,
+    SideStream,
     WeightAddress,
     plan_to_json,
 )
-from lightwam.gpu.verify import check_plan
+from lightwam.gpu.verify import verify_plan
 from lightwam.runtime import _engine
 
 CHANGED_PLANS = 1500
@@ -65,8 +65,8 @@ class Changes:
     def _side(self, program: ProgramPlan, plan: LaunchPlan) -> ProgramPlan:
         ends = range(len(program.launches) + 2)
         first, second = self._random.choice(ends), self._random.choice(ends)
-        ordered = Side(min(first, second), max(first, second))
-        return replace(program, side=self._random.choice((None, Side(first, second), ordered, ordered)))
+        ordered = SideStream(min(first, second), max(first, second))
+        return replace(program, side_stream=self._random.choice((None, SideStream(first, second), ordered, ordered)))
 
     def _buffer(self, program: ProgramPlan, plan: LaunchPlan) -> ProgramPlan:
         buffers = list(program.buffers)
@@ -167,7 +167,7 @@ class PlanFile:
 def refusal(plan: LaunchPlan, graph: Graph) -> str:
     """What the exporter says about the plan; empty if it accepts it."""
     try:
-        check_plan(plan, graph)
+        verify_plan(plan, graph)
     except ExportError as error:
         return str(error)
     return ""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightwam.cli.convert import ConvertArgs
+from helpers.robots import with_square_cameras
 from lightwam.config import AdapterConfig, LightWAMConfig, LoRAConfig, TextConfig, VAEConfig, VideoDiTConfig
+from lightwam.convert.checkpoint import ConvertArgs
 from lightwam.export.weights import RandomWeights
 from lightwam.model import LightWAM, WanVAE
 from lightwam.model.fit import expected_shapes, on_meta
@@ -34,10 +35,9 @@ VAE = VAEConfig(base_dim=8, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 def small_config() -> LightWAMConfig:
     """Nano's cameras (32 x 64) and expert around a DiT and a VAE that diffusers can build as well."""
     nano = LightWAMConfig.nano()
-    cameras = tuple(replace(camera, left=camera.left // 4, height=32, width=32) for camera in nano.cameras.cameras)
     expert = replace(nano.action_expert, num_heads=2, per_layer_dim=24, trunk_dim=32)
-    layout = replace(nano.cameras, height=32, width=64, cameras=cameras)
-    return replace(nano, name="small", video_dit=DIT, action_expert=expert, vae=VAE, text=TEXT, cameras=layout)
+    small = replace(nano, name="small", video_dit=DIT, action_expert=expert, vae=VAE, text=TEXT)
+    return with_square_cameras(small, 32)
 
 
 def random_weights(module: Any, prefix: str = "", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

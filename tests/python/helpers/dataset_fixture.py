@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightwam.config import LightWAMConfig
 from lightwam.data.episode_files import Episode, write_episode, write_video
 from lightwam.data.lerobot_writer import write_dataset
 
+ROBOT = LightWAMConfig.libero().robot
 TASK = "pick up the alphabet soup and place it in the basket"
 CAMERAS = ("agentview", "wrist")
 LENGTHS = (6, 4, 9)
@@ -36,7 +38,7 @@ def write_v3(root: Path, *, lengths: tuple[int, ...] = LENGTHS, size: int = 64, 
             }
             episode.add_row(columns, {camera: frames[camera][row] for camera in CAMERAS})
         write_episode(root.with_name(root.name + ".staging") / f"episode_{number:06d}", episode, 5)
-    write_dataset(root.with_name(root.name + ".staging"), root, fps=5, robot_type="panda")
+    write_dataset(root.with_name(root.name + ".staging"), root, ROBOT, fps=5, robot_type="panda")
     return root
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightwam.kernels.formats import e4m3_bits
 from numpy.typing import NDArray
+
+from lightwam.kernels.formats import e4m3_bits
 
 # uint16 holds the bits of bf16, uint8 those of e4m3.
 Tensor = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16] | NDArray[np.uint8] | NDArray[np.int8]

@@ -10,9 +10,9 @@ import numpy as np
 
 from helpers.golden import golden_policy, randomize
 from helpers.plan_runner import PlanRunner, Way
+from helpers.robots import with_square_cameras
 from lightwam.assets import bundled_engine
 from lightwam.config import LightWAMConfig
-from lightwam.config.presets import libero_cameras
 from lightwam.engine.dtypes import Array, DType
 from lightwam.engine.file import read_engine
 from lightwam.engine.graph import Graph, Precision
@@ -81,7 +81,7 @@ def small_config() -> LightWAMConfig:
         adapters=replace(nano.video_dit.adapters, layers=(0, 2)),
     )  # fmt: skip
     expert = replace(nano.action_expert, per_layer_dim=64, trunk_dim=96, num_heads=2)
-    return replace(nano, video_dit=dit, action_expert=expert, cameras=libero_cameras(32))
+    return with_square_cameras(replace(nano, video_dit=dit, action_expert=expert), 32)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from helpers.robots import numbered, with_robot
 from lightwam.config import ActionExpertConfig, AdapterConfig, LightWAMConfig, LoRAConfig, VideoDiTConfig
 from lightwam.model import LightWAM
 
@@ -33,15 +34,13 @@ def tiny(**expert: Any) -> LightWAMConfig:
         "num_queries": 3,
         "num_heads": 4,
     }
-    return replace(
+    config = replace(
         nano,
         video_dit=dit,
         text=replace(nano.text, width=20),
         action_expert=ActionExpertConfig(**{**settings, **expert}),
-        action_dim=14,
-        state_dim=14,
-        gripper="none",
     )
+    return with_robot(config, state=numbered(14), action=numbered(14), gripper=None)
 
 
 def build(config: LightWAMConfig) -> LightWAM:

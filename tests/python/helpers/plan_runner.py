@@ -11,25 +11,26 @@ from itertools import chain, zip_longest
 from typing import Literal
 
 import numpy as np
-from lightwam.kernels import formats
-from lightwam.kernels.interpreter import interpret
-from lightwam.kernels.task import Argument
 
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
 from lightwam.gpu.plan import Buffer, Launch, LaunchPlan, ProgramPlan, WeightAddress
+from lightwam.gpu.side import parts
+from lightwam.kernels import formats
+from lightwam.kernels.interpreter import interpret
+from lightwam.kernels.task import Argument
 
 #: "interpreter": the kernels' Triton source, on addresses. "reference": their float64 references, on arrays.
 Way = Literal["interpreter", "reference"]
-#: How launches beside each other are ordered: the side branch first, last, or in turns with what it runs beside.
+#: How launches beside each other are ordered: the side stream first, last, or in turns with what it runs beside.
 Order = Literal["side_first", "side_last", "in_turns"]
 POISON = 0xFF
 _ALIGNMENT = 256
 
 
 class PlanRunner:
-    """A plan with its memory. `on_launch` hears of every launch before it runs: the program's name and the launch."""
+    """A plan with its memory. `on_launch` is called before every launch with the program's name and the launch."""
 
     def __init__(
         self, graph: Graph, plan: LaunchPlan, way: Way = "interpreter",
@@ -122,13 +123,12 @@ class PlanRunner:
 
 
 def ordered_launches(program: ProgramPlan, order: Order) -> Sequence[Launch]:
-    """The launches of a program, those of its side branch where `order` says."""
-    if program.side is None or order == "side_first":
+    """The launches of a program, those of its side stream where `order` says."""
+    side, beside, rest = parts(program.side_stream, program.launches)
+    if order == "side_first":
         return program.launches
-    side, beside = program.launches[: program.side.launches], program.launches[program.side.launches :]
-    beside, rest = beside[: program.side.join - len(side)], beside[program.side.join - len(side) :]
     if order == "side_last":
-        return beside + side + rest
+        return (*beside, *side, *rest)
     turns = chain.from_iterable(zip_longest(beside, side))
     return (*(launch for launch in turns if launch is not None), *rest)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from helpers.robots import without_gripper
 from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import DType
 from lightwam.engine.file import read_engine, write_engine
@@ -35,7 +36,7 @@ def write_golden(name: str, precision: FloatPrecision, folder: Path, stream_dtyp
     """
     mapping = json.loads((GOLDEN / f"{name}.json").read_text())
     tensors = load_file(GOLDEN / f"{name}.safetensors")
-    config = LightWAMConfig.from_dict({**LightWAMConfig.from_published(mapping).to_dict(), "gripper": "none"})
+    config = without_gripper(LightWAMConfig.from_published(mapping))
     model = LightWAM(config)
     model.load_published({key: tensor for key, tensor in tensors.items() if key.startswith(GROUPS)})
     latents, context = tensors["in.latents"][:, :, 0], tensors["in.context"]

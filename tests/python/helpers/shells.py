@@ -8,13 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from lightwam.kernels.interpreter.interpret import kernel_module
-from lightwam.kernels.task import Tactic, Task
 
 from helpers.engine_files import Engine, write_engine
 from helpers.gpu_plans import TARGETS, cubin
 from lightwam.engine.graph import Constant, Graph, graph_to_json
 from lightwam.gpu.plan import LaunchPlan, plan_to_json
+from lightwam.kernels.interpreter.interpret import kernel_module
+from lightwam.kernels.task import Tactic, Task
 
 TARGET = "sm_87"
 

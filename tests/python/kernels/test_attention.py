@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import (

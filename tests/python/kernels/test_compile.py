@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from lightwam.kernels.compiler import tasks as compile_tasks
 from lightwam.kernels.compiler.cache import CompileCache
-from lightwam.kernels.compiler.compile import Code, Variant, clean_environment, source_hash, variant_key
 from lightwam.kernels.compiler.tasks import CompileError, Compiler
+from lightwam.kernels.compiler.variant import Code, Variant, clean_environment, source_hash, variant_key
 from lightwam.kernels.compiler.worker import compile_variants
 from lightwam.kernels.ops import device, elementwise, matmul, quantize_rows, row_norm
 from lightwam.kernels.targets import TARGETS, known_targets
@@ -72,10 +73,10 @@ def test_machine_code_is_the_same_every_time_and_holds_no_paths() -> None:
     assert b"elementwise.py" not in first.cubin and str(Path.cwd()).encode() not in first.cubin
 
 
-def test_fp8_products_run_on_the_matrix_units_of_targets_that_have_them() -> None:
-    """One product for each target, without spills; their sums may not be left to the unit's 14 bits."""
+def test_fp8_matmuls_run_on_the_tensor_cores_of_targets_that_have_them() -> None:
+    """One matmul for each target, without spills; their sums may not be left to the 14 bits of tensor cores."""
     task = matmul.task(128, 128, 256, x="f8", weight="f8", y="bf16", x_mode="quantized")
-    targets = [name for name, target in TARGETS.items() if target.float8]
+    targets = [name for name, target in TARGETS.items() if target.fp8]
     assert targets == ["sm_89", "sm_90", "sm_110", "sm_120"]
     variants = [Variant(task, matmul.tactics(task, target)[0], target) for target in targets]
     assert [variant.tactic.constants["STEP_SUMS"] for variant in variants] == [True, True, False, True]
@@ -85,7 +86,7 @@ def test_fp8_products_run_on_the_matrix_units_of_targets_that_have_them() -> Non
 
 def test_a_target_without_fp8_is_named_with_the_remedy() -> None:
     task = quantize_rows.task(2, 32, x="f32", y="f8")
-    with pytest.raises(ValueError, match=r"target sm_87 \(Jetson Orin\) has no fp8 products.*quantize --format int8"):
+    with pytest.raises(ValueError, match=r"target sm_87 \(Jetson Orin\) has no fp8 matmuls.*quantize --format int8"):
         Compiler(None, 1).compile([SMALL, task], ["sm_90", "sm_87"])
 
 
@@ -145,7 +146,7 @@ def test_tactics_past_the_target_s_shared_memory_are_dropped(monkeypatch: pytest
 def test_later_tactics_are_tried_where_the_first_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     good = elementwise.tactics(SMALL, TARGET)[0]
     with_tactics(monkeypatch, Tactic({"BLOCK": 96}), good, Tactic({"BLOCK": 512}))
-    (row,) = Compiler(None, 1).compile([SMALL], [TARGET])  # no products: one tactic at a time
+    (row,) = Compiler(None, 1).compile([SMALL], [TARGET])  # no matmuls: one tactic at a time
     assert [kept.tactic for kept in row[TARGET].kept] == [good]
 
 

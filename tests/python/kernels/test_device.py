@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device functions that kernels share, in the interpreter, beside their NumPy twins in float64."""
+"""Device functions that kernels share, in the interpreter, beside their references in float64."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import Array
 from lightwam.kernels.interpreter.interpret import run_arrays
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate, eight_bit_scale, round_even, round_to_eight_bits
 from lightwam.kernels.task import Argument, Tactic, Task
 
@@ -48,18 +49,18 @@ def _run(x: Array, activation: str) -> dict[str, Array]:
         return run_arrays(task, Tactic({}), {"x": x})
 
 
-@pytest.mark.parametrize("activation", oracle.ACTIVATIONS)
+@pytest.mark.parametrize("activation", float64.ACTIVATIONS)
 def test_activations_from_tiny_to_huge(activation: str) -> None:
     """f32 to a few steps of the value itself, also in the far tail; exact limits where the exponential overflows."""
     x = np.concatenate([np.linspace(-9, 9, COUNT - 8), [-1e4, 1e4, -1e15, 1e15, -1e-30, 1e-30, 0.0, -88.0]])
     x = x.astype(np.float32)
     with np.errstate(all="ignore"):
-        expected = oracle.activate(x.astype(np.float64), activation)
+        expected = float64.activate(x.astype(np.float64), activation)
     np.testing.assert_allclose(_run(x, activation)["y"], expected, rtol=2e-6, atol=5e-7)
 
 
 def test_nan_stays_nan() -> None:
-    for activation in oracle.ACTIVATIONS:
+    for activation in float64.ACTIVATIONS:
         assert np.isnan(_run(np.full(COUNT, np.nan, np.float32), activation)["y"]).all()
 
 
@@ -70,11 +71,11 @@ def test_rounding_to_even_and_to_eight_bits() -> None:
     result = _run(x, "none")
     np.testing.assert_array_equal(result["rounded"], np.rint(x))
     wide = x.astype(np.float64)
-    scale, zero = oracle.eight_bit_scale(np.minimum(wide, 3.0), np.maximum(wide, 3.0))
+    scale, zero = float64.eight_bit_scale(np.minimum(wide, 3.0), np.maximum(wide, 3.0))
     np.testing.assert_allclose(result["scale"], scale, rtol=3e-7)
     assert (np.abs(result["zero"] - zero) <= 1).all()
     # The value is an end of the range: its code is the last one, but for the rounding of zero.
-    np.testing.assert_allclose(result["code"], oracle.round_to_eight_bits(wide[:, None], scale, zero)[:, 0], atol=1)
+    np.testing.assert_allclose(result["code"], float64.round_to_eight_bits(wide[:, None], scale, zero)[:, 0], atol=1)
 
 
 def test_scale_of_a_range_that_overflows_or_is_nothing() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mended interpreter: bfloat16 beside NumPy, helpers, accesses that leave their argument, compiling beside it."""
+"""The patched interpreter: bfloat16 beside NumPy, helpers, accesses that leave their argument, compiling beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from lightwam.kernels.formats import bfloat16_bits, bfloat16_values, decode, e4m3_bits, e4m3_values, encode
 from lightwam.kernels.interpreter.interpret import LaunchError, run, run_arrays
 from lightwam.kernels.ops import elementwise
@@ -148,7 +149,7 @@ def test_products_helpers_and_casts(dtype: DType, optional: bool) -> None:
 
 
 def test_tensor_cores_short_mantissa_is_refused_for_float32() -> None:
-    with pytest.raises(LaunchError, match='kernel probe: a float32 product needs input_precision="ieee"'):
+    with pytest.raises(LaunchError, match='kernel probe: a float32 matmul needs input_precision="ieee"'):
         run_arrays(_task("f32", PRECISION="tf32"), TACTIC, _inputs("f32"))
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
+from lightwam.engine.images import compose_canvas
 from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import affine, conv2d, elementwise, preprocess_images, quantize_rows, row_norm
 from lightwam.kernels.ops.preprocess_images import Camera
+from lightwam.kernels.targets import TARGETS
 from lightwam.kernels.task import Task
-
-from lightwam.engine.images import compose_canvas
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -109,17 +110,16 @@ def test_what_a_kernel_cannot_do_is_refused(make: Callable[[], Task], message: s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("target", ["sm_87", "sm_89", "sm_90", "sm_110", "sm_120"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_convolution_tactics_fit_their_target(target: str) -> None:
     """Published sizes: some tactic, tiles of all channels under a norm, no channel computed in vain."""
-    shared = {"sm_87": 163, "sm_90": 227, "sm_110": 227}.get(target, 99) << 10
     for channels, dtype in ((96, "bf16"), (192, "bf16"), (192, "f32"), (256, "f32")):
         task = conv2d.task(56, 112, channels, channels, x=dtype, weight=dtype, y=dtype, norm="rms", z=dtype)  # type: ignore[arg-type]
         tactics = conv2d.tactics(task, target)
         assert tactics
         for tactic in tactics:
-            rows, depth = tactic.integer("BLOCK_M"), tactic.integer("BLOCK_K")
+            rows, step_bytes = tactic.integer("BLOCK_M"), tactic.integer("BLOCK_K") * (4 if dtype == "f32" else 2)
             assert tactic.integer("BLOCK_N") + tactic.integer("BLOCK_N_MORE") == channels
-            assert (rows + channels) * depth * tactic.num_stages * (4 if dtype == "f32" else 2) <= shared
+            assert (rows + channels) * step_bytes * tactic.num_stages <= TARGETS[target].shared_bytes
     with pytest.raises(ValueError, match="conv2d: no tactics for target 'sm_75'"):
         conv2d.tactics(task, "sm_75")

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
 from lightwam.kernels import torch_launch
 from lightwam.kernels.compiler.tasks import CompileError
 from lightwam.kernels.ops import row_norm
 from lightwam.kernels.task import Tactic
-from triton import knobs
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
 
 TARGET = "sm_86"  # no target of `lightwam compile`: training runs on more GPUs
 TASK = row_norm.task(64, 1024, kind="rms", x="f32", y="f32", eps=1e-6)

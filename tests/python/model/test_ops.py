@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightwam.kernels import torch_launch
-from lightwam.kernels.ops import self_attention as self_attention_kernel
 from torch import Tensor
 from torch.nn import functional as F
 
 from helpers.model_golden import relative_error
 from helpers.model_tiny import build, example_batch, tiny
 from lightwam.errors import ConfigError
+from lightwam.kernels import torch_launch
+from lightwam.kernels.ops import self_attention as self_attention_kernel
 from lightwam.model import LightWAM, ops
 from lightwam.model.action_expert import LearnedQueryPooler
 from lightwam.model.attention import attention

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from helpers.dataset_fixture import TASK, write_v3
+from helpers.robots import with_square_cameras
 from lightwam.config import AdapterConfig, LightWAMConfig
-from lightwam.config.presets import libero_cameras
 from lightwam.data.normalize import DatasetStatistics
 from lightwam.errors import CheckpointError, DataError
 from lightwam.model.attention import AttentionMethod
+from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.train import blind, loop, vae
-from lightwam.train.artifacts import learning_rate, load_checkpoint, load_resume_point
+from lightwam.train.artifacts import learning_rate, load_resume_point
 
 
 def _tiny() -> LightWAMConfig:
@@ -30,11 +31,12 @@ def _tiny() -> LightWAMConfig:
         nano.video_dit, hidden_dim=48, ffn_dim=64, num_heads=2, head_dim=24, num_layers=2, text_dim=16,
         adapters=AdapterConfig(layers=(0, 1), dim=8),
     )  # fmt: skip
-    return dataclasses.replace(
-        nano, video_dit=dit, vae=dataclasses.replace(nano.vae, base_dim=4), cameras=libero_cameras(32),
+    tiny = dataclasses.replace(
+        nano, video_dit=dit, vae=dataclasses.replace(nano.vae, base_dim=4),
         text=dataclasses.replace(nano.text, width=16, buckets=64),
         action_expert=dataclasses.replace(nano.action_expert, per_layer_dim=24, trunk_dim=32, num_queries=4),
     )  # fmt: skip
+    return with_square_cameras(tiny, 32)
 
 
 @pytest.fixture(scope="module", autouse=True)

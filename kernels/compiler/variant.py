@@ -22,13 +22,13 @@ from types import ModuleType
 from typing import Any
 
 import triton
-from lightwam.kernels.interpreter.interpret import kernel_module, kernel_parameters
-from lightwam.kernels.targets import TARGETS
-from lightwam.kernels.task import Argument, DType, Tactic, Task
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
+
+from lightwam.kernels.targets import TARGETS
+from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
 
 FORMAT = 1  # of keys: another number makes all of them new
 POINTER_ALIGNMENT = 16  # bytes; of every address in a plan
@@ -149,7 +149,7 @@ def compile_variant(variant: Variant) -> Code:
 
 
 def code_of(compiled: CompiledKernel) -> Code:
-    """What Triton compiled, with the registers and the stack that its machine code asks for."""
+    """What Triton compiled, with the registers and the stack that its machine code needs."""
     metadata, cubin = compiled.metadata, compiled.asm["cubin"]
     registers, stack = _resources(cubin)
     return Code(cubin, metadata.name, _WARP * metadata.num_warps, metadata.shared, registers, stack)

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import matmul, matvec
-from lightwam.kernels.ops import reference as oracle
+from lightwam.kernels.ops import reference as float64
+from lightwam.kernels.targets import TARGETS
 from lightwam.kernels.task import DType, Tactic, Task
 
-TARGETS = ("sm_87", "sm_89", "sm_90", "sm_110", "sm_120", "interpreter")
+RUN_ON = (*TARGETS, "interpreter")
 # The linears of the full-size policies: rows, n, k.
 FULL_SIZE = [
     (392, 4608, 1536),
@@ -48,7 +50,7 @@ def _expected(module: Any, task: Task, inputs: dict[str, Array]) -> dict[str, Ar
 
 def _distinct(module: Any, task: Task) -> list[Tactic]:
     tactics: list[Tactic] = []
-    for target in TARGETS:
+    for target in RUN_ON:
         for tactic in module.tactics(task, target):
             if all(dict(tactic.constants) != dict(other.constants) for other in tactics):
                 tactics.append(tactic)
@@ -80,17 +82,17 @@ def test_every_tactic_computes_the_same(module: Any, task: Task) -> None:
             np.testing.assert_allclose(result, expected[name], rtol=1e-6, atol=5e-6 * np.abs(expected[name]).max())
 
 
-@pytest.mark.parametrize("kind", oracle.STATISTICS)
-def test_statistics_are_those_of_what_was_stored(kind: oracle.Statistics) -> None:
+@pytest.mark.parametrize("kind", float64.STATISTICS)
+def test_statistics_are_those_of_what_was_stored(kind: float64.Statistics) -> None:
     """y is bf16: its rounding must be in the statistics, which are then exact but for f32 sums of 64 terms."""
     task = matmul.task(20, 200, 64, x="bf16", weight="bf16", y="bf16", bias=True, statistics=kind)
     result = run_arrays(task, matmul.tactics(task, "sm_87")[0], _inputs(matmul, task))
-    expected = oracle.row_statistics(decode(result["y"], "bf16"), kind)
+    expected = float64.row_statistics(decode(result["y"], "bf16"), kind)
     np.testing.assert_allclose(result["statistics"], expected, rtol=2e-6, atol=1e-6 * np.abs(expected).max())
 
 
 def test_statistics_lead_to_the_norm_of_the_matrix_they_describe() -> None:
-    """One product's moments, the next one's norm: as if the norm had seen the matrix (mean 40 times the deviation)."""
+    """One matmul's moments, the next one's norm: as if the norm had seen the matrix (mean 40 times the deviation)."""
     first = matmul.task(24, 136, 64, x="f32", weight="f32", y="f32", bias=True, statistics="moments")
     inputs = _inputs(matmul, first)
     inputs["bias"] = (inputs["bias"] + 300.0).astype(np.float32)
@@ -99,7 +101,7 @@ def test_statistics_lead_to_the_norm_of_the_matrix_they_describe() -> None:
     weight = _inputs(matmul, second)["weight"]
     arrays = {"x": made["y"].reshape(24, 1, 136), "x_statistics": made["statistics"], "weight": weight}
     y = run_arrays(second, matmul.tactics(second, "interpreter")[0], arrays)["y"]
-    expected = oracle.layer_norm(made["y"].astype(np.float64), 1e-6) @ weight[0].astype(np.float64).T
+    expected = float64.layer_norm(made["y"].astype(np.float64), 1e-6) @ weight[0].astype(np.float64).T
     np.testing.assert_allclose(y, expected, atol=2e-5 * np.abs(expected).max())
 
 
@@ -123,7 +125,7 @@ def test_a_row_that_is_not_finite_gives_results_that_are_not(mode: matvec.XMode,
 
 @pytest.mark.parametrize("weight", ["i8", "f8"])
 def test_a_range_that_is_not_finite_gives_results_that_are_not(weight: DType) -> None:
-    """The producer's statistics of a row with NaN, then the product that rounds this row to 8 bits."""
+    """The producer's statistics of a row with NaN, then the matmul that rounds this row to 8 bits."""
     first = matmul.task(16, 64, 32, x="f32", weight="f32", y="f32", statistics="range")
     inputs = _inputs(matmul, first)
     inputs["x"][3, 0, 5] = np.nan
@@ -147,11 +149,11 @@ def test_a_row_of_zeros_is_rounded_with_scale_one(weight: DType) -> None:
 
 @pytest.mark.parametrize(("rows", "n", "k"), FULL_SIZE)
 @pytest.mark.parametrize("dtype", ["bf16", "i8", "f8"])
-def test_tactics_of_full_size_products(rows: int, n: int, k: int, dtype: Any) -> None:
-    """No masks on K and N, whole pairs of statistics, and at most 16 rows of products thrown away at the end."""
+def test_tactics_of_full_size_matmuls(rows: int, n: int, k: int, dtype: Any) -> None:
+    """No masks on K and N, whole pairs of statistics, and at most 16 rows of work thrown away at the end."""
     mode: matmul.XMode = "plain" if dtype == "bf16" else "quantized"
     task = matmul.task(rows, n, k, x=dtype, weight=dtype, y="bf16", x_mode=mode, statistics="moments")
-    for target in TARGETS[:-1]:
+    for target in TARGETS:
         for tactic in matmul.tactics(task, target):
             m, tail, block_n, block_k = (
                 int(tactic.constants[name] or 0) for name in ("BLOCK_M", "TAIL_M", "BLOCK_N", "BLOCK_K")
