@@ -193,7 +193,7 @@ void Executor::Loaded::stage(const ActInputs& inputs) {
         std::copy_n(inputs.latents, policy.latent_count(), latents);
     auto* const sizes = act.input<std::int32_t>("frame_sizes");
     for (std::size_t camera = 0; camera < policy.cameras.size(); ++camera)
-        stage_frame(camera, *inputs.frames[camera], sizes);
+        stage_frame(camera, *inputs.images[camera], sizes);
     act.upload_inputs(stream.handle());
 }
 
@@ -213,7 +213,7 @@ const float* Executor::Loaded::fetch_actions() const {
     return act.output();
 }
 
-Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std::vector<std::size_t>& text_constants)
+Executor::Executor(const engine::EngineFile& file, std::size_t slots)
     : driver_(load_driver()), gpu_(find_gpu(driver_, *file.launch_plan(), file.graph())) {
     const engine::LaunchPlan& plan = *file.launch_plan();
     const std::size_t code_tensor = plan.targets[gpu_.target].tensor;
@@ -229,7 +229,8 @@ Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std:
     loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, std::move(code), tactics_.choice,
                                        std::move(library));
     try {
-        for (const std::size_t tensor : text_constants) loaded_->constants.emplace(tensor, std::vector<std::byte>());
+        for (const std::size_t tensor : engine::text_constants(file.graph()))
+            loaded_->constants.emplace(tensor, std::vector<std::byte>());
         upload_weights(file, driver_, loaded_->stream.handle(), loaded_->weights.address(), loaded_->constants,
                        code_tensor);
     } catch (...) {

@@ -9,18 +9,14 @@
 #include <string>
 #include <string_view>
 
+#include "engine/act_inputs.hpp"
 #include "engine/engine_file.hpp"
 #include "lightwam/policy.hpp"
 #include "runtime/text.hpp"
 
 namespace lightwam::runtime {
 
-// A checked observation. images: one for each camera of the engine, in its order; latents: null when it has cameras.
-struct ActInputs {
-    const float* state = nullptr;
-    const float* latents = nullptr;
-    const ImageView* const* images = nullptr;
-};
+using engine::ActInputs;
 
 class Backend {
   public:

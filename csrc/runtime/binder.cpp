@@ -107,7 +107,7 @@ class Binder {
     }
     Matrix matrix(std::string_view role) const { return engine::matrix_view(value(role).shape); }
     std::size_t rows(std::string_view role) const { return size(matrix(role).rows); }
-    std::size_t columns(std::string_view role) const { return columns(role); }
+    std::size_t columns(std::string_view role) const { return size(matrix(role).columns); }
     // Rows of the output that are computed, of `all`. A leading row may be several rows of the matrix view.
     std::size_t rows_in_use(std::int64_t all) const { return size(some_rows_ ? all / rows_.all * rows_.used : all); }
 

@@ -150,7 +150,7 @@ void CpuBackend::load(const engine::EngineFile& file) {
         scratch = std::max(
             scratch, scratch_bytes(bind_program(graph_, *program, bases_, *weights_), *kernels_, pool_->threads()));
     scratch_ = Block(scratch, "the scratch memory of engine '" + graph_.name + "'");
-    for (const std::size_t tensor : text_constants(graph_)) weights_->raw(tensor);
+    for (const std::size_t tensor : engine::text_constants(graph_)) weights_->raw(tensor);
     weights_->load(file, *pool_);
     act_ = bind_program(graph_, graph_.act, bases_, *weights_);
     actions_ = reinterpret_cast<const float*>(arena_.data() + graph_.act.values[graph_.act.outputs[0].index].offset);

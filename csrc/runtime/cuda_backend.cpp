@@ -44,8 +44,6 @@ class CudaBackend final : public Backend {
     std::uint64_t clock_ = 0;
 };
 
-cuda::ActInputs on_gpu(const ActInputs& inputs) { return {inputs.state, inputs.latents, inputs.images}; }
-
 const engine::EngineFile& with_plan(const engine::EngineFile& file) {
     if (file.launch_plan() == nullptr)
         throw Error(ErrorKind::device, "engine '" + file.graph().name +
@@ -56,7 +54,7 @@ const engine::EngineFile& with_plan(const engine::EngineFile& file) {
 
 CudaBackend::CudaBackend(const engine::EngineFile& file, const PolicyOptions& options)
     : slots_(cuda::instruction_slots(with_plan(file).graph().instruction_bytes, options.instruction_cache_capacity)) {
-    executor_.emplace(file, slots_.size(), text_constants(file.graph()));
+    executor_.emplace(file, slots_.size());
     const cuda::Gpu& gpu = executor_->gpu();
     device_info_ = "GPU '" + gpu.name + "', sm_" + std::to_string(gpu.arch) + " kernels as one CUDA graph a chunk, " +
                    executor_->tactics().why;
@@ -115,17 +113,17 @@ void CudaBackend::compute_instruction(std::string_view text, std::int32_t rows) 
 }
 
 const float* CudaBackend::act(const ActInputs& inputs, Timings*) {
-    return guarded([&](cuda::Executor& run) { return run.act(current_, on_gpu(inputs)); });
+    return guarded([&](cuda::Executor& run) { return run.act(current_, inputs); });
 }
 
 const float* CudaBackend::act_by_stage(const ActInputs& inputs, Timings& timings) {
-    return guarded([&](cuda::Executor& run) { return run.act_by_stage(current_, on_gpu(inputs), timings); });
+    return guarded([&](cuda::Executor& run) { return run.act_by_stage(current_, inputs, timings); });
 }
 
 Tuning CudaBackend::tune(const ActInputs& inputs, int repeats, const TuningProgress& progress) {
     const std::size_t spare = (current_ + 1) % slots_.size();
     slots_[spare] = Slot{};
-    return guarded([&](cuda::Executor& run) { return run.tune(current_, spare, on_gpu(inputs), repeats, progress); });
+    return guarded([&](cuda::Executor& run) { return run.tune(current_, spare, inputs, repeats, progress); });
 }
 
 }  // namespace

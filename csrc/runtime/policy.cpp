@@ -63,6 +63,13 @@ std::size_t first_non_finite(const float* values, std::size_t count) {
         std::find_if(values, values + count, [](float value) { return !std::isfinite(value); }) - values);
 }
 
+[[noreturn]] void fail(const std::string& why) { throw Error(ErrorKind::observation, why); }
+
+void expect_finite(const std::string& name, const float* values, std::size_t count) {
+    if (const std::size_t at = first_non_finite(values, count); at < count)
+        fail(name + "[" + std::to_string(at) + "] is " + std::to_string(values[at]) + "; expected a finite number");
+}
+
 }  // namespace
 
 struct Policy::Implementation {
@@ -127,15 +134,12 @@ void Policy::Implementation::set_instruction(std::string_view text) {
 
 // Checks everything before anything of the last call is overwritten.
 runtime::ActInputs Policy::Implementation::accept(const Observation& observation) {
-    const auto fail = [](const std::string& why) { throw Error(ErrorKind::observation, why); };
     const std::size_t width = static_cast<std::size_t>(info_.state_width);
     if (observation.state == nullptr) fail("the state is missing; expected " + std::to_string(width) + " numbers");
     if (observation.state_width != width)
         fail("the state has " + std::to_string(observation.state_width) + " numbers; expected " +
              std::to_string(width));
-    if (const std::size_t at = first_non_finite(observation.state, width); at < width)
-        fail("state[" + std::to_string(at) + "] is " + std::to_string(observation.state[at]) +
-             "; expected a finite number");
+    expect_finite("state", observation.state, width);
     runtime::ActInputs inputs{observation.state, nullptr, nullptr};
     if (info_.starts_at_images) {
         if (observation.latents != nullptr) fail("latents were given, but this engine starts at images");
@@ -146,9 +150,7 @@ runtime::ActInputs Policy::Implementation::accept(const Observation& observation
         if (observation.latents == nullptr || observation.latent_count != count)
             fail("the latents have " + std::to_string(observation.latents == nullptr ? 0 : observation.latent_count) +
                  " numbers; expected " + std::to_string(count));
-        if (const std::size_t at = first_non_finite(observation.latents, count); at < count)
-            fail("latents[" + std::to_string(at) + "] is " + std::to_string(observation.latents[at]) +
-                 "; expected a finite number");
+        expect_finite("latents", observation.latents, count);
         inputs.latents = observation.latents;
     }
     return inputs;

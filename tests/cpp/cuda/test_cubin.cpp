@@ -63,7 +63,7 @@ void test_damage(const engine::EngineFile& file) {
 }
 
 void test_tactics(const engine::EngineFile& file, const std::string& path) {
-    const auto check = [&](const LaunchPlan& plan, const cuda::Gpu& gpu, std::span<const std::byte> code) {
+    const auto check = [&](const engine::LaunchPlan& plan, const cuda::Gpu& gpu, std::span<const std::byte> code) {
         engine::ErrorReporter{path}([&] { cuda::check_cubins(plan, gpu, code); });
     };
     cuda::Gpu gpu;
