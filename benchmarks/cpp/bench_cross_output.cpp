@@ -3,7 +3,7 @@
 // bench_cross_output: cross-attention up to the residual stream, at the sizes of the policies, as attention
 // and output projection, and folded (with the projection of the proprio key, which each step needs). Every sample runs
 // all blocks, each with weights and keys of its own, so that they come from memory as in a policy; the
-// two forms take turns, so that they meet the same machine. Processor time of one thread, medians.
+// two forms take turns, so that they meet the same machine. CPU time of one thread, medians.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -93,38 +93,33 @@ class Bench {
     }
 
   private:
+    cpu::CrossAttentionKeys keys(BlockNumbers& block) {
+        return {sizes_.tokens,      sizes_.heads,   sizes_.head_width, sizes_.max_text,   1, 0.1F, q_.input(),
+                block.keys.input(), bias_.floats(), &count_,           block.keys.input()};
+    }
     void run_plain(BlockNumbers& block) {
-        const cpu::Input proprio_key{block.keys.data(), dtype_}, proprio_value{block.values.data(), dtype_};
         run(execution(),
-            cpu::CrossAttentionArgs{sizes_.tokens, sizes_.heads, sizes_.head_width, sizes_.max_text, 1, 0.1F,
-                                    q_.input(), block.keys.input(), block.values.input(), bias_.floats(), &count_,
-                                    proprio_key, proprio_value, attended_.output()});
-        run(execution(), cpu::LinearArgs{sizes_.tokens,
-                                         sizes_.width(),
-                                         sizes_.width(),
-                                         attended_.input(),
-                                         block.projection.data(),
-                                         bias_.floats(),
-                                         cpu::Activation::none,
-                                         stream_.input(),
-                                         stream_.output(),
-                                         {}});
+            cpu::CrossAttentionArgs{keys(block), block.values.input(), block.values.input(), attended_.output()});
+        run(execution(), cpu::LinearArgs{.rows = sizes_.tokens,
+                                         .depth = sizes_.width(),
+                                         .columns = sizes_.width(),
+                                         .x = attended_.input(),
+                                         .weight = block.projection.data(),
+                                         .bias = bias_.floats(),
+                                         .residual = stream_.input(),
+                                         .y = stream_.output()});
     }
     void run_folded(BlockNumbers& block) {
-        run(execution(), cpu::GroupedLinearArgs{1,
-                                                sizes_.heads,
-                                                sizes_.head_width,
-                                                sizes_.width(),
-                                                block.values.input(),
-                                                block.projection_by_head.data(),
-                                                nullptr,
-                                                proprio_output_.output(),
-                                                {}});
+        run(execution(), cpu::LinearArgs{.rows = 1,
+                                         .depth = sizes_.head_width,
+                                         .columns = sizes_.width(),
+                                         .x = block.values.input(),
+                                         .weight = block.projection_by_head.data(),
+                                         .y = proprio_output_.output(),
+                                         .groups = sizes_.heads});
         run(execution(),
-            cpu::CrossAttentionFoldedArgs{sizes_.tokens, sizes_.heads, sizes_.head_width, sizes_.width(),
-                                          sizes_.max_text, 1, 0.1F, q_.input(), block.keys.input(),
-                                          block.outputs.input(), bias_.floats(), &count_, block.keys.input(),
-                                          proprio_output_.input(), bias_.floats(), stream_.input(), stream_.output()});
+            cpu::CrossAttentionFoldedArgs{keys(block), sizes_.width(), block.outputs.input(), proprio_output_.input(),
+                                          bias_.floats(), stream_.input(), stream_.output()});
     }
     template <class Body>
     double seconds(Body&& body) {
@@ -156,7 +151,7 @@ class Bench {
 int main() {
     const Sizes all[] = {{"full size", 25, 392, 12, 128, 128, {21, 32, 39, 64, 128}},
                          {"nano", 5, 128, 6, 32, 24, {5, 15, 24}}};
-    std::printf("ms of processor time for all blocks, one thread, %s\n", cpu::level_name(cpu::best_level()));
+    std::printf("ms of CPU time for all blocks, one thread, %s\n", cpu::level_name(cpu::best_level()));
     for (const Sizes& sizes : all) {
         std::printf("\n%s: %zu blocks, %zu tokens, %zu heads of %zu\n%-5s %6s %14s %14s %8s\n", sizes.name,
                     sizes.blocks, sizes.tokens, sizes.heads, sizes.head_width, "dtype", "keys", "attention + o",

@@ -32,7 +32,7 @@ std::string quoted(const std::string& text) {
     return result + "\"";
 }
 
-std::string processor() {
+std::string CPU() {
     std::ifstream file("/proc/cpuinfo");
     for (std::string line; std::getline(file, line);) {
         const auto colon = line.find(": ");
@@ -62,8 +62,8 @@ std::string record(const Figure& figure, const std::string& contender, int threa
 void write(const std::string& path, const std::string& contender, int threads, const std::vector<Figure>& figures) {
     const std::string temporary = path + ".tmp";
     std::ofstream file(temporary);
-    file << "{\n \"schema\": \"lightwam-figures\",\n \"version\": 1,\n \"machine\": {\"processor\": "
-         << quoted(processor()) << ", \"cores\": " << std::thread::hardware_concurrency() << "},\n \"records\": [\n";
+    file << "{\n \"schema\": \"lightwam-figures\",\n \"version\": 1,\n \"machine\": {\"CPU\": " << quoted(CPU())
+         << ", \"cores\": " << std::thread::hardware_concurrency() << "},\n \"records\": [\n";
     for (std::size_t i = 0; i < figures.size(); ++i) {
         file << record(figures[i], contender, threads) << (i + 1 < figures.size() ? ",\n" : "\n");
     }

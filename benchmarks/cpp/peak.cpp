@@ -24,7 +24,7 @@ constexpr int kChains = 12;
 
 volatile float sink;
 
-double processor_seconds() {
+double CPU_seconds() {
     timespec now{};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
     return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
@@ -131,9 +131,9 @@ double operations(Level level, DType dtype) {
 double flops(Level level, DType dtype) {
     double best = 0.0;
     for (int i = 0; i < 40; ++i) {
-        const double begin = processor_seconds();
+        const double begin = CPU_seconds();
         const double done = operations(level, dtype);
-        best = std::max(best, done / (processor_seconds() - begin));
+        best = std::max(best, done / (CPU_seconds() - begin));
     }
     return best;
 }

@@ -17,29 +17,17 @@ namespace {
 
 constexpr std::size_t kMaxCameras = 64;
 
-const char* exception_name(lightwam::ErrorKind kind) {
-    switch (kind) {
-        case lightwam::ErrorKind::engine:
-            return "EngineError";
-        case lightwam::ErrorKind::observation:
-            return "ObservationError";
-        case lightwam::ErrorKind::instruction:
-            return "InstructionError";
-        case lightwam::ErrorKind::precision:
-            return "PrecisionError";
-        case lightwam::ErrorKind::device:
-            return "DeviceError";
-        case lightwam::ErrorKind::internal:
-            return "LightWAMError";
-    }
-    return "LightWAMError";
-}
+constexpr lightwam::engine::Named<lightwam::ErrorKind> kExceptions[] = {
+    {lightwam::ErrorKind::internal, "LightWAMError"},       {lightwam::ErrorKind::engine, "EngineError"},
+    {lightwam::ErrorKind::observation, "ObservationError"}, {lightwam::ErrorKind::instruction, "InstructionError"},
+    {lightwam::ErrorKind::precision, "PrecisionError"},     {lightwam::ErrorKind::device, "DeviceError"}};
 
 void translate(std::exception_ptr pointer) {
     try {
         if (pointer) std::rethrow_exception(pointer);
     } catch (const lightwam::Error& error) {
-        const py::object type = py::module_::import("lightwam.errors").attr(exception_name(error.kind()));
+        const py::object type =
+            py::module_::import("lightwam.errors").attr(lightwam::engine::row_of(kExceptions, error.kind()).name);
         const std::string_view text = error.what();
         const auto message = py::reinterpret_steal<py::object>(
             PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
@@ -47,13 +35,13 @@ void translate(std::exception_ptr pointer) {
     }
 }
 
-[[noreturn]] void refuse(const char* why) { throw lightwam::Error(lightwam::ErrorKind::observation, why); }
+[[noreturn]] void fail(const char* why) { throw lightwam::Error(lightwam::ErrorKind::observation, why); }
 
 lightwam::ImageView image_view(py::handle name, py::handle value) {
-    if (!py::isinstance<py::str>(name) || !py::isinstance<py::array>(value)) refuse("an image is no named array");
+    if (!py::isinstance<py::str>(name) || !py::isinstance<py::array>(value)) fail("an image is no named array");
     const auto array = py::reinterpret_borrow<py::array>(value);
     if (array.dtype().kind() != 'u' || array.itemsize() != 1 || array.ndim() != 3 || array.shape(2) != 3)
-        refuse("an image is not uint8 [height, width, 3]");
+        fail("an image is not uint8 [height, width, 3]");
     Py_ssize_t length = 0;
     const char* text = PyUnicode_AsUTF8AndSize(name.ptr(), &length);
     if (text == nullptr) throw py::error_already_set();
@@ -69,10 +57,10 @@ lightwam::ImageView image_view(py::handle name, py::handle value) {
 // Pointer and length of a contiguous float32 array, or of None.
 std::pair<const float*, std::size_t> float_view(py::handle value) {
     if (value.is_none()) return {nullptr, 0};
-    if (!py::isinstance<py::array>(value)) refuse("expected an array of float32");
+    if (!py::isinstance<py::array>(value)) fail("expected an array of float32");
     const auto array = py::reinterpret_borrow<py::array>(value);
     if (array.dtype().kind() != 'f' || array.itemsize() != 4 || !(array.flags() & py::array::c_style))
-        refuse("expected a contiguous array of float32");
+        fail("expected a contiguous array of float32");
     return {static_cast<const float*>(array.data()), static_cast<std::size_t>(array.size())};
 }
 
@@ -80,7 +68,7 @@ using Views = std::array<lightwam::ImageView, kMaxCameras>;
 
 // `views`: where the observation's images are described.
 lightwam::Observation observation_of(const py::dict& images, py::handle latents, py::handle state, Views& views) {
-    if (images.size() > views.size()) refuse("more than 64 images");
+    if (images.size() > views.size()) fail("more than 64 images");
     lightwam::Observation observation;
     observation.images = views.data();
     for (const auto& [name, value] : images) views[observation.image_count++] = image_view(name, value);
@@ -98,7 +86,7 @@ void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents,
     const lightwam::Observation observation = observation_of(images, latents, state, views);
     const auto [action_data, action_count] = float_view(actions);
     if (seconds.dtype().kind() != 'f' || seconds.itemsize() != 8 || seconds.size() != lightwam::kStageCount + 1)
-        refuse("seconds is not float64 [7]");
+        fail("seconds is not float64 [7]");
     float* const out = static_cast<float*>(actions.mutable_data());
     double* const times = static_cast<double*>(seconds.mutable_data());
     lightwam::Timings timings;
@@ -198,7 +186,7 @@ PYBIND11_MODULE(_engine, module) {
         .def_property_readonly("instruction_computations", &Policy::instruction_computations)
         .def_property_readonly("resize_plans_built", &Policy::resize_plans_built)
         .def_property_readonly("document", [](const Policy& p) { return p.info().metadata_json; })
-        .def_property_readonly("run_path", [](const Policy& p) { return p.info().run_path; })
+        .def_property_readonly("execution_info", [](const Policy& p) { return p.info().execution_info; })
         .def_property_readonly("warning", [](const Policy& p) { return p.info().warning; })
         .def_property_readonly("device", [](const Policy& p) { return p.info().device; })
         .def_property_readonly("threads", [](const Policy& p) { return p.info().threads; })

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention as two products around a softmax, head by head: keys and values are packed once per head, then every tile
+// Attention as two matmuls around a softmax, head by head: keys and values are packed once per head, then every tile
 // of query rows computes its logits against all keys, their softmax, and the weighted values. A tile's logits stay in
 // the first-level cache, so no online softmax is needed.
 #include "attention.hpp"
 
 #include <cmath>
 
-#include "product.hpp"
+#include "matmul.hpp"
 #include "thread_pool.hpp"
 
 namespace lightwam::cpu {

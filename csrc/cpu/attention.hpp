@@ -23,9 +23,8 @@ struct SelfAttentionArgs {
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const SelfAttentionArgs& args) noexcept;
 void run(const Execution& execution, const SelfAttentionArgs& args) noexcept;
 
-// y [tokens, D] with D = heads*head_width: softmax over the first *key_count rows of key_text (logit + key_bias) and
-// all proprio_rows rows of key_proprio. Keys and values have q's dtype. *key_count is clamped to [0, text_rows].
-struct CrossAttentionArgs {
+// What both kinds of cross-attention read: queries, and keys of the instruction and of proprio, which have q's dtype.
+struct CrossAttentionKeys {
     std::size_t tokens = 0;
     std::size_t heads = 0;
     std::size_t head_width = 0;
@@ -34,10 +33,15 @@ struct CrossAttentionArgs {
     float scale = 1.0F;
     Input q;
     Input key_text;
-    Input value_text;
     const float* key_bias = nullptr;          // [L]
     const std::int32_t* key_count = nullptr;  // [1]
     Input key_proprio;
+};
+
+// y [tokens, D] with D = heads*head_width: softmax over the first *key_count rows of key_text (logit + key_bias) and
+// all proprio_rows rows of key_proprio. Values have q's dtype. *key_count is clamped to [0, text_rows].
+struct CrossAttentionArgs : CrossAttentionKeys {
+    Input value_text;
     Input value_proprio;
     Output y;
 };
@@ -48,20 +52,9 @@ void run(const Execution& execution, const CrossAttentionArgs& args) noexcept;
 // y [tokens, columns] = sum over heads h and keys k of p[h, s, k] output[k, h*columns ...] + bias + residual, with the
 // probabilities p of CrossAttentionArgs: an output row holds a key's value behind the output projection, head by head.
 // Outputs have q's dtype.
-struct CrossAttentionFoldedArgs {
-    std::size_t tokens = 0;
-    std::size_t heads = 0;
-    std::size_t head_width = 0;
-    std::size_t columns = 0;       // N
-    std::size_t text_rows = 0;     // L
-    std::size_t proprio_rows = 0;  // E, 0 when absent
-    float scale = 1.0F;
-    Input q;
-    Input key_text;
-    Input output_text;                        // [L, heads*columns]
-    const float* key_bias = nullptr;          // [L]
-    const std::int32_t* key_count = nullptr;  // [1]
-    Input key_proprio;
+struct CrossAttentionFoldedArgs : CrossAttentionKeys {
+    std::size_t columns = 0;      // N
+    Input output_text;            // [L, heads*columns]
     Input output_proprio;         // [E, heads*columns]
     const float* bias = nullptr;  // [columns] or null
     Input residual;               // [tokens, columns], data null when absent; may be y itself

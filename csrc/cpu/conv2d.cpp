@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Convolution as a product whose rows are pointers into the image. One row of a window (kernel_width pixels of all
+// Convolution as a matmul whose rows are pointers into the image. One row of a window (kernel_width pixels of all
 // channels) is contiguous, so a window is kernel_height pointers; rows above and below the image point to zeros. Only
 // windows that stick out at the left or right are copied.
 #include "conv2d.hpp"
 
 #include <cstring>
 
-#include "product.hpp"
+#include "matmul.hpp"
 #include "thread_pool.hpp"
 #include "winograd.hpp"
 
@@ -166,7 +166,7 @@ void run_item(const KernelTable& kernels, const Conv2dArgs& a, const Plan& plan,
 
 }  // namespace
 
-// Measured as the ratio of processor times, AVX-512 with BF16 (performance.md): 0.28 to 0.47 from 64 channels on.
+// Measured as the ratio of CPU times, AVX-512 with BF16 (performance.md): 0.28 to 0.47 from 64 channels on.
 // Few channels pay less (f32 16: 0.56, 8: 0.55 to 0.95, 4: 0.95; bf16 48: 0.54, 32: 0.64, and bf16 loses accuracy);
 // maps below 6x6 are mostly edge (f32, 5x5: 0.98 to 1.29). Fewer outputs than inputs: the encoder's last convolution,
 // small, and what it rounds nothing averages out.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// 2-D convolution of a channels-last map, as an indirect matrix product or in the Winograd form, which takes a quarter
+// 2-D convolution of a channels-last map, as an indirect matmul or in the Winograd form, which takes a quarter
 // of the direct form's products in f32 (F(4x4, 3x3)) and a third in bf16 (F(2x4, 3x3)). Conventions: linear.hpp.
 #pragma once
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shares the processors of a process between the thread pools that work at the same time, so that several policies in
-// one process do not run more threads than there are processors.
+// Shares the CPUs of a process between the thread pools that work at the same time, so that several policies in
+// one process do not run more threads than there are CPUs.
 #pragma once
 
 #include <mutex>
@@ -17,7 +17,7 @@ class CoreBudget {
     CoreBudget& operator=(const CoreBudget&) = delete;
 
     int cores() const;
-    // Never shrinks, so that one caller bound to fewer processors does not slow down the others.
+    // Never shrinks, so that one caller bound to fewer CPUs does not slow down the others.
     void grow(int cores);
 
     // While leases live, the cores are dealt out to their pools one by one in turn: each gets one at least (the

@@ -7,7 +7,6 @@
 #include "conv2d.hpp"       // IWYU pragma: export
 #include "core_budget.hpp"  // IWYU pragma: export
 #include "elementwise.hpp"  // IWYU pragma: export
-#include "float8.hpp"       // IWYU pragma: export
 #include "kernels.hpp"      // IWYU pragma: export
 #include "linear.hpp"       // IWYU pragma: export
 #include "norms.hpp"        // IWYU pragma: export

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Cross-attention whose keys carry their value behind the output projection, head by head. With few keys the products
-// of all heads are one matrix product: probabilities [tokens, heads*keys] times output rows [heads*keys, columns].
+// Cross-attention whose keys carry their value behind the output projection, head by head. With few keys the matmuls
+// of all heads are one: probabilities [tokens, heads*keys] times output rows [heads*keys, columns].
 // The output rows are packed in each call: they are few, and an instruction's cache then holds them once.
 #include <algorithm>
 
 #include "attention.hpp"
 #include "linear.hpp"
-#include "product.hpp"
+#include "matmul.hpp"
 #include "thread_pool.hpp"
 
 namespace lightwam::cpu {
@@ -53,17 +53,17 @@ struct Plan {
     float* logits;             // [threads]
 };
 
-LinearArgs output_product(const Args& a, const Plan& plan) noexcept {
-    LinearArgs product;
-    product.rows = a.tokens;
-    product.depth = plan.outputs.depth;
-    product.columns = a.columns;
-    product.x = {plan.probabilities, a.q.dtype};
-    product.weight = plan.packed_outputs;
-    product.bias = a.bias;
-    product.residual = a.residual;
-    product.y = a.y;
-    return product;
+LinearArgs output_matmul(const Args& a, const Plan& plan) noexcept {
+    LinearArgs matmul;
+    matmul.rows = a.tokens;
+    matmul.depth = plan.outputs.depth;
+    matmul.columns = a.columns;
+    matmul.x = {plan.probabilities, a.q.dtype};
+    matmul.weight = plan.packed_outputs;
+    matmul.bias = a.bias;
+    matmul.residual = a.residual;
+    matmul.y = a.y;
+    return matmul;
 }
 
 void point_to_rows(const Args& a, const Plan& plan) noexcept {
@@ -126,7 +126,7 @@ void tile_probabilities(const KernelTable& kernels, const Args& a, const Plan& p
 
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const Args& args) noexcept {
     const Plan plan(kernels, threads, args, args.text_rows, nullptr);
-    return plan.bytes + scratch_bytes(kernels, threads, output_product(args, plan));
+    return plan.bytes + scratch_bytes(kernels, threads, output_matmul(args, plan));
 }
 
 void run(const Execution& execution, const Args& args) noexcept {
@@ -140,7 +140,7 @@ void run(const Execution& execution, const Args& args) noexcept {
         tile_probabilities(kernels, args, plan, first, std::min(kernels.tile_rows, args.tokens - first),
                            plan.logits + static_cast<std::size_t>(thread) * plan.logits_floats);
     });
-    run({execution.kernels, execution.pool, execution.scratch + plan.bytes}, output_product(args, plan));
+    run({execution.kernels, execution.pool, execution.scratch + plan.bytes}, output_matmul(args, plan));
 }
 
 }  // namespace lightwam::cpu

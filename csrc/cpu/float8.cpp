@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "float8.hpp"
-
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 
 #include "isa/kernel_table.hpp"
+#include "quantize.hpp"
 #include "rows.hpp"
 
 namespace lightwam::cpu {

@@ -33,44 +33,36 @@ bool runs_here(Level level) noexcept {
 #endif
 }
 
-const KernelTable* table_of(Level level) noexcept {
-    switch (level) {
 #if defined(__x86_64__)
-        case Level::avx2:
-            return &kAvx2Table;
-        case Level::avx2_vnni:
-            return &kAvx2VnniTable;
-        case Level::avx512:
-            return &kAvx512Table;
-        case Level::avx512_vnni:
-            return &kAvx512VnniTable;
-        case Level::avx512_bf16:
-            return &kAvx512Bf16Table;
+#define LIGHTWAM_ON_X86(table) &table
+#else
+#define LIGHTWAM_ON_X86(table) nullptr
 #endif
-        default:
-            return &kPortableTable;
-    }
+
+struct Entry {
+    Level level;
+    const char* name;
+    const KernelTable* table;
+};
+
+constexpr Entry kEntries[] = {
+    {Level::portable, "portable", &kPortableTable},
+    {Level::avx2, "avx2", LIGHTWAM_ON_X86(kAvx2Table)},
+    {Level::avx2_vnni, "avx2_vnni", LIGHTWAM_ON_X86(kAvx2VnniTable)},
+    {Level::avx512, "avx512", LIGHTWAM_ON_X86(kAvx512Table)},
+    {Level::avx512_vnni, "avx512_vnni", LIGHTWAM_ON_X86(kAvx512VnniTable)},
+    {Level::avx512_bf16, "avx512_bf16", LIGHTWAM_ON_X86(kAvx512Bf16Table)},
+};
+
+const Entry& entry(Level level) noexcept {
+    for (const Entry& each : kEntries)
+        if (each.level == level) return each;
+    return kEntries[0];
 }
 
 }  // namespace
 
-const char* level_name(Level level) noexcept {
-    switch (level) {
-        case Level::portable:
-            return "portable";
-        case Level::avx2:
-            return "avx2";
-        case Level::avx2_vnni:
-            return "avx2_vnni";
-        case Level::avx512:
-            return "avx512";
-        case Level::avx512_vnni:
-            return "avx512_vnni";
-        case Level::avx512_bf16:
-            return "avx512_bf16";
-    }
-    return "unknown";
-}
+const char* level_name(Level level) noexcept { return entry(level).name; }
 
 Level best_level() noexcept {
     Level best = Level::portable;
@@ -80,9 +72,9 @@ Level best_level() noexcept {
     return best;
 }
 
-const KernelTable* kernels_of(Level level) noexcept { return runs_here(level) ? table_of(level) : nullptr; }
+const KernelTable* kernels_of(Level level) noexcept { return runs_here(level) ? entry(level).table : nullptr; }
 
-const KernelTable* best_kernels() noexcept { return table_of(best_level()); }
+const KernelTable* best_kernels() noexcept { return entry(best_level()).table; }
 
 Level level_of(const KernelTable& kernels) noexcept { return kernels.level; }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Matrix products with packed weights: `linear` and `grouped_linear`.
+// Matmuls with packed weights: `linear` and `grouped_linear`.
 //
 // Every operation of this library has the same two functions: `scratch_bytes(kernels, threads, args)`, which reads only
 // the sizes and dtypes of `args`, and `run(execution, args)`, which allocates nothing, throws nothing, and gives the
@@ -16,9 +16,8 @@ namespace lightwam::cpu {
 // taps kh*kw, depth Cin. grouped_linear: groups G. learned_query_pool: rows heads*Q, depth D.
 struct WeightSource {
     const void* data = nullptr;
-    DType dtype = DType::f32;  // as stored
-    DType compute =
-        DType::f32;  // what the product computes in, = dtype of x; (stored f32, compute bf16) is not allowed
+    DType dtype = DType::f32;    // as stored
+    DType compute = DType::f32;  // what the matmul computes in, = dtype of x; (stored f32, compute bf16) is not allowed
     std::size_t groups = 1;
     std::size_t rows = 0;
     std::size_t taps = 1;
@@ -48,44 +47,30 @@ void pack(const KernelTable& kernels, ThreadPool& pool, const WeightSource& sour
 
 // What turns the sums of products of 8-bit integers into numbers: the number behind x[r, k] is
 // x_scale[r] * (x[r, k] - x_zero[r]), the one behind weight[n, k] is weight_scale[n] * weight[n, k]. Products of bf16
-// may have scales too (8-bit floats, float8.hpp); their x_zero is null.
+// may have scales too (8-bit floats, quantize.hpp); their x_zero is null.
 struct Quantisation {
     const float* x_scale = nullptr;        // [rows]; of groups [rows, groups]
     const std::int32_t* x_zero = nullptr;  // likewise, each in [-128, 127]
     const float* weight_scale = nullptr;   // [columns]; of groups [groups, columns]
 };
 
-// y [rows, columns] = act(x [rows, depth] . weight^T + bias) + residual. Sums of i8 products are exact.
+// y [rows, groups*columns] = act(x . weight^T + bias) + residual: group g maps x [rows, groups, depth][:, g] to columns
+// g*columns ... of y. Sums of i8 products are exact.
 struct LinearArgs {
     std::size_t rows = 0;
     std::size_t depth = 0;
     std::size_t columns = 0;
     Input x;                            // dtype: the packed weight's compute dtype
-    const std::byte* weight = nullptr;  // packed, compute = x.dtype
-    const float* bias = nullptr;        // [columns] or null
+    const std::byte* weight = nullptr;  // packed with groups, compute = x.dtype
+    const float* bias = nullptr;        // [groups*columns] or null
     Activation activation = Activation::none;
-    Input residual;  // [rows, columns], data null when absent; may be y itself
+    Input residual{};  // [rows, groups*columns], data null when absent; may be y itself
     Output y;
-    Quantisation quantisation;  // with x of i8 only; depth at most 66,311
+    Quantisation quantisation{};  // with x of i8 only; depth at most 66,311
+    std::size_t groups = 1;
 };
 
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const LinearArgs& args) noexcept;
 void run(const Execution& execution, const LinearArgs& args) noexcept;
-
-// y [rows, groups*columns]: group g maps x [rows, groups, depth][:, g] to columns g*columns ... of y.
-struct GroupedLinearArgs {
-    std::size_t rows = 0;
-    std::size_t groups = 0;
-    std::size_t depth = 0;
-    std::size_t columns = 0;
-    Input x;
-    const std::byte* weight = nullptr;  // packed with groups
-    const float* bias = nullptr;        // [groups*columns] or null
-    Output y;
-    Quantisation quantisation;  // with x of i8 only; depth at most 66,311
-};
-
-std::size_t scratch_bytes(const KernelTable& kernels, int threads, const GroupedLinearArgs& args) noexcept;
-void run(const Execution& execution, const GroupedLinearArgs& args) noexcept;
 
 }  // namespace lightwam::cpu

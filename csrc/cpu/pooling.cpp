@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Learned-query pooling: normalise the tokens, score them against all heads' queries in one product, softmax over the
+// Learned-query pooling: normalise the tokens, score them against all heads' queries in one matmul, softmax over the
 // tokens, average over the queries, and sum the normalised tokens with the resulting weights.
 #include "attention.hpp"
-#include "product.hpp"
+#include "matmul.hpp"
 #include "rows.hpp"
 #include "thread_pool.hpp"
 
@@ -19,7 +19,7 @@ struct Pieces {
         weights = scratch.take<float>(a.tokens * a.slots * a.heads);
         maximum = scratch.take<float>(queries);
         inverse_sum = scratch.take<float>(queries);
-        product = base == nullptr ? nullptr : base + scratch.used();
+        matmul = base == nullptr ? nullptr : base + scratch.used();
         LinearArgs linear;
         linear.rows = a.tokens;
         linear.depth = a.width;
@@ -35,7 +35,7 @@ struct Pieces {
     float* weights;  // [tokens, slots, heads]
     float* maximum;
     float* inverse_sum;
-    std::byte* product;
+    std::byte* matmul;
     LinearArgs scores;
     std::size_t bytes;
 };
@@ -56,7 +56,7 @@ void run(const Execution& execution, const LearnedQueryPoolArgs& a) noexcept {
     norm.x = a.x;
     norm.y = {pieces.normalised, a.scores_compute};
     run(execution, norm);
-    run(Execution{execution.kernels, execution.pool, pieces.product}, pieces.scores);
+    run(Execution{execution.kernels, execution.pool, pieces.matmul}, pieces.scores);
     execution.pool->parallel_for(a.heads, [&](std::size_t head, int) {
         PoolSoftmax softmax{};
         softmax.logits = pieces.logits + head * a.queries;

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "isa/kernel_table.hpp"
-#include "product.hpp"
+#include "matmul.hpp"
 #include "thread_pool.hpp"
 
 namespace lightwam::cpu {

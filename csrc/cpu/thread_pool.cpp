@@ -15,7 +15,7 @@ namespace {
 
 // About a hundred microseconds of polling before a thread sleeps: longer than threads of one operation usually differ,
 // for waking a thread of a virtual machine takes tens of microseconds; short against a chunk, so that two policies in
-// one process do not fight for the processor.
+// one process do not fight for the CPU.
 constexpr int kSpins = 4000;
 
 inline void pause() noexcept {
@@ -129,7 +129,7 @@ void ThreadPool::run(std::size_t count, Function function, void* context) noexce
     state.generation.fetch_add(1, std::memory_order_release);
     if (static_cast<int>(places) == threads_) {
         state.generation.notify_all();
-    } else {  // the others sleep on: woken for nothing they would take processor time from those who work
+    } else {  // the others sleep on: woken for nothing they would take CPU time from those who work
         for (std::uint32_t helper = 0; helper < helpers; ++helper) state.generation.notify_one();
     }
     drain(0);

@@ -2,7 +2,7 @@
 //
 // Packing of constant weights.
 #include "linear.hpp"
-#include "product.hpp"
+#include "matmul.hpp"
 #include "thread_pool.hpp"
 
 namespace lightwam::cpu {

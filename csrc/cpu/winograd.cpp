@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A work item is a run of tiles in reading order. Its windows are transformed to planes [tiles, Cin]; each plane is
-// a product with the same plane of the transformed taps; a panel's products are transformed back and written before
+// a matmul with the same plane of the transformed taps; a panel's products are transformed back and written before
 // the next panel. The taps of all planes do not fit into the second-level cache: they come from the third, once an
 // item.
 #include "winograd.hpp"
 
 #include <cstring>
 
-#include "product.hpp"
+#include "matmul.hpp"
 #include "thread_pool.hpp"
 
 namespace lightwam::cpu {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads from a cubin (an ELF file with machine code for one GPU architecture) how its entry wants to be launched.
+// Reads from a cubin (an ELF file with machine code for one GPU architecture) how its entry is launched.
 #pragma once
 
 #include <array>

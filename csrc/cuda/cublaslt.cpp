@@ -19,23 +19,8 @@ struct CublasLtFunctions {
         int reserved[4];
     };
 
-    int (*create)(void** handle);
-    int (*destroy)(void* handle);
-    std::size_t (*get_version)();
-    const char* (*get_status_name)(int status);
-    int (*matmul_desc_create)(void** description, int compute_type, int scale_type);
-    int (*matmul_desc_destroy)(void* description);
-    int (*matmul_desc_set_attribute)(void* description, int attribute, const void* value, std::size_t bytes);
-    int (*matrix_layout_create)(void** layout, int type, std::uint64_t rows, std::uint64_t columns, std::int64_t ld);
-    int (*matrix_layout_destroy)(void* layout);
-    int (*matmul_preference_create)(void** preference);
-    int (*matmul_preference_destroy)(void* preference);
-    int (*matmul_preference_set_attribute)(void* preference, int attribute, const void* value, std::size_t bytes);
-    int (*matmul_algo_get_heuristic)(void* handle, void* description, void* a, void* b, void* c, void* d,
-                                     void* preference, int asked, Algorithm* found, int* count);
-    int (*matmul)(void* handle, void* description, const void* alpha, const void* a, void* a_layout, const void* b,
-                  void* b_layout, const void* beta, const void* c, void* c_layout, void* d, void* d_layout,
-                  const std::uint64_t* algorithm, void* workspace, std::size_t workspace_bytes, Stream stream);
+#define LIGHTWAM_CUBLASLT_FUNCTION(result, name, symbol, ...) result (*name)(__VA_ARGS__);
+#include "cuda/cublaslt_functions.def"
 };
 
 namespace {
@@ -73,19 +58,10 @@ bool look_up(void* library, CublasLtFunctions& functions) {
         std::memcpy(&function, &address, sizeof(address));
         return address != nullptr;
     };
-    return load(functions.create, "cublasLtCreate") && load(functions.destroy, "cublasLtDestroy") &&
-           load(functions.get_version, "cublasLtGetVersion") &&
-           load(functions.get_status_name, "cublasLtGetStatusName") &&
-           load(functions.matmul_desc_create, "cublasLtMatmulDescCreate") &&
-           load(functions.matmul_desc_destroy, "cublasLtMatmulDescDestroy") &&
-           load(functions.matmul_desc_set_attribute, "cublasLtMatmulDescSetAttribute") &&
-           load(functions.matrix_layout_create, "cublasLtMatrixLayoutCreate") &&
-           load(functions.matrix_layout_destroy, "cublasLtMatrixLayoutDestroy") &&
-           load(functions.matmul_preference_create, "cublasLtMatmulPreferenceCreate") &&
-           load(functions.matmul_preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
-           load(functions.matmul_preference_set_attribute, "cublasLtMatmulPreferenceSetAttribute") &&
-           load(functions.matmul_algo_get_heuristic, "cublasLtMatmulAlgoGetHeuristic") &&
-           load(functions.matmul, "cublasLtMatmul");
+    bool all = true;
+#define LIGHTWAM_CUBLASLT_FUNCTION(result, name, symbol, ...) all = load(functions.name, symbol) && all;
+#include "cuda/cublaslt_functions.def"
+    return all;
 }
 
 // "cuBLASLt 13.1.0"
@@ -163,7 +139,7 @@ class LinearCall final : public Call {
                                        linear_.residual ? residual : y, y_.get(), y, y_.get(), algorithm_.algorithm,
                                        nullptr, 0, stream);
         if (status != 0)
-            throw Error(ErrorKind::device, "cuBLASLt refuses a product of " + std::to_string(linear_.rows) + " x " +
+            throw Error(ErrorKind::device, "cuBLASLt fails at a matmul of " + std::to_string(linear_.rows) + " x " +
                                                std::to_string(linear_.outputs) + " x " +
                                                std::to_string(linear_.inputs) + " (" +
                                                functions_.get_status_name(status) +

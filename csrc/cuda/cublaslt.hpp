@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// cuBLASLt as one more tactic of linear layers, where the machine has it: loaded when it is asked for, like the driver.
+// cuBLASLt as one more tactic of linear layers, where the machine has it: loaded at the first use, like the driver.
 #pragma once
 
 #include <memory>
@@ -25,7 +25,7 @@ class CublasLt {
     // "cuBLASLt 13.1.0"
     const std::string& version() const { return version_; }
     // Null where the library does not compute such a layer on this GPU. The call must not outlive the library. Its
-    // enqueue throws Error (device) where the library refuses.
+    // enqueue throws Error (device) where the library fails.
     std::unique_ptr<Call> prepare(const engine::PlanLinear& linear) const;
 
   private:

@@ -9,7 +9,7 @@ namespace {
 
 int attribute(const Driver& driver, DeviceAttribute which, Device device) {
     int value = 0;
-    check(driver, driver.device_get_attribute(&value, which, device), "asking the GPU for its properties");
+    check(driver, driver.device_get_attribute(&value, which, device), "reading the properties of the GPU");
     return value;
 }
 
@@ -17,7 +17,7 @@ Gpu describe(const Driver& driver, int ordinal) {
     Gpu gpu;
     char name[256] = {};
     check(driver, driver.device_get(&gpu.device, ordinal), "opening GPU " + std::to_string(ordinal));
-    check(driver, driver.device_get_name(name, sizeof(name) - 1, gpu.device), "asking the GPU for its name");
+    check(driver, driver.device_get_name(name, sizeof(name) - 1, gpu.device), "reading the name of the GPU");
     gpu.name = name;
     gpu.arch = 10 * attribute(driver, DeviceAttribute::compute_capability_major, gpu.device) +
                attribute(driver, DeviceAttribute::compute_capability_minor, gpu.device);
@@ -58,16 +58,16 @@ Gpu find_gpu(const Driver& driver, const engine::LaunchPlan& plan, const engine:
     bool multiplies_f8 = false;
     for (int ordinal = 0; ordinal < count; ++ordinal) {
         Gpu gpu = describe(driver, ordinal);
-        for (std::size_t image = 0; image < plan.images.size(); ++image) {
-            if (plan.images[image].arch != gpu.arch) continue;
-            gpu.image = image;
+        for (std::size_t target = 0; target < plan.targets.size(); ++target) {
+            if (plan.targets[target].arch != gpu.arch) continue;
+            gpu.target = target;
             return gpu;
         }
         multiplies_f8 = multiplies_f8 || gpu.arch >= kFirstArchWithF8;
         found += (found.empty() ? "'" : ", '") + gpu.name + "' (sm_" + std::to_string(gpu.arch) + ")";
     }
     std::string held;
-    for (const engine::PlanImage& image : plan.images) held += (held.empty() ? "" : ", ") + image.target;
+    for (const engine::PlanTarget& target : plan.targets) held += (held.empty() ? "" : ", ") + target.name;
     const bool lacks_f8 = graph.precision == engine::Precision::fp8 && !multiplies_f8;
     throw Error(ErrorKind::device,
                 "engine '" + graph.name + "' has machine code for " + held + ", but this machine's GPU is " + found +
@@ -89,7 +89,7 @@ ContextScope::~ContextScope() {
     driver_.ctx_pop_current(&popped);
 }
 
-StreamOwner::StreamOwner(const Driver& driver, StreamPriority priority) : driver_(driver) {
+StreamOwner::StreamOwner(const Driver& driver, StreamPriority priority) : Owned(driver) {
     const char* const what = "making a stream on the GPU";
     int last = 0;
     int first = 0;
@@ -98,14 +98,14 @@ StreamOwner::StreamOwner(const Driver& driver, StreamPriority priority) : driver
     check(driver, driver.stream_create_with_priority(&handle_, kStreamNonBlocking, number), what);
 }
 
-EventOwner::EventOwner(const Driver& driver, unsigned flags) : driver_(driver) {
+EventOwner::EventOwner(const Driver& driver, unsigned flags) : Owned(driver) {
     check(driver, driver.event_create(&handle_, flags), "making an event on the GPU");
 }
 
 std::size_t available_memory(const Driver& driver, const Gpu& gpu) {
     std::size_t free = 0;
     std::size_t total = 0;
-    check(driver, driver.mem_get_info(&free, &total), "asking the GPU for its free memory");
+    check(driver, driver.mem_get_info(&free, &total), "reading the free memory of the GPU");
     return gpu.integrated ? std::max(free, std::min(total, system_memory_available())) : free;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <string>
+#include <utility>
 
 #include "cuda/driver.hpp"
 #include "engine/launch_plan.hpp"
@@ -14,8 +15,8 @@ struct Gpu {
     Device device = 0;
     std::string name;
     int arch = 0;             // 87: compute capability 8.7
-    std::size_t image = 0;    // of the plan: its machine code
-    bool integrated = false;  // shares its memory with the processor
+    std::size_t target = 0;   // of the plan's: whose machine code it runs
+    bool integrated = false;  // shares its memory with the CPU
     std::uint32_t max_threads = 0;
     std::uint32_t max_shared = 0;  // dynamic shared memory of a block, bytes
     std::size_t cache_bytes = 0;   // its last-level cache
@@ -52,35 +53,41 @@ class ContextScope {
     const Driver& driver_;
 };
 
+// A handle that is given back to the driver at the end.
+template <typename Handle, auto give_back>
+class Owned {
+  public:
+    Owned() = default;
+    explicit Owned(const Driver& driver) : driver_(&driver) {}
+    ~Owned() {
+        if (handle_ != Handle{}) (driver_->*give_back)(handle_);
+    }
+    Owned(Owned&& other) noexcept { *this = std::move(other); }
+    Owned& operator=(Owned&& other) noexcept {
+        std::swap(driver_, other.driver_);
+        std::swap(handle_, other.handle_);
+        return *this;
+    }
+    Handle handle() const { return handle_; }
+
+  protected:
+    const Driver* driver_ = nullptr;
+    Handle handle_{};
+};
+
 // Whose launches the GPU takes first, of those that are ready.
 enum class StreamPriority { first, last };
 
-class StreamOwner {
+class StreamOwner : public Owned<Stream, &Driver::stream_destroy> {
   public:
     explicit StreamOwner(const Driver& driver, StreamPriority priority = StreamPriority::first);
-    ~StreamOwner() { driver_.stream_destroy(handle_); }
-    StreamOwner(const StreamOwner&) = delete;
-    StreamOwner& operator=(const StreamOwner&) = delete;
-    Stream handle() const { return handle_; }
-    void synchronize(const char* what) const { check(driver_, driver_.stream_synchronize(handle_), what); }
-
-  private:
-    const Driver& driver_;
-    Stream handle_ = nullptr;
+    void synchronize(const char* what) const { check(*driver_, driver_->stream_synchronize(handle_), what); }
 };
 
 // A place in a stream. With kEventDefault it tells the time when the stream was there.
-class EventOwner {
+class EventOwner : public Owned<Event, &Driver::event_destroy> {
   public:
     explicit EventOwner(const Driver& driver, unsigned flags = kEventDisableTiming);
-    ~EventOwner() { driver_.event_destroy(handle_); }
-    EventOwner(const EventOwner&) = delete;
-    EventOwner& operator=(const EventOwner&) = delete;
-    Event handle() const { return handle_; }
-
-  private:
-    const Driver& driver_;
-    Event handle_ = nullptr;
 };
 
 // Bytes that may be allocated now, in the current context. An integrated GPU has what the system can make free: the

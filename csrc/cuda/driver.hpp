@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The GPU driver's interface, loaded from libcuda.so.1 when it is asked for. Types and numbers are those of the
+// The GPU driver's interface, loaded from libcuda.so.1 at the first use. Types and numbers are those of the
 // driver's documented binary interface; no CUDA header is needed.
 #pragma once
 
@@ -21,7 +21,7 @@ using Graph = struct GraphHandle*;
 using GraphExec = struct GraphExecHandle*;
 using Event = struct EventHandle*;
 
-// CUresult, as far as the code asks for a certain one.
+// CUresult, as far as the code looks for a certain one.
 enum class Result : int {
     success = 0,
     invalid_value = 1,
@@ -87,62 +87,19 @@ inline constexpr unsigned kEventDefault = 0;                 // CU_EVENT_DEFAULT
 inline constexpr unsigned kEventDisableTiming = 2;           // CU_EVENT_DISABLE_TIMING
 inline constexpr unsigned kEventRecordExternal = 1;          // CU_EVENT_RECORD_EXTERNAL
 inline constexpr int kCaptureThreadLocal = 1;                // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-inline constexpr std::size_t kDefaultSharedMax = 48 << 10;   // dynamic shared memory that needs no asking
+inline constexpr std::size_t kDefaultSharedMax = 48 << 10;   // dynamic shared memory without a function attribute
 inline constexpr unsigned long long kGraphNodePriority = 8;  // CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY
 
 // Pointers to the driver's functions, named as there without "cu" and version.
 struct Driver {
-    Result (*init)(unsigned flags);
-    Result (*driver_get_version)(int* version);
-    Result (*get_error_name)(Result result, const char** text);
-    Result (*get_error_string)(Result result, const char** text);
-    Result (*device_get_count)(int* count);
-    Result (*device_get)(Device* device, int ordinal);
-    Result (*device_get_name)(char* name, int length, Device device);
-    Result (*device_get_attribute)(int* value, DeviceAttribute attribute, Device device);
-    Result (*device_primary_ctx_retain)(Context* context, Device device);
-    Result (*device_primary_ctx_release)(Device device);
-    Result (*ctx_push_current)(Context context);
-    Result (*ctx_pop_current)(Context* context);
-    Result (*mem_get_info)(std::size_t* free, std::size_t* total);
-    Result (*mem_alloc)(DeviceAddress* address, std::size_t bytes);
-    Result (*mem_free)(DeviceAddress address);
-    Result (*mem_host_alloc)(void** address, std::size_t bytes, unsigned flags);
-    Result (*mem_free_host)(void* address);
-    Result (*mem_host_get_device_pointer)(DeviceAddress* address, void* host, unsigned flags);
-    Result (*memcpy_htod_async)(DeviceAddress destination, const void* source, std::size_t bytes, Stream stream);
-    Result (*memcpy_dtoh_async)(void* destination, DeviceAddress source, std::size_t bytes, Stream stream);
-    Result (*memset_d8_async)(DeviceAddress destination, unsigned char value, std::size_t bytes, Stream stream);
-    Result (*ctx_get_stream_priority_range)(int* least, int* greatest);
-    Result (*stream_create_with_priority)(Stream* stream, unsigned flags, int priority);
-    Result (*stream_destroy)(Stream stream);
-    Result (*stream_synchronize)(Stream stream);
-    Result (*stream_wait_event)(Stream stream, Event event, unsigned flags);
-    Result (*stream_begin_capture)(Stream stream, int mode);
-    Result (*stream_end_capture)(Stream stream, Graph* graph);
-    Result (*graph_instantiate)(GraphExec* exec, Graph graph, unsigned long long flags);
-    Result (*graph_launch)(GraphExec exec, Stream stream);
-    Result (*graph_exec_destroy)(GraphExec exec);
-    Result (*graph_destroy)(Graph graph);
-    Result (*module_load_data)(ModuleHandle* module, const void* image);
-    Result (*module_unload)(ModuleHandle module);
-    Result (*module_get_function)(Function* function, ModuleHandle module, const char* name);
-    Result (*func_set_attribute)(Function function, FunctionAttribute attribute, int value);
-    Result (*launch_kernel)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                            unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream, void** parameters,
-                            void** extra);
-    Result (*event_create)(Event* event, unsigned flags);
-    Result (*event_destroy)(Event event);
-    Result (*event_record)(Event event, Stream stream);
-    Result (*event_record_with_flags)(Event event, Stream stream, unsigned flags);
-    Result (*event_synchronize)(Event event);
-    Result (*event_elapsed_time)(float* milliseconds, Event start, Event end);
+#define LIGHTWAM_DRIVER_FUNCTION(name, symbol, ...) Result (*name)(__VA_ARGS__);
+#include "cuda/driver_functions.def"
 
     // "CUDA_ERROR_OUT_OF_MEMORY (out of memory)".
     std::string text(Result result) const;
 };
 
-// What the driver refused.
+// A call of the driver that failed.
 class DriverError : public Error {
   public:
     DriverError(const Driver& driver, Result result, const std::string& what);

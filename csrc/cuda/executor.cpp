@@ -6,7 +6,6 @@
 
 #include "cuda/program_memory.hpp"
 #include "cuda/side_stream.hpp"
-#include "cuda/timed_graph.hpp"
 #include "cuda/tuner.hpp"
 
 namespace lightwam::cuda {
@@ -93,17 +92,17 @@ std::size_t instruction_slots(std::uint64_t instruction_bytes, std::size_t capac
 
 struct Executor::Loaded {
     Loaded(const Driver& driver, const Gpu& gpu, const engine::EngineFile& file, std::size_t slots,
-           const DeviceMemory& sizes, std::vector<std::byte> code, const TacticChoice& choice,
+           const DeviceMemory& sizes, std::vector<std::byte> machine_code, const TacticChoice& choice,
            std::unique_ptr<CublasLt> chosen_library)
         : driver(driver),
           gpu(gpu),
           plan(*file.launch_plan()),
           policy(file.graph().policy),
           memory(sizes),
-          image(std::move(code)),
+          code(std::move(machine_code)),
           stream(driver),
           library(std::move(chosen_library)),
-          modules(driver, gpu, plan, image, choice, library.get()),
+          modules(driver, gpu, plan, code, choice, library.get()),
           weights(driver, memory.weights, "the weights"),
           work(driver, memory.arena + memory.instructions, "the values"),
           text(driver, gpu, plan.set_instruction, policy.cameras),
@@ -126,22 +125,22 @@ struct Executor::Loaded {
     std::vector<BoundLaunch> bind(const ProgramMemory& program, std::size_t slot) const {
         return program.bind(modules, places(slot));
     }
-    // Puts a program onto the stream, and its side branch beside it.
-    void launch_program(const ProgramMemory& program, const engine::PlanSide& branch, std::size_t slot) const {
-        launch_program(bind(program, slot), branch);
+    // Puts a program onto the stream, and its side stream beside it.
+    void launch_program(const ProgramMemory& program, const engine::PlanSide& beside, std::size_t slot) const {
+        launch_program(bind(program, slot), beside);
     }
-    void launch_program(const std::vector<BoundLaunch>& launches, const engine::PlanSide& branch) const {
-        if (branch.launches == 0)
+    void launch_program(const std::vector<BoundLaunch>& launches, const engine::PlanSide& beside) const {
+        if (beside.launches == 0)
             launch_all(driver, stream.handle(), launches);
         else
-            side->launch_all(launches, branch);
+            side->launch_all(launches, beside);
     }
     // A chunk's launches in order, with the clock read where the stage changes.
     TimedGraph record_by_stage(std::size_t slot) const;
-    // Brings the actions to the processor and waits for them.
+    // Brings the actions to the CPU and waits for them.
     const float* fetch_actions() const;
     // Runs act once with a slot's instruction if a tactic is a library's: that loads its code with the first call,
-    // which a stream that records may refuse.
+    // which may fail while a stream records.
     void load_code(std::size_t slot) const {
         if (library != nullptr) launch_all(driver, stream.handle(), bind(act, slot));
     }
@@ -153,9 +152,9 @@ struct Executor::Loaded {
     const engine::LaunchPlan plan;
     const engine::PolicyDescription policy;
     DeviceMemory memory;
-    const std::vector<std::byte> image;  // the machine code
+    const std::vector<std::byte> code;  // the target's cubin modules
     StreamOwner stream;
-    std::optional<SideStream> side;     // where a program has a branch
+    std::optional<SideStream> side;     // where a program has one
     std::unique_ptr<CublasLt> library;  // null where no tactic is its
     Modules modules;
     DeviceBlock weights;
@@ -191,10 +190,10 @@ void Executor::Loaded::stage(const ActInputs& inputs) {
     if (float* const state = act.input<float>("state"); state != nullptr)
         std::copy_n(inputs.state, policy.state_width, state);
     if (float* const latents = act.input<float>("latents"); latents != nullptr)
-        std::copy_n(inputs.latents, policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2], latents);
+        std::copy_n(inputs.latents, policy.latent_count(), latents);
     auto* const sizes = act.input<std::int32_t>("frame_sizes");
     for (std::size_t camera = 0; camera < policy.cameras.size(); ++camera)
-        stage_frame(camera, *inputs.frames[camera], sizes);
+        stage_frame(camera, *inputs.images[camera], sizes);
     act.upload_inputs(stream.handle());
 }
 
@@ -214,25 +213,26 @@ const float* Executor::Loaded::fetch_actions() const {
     return act.output();
 }
 
-Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std::vector<std::size_t>& text_constants)
+Executor::Executor(const engine::EngineFile& file, std::size_t slots)
     : driver_(load_driver()), gpu_(find_gpu(driver_, *file.launch_plan(), file.graph())) {
     const engine::LaunchPlan& plan = *file.launch_plan();
-    const std::size_t image_tensor = plan.images[gpu_.image].tensor;
-    std::vector<std::byte> image = read_tensor(file, image_tensor);
-    check_images(plan, gpu_, image, file.refusal());
-    tuning_key_ = tuning_key(driver_, plan, gpu_, image);
+    const std::size_t code_tensor = plan.targets[gpu_.target].tensor;
+    std::vector<std::byte> code = read_tensor(file, code_tensor);
+    file.reporter()([&] { check_cubins(plan, gpu_, code); });
+    tuning_key_ = tuning_key(driver_, plan, gpu_, code);
     tactics_ = choose_tactics(file.path(), tuning_key_, plan, gpu_);
     context_.emplace(driver_, gpu_);
     const ContextScope scope(driver_, *context_);
     const DeviceMemory sizes = plan_memory(plan, file.graph().instruction_bytes, slots);
     check_memory(driver_, gpu_, sizes, file.graph().name);
     std::unique_ptr<CublasLt> library = load_library(tactics_, plan, gpu_);
-    loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, std::move(image), tactics_.choice,
+    loaded_ = std::make_unique<Loaded>(driver_, gpu_, file, slots, sizes, std::move(code), tactics_.choice,
                                        std::move(library));
     try {
-        for (const std::size_t tensor : text_constants) loaded_->constants.emplace(tensor, std::vector<std::byte>());
+        for (const std::size_t tensor : engine::text_constants(file.graph()))
+            loaded_->constants.emplace(tensor, std::vector<std::byte>());
         upload_weights(file, driver_, loaded_->stream.handle(), loaded_->weights.address(), loaded_->constants,
-                       image_tensor);
+                       code_tensor);
     } catch (...) {
         loaded_.reset();  // inside of the scope
         throw;
@@ -241,7 +241,7 @@ Executor::Executor(const engine::EngineFile& file, std::size_t slots, const std:
 
 Executor::~Executor() {
     if (!loaded_) return;
-    // Where the driver refuses, the memory goes with the context.
+    // Where the driver fails, the memory goes with the context.
     const bool pushed = driver_.ctx_push_current(context_->handle()) == Result::success;
     loaded_.reset();
     Context popped = nullptr;
@@ -312,7 +312,7 @@ Tuning Executor::tune(std::size_t slot, std::size_t spare, const ActInputs& inpu
         driver_,
         gpu_,
         on.plan,
-        on.image,
+        on.code,
         on.stream,
         library,
         [&](const Modules& modules) { return on.text.bind(modules, on.places(spare)); },

@@ -12,6 +12,7 @@
 #include "cuda/modules.hpp"
 #include "cuda/tuning_file.hpp"
 #include "cuda/upload.hpp"
+#include "engine/act_inputs.hpp"
 
 namespace lightwam::cuda {
 
@@ -24,24 +25,20 @@ struct DeviceMemory {
     std::size_t total() const { return weights + arena + instructions + staged; }
 };
 
-// What act reads. frames: one for each camera of the policy, in its order; null pointers where the engine has none.
-struct ActInputs {
-    const float* state = nullptr;
-    const float* latents = nullptr;
-    const ImageView* const* frames = nullptr;
-};
+using engine::ActInputs;
 
 class Executor {
   public:
     // Verifies the machine code for this GPU, looks whether the memory suffices, then allocates, uploads the weights
     // and reads and checks the rest of the file. An instruction's values stay in one of `slots` places (2 to 32).
-    // `text_constants`: tensors that stay on the processor. Throws Error (engine, device).
-    Executor(const engine::EngineFile& file, std::size_t slots, const std::vector<std::size_t>& text_constants);
+    // Throws Error (engine, device).
+    Executor(const engine::EngineFile& file, std::size_t slots);
     ~Executor();
 
     const Gpu& gpu() const { return gpu_; }
     const DeviceMemory& memory() const;
     const ChosenTactics& tactics() const { return tactics_; }
+    // One of engine::text_constants, which stay on the CPU.
     const std::byte* text_constant(std::size_t tensor) const;
 
     // Where the rows of an instruction [L, text_width] go before set_instruction.

@@ -4,26 +4,21 @@
 namespace lightwam::cuda {
 namespace {
 
-// A recorded graph, before it is made ready to run.
-struct RecordedGraph {
-    const Driver& driver;
-    Graph handle = nullptr;
-    ~RecordedGraph() {
-        if (handle != nullptr) driver.graph_destroy(handle);
+// Records a graph, before it is made ready to run.
+class RecordedGraph : public Owned<Graph, &Driver::graph_destroy> {
+  public:
+    RecordedGraph(const Driver& driver, Stream stream, const std::function<void()>& work) : Owned(driver) {
+        check(driver, driver.stream_begin_capture(stream, kCaptureThreadLocal), "recording the graph");
+        try {
+            work();
+        } catch (...) {
+            // Or the stream would record for ever, and another that it has made record.
+            driver.stream_end_capture(stream, &handle_);
+            throw;
+        }
+        check(driver, driver.stream_end_capture(stream, &handle_), "recording the graph");
     }
 };
-
-void record(const Driver& driver, Stream stream, const std::function<void()>& work, RecordedGraph& graph) {
-    check(driver, driver.stream_begin_capture(stream, kCaptureThreadLocal), "recording the graph");
-    try {
-        work();
-    } catch (...) {
-        // Or the stream would record for ever, and another that it has made record.
-        driver.stream_end_capture(stream, &graph.handle);
-        throw;
-    }
-    check(driver, driver.stream_end_capture(stream, &graph.handle), "recording the graph");
-}
 
 }  // namespace
 
@@ -34,19 +29,40 @@ void launch_all(const Driver& driver, Stream stream, std::span<const BoundLaunch
     }
 }
 
-LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, const std::function<void()>& work) {
-    RecordedGraph graph{driver};
-    record(driver, stream, work, graph);
-    check(driver, driver.graph_instantiate(&exec_, graph.handle, kGraphNodePriority), "making the graph ready");
-    driver_ = &driver;
-}
-
-LaunchGraph::~LaunchGraph() {
-    if (exec_ != nullptr) driver_->graph_exec_destroy(exec_);
+LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, const std::function<void()>& work) : Owned(driver) {
+    const RecordedGraph graph(driver, stream, work);
+    check(driver, driver.graph_instantiate(&handle_, graph.handle(), kGraphNodePriority), "making the graph ready");
 }
 
 void LaunchGraph::launch(Stream stream) const {
-    check(*driver_, driver_->graph_launch(exec_, stream), "starting the graph");
+    check(*driver_, driver_->graph_launch(handle_, stream), "starting the graph");
+}
+
+TimedGraph::TimedGraph(const Driver& driver, Stream stream, const std::vector<Piece>& pieces) : driver_(&driver) {
+    for (std::size_t i = 0; i <= pieces.size(); ++i)
+        events_.push_back(std::make_unique<EventOwner>(driver, kEventDefault));
+    const auto read_clock = [&](std::size_t i) {
+        check(driver, driver.event_record_with_flags(events_[i]->handle(), stream, kEventRecordExternal),
+              "recording a reading of the GPU's clock");
+    };
+    graph_ = LaunchGraph(driver, stream, [&] {
+        for (std::size_t i = 0; i < pieces.size(); ++i) {
+            read_clock(i);
+            pieces[i]();
+        }
+        read_clock(pieces.size());
+    });
+}
+
+std::vector<double> TimedGraph::seconds() const {
+    std::vector<double> seconds;
+    for (std::size_t i = 0; i + 1 < events_.size(); ++i) {
+        float milliseconds = 0.0F;
+        check(*driver_, driver_->event_elapsed_time(&milliseconds, events_[i]->handle(), events_[i + 1]->handle()),
+              "reading the GPU's clock");
+        seconds.push_back(1e-3 * static_cast<double>(milliseconds));
+    }
+    return seconds;
 }
 
 }  // namespace lightwam::cuda

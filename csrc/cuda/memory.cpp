@@ -12,42 +12,15 @@ std::string allocating(std::size_t bytes, const std::string& what) {
 
 }  // namespace
 
-DeviceBlock::DeviceBlock(const Driver& driver, std::size_t bytes, const std::string& what) {
-    if (bytes == 0) return;
-    check(driver, driver.mem_alloc(&address_, bytes), allocating(bytes, what));
-    driver_ = &driver;
-    bytes_ = bytes;
+DeviceBlock::DeviceBlock(const Driver& driver, std::size_t bytes, const std::string& what)
+    : Owned(driver), bytes_(bytes) {
+    if (bytes > 0) check(driver, driver.mem_alloc(&handle_, bytes), allocating(bytes, what));
 }
 
-DeviceBlock::~DeviceBlock() {
-    if (driver_ != nullptr) driver_->mem_free(address_);
-}
-
-DeviceBlock& DeviceBlock::operator=(DeviceBlock&& other) noexcept {
-    std::swap(driver_, other.driver_);
-    std::swap(address_, other.address_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-}
-
-PinnedBlock::PinnedBlock(const Driver& driver, std::size_t bytes, bool mapped, const std::string& what) {
-    if (bytes == 0) return;
-    void* data = nullptr;
-    check(driver, driver.mem_host_alloc(&data, bytes, mapped ? kHostAllocDeviceMap : 0), allocating(bytes, what));
-    driver_ = &driver;
-    data_ = static_cast<std::byte*>(data);
-    bytes_ = bytes;
-}
-
-PinnedBlock::~PinnedBlock() {
-    if (driver_ != nullptr) driver_->mem_free_host(data_);
-}
-
-PinnedBlock& PinnedBlock::operator=(PinnedBlock&& other) noexcept {
-    std::swap(driver_, other.driver_);
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
+PinnedBlock::PinnedBlock(const Driver& driver, std::size_t bytes, bool mapped, const std::string& what)
+    : Owned(driver), bytes_(bytes) {
+    const unsigned flags = mapped ? kHostAllocDeviceMap : 0;
+    if (bytes > 0) check(driver, driver.mem_host_alloc(&handle_, bytes, flags), allocating(bytes, what));
 }
 
 StagedBlock::StagedBlock(const Driver& driver, const Gpu& gpu, std::size_t bytes, const std::string& what)

@@ -4,49 +4,38 @@
 
 #include <cstddef>
 #include <string>
-#include <utility>
 
 #include "cuda/device.hpp"
 
 namespace lightwam::cuda {
 
 // Memory on the device. Not initialised.
-class DeviceBlock {
+class DeviceBlock : public Owned<DeviceAddress, &Driver::mem_free> {
   public:
     DeviceBlock() = default;
     DeviceBlock(const Driver& driver, std::size_t bytes, const std::string& what);
-    ~DeviceBlock();
-    DeviceBlock(DeviceBlock&& other) noexcept { *this = std::move(other); }
-    DeviceBlock& operator=(DeviceBlock&& other) noexcept;
 
-    DeviceAddress address() const { return address_; }
+    DeviceAddress address() const { return handle_; }
     std::size_t bytes() const { return bytes_; }
 
   private:
-    const Driver* driver_ = nullptr;
-    DeviceAddress address_ = 0;
     std::size_t bytes_ = 0;
 };
 
-// Page-locked memory of the processor, which the GPU copies without help.
-class PinnedBlock {
+// Page-locked memory of the CPU, which the GPU copies without help.
+class PinnedBlock : public Owned<void*, &Driver::mem_free_host> {
   public:
     PinnedBlock() = default;
     PinnedBlock(const Driver& driver, std::size_t bytes, bool mapped, const std::string& what);
-    ~PinnedBlock();
-    PinnedBlock(PinnedBlock&& other) noexcept { *this = std::move(other); }
-    PinnedBlock& operator=(PinnedBlock&& other) noexcept;
 
-    std::byte* data() const { return data_; }
+    std::byte* data() const { return static_cast<std::byte*>(handle_); }
     std::size_t bytes() const { return bytes_; }
 
   private:
-    const Driver* driver_ = nullptr;
-    std::byte* data_ = nullptr;
     std::size_t bytes_ = 0;
 };
 
-// Memory that the processor and the GPU exchange: one block in two places and copies between them; on an integrated GPU
+// Memory that the CPU and the GPU exchange: one block in two places and copies between them; on an integrated GPU
 // one place that both see, and no copies.
 class StagedBlock {
   public:

@@ -13,10 +13,10 @@ namespace {
 
 constexpr std::uint32_t kPointerBytes = 8;
 
-using Place = std::pair<std::uint64_t, std::uint64_t>;  // offset and bytes of a cubin in the image
+using Place = std::pair<std::uint64_t, std::uint64_t>;  // offset and bytes of a cubin module in the code
 
-std::span<const std::byte> code(const engine::Tactic& tactic, std::span<const std::byte> image) {
-    return image.subspan(static_cast<std::size_t>(tactic.offset), static_cast<std::size_t>(tactic.bytes));
+std::span<const std::byte> cubin_of(const engine::Tactic& tactic, std::span<const std::byte> code) {
+    return code.subspan(static_cast<std::size_t>(tactic.offset), static_cast<std::size_t>(tactic.bytes));
 }
 
 // What does not fit between a tactic and its cubin; empty when all does.
@@ -47,35 +47,35 @@ std::string mismatch(const engine::Tactic& tactic, std::size_t arguments, const 
 }
 
 void check_limits(const engine::Tactic& tactic, const Gpu& gpu, const std::string& where) {
-    const auto refuse = [&](const std::string& what, std::uint32_t needed, std::uint32_t limit) {
+    const auto require = [&](const std::string& what, std::uint32_t needed, std::uint32_t limit) {
         throw Error(ErrorKind::device, where + " needs " + std::to_string(needed) + " " + what + ", but GPU '" +
                                            gpu.name + "' has " + std::to_string(limit));
     };
-    if (tactic.threads > gpu.max_threads) refuse("threads a block", tactic.threads, gpu.max_threads);
-    if (tactic.shared > gpu.max_shared) refuse("bytes of shared memory a block", tactic.shared, gpu.max_shared);
+    if (tactic.threads > gpu.max_threads) require("threads a block", tactic.threads, gpu.max_threads);
+    if (tactic.shared > gpu.max_shared) require("bytes of shared memory a block", tactic.shared, gpu.max_shared);
 }
 
 }  // namespace
 
-void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image,
-                  const engine::Refusal& refuse) {
+void check_cubins(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> code) {
     std::map<Place, Cubin> cubins;
     for (const engine::PlanTask& task : plan.tasks) {
-        const std::vector<engine::Tactic>& tactics = task.tactics[gpu.image];
+        const std::vector<engine::Tactic>& tactics = task.tactics[gpu.target];
         for (std::size_t i = 0; i < tactics.size(); ++i) {
             const engine::Tactic& tactic = tactics[i];
             const std::string where = "task '" + task.label + "' (" + task.kernel + "), tactic " + std::to_string(i) +
-                                      " of " + plan.images[gpu.image].target;
+                                      " of " + plan.targets[gpu.target].name;
             auto found = cubins.find({tactic.offset, tactic.bytes});
             if (found == cubins.end()) {
                 try {
-                    found = cubins.emplace(Place{tactic.offset, tactic.bytes}, read_cubin(code(tactic, image))).first;
+                    found =
+                        cubins.emplace(Place{tactic.offset, tactic.bytes}, read_cubin(cubin_of(tactic, code))).first;
                 } catch (const CubinError& error) {
-                    refuse("launch plan: " + where + ": its machine code cannot be used: " + error.what());
+                    engine::fail("launch plan: " + where + ": its machine code cannot be used: " + error.what());
                 }
             }
             if (const std::string why = mismatch(tactic, task.arguments.size(), found->second, gpu.arch); !why.empty())
-                refuse("launch plan: " + where + ": " + why);
+                engine::fail("launch plan: " + where + ": " + why);
             check_limits(tactic, gpu, where);
         }
     }
@@ -83,7 +83,7 @@ void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<cons
 
 std::size_t tactic_count(const engine::PlanTask& task, const Gpu& gpu, const CublasLt* library) {
     const bool by_library = library != nullptr && task.linear && library->prepare(*task.linear) != nullptr;
-    return task.tactics[gpu.image].size() + (by_library ? 1 : 0);
+    return task.tactics[gpu.target].size() + (by_library ? 1 : 0);
 }
 
 KernelCall::KernelCall(const Driver& driver, Function function, const engine::Tactic& tactic)
@@ -99,23 +99,23 @@ Result KernelCall::enqueue(Stream stream, std::span<const DeviceAddress> address
                                  parameters.data(), nullptr);
 }
 
-Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
                  const TacticChoice& choice, const CublasLt* library)
     : driver_(driver) {
     try {
-        load(gpu, plan, image, choice, library);
+        load(gpu, plan, code, choice, library);
     } catch (...) {
         for (const ModuleHandle module : modules_) driver_.module_unload(module);
         throw;
     }
 }
 
-void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
                    const TacticChoice& choice, const CublasLt* library) {
     std::map<Place, Function> loaded;
     for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
         const engine::PlanTask& task = plan.tasks[i];
-        if (choice[i] == task.tactics[gpu.image].size()) {
+        if (choice[i] == task.tactics[gpu.target].size()) {
             std::unique_ptr<Call> call;
             if (library != nullptr && task.linear) call = library->prepare(*task.linear);
             if (call == nullptr)
@@ -124,12 +124,12 @@ void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<con
             calls_.push_back(std::move(call));
             continue;
         }
-        const engine::Tactic& tactic = task.tactics[gpu.image][choice[i]];
+        const engine::Tactic& tactic = task.tactics[gpu.target][choice[i]];
         Function& function = loaded[{tactic.offset, tactic.bytes}];
         if (function == nullptr) {
             // Aligned: the driver takes the address of a whole ELF file.
             std::vector<std::uint64_t> aligned((tactic.bytes + 7) / 8);
-            std::memcpy(aligned.data(), code(tactic, image).data(), tactic.bytes);
+            std::memcpy(aligned.data(), cubin_of(tactic, code).data(), tactic.bytes);
             ModuleHandle module = nullptr;
             const Result result = driver_.module_load_data(&module, aligned.data());
             if (result != Result::success) {
@@ -149,7 +149,7 @@ void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<con
             check(driver_,
                   driver_.func_set_attribute(function, FunctionAttribute::max_dynamic_shared_size_bytes,
                                              static_cast<int>(tactic.shared)),
-                  "asking for shared memory for '" + task.label + "'");
+                  "requesting shared memory for '" + task.label + "'");
         calls_.push_back(std::make_unique<KernelCall>(driver_, function, tactic));
     }
 }

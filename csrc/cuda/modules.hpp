@@ -17,10 +17,10 @@ namespace lightwam::cuda {
 // After the arguments a kernel takes two addresses of scratch memory, which ours do not use.
 inline constexpr std::size_t kScratchParameters = 2;
 
-// Holds every tactic of the GPU's target against its cubin: entry, arguments, block, architecture, and against the
-// limits of the GPU. Throws Error (engine), or (device) when the GPU takes less than the tactic needs.
-void check_images(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image,
-                  const engine::Refusal& refuse);
+// Checks every tactic of the GPU's target against its cubin module: entry, arguments, block, architecture, and against
+// the limits of the GPU. Fails (error_reporter.hpp); throws Error (device) when the GPU takes less than the tactic
+// needs.
+void check_cubins(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> code);
 
 // How many tactics a task has here: the plan's for the GPU's target, and after them the library's, where there is one
 // that computes it.
@@ -44,7 +44,7 @@ class KernelCall final : public Call {
 class Modules {
   public:
     // `choice`: by task, an index below tactic_count. `library`: null where none is chosen; it must outlive this.
-    Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+    Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
             const TacticChoice& choice, const CublasLt* library);
     ~Modules();
     Modules(const Modules&) = delete;
@@ -53,7 +53,7 @@ class Modules {
     const Call& call(std::size_t task) const { return *calls_[task]; }
 
   private:
-    void load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> image,
+    void load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
               const TacticChoice& choice, const CublasLt* library);
 
     const Driver& driver_;

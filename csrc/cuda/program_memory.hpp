@@ -33,12 +33,12 @@ class ProgramMemory {
     ProgramMemory(const Driver& driver, const Gpu& gpu, const engine::PlanProgram& program,
                   const std::vector<CameraInfo>& cameras);
 
-    // Where the processor writes an input that is no frame; null when the program reads none of that name.
+    // Where the CPU writes an input that is no frame; null when the program reads none of that name.
     template <typename T>
     T* input(std::string_view name) const {
         return reinterpret_cast<T*>(input_bytes(name));
     }
-    // Where the processor reads the only output.
+    // Where the CPU reads the only output.
     const float* output() const { return reinterpret_cast<const float*>(outputs_.data()); }
     // The block of a camera's frame: empty until somebody puts one there.
     StagedBlock& frame(std::size_t camera) { return frames_[camera]; }

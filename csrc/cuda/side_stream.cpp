@@ -24,7 +24,7 @@ void SideStream::launch_all(std::span<const BoundLaunch> launches, const engine:
     try {
         put_all(launches, side);
     } catch (...) {
-        // What the branch writes may be somebody else's next. A stream that records refuses, and runs nothing.
+        // What this stream writes may be somebody else's next. A stream that records fails here, and runs nothing.
         driver_.stream_synchronize(stream_.handle());
         throw;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A second stream: the side branch of a program runs there (docs/reference/launch-plan.md, section 2).
+// The side stream of a program (docs/reference/launch-plan.md, section 2).
 #pragma once
 
 #include <span>
@@ -14,8 +14,8 @@ class SideStream {
     // Beside `main`, whose launches go first where the GPU must choose.
     SideStream(const Driver& driver, Stream main);
 
-    // Puts the launches of a program onto both streams, which may be recording: the branch here, everything else onto
-    // the main stream, which waits for the branch where the program joins it. Where this throws, nothing runs here any
+    // Puts the launches of a program onto both streams, which may be recording: the first ones here, the others onto
+    // the main stream, which waits for this one where the program joins it. Where this throws, nothing runs here any
     // more, unless the streams record.
     void launch_all(std::span<const BoundLaunch> launches, const engine::PlanSide& side) const;
 

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <deque>
 
+#include "cuda/graph.hpp"
 #include "cuda/memory.hpp"
-#include "cuda/timed_graph.hpp"
 
 namespace lightwam::cuda {
 namespace {
@@ -41,7 +41,7 @@ double cosine(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 // More bytes than the GPU's cache holds, written before each replay: so what the replay before left there is gone, the
-// weights of a small policy too. It also keeps the GPU busy until the replay has been asked for.
+// weights of a small policy too. It also keeps the GPU busy until the replay has been put onto the stream.
 class CacheFlush {
   public:
     explicit CacheFlush(const TuningGround& ground)
@@ -65,7 +65,7 @@ class TimedProgram {
     TimedProgram(const TuningGround& ground, const std::vector<BoundLaunch>& launches, const engine::PlanSide& side,
                  bool each_launch) {
         if (launches.empty()) return;
-        // A library loads its code with the first call, which a stream that records may refuse.
+        // A library loads its code with the first call, which may fail while a stream records.
         if (ground.library.get() != nullptr) launch_all(ground.driver, ground.stream.handle(), launches);
         std::vector<TimedGraph::Piece> pieces;
         if (each_launch)
@@ -96,7 +96,7 @@ class TimedProgram {
 // Both programs with one choice of tactics.
 struct Contender {
     Contender(const TuningGround& ground, const TacticChoice& tactics, bool each_launch)
-        : modules(ground.driver, ground.gpu, ground.plan, ground.image, tactics, ground.library.get()),
+        : modules(ground.driver, ground.gpu, ground.plan, ground.code, tactics, ground.library.get()),
           text(ground, ground.text(modules), ground.plan.set_instruction.side, each_launch),
           act(ground, ground.act(modules), ground.plan.act.side, each_launch) {}
 
@@ -173,7 +173,7 @@ std::vector<TaskTiming> task_timings(const TuningGround& ground, const Contest& 
     std::vector<TaskTiming> tasks;
     for (const engine::PlanTask& task : ground.plan.tasks) {
         TaskTiming timing{task.label, task.kernel, 0, {}, {}, 0};
-        for (const engine::Tactic& tactic : task.tactics[ground.gpu.image]) timing.tactics.push_back(tactic.note);
+        for (const engine::Tactic& tactic : task.tactics[ground.gpu.target]) timing.tactics.push_back(tactic.note);
         if (tactic_count(task, ground.gpu, ground.library.get()) > timing.tactics.size())
             timing.tactics.push_back(ground.library.get()->version());
         timing.seconds.resize(timing.tactics.size(), 0.0);
@@ -208,9 +208,9 @@ void compare(const TuningGround& ground, Contest& contest, int repeats, const st
 }  // namespace
 
 TuningLibrary::TuningLibrary(const engine::LaunchPlan& plan, const CublasLt* loaded) : library_(loaded) {
-    const bool asked = std::any_of(plan.tasks.begin(), plan.tasks.end(),
-                                   [](const engine::PlanTask& task) { return task.linear.has_value(); });
-    if (library_ != nullptr || !asked) return;
+    const bool useful = std::any_of(plan.tasks.begin(), plan.tasks.end(),
+                                    [](const engine::PlanTask& task) { return task.linear.has_value(); });
+    if (library_ != nullptr || !useful) return;
     own_ = CublasLt::load(why_not_);
     library_ = own_.get();
 }

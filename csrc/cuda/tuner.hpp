@@ -20,7 +20,7 @@ class TuningLibrary {
     // `loaded`: the policy's own, or null. Loaded only where it might compute a task of the plan.
     TuningLibrary(const engine::LaunchPlan& plan, const CublasLt* loaded);
     const CublasLt* get() const { return library_; }
-    // Why there is none where a task asks for one; else empty.
+    // Why there is none where a task could use one; else empty.
     const std::string& why_not() const { return why_not_; }
 
   private:
@@ -34,13 +34,13 @@ struct TuningGround {
     const Driver& driver;
     const Gpu& gpu;
     const engine::LaunchPlan& plan;
-    std::span<const std::byte> image;  // the machine code
+    std::span<const std::byte> code;  // the target's cubin modules
     const StreamOwner& stream;
     const TuningLibrary& library;
     // The launches of set_instruction (into a place that no chunk reads) and of act.
     std::function<std::vector<BoundLaunch>(const Modules&)> text;
     std::function<std::vector<BoundLaunch>(const Modules&)> act;
-    // Puts a program's launches onto the stream as the policy does, its side branch beside it.
+    // Puts a program's launches onto the stream as the policy does, its side stream beside it.
     std::function<void(const std::vector<BoundLaunch>&, const engine::PlanSide&)> put;
     // Waits for the GPU; the actions [H, A] of the last act.
     std::function<std::vector<float>()> actions;

@@ -10,6 +10,7 @@
 
 #include "cuda/modules.hpp"
 #include "engine/checksum.hpp"
+#include "engine/json_reader.hpp"
 
 namespace lightwam::cuda {
 namespace {
@@ -39,49 +40,47 @@ class Digest {
     std::uint64_t value_ = 0xCBF29CE484222325;
 };
 
-engine::JsonValue read_document(const std::string& path, const engine::Refusal& refuse) {
+engine::JsonValue read_document(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     std::string text(kMaxBytes + 1, '\0');
     file.read(text.data(), static_cast<std::streamsize>(text.size()));
-    if (file.gcount() == 0) refuse("it is empty or cannot be read");
-    if (!file.eof()) refuse("it is longer than " + std::to_string(kMaxBytes) + " bytes");
+    if (file.gcount() == 0) engine::fail("it is empty or cannot be read");
+    if (!file.eof()) engine::fail("it is longer than " + std::to_string(kMaxBytes) + " bytes");
     text.resize(static_cast<std::size_t>(file.gcount()));
     try {
         return engine::parse_json(text);
     } catch (const engine::JsonError& error) {
-        refuse(std::string("it is not valid JSON: ") + error.what());
+        engine::fail(std::string("it is not valid JSON: ") + error.what());
     }
 }
 
 // An entry's tactics, each within those of its task, of which the library's is the last.
-TacticChoice read_tactics(const engine::JsonValue& entry, const std::string& where, const engine::LaunchPlan& plan,
-                          const Gpu& gpu, bool with_library, const engine::Refusal& refuse) {
-    const std::vector<std::int64_t> indices = engine::read_integers(entry.find("tactics"), where, "tactics", refuse);
+TacticChoice read_tactics(const engine::ObjectReader& entry, const engine::LaunchPlan& plan, const Gpu& gpu,
+                          bool with_library) {
+    const std::vector<std::int64_t> indices = entry.integers("tactics");
     if (indices.size() != plan.tasks.size())
-        refuse(where + ": 'tactics' has " + std::to_string(indices.size()) + " numbers; expected one for each of " +
-               std::to_string(plan.tasks.size()) + " tasks");
+        entry.fail("'tactics' has " + std::to_string(indices.size()) + " numbers; expected one for each of " +
+                   std::to_string(plan.tasks.size()) + " tasks");
     TacticChoice choice;
     for (std::size_t task = 0; task < indices.size(); ++task) {
-        const auto count = static_cast<std::int64_t>(plan.tasks[task].tactics[gpu.image].size() +
+        const auto count = static_cast<std::int64_t>(plan.tasks[task].tactics[gpu.target].size() +
                                                      (with_library && plan.tasks[task].linear ? 1 : 0));
         if (indices[task] < 0 || indices[task] >= count)
-            refuse(where + ": tactic " + std::to_string(indices[task]) + " of task '" + plan.tasks[task].label +
-                   "'; expected one of 0 to " + std::to_string(count - 1));
+            entry.fail("tactic " + std::to_string(indices[task]) + " of task '" + plan.tasks[task].label +
+                       "'; expected one of 0 to " + std::to_string(count - 1));
         choice.push_back(static_cast<std::size_t>(indices[task]));
     }
     return choice;
 }
 
 bool takes_library(const TacticChoice& choice, std::size_t task, const engine::LaunchPlan& plan, const Gpu& gpu) {
-    return choice[task] == plan.tasks[task].tactics[gpu.image].size();
+    return choice[task] == plan.tasks[task].tactics[gpu.target].size();
 }
 
-ChosenTactics read_entry(const engine::JsonValue& entry, const std::string& where, const engine::LaunchPlan& plan,
-                         const Gpu& gpu, const engine::Refusal& refuse) {
-    const bool with_library = entry.find("library") != nullptr;
+ChosenTactics read_entry(const engine::ObjectReader& entry, const engine::LaunchPlan& plan, const Gpu& gpu) {
     ChosenTactics chosen{{}, "tactics tuned on this GPU", "", ""};
-    if (with_library) chosen.library = engine::read_string(entry, where, "library", refuse);
-    chosen.choice = read_tactics(entry, where, plan, gpu, !chosen.library.empty(), refuse);
+    if (entry.find("library") != nullptr) chosen.library = entry.string("library");
+    chosen.choice = read_tactics(entry, plan, gpu, !chosen.library.empty());
     bool taken = false;
     for (std::size_t task = 0; task < plan.tasks.size(); ++task)
         taken = taken || takes_library(chosen.choice, task, plan, gpu);
@@ -92,35 +91,31 @@ ChosenTactics read_entry(const engine::JsonValue& entry, const std::string& wher
 
 // The choice for `key` and its library; none when the file has no entry for it.
 std::optional<ChosenTactics> read_choice(const std::string& path, const TuningKey& key, const engine::LaunchPlan& plan,
-                                         const Gpu& gpu, const engine::Refusal& refuse) {
-    const engine::JsonValue document = read_document(path, refuse);
-    if (engine::read_string(document, "the document", "format", refuse) != "lightwam-tuning")
-        refuse("'format' is not 'lightwam-tuning'");
-    engine::read_integer(document, "the document", "format_version", kFormatVersion, kFormatVersion, refuse);
-    const engine::JsonValue::Array& entries = engine::read_list(document, "the document", "gpus", refuse);
+                                         const Gpu& gpu) {
+    const engine::JsonValue json = read_document(path);
+    const engine::ObjectReader document(json, "the document");
+    if (document.string("format") != "lightwam-tuning") engine::fail("'format' is not 'lightwam-tuning'");
+    document.integer("format_version", kFormatVersion, kFormatVersion);
+    const engine::JsonValue::Array& entries = document.list("gpus");
     for (std::size_t i = 0; i < entries.size(); ++i) {
-        const std::string where = "entry " + std::to_string(i) + " of 'gpus'";
-        const engine::JsonValue& entry = entries[i];
-        const auto same = [&](const std::string& name, const std::string& value) {
-            return engine::read_string(entry, where, name, refuse) == value;
-        };
-        const std::int64_t driver =
-            engine::read_integer(entry, where, "driver", 0, std::numeric_limits<std::int32_t>::max(), refuse);
-        if (same("gpu", key.gpu) && same("target", key.target) && same("plan", key.plan) && driver == key.driver)
-            return read_entry(entry, where, plan, gpu, refuse);
+        const engine::ObjectReader entry(entries[i], "entry " + std::to_string(i) + " of 'gpus'");
+        const std::int64_t driver = entry.integer("driver", 0, std::numeric_limits<std::int32_t>::max());
+        if (entry.string("gpu") == key.gpu && entry.string("target") == key.target &&
+            entry.string("plan") == key.plan && driver == key.driver)
+            return read_entry(entry, plan, gpu);
     }
     return std::nullopt;
 }
 
 }  // namespace
 
-std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image) {
+std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> code) {
     Digest digest;
-    digest.add(engine::crc32(image.data(), image.size()));
+    digest.add(engine::crc32(code.data(), code.size()));
     for (const engine::PlanTask& task : plan.tasks) {
         digest.add(task.kernel);
         digest.add(task.linear ? 1U : 0U);
-        for (const engine::Tactic& tactic : task.tactics[gpu.image]) {
+        for (const engine::Tactic& tactic : task.tactics[gpu.target]) {
             for (const std::uint64_t number : {tactic.offset, tactic.bytes}) digest.add(number);
             for (const std::uint32_t number : tactic.grid) digest.add(number);
             for (const std::uint32_t number : {tactic.threads, tactic.shared}) digest.add(number);
@@ -134,9 +129,9 @@ std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::spa
 }
 
 TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const Gpu& gpu,
-                     std::span<const std::byte> image) {
-    TuningKey key{gpu.name, plan.images[gpu.image].target, 0, plan_digest(plan, gpu, image)};
-    check(driver, driver.driver_get_version(&key.driver), "asking the GPU driver for its version");
+                     std::span<const std::byte> code) {
+    TuningKey key{gpu.name, plan.targets[gpu.target].name, 0, plan_digest(plan, gpu, code)};
+    check(driver, driver.driver_get_version(&key.driver), "reading the version of the GPU driver");
     return key;
 }
 
@@ -169,7 +164,8 @@ ChosenTactics choose_tactics(const std::string& engine_path, const TuningKey& ke
     std::error_code failure;
     if (!std::filesystem::exists(path, failure)) return chosen;
     try {
-        std::optional<ChosenTactics> found = read_choice(path, key, plan, gpu, engine::Refusal(path, "tuning file"));
+        const engine::ErrorReporter reporter(path, "tuning file");
+        std::optional<ChosenTactics> found = reporter([&] { return read_choice(path, key, plan, gpu); });
         if (found) return *std::move(found);
         chosen.warning = "tuning file '" + path + "' has no entry for GPU '" + key.gpu + "' (" + key.target +
                          "), its driver (CUDA " + std::to_string(key.driver / 1000) + "." +

@@ -33,10 +33,10 @@ struct ChosenTactics {
 
 // Sixteen hexadecimal digits of what decides how fast tactics are: the machine code for the GPU's target, the launches
 // and how each tactic is launched. Weights are no part of it.
-std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> image);
+std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> code);
 
 TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const Gpu& gpu,
-                     std::span<const std::byte> image);
+                     std::span<const std::byte> code);
 
 // Where the tuning of an engine file lies: "PATH.tuning.json".
 std::string tuning_path(const std::string& engine_path);

@@ -13,7 +13,7 @@ namespace lightwam::cuda {
 // A whole tensor, read into memory and checked. Throws Error (engine).
 std::vector<std::byte> read_tensor(const engine::EngineFile& file, std::size_t tensor);
 
-// Constants that stay on the processor, by tensor.
+// Constants that stay on the CPU, by tensor.
 using HostConstants = std::map<std::size_t, std::vector<std::byte>>;
 
 // Copies the plan's weights to the device block at `weights` through two page-locked buffers: one is filled from the

@@ -8,10 +8,10 @@
 
 namespace lightwam::engine {
 
-// With the processor's carry-less multiplication where it has one.
+// With the CPU's carry-less multiplication where it has one.
 std::uint32_t crc32(const std::byte* data, std::size_t bytes) noexcept;
 
-// The same number from tables, on any processor.
+// The same number from tables, on any CPU.
 std::uint32_t crc32_portable(const std::byte* data, std::size_t bytes) noexcept;
 
 // Joins the checksums of pieces that follow each other: add(crc32(a), |a|), add(crc32(b), |b|) gives crc32(a b).

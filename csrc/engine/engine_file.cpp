@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/graph_reader.hpp"
-#include "engine/json.hpp"
+#include "engine/json_reader.hpp"
 #include "engine/safetensors.hpp"
 
 namespace lightwam::engine {
@@ -17,21 +17,20 @@ namespace {
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 
 // The document's "checksums": tensor name -> eight hexadecimal digits. A file without them is taken as it is.
-void read_checksums(const JsonValue& document, std::vector<Tensor>& tensors, const Refusal& refuse) {
+void read_checksums(const ObjectReader& document, std::vector<Tensor>& tensors) {
     if (document.find("checksums") == nullptr) return;
+    const ObjectReader checksums = document.object("checksums", "'checksums'");
     std::unordered_map<std::string_view, const std::string*> texts;
-    for (const auto& [name, value] : *read_object(document, "the document", "checksums", refuse).object())
-        texts.emplace(name, value.string());
+    for (const auto& [name, value] : checksums.members()) texts.emplace(name, value.string());
     for (Tensor& tensor : tensors) {
         const auto entry = texts.find(tensor.name);
         if (entry == texts.end() || entry->second == nullptr)
-            refuse("'checksums' has no text for tensor '" + tensor.name + "'; export the policy again");
+            fail("'checksums' has no text for tensor '" + tensor.name + "'; export the policy again");
         const std::string& text = *entry->second;
         std::uint32_t value = 0;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
         if (error != std::errc() || end != text.data() + text.size() || text.size() != 8)
-            refuse("'checksums' has '" + text + "' for tensor '" + tensor.name +
-                   "'; expected eight hexadecimal digits");
+            fail("'checksums' has '" + text + "' for tensor '" + tensor.name + "'; expected eight hexadecimal digits");
         tensor.checksum = value;
     }
 }
@@ -44,17 +43,19 @@ void mark_weight_scales(const Program& program, std::vector<Tensor>& tensors) {
 
 }  // namespace
 
-EngineFile::EngineFile(const std::string& path) : refuse_(path), file_(path) {
-    SafeTensors contents = read_safetensors(file_, path);
-    document_ = std::move(contents.lightwam);
-    graph_.tensors = std::move(contents.tensors);
-    const JsonValue document = parse_document(document_, "metadata 'lightwam'", refuse_);
-    read_graph(document, graph_, refuse_);
-    if (const JsonValue* gpu = document.find("gpu"); gpu != nullptr) {
-        launch_plan_ = read_launch_plan(*gpu, graph_, refuse_);
-        check_launch_plan(*launch_plan_, graph_, refuse_);
-    }
-    read_checksums(document, graph_.tensors, refuse_);
+EngineFile::EngineFile(const std::string& path) : reporter_(path), file_(reporter_([&] { return InputFile(path); })) {
+    reporter_([&] {
+        SafeTensors contents = read_safetensors(file_);
+        document_ = std::move(contents.lightwam);
+        graph_.tensors = std::move(contents.tensors);
+        const JsonValue document = parse_document(document_, "metadata 'lightwam'");
+        read_graph(document, graph_);
+        if (const JsonValue* gpu = document.find("gpu"); gpu != nullptr) {
+            launch_plan_ = read_launch_plan(*gpu, graph_);
+            check_launch_plan(*launch_plan_, graph_);
+        }
+        read_checksums(ObjectReader(document, "the document"), graph_.tensors);
+    });
     mark_weight_scales(graph_.set_instruction, graph_.tensors);
     mark_weight_scales(graph_.act, graph_.tensors);
 }
@@ -70,7 +71,7 @@ PieceReport EngineFile::read(const Tensor& tensor, std::size_t begin, std::size_
 }
 
 void EngineFile::check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces) const {
-    engine::check_numbers(tensor, pieces, refuse_);
+    reporter_([&] { engine::check_numbers(tensor, pieces); });
 }
 
 void EngineFile::check_all_numbers() const {

@@ -5,10 +5,10 @@
 #include <optional>
 #include <string>
 
+#include "engine/error_reporter.hpp"
 #include "engine/graph.hpp"
 #include "engine/input_file.hpp"
 #include "engine/launch_plan.hpp"
-#include "engine/refusal.hpp"
 #include "engine/tensor_check.hpp"
 
 namespace lightwam::engine {
@@ -22,8 +22,8 @@ class EngineFile {
     const Graph& graph() const { return graph_; }
     // How to run the graph on a GPU; null when the file has no machine code.
     const LaunchPlan* launch_plan() const { return launch_plan_ ? &*launch_plan_ : nullptr; }
-    const Refusal& refusal() const { return refuse_; }
-    const std::string& path() const { return refuse_.path(); }
+    const ErrorReporter& reporter() const { return reporter_; }
+    const std::string& path() const { return reporter_.path(); }
     // The JSON document as it stands in the file.
     const std::string& document() const { return document_; }
 
@@ -36,7 +36,7 @@ class EngineFile {
     void check_all_numbers() const;
 
   private:
-    Refusal refuse_;
+    ErrorReporter reporter_;
     InputFile file_;
     std::string document_;
     Graph graph_;

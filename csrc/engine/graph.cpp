@@ -1,63 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/graph.hpp"
 
+#include <algorithm>
+
+namespace lightwam {
+
+const char* stage_name(Stage stage) noexcept { return engine::row_of(engine::kStages, stage).name; }
+
+}  // namespace lightwam
+
 namespace lightwam::engine {
 
-std::size_t dtype_bytes(DType dtype) noexcept {
-    switch (dtype) {
-        case DType::f32:
-            return 4;
-        case DType::bf16:
-        case DType::f16:
-            return 2;
-        case DType::f8:
-        case DType::i8:
-            return 1;
-        case DType::i32:
-            return 4;
+std::optional<std::string_view> role_marks(std::string_view roles, std::string_view role) noexcept {
+    while (!roles.empty()) {
+        const std::string_view entry = roles.substr(0, roles.find(' '));
+        const std::string_view name = entry.substr(0, entry.find_first_of("?=*"));
+        const std::string_view marks = entry.substr(name.size());
+        const bool numbered = marks.find('*') != std::string_view::npos;
+        if (numbered ? role.starts_with(name) && role.substr(name.size()).starts_with('.') : role == name) return marks;
+        roles.remove_prefix(std::min(entry.size() + 1, roles.size()));
     }
-    return 4;
-}
-
-const char* dtype_name(DType dtype) noexcept {
-    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "f8", "i8", "i32"};
-    return kNames[static_cast<int>(dtype)];
-}
-
-bool is_float(DType dtype) noexcept { return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16; }
-
-const char* op_name(OpKind kind) noexcept {
-    static constexpr const char* kNames[] = {
-        "preprocess_images",
-        "nchw_to_nhwc",
-        "conv2d",
-        "linear",
-        "quantize_rows",
-        "grouped_linear",
-        "layer_norm",
-        "rms_norm",
-        "rms_norm_rope",
-        "self_attention",
-        "cross_attention",
-        "cross_attention_folded",
-        "text_key_bias",
-        "learned_query_pool",
-        "mean_pool",
-        "add",
-        "subtract",
-        "concat",
-        "scale_shift_clamp",
-        "gripper_rule",
-        "cast",
-        "reshape",
-    };
-    static_assert(sizeof(kNames) / sizeof(kNames[0]) == kOpKindCount);
-    return kNames[static_cast<int>(kind)];
-}
-
-const char* precision_name(Precision precision) noexcept {
-    static constexpr const char* kNames[] = {"f32", "bf16", "f16", "int8", "fp8"};
-    return kNames[static_cast<int>(precision)];
+    return std::nullopt;
 }
 
 std::string shape_text(const Shape& shape) {
@@ -77,6 +40,14 @@ std::int64_t element_count(const Shape& shape) noexcept {
         count *= dimension;
     }
     return count;
+}
+
+std::vector<std::size_t> text_constants(const Graph& graph) {
+    std::vector<std::size_t> tensors;
+    for (const KnownInstruction& known : graph.policy.instructions) tensors.push_back(known.context);
+    const TextEncoder& encoder = graph.policy.text_encoder;
+    if (encoder.present) tensors.insert(tensors.end(), {encoder.embedding, encoder.position});
+    return tensors;
 }
 
 std::size_t find_role(const std::vector<Binding>& bindings, std::string_view role) noexcept {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/names.hpp"
 #include "lightwam/policy.hpp"
 
 namespace lightwam::engine {
@@ -22,29 +24,9 @@ enum class Storage : std::uint8_t { arena, input, instruction };
 enum class Precision : std::uint8_t { f32, bf16, f16, int8, fp8 };
 enum class Activation : std::uint8_t { none, silu, gelu, gelu_tanh };
 
+#define LIGHTWAM_OP(name, inputs, constants, outputs, rows) name,
 enum class OpKind : std::uint8_t {
-    preprocess_images,
-    nchw_to_nhwc,
-    conv2d,
-    linear,
-    quantize_rows,
-    grouped_linear,
-    layer_norm,
-    rms_norm,
-    rms_norm_rope,
-    self_attention,
-    cross_attention,
-    cross_attention_folded,
-    text_key_bias,
-    learned_query_pool,
-    mean_pool,
-    add,
-    subtract,
-    concat,
-    scale_shift_clamp,
-    gripper_rule,
-    cast,
-    reshape
+#include "engine/ops.def"
 };
 
 using Shape = std::vector<std::int64_t>;
@@ -57,15 +39,60 @@ inline constexpr std::uint64_t kMaxBlockBytes = std::uint64_t{16} << 30;
 inline constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
 inline constexpr std::size_t kMaxRank = 6;
 
-std::size_t dtype_bytes(DType dtype) noexcept;
+struct DTypeRow {
+    DType value;
+    const char* name;
+    std::size_t bytes;
+    const char* stored;  // its name in a safetensors file; null: no tensor has it
+};
+inline constexpr DTypeRow kDTypes[] = {{DType::f32, "f32", 4, "F32"}, {DType::bf16, "bf16", 2, "BF16"},
+                                       {DType::f16, "f16", 2, "F16"}, {DType::f8, "f8", 1, "F8_E4M3"},
+                                       {DType::i8, "i8", 1, "I8"},    {DType::i32, "i32", 4, nullptr}};
+constexpr std::size_t dtype_bytes(DType dtype) noexcept { return row_of(kDTypes, dtype).bytes; }
+constexpr const char* dtype_name(DType dtype) noexcept { return row_of(kDTypes, dtype).name; }
 // i8 and f8, which stand for numbers together with scales.
 constexpr bool is_eight_bit(DType dtype) noexcept { return dtype == DType::i8 || dtype == DType::f8; }
-const char* dtype_name(DType dtype) noexcept;
-bool is_float(DType dtype) noexcept;
-const char* op_name(OpKind kind) noexcept;
-// "f32", "bf16", "f16", "int8", "fp8".
-const char* precision_name(Precision precision) noexcept;
-inline constexpr int kOpKindCount = static_cast<int>(OpKind::reshape) + 1;
+constexpr bool is_float(DType dtype) noexcept {
+    return dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16;
+}
+
+inline constexpr Named<Storage> kStorages[] = {
+    {Storage::arena, "arena"}, {Storage::input, "input"}, {Storage::instruction, "instruction"}};
+inline constexpr Named<Precision> kPrecisions[] = {{Precision::f32, "f32"},
+                                                   {Precision::bf16, "bf16"},
+                                                   {Precision::f16, "f16"},
+                                                   {Precision::int8, "int8"},
+                                                   {Precision::fp8, "fp8"}};
+constexpr const char* precision_name(Precision precision) noexcept { return row_of(kPrecisions, precision).name; }
+inline constexpr Named<Activation> kActivations[] = {{Activation::none, "none"},
+                                                     {Activation::silu, "silu"},
+                                                     {Activation::gelu, "gelu"},
+                                                     {Activation::gelu_tanh, "gelu_tanh"}};
+inline constexpr Named<Stage> kStages[] = {{Stage::preprocess, "preprocess"},   {Stage::vae, "vae"},
+                                           {Stage::backbone, "backbone"},       {Stage::expert, "expert"},
+                                           {Stage::postprocess, "postprocess"}, {Stage::text, "text"}};
+static_assert(std::size(kStages) == kStageCount);
+
+// What ops.def says of an op.
+enum class OpRows : std::uint8_t { whole, row_wise };
+struct OpRow {
+    OpKind value;
+    const char* name;
+    const char* inputs;
+    const char* constants;
+    const char* outputs;
+    OpRows rows;
+};
+#define LIGHTWAM_OP(name, inputs, constants, outputs, rows) \
+    {OpKind::name, #name, inputs, constants, outputs, OpRows::rows},
+inline constexpr OpRow kOps[] = {
+#include "engine/ops.def"
+};
+constexpr const OpRow& op_row(OpKind kind) noexcept { return row_of(kOps, kind); }
+constexpr const char* op_name(OpKind kind) noexcept { return op_row(kind).name; }
+// The marks behind a role in a list of ops.def; none where the list has no such role.
+std::optional<std::string_view> role_marks(std::string_view roles, std::string_view role) noexcept;
+
 // "[2, 3]".
 std::string shape_text(const Shape& shape);
 // Product of the dimensions; -1 when the rank, a dimension or the product is out of range.
@@ -140,16 +167,9 @@ struct KnownInstruction {
     std::size_t context = 0;  // tensor [n, text_width]
 };
 
-struct PolicyDescription {
-    bool starts_at_images = false;
+struct PolicyDescription : PolicySizes {
     std::int64_t canvas_height = 0;
     std::int64_t canvas_width = 0;
-    std::vector<CameraInfo> cameras;
-    std::int64_t latent_shape[3] = {};
-    std::int64_t state_width = 0;
-    std::int64_t action_width = 0;
-    std::int64_t horizon = 0;
-    std::int64_t replan = 0;
     std::int64_t context_rows = 0;
     std::int64_t text_width = 0;
     std::string prompt_template;  // holds "{task}" once
@@ -166,6 +186,9 @@ struct Graph {
     Program set_instruction;
     Program act;
 };
+
+// The tensors that instructions are encoded with.
+std::vector<std::size_t> text_constants(const Graph& graph);
 
 // Index of `role`; npos when absent.
 inline constexpr std::size_t npos = static_cast<std::size_t>(-1);

@@ -3,9 +3,8 @@
 
 #include <algorithm>
 
-#include "engine/lifetimes.hpp"
+#include "engine/graph_checks.hpp"
 #include "engine/op_checks.hpp"
-#include "engine/sources.hpp"
 
 namespace lightwam::engine {
 namespace {
@@ -17,121 +16,95 @@ using ValueIndex = std::unordered_map<std::string_view, std::size_t>;
 
 class ProgramReader {
   public:
-    ProgramReader(const JsonValue& json, std::string where, Graph& graph, Program& program, const TensorIndex& tensors,
-                  const Refusal& refuse)
-        : json_(json), where_(std::move(where)), graph_(graph), program_(program), tensors_(tensors), refuse_(refuse) {}
+    ProgramReader(ObjectReader reader, Graph& graph, Program& program, const TensorIndex& tensors)
+        : reader_(std::move(reader)), graph_(graph), program_(program), tensors_(tensors) {}
 
     void run() {
-        expect_keys(json_, {"arena_bytes", "values", "outputs", "ops"}, where_, refuse_);
-        program_.arena_bytes = static_cast<std::uint64_t>(
-            read_integer(json_, where_, "arena_bytes", 0, static_cast<std::int64_t>(kMaxBlockBytes), refuse_));
-        const JsonValue::Array& values = read_list(json_, where_, "values", refuse_);
+        reader_.expect_keys({"arena_bytes", "values", "outputs", "ops"});
+        program_.arena_bytes = reader_.size("arena_bytes", kMaxBlockBytes);
+        const JsonValue::Array& values = reader_.list("values");
         program_.values.reserve(values.size());
-        for (const JsonValue& item : values) read_value(item);
+        for (const JsonValue& item : values) program_.values.push_back(read_value(item));
         for (std::size_t i = 0; i < program_.values.size(); ++i)
             if (!values_.emplace(program_.values[i].name, i).second)
-                refuse_(where_ + ": value '" + program_.values[i].name + "' is there twice");
-        const JsonValue::Array& ops = read_list(json_, where_, "ops", refuse_);
+                reader_.fail("value '" + program_.values[i].name + "' is there twice");
+        const JsonValue::Array& ops = reader_.list("ops");
         program_.ops.reserve(ops.size());
-        for (const JsonValue& item : ops) read_op(item);
-        program_.outputs = read_bindings(json_, where_, "outputs", "value", values_);
+        for (const JsonValue& item : ops) program_.ops.push_back(read_op(item));
+        program_.outputs = read_bindings(reader_, "outputs", "value", values_);
     }
 
   private:
     template <typename Names>
-    std::vector<Binding> read_bindings(const JsonValue& object, const std::string& where, const std::string& key,
-                                       const char* what, const Names& names) {
+    static std::vector<Binding> read_bindings(const ObjectReader& reader, const std::string& key, const char* what,
+                                              const Names& names) {
         std::vector<Binding> bindings;
-        const JsonValue::Object& members = *read_object(object, where, key, refuse_).object();
-        if (members.size() > kMaxRoles)
-            refuse_(where + ": '" + key + "' has " + std::to_string(members.size()) + " roles; expected at most 256");
-        for (const auto& [role, value] : members) {
+        const ObjectReader object = reader.object(key, reader.where());
+        if (object.members().size() > kMaxRoles)
+            reader.fail("'" + key + "' has " + std::to_string(object.members().size()) +
+                        " roles; expected at most 256");
+        for (const auto& [role, value] : object.members()) {
             if (value.string() == nullptr)
-                refuse_(where + ": " + key + " '" + role + "' is " + value.type_name() + "; expected a string");
+                reader.fail(key + " '" + role + "' is " + value.type_name() + "; expected a string");
             const auto found = names.find(*value.string());
             if (found == names.end())
-                refuse_(where + ": " + key + " '" + role + "' names the " + what + " '" + *value.string() +
-                        "', which is not there");
+                reader.fail(key + " '" + role + "' names the " + what + " '" + *value.string() +
+                            "', which is not there");
             bindings.push_back({role, found->second});
         }
         return bindings;
     }
 
-    void read_value(const JsonValue& item) {
-        std::string where = where_ + ": value " + std::to_string(program_.values.size());
-        expect_keys(item, {"name", "dtype", "shape", "storage", "offset"}, where, refuse_);
+    Value read_value(const JsonValue& item) const {
+        ObjectReader reader(item, reader_.where() + ": value " + std::to_string(program_.values.size()));
+        reader.expect_keys({"name", "dtype", "shape", "storage", "offset"});
         Value value;
-        value.name = read_string(item, where, "name", refuse_);
-        where = where_ + ": value '" + value.name + "'";
-        value.dtype = read_dtype(read_string(item, where, "dtype", refuse_), where);
-        value.shape = read_shape(item.find("shape"), where, refuse_);
+        value.name = reader.string("name");
+        reader.set_where(reader_.where() + ": value '" + value.name + "'");
+        value.dtype = reader.known("dtype", kDTypes);
+        value.shape = reader.shape();
         value.bytes = static_cast<std::uint64_t>(element_count(value.shape)) * dtype_bytes(value.dtype);
-        const std::string& storage = read_string(item, where, "storage", refuse_);
-        if (storage == "input") {
-            value.storage = Storage::input;
-            if (item.find("offset") != nullptr) refuse_(where + ": has an offset; expected none for an input");
-        } else if (storage == "arena" || storage == "instruction") {
-            value.storage = storage == "arena" ? Storage::arena : Storage::instruction;
-            place(item, where, value);
-        } else {
-            refuse_(where + ": storage '" + storage + "' is unknown; expected arena, input or instruction");
-        }
-        program_.values.push_back(std::move(value));
+        value.storage = reader.known("storage", kStorages);
+        if (value.storage != Storage::input)
+            place(reader, value);
+        else if (reader.find("offset") != nullptr)
+            reader.fail("has an offset; expected none for an input");
+        return value;
     }
 
-    DType read_dtype(const std::string& name, const std::string& where) const {
-        for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f8, DType::i8, DType::i32})
-            if (name == dtype_name(dtype)) return dtype;
-        refuse_(where + ": dtype '" + name + "' is unknown; expected f32, bf16, f16, f8, i8 or i32");
-    }
-
-    void place(const JsonValue& item, const std::string& where, Value& value) const {
+    void place(const ObjectReader& reader, Value& value) const {
         const std::uint64_t block = value.storage == Storage::arena ? program_.arena_bytes : graph_.instruction_bytes;
-        value.offset = static_cast<std::uint64_t>(
-            read_integer(item, where, "offset", 0, static_cast<std::int64_t>(kMaxBlockBytes), refuse_));
+        value.offset = reader.size("offset", kMaxBlockBytes);
         if (value.offset % kAlignment != 0)
-            refuse_(where + ": offset " + std::to_string(value.offset) + " is not a multiple of 64");
+            reader.fail("offset " + std::to_string(value.offset) + " is not a multiple of 64");
         if (value.offset > block || value.bytes > block - value.offset)
-            refuse_(where + ": bytes " + std::to_string(value.offset) + " to " +
-                    std::to_string(value.offset + value.bytes) + " are outside the block of " + std::to_string(block));
+            reader.fail("bytes " + std::to_string(value.offset) + " to " + std::to_string(value.offset + value.bytes) +
+                        " are outside the block of " + std::to_string(block));
     }
 
-    void read_op(const JsonValue& item) {
-        std::string where = where_ + ": op " + std::to_string(program_.ops.size());
-        expect_keys(item, {"op", "name", "stage", "inputs", "constants", "outputs", "attrs"}, where, refuse_);
+    Op read_op(const JsonValue& item) const {
+        ObjectReader reader(item, reader_.where() + ": op " + std::to_string(program_.ops.size()));
+        reader.expect_keys({"op", "name", "stage", "inputs", "constants", "outputs", "attrs"});
         Op op;
-        op.name = read_string(item, where, "name", refuse_);
-        where += " '" + op.name + "'";
-        op.kind = read_kind(read_string(item, where, "op", refuse_), where);
-        where += std::string(" (") + op_name(op.kind) + ")";
-        op.stage = read_stage(read_string(item, where, "stage", refuse_), where);
-        op.inputs = read_bindings(item, where, "inputs", "value", values_);
-        op.constants = read_bindings(item, where, "constants", "tensor", tensors_);
-        op.outputs = read_bindings(item, where, "outputs", "value", values_);
-        const JsonValue& attributes = read_object(item, where, "attrs", refuse_);
-        OpChecker checker(graph_, program_, op, attributes, where, refuse_);
+        op.name = reader.string("name");
+        reader.set_where(reader.where() + " '" + op.name + "'");
+        const OpRow* const row = find_name(kOps, reader.string("op"));
+        if (row == nullptr) reader.fail("op '" + reader.string("op") + "' is unknown to this version of lightwam");
+        op.kind = row->value;
+        reader.set_where(reader.where() + " (" + row->name + ")");
+        op.stage = read_stage(reader);
+        op.inputs = read_bindings(reader, "inputs", "value", values_);
+        op.constants = read_bindings(reader, "constants", "tensor", tensors_);
+        op.outputs = read_bindings(reader, "outputs", "value", values_);
+        OpChecker checker(graph_, program_, op, reader.object("attrs", reader.where()));
         check_op(checker);
-        program_.ops.push_back(std::move(op));
+        return op;
     }
 
-    OpKind read_kind(const std::string& name, const std::string& where) const {
-        for (int i = 0; i < kOpKindCount; ++i)
-            if (name == op_name(static_cast<OpKind>(i))) return static_cast<OpKind>(i);
-        refuse_(where + ": op '" + name + "' is unknown to this version of lightwam");
-    }
-
-    Stage read_stage(const std::string& name, const std::string& where) const {
-        for (int i = 0; i < kStageCount; ++i)
-            if (name == stage_name(static_cast<Stage>(i))) return static_cast<Stage>(i);
-        refuse_(where + ": stage '" + name + "' is unknown");
-    }
-
-    const JsonValue& json_;
-    std::string where_;
+    ObjectReader reader_;
     Graph& graph_;
     Program& program_;
     const TensorIndex& tensors_;
-    const Refusal& refuse_;
     ValueIndex values_;
 };
 
@@ -141,42 +114,41 @@ struct ExpectedInput {
     Shape shape;
 };
 
-void check_inputs(const Program& program, const std::vector<ExpectedInput>& expected, const std::string& where,
-                  const Refusal& refuse) {
+void check_inputs(const Program& program, const std::vector<ExpectedInput>& expected, const std::string& where) {
     for (const Value& value : program.values) {
         if (value.storage != Storage::input) continue;
         const auto found = std::find_if(expected.begin(), expected.end(),
                                         [&](const ExpectedInput& input) { return input.name == value.name; });
-        if (found == expected.end()) refuse(where + ": input '" + value.name + "' is unknown");
+        if (found == expected.end()) fail(where + ": input '" + value.name + "' is unknown");
         if (found->dtype != value.dtype || found->shape != value.shape)
-            refuse(where + ": input '" + value.name + "' is " + dtype_name(value.dtype) + " " +
-                   shape_text(value.shape) + "; expected " + dtype_name(found->dtype) + " " + shape_text(found->shape));
+            fail(where + ": input '" + value.name + "' is " + dtype_name(value.dtype) + " " + shape_text(value.shape) +
+                 "; expected " + dtype_name(found->dtype) + " " + shape_text(found->shape));
     }
 }
 
-void check_act_outputs(const Graph& graph, const Refusal& refuse) {
+void check_act_outputs(const Graph& graph) {
     const std::string where = "program 'act'";
     const Program& act = graph.act;
     if (act.outputs.size() != 1 || act.outputs[0].role != "actions")
-        refuse(where + ": 'outputs' must hold 'actions' and nothing else");
+        fail(where + ": 'outputs' must hold 'actions' and nothing else");
     const Value& actions = act.values[act.outputs[0].index];
     const Shape expected = {graph.policy.horizon, graph.policy.action_width};
     if (actions.dtype != DType::f32 || actions.shape != expected || actions.storage != Storage::arena)
-        refuse(where + ": output 'actions' is " + dtype_name(actions.dtype) + " " + shape_text(actions.shape) +
-               "; expected f32 " + shape_text(expected) + " in the arena");
+        fail(where + ": output 'actions' is " + dtype_name(actions.dtype) + " " + shape_text(actions.shape) +
+             "; expected f32 " + shape_text(expected) + " in the arena");
 }
 
-void check_preprocessing(const Graph& graph, const Refusal& refuse) {
+void check_preprocessing(const Graph& graph) {
     const auto count = std::count_if(graph.act.ops.begin(), graph.act.ops.end(),
                                      [](const Op& op) { return op.kind == OpKind::preprocess_images; });
     const std::ptrdiff_t expected = graph.policy.starts_at_images ? 1 : 0;
     if (count != expected)
-        refuse("program 'act': has " + std::to_string(count) + " ops 'preprocess_images'; expected " +
-               std::to_string(expected));
+        fail("program 'act': has " + std::to_string(count) + " ops 'preprocess_images'; expected " +
+             std::to_string(expected));
 }
 
 // What act reads from the instruction's cache block is exactly what set_instruction has written there.
-void check_instruction_values(const Graph& graph, const Refusal& refuse) {
+void check_instruction_values(const Graph& graph) {
     std::unordered_map<std::string_view, const Value*> written;
     for (const Op& op : graph.set_instruction.ops) {
         for (const Binding& output : op.outputs) {
@@ -188,77 +160,80 @@ void check_instruction_values(const Graph& graph, const Refusal& refuse) {
         if (value.storage != Storage::instruction) continue;
         const auto found = written.find(value.name);
         if (found == written.end())
-            refuse("program 'act': instruction value '" + value.name + "' is not written by set_instruction");
+            fail("program 'act': instruction value '" + value.name + "' is not written by set_instruction");
         const Value& source = *found->second;
         if (source.dtype != value.dtype || source.shape != value.shape || source.offset != value.offset)
-            refuse("program 'act': instruction value '" + value.name + "' is " + dtype_name(value.dtype) + " " +
-                   shape_text(value.shape) + " at " + std::to_string(value.offset) + "; set_instruction writes " +
-                   dtype_name(source.dtype) + " " + shape_text(source.shape) + " at " + std::to_string(source.offset));
+            fail("program 'act': instruction value '" + value.name + "' is " + dtype_name(value.dtype) + " " +
+                 shape_text(value.shape) + " at " + std::to_string(value.offset) + "; set_instruction writes " +
+                 dtype_name(source.dtype) + " " + shape_text(source.shape) + " at " + std::to_string(source.offset));
     }
 }
 
-void check_format(const JsonValue& document, const Refusal& refuse) {
-    const std::string where = "the document";
-    const std::string& format = read_string(document, where, "format", refuse);
-    if (format != "lightwam-engine") refuse("'format' is '" + format + "'; expected lightwam-engine");
-    const std::int64_t version = read_integer(document, where, "format_version", 0, INT64_MAX, refuse);
+void check_format(const ObjectReader& document) {
+    const std::string& format = document.string("format");
+    if (format != "lightwam-engine") fail("'format' is '" + format + "'; expected lightwam-engine");
+    const std::int64_t version = document.integer("format_version", 0, INT64_MAX);
     if (version != kFormatVersion)
-        refuse("'format_version' is " + std::to_string(version) + "; this runtime reads version " +
-               std::to_string(kFormatVersion) +
-               (version > kFormatVersion ? ": install a newer lightwam" : ": export the policy again"));
+        fail("'format_version' is " + std::to_string(version) + "; this runtime reads version " +
+             std::to_string(kFormatVersion) +
+             (version > kFormatVersion ? ": install a newer lightwam" : ": export the policy again"));
 }
 
-Precision read_precision(const JsonValue& document, const std::string& where, const Refusal& refuse) {
-    const std::string& name = read_string(document, where, "precision", refuse);
-    for (const Precision precision : {Precision::f32, Precision::bf16, Precision::f16, Precision::int8, Precision::fp8})
-        if (name == precision_name(precision)) return precision;
-    refuse("'precision' is '" + name + "'; expected f32, bf16, f16, int8 or fp8");
+Precision read_precision(const ObjectReader& document) {
+    const std::string& name = document.string("precision");
+    if (const auto* row = find_name(kPrecisions, name); row != nullptr) return row->value;
+    fail("'precision' is '" + name + "'; expected " + all_names(kPrecisions));
 }
 
-void check_programs(const Graph& graph, const Refusal& refuse) {
+void check_programs(const Graph& graph) {
     const PolicyDescription& policy = graph.policy;
     const std::string set_instruction = "program 'set_instruction'";
     check_inputs(graph.set_instruction,
                  {{"context", DType::f32, {policy.context_rows, policy.text_width}}, {"text_rows", DType::i32, {1}}},
-                 set_instruction, refuse);
+                 set_instruction);
     std::vector<ExpectedInput> inputs = {{"state", DType::f32, {1, policy.state_width}}};
     if (!policy.starts_at_images)
         inputs.push_back(
             {"latents", DType::f32, {policy.latent_shape[0], policy.latent_shape[1], policy.latent_shape[2]}});
-    check_inputs(graph.act, inputs, "program 'act'", refuse);
-    if (!graph.set_instruction.outputs.empty()) refuse(set_instruction + ": 'outputs' is not empty");
-    check_act_outputs(graph, refuse);
-    check_preprocessing(graph, refuse);
-    check_instruction_values(graph, refuse);
-    check_lifetimes(graph.set_instruction, true, set_instruction, refuse);
-    check_lifetimes(graph.act, false, "program 'act'", refuse);
-    check_sources(graph, refuse);
+    check_inputs(graph.act, inputs, "program 'act'");
+    if (!graph.set_instruction.outputs.empty()) fail(set_instruction + ": 'outputs' is not empty");
+    check_act_outputs(graph);
+    check_preprocessing(graph);
+    check_instruction_values(graph);
+    check_lifetimes(graph.set_instruction, true, set_instruction);
+    check_lifetimes(graph.act, false, "program 'act'");
+    check_sources(graph);
 }
 
 }  // namespace
 
-void read_graph(const JsonValue& document, Graph& graph, const Refusal& refuse) {
-    const std::string where = "the document";
-    if (document.object() == nullptr)
-        refuse("metadata 'lightwam' is " + std::string(document.type_name()) + "; expected an object");
-    check_format(document, refuse);
-    graph.name = read_string(document, where, "name", refuse);
-    graph.precision = read_precision(document, where, refuse);
-    read_member(document, where, "provenance", refuse);
-    graph.instruction_bytes = static_cast<std::uint64_t>(
-        read_integer(document, where, "instruction_bytes", 0, static_cast<std::int64_t>(kMaxBlockBytes), refuse));
+Stage read_stage(const ObjectReader& reader) {
+    const std::string& name = reader.string("stage");
+    if (const auto* row = find_name(kStages, name); row != nullptr) return row->value;
+    reader.fail("stage '" + name + "' is unknown");
+}
+
+void read_graph(const JsonValue& json, Graph& graph) {
+    ObjectReader document(json, "metadata 'lightwam'");
+    document.set_where("the document");
+    check_format(document);
+    graph.name = document.string("name");
+    graph.precision = read_precision(document);
+    document.member("provenance");
+    graph.instruction_bytes = document.size("instruction_bytes", kMaxBlockBytes);
 
     TensorIndex tensors;
     for (std::size_t i = 0; i < graph.tensors.size(); ++i) tensors.emplace(graph.tensors[i].name, i);
-    read_policy(document, tensors, graph, refuse);
-    const JsonValue& programs = read_object(document, where, "programs", refuse);
-    expect_keys(programs, {"set_instruction", "act"}, "programs", refuse);
-    ProgramReader(read_member(programs, "programs", "set_instruction", refuse), "program 'set_instruction'", graph,
-                  graph.set_instruction, tensors, refuse)
-        .run();
-    ProgramReader(read_member(programs, "programs", "act", refuse), "program 'act'", graph, graph.act, tensors, refuse)
-        .run();
-    check_programs(graph, refuse);
+    read_policy(document, tensors, graph);
+    const ObjectReader programs = document.object("programs", "programs");
+    programs.expect_keys({"set_instruction", "act"});
+    const auto read = [&](const std::string& name, Program& program) {
+        ObjectReader reader(programs.member(name), "program '" + name + "'");
+        ProgramReader(std::move(reader), graph, program, tensors).run();
+    };
+    read("set_instruction", graph.set_instruction);
+    read("act", graph.act);
+    check_programs(graph);
 }
 
 }  // namespace lightwam::engine

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "engine/refusal.hpp"
+#include "engine/error_reporter.hpp"
 
 namespace lightwam::engine {
 namespace {
@@ -19,15 +19,14 @@ constexpr std::size_t kMaxRead = std::size_t{1} << 30;  // the system moves at m
 }  // namespace
 
 InputFile::InputFile(const std::string& path) {
-    const Refusal refuse(path);
-    if (path.find('\0') != std::string::npos) refuse("the path holds a zero byte");
+    if (path.find('\0') != std::string::npos) fail("the path holds a zero byte");
     descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor_ < 0) refuse(std::string("cannot be opened: ") + std::strerror(errno));
+    if (descriptor_ < 0) fail(std::string("cannot be opened: ") + std::strerror(errno));
     try {
         struct stat status{};
-        if (::fstat(descriptor_, &status) != 0) refuse(std::string("cannot be read: ") + std::strerror(errno));
-        if (!S_ISREG(status.st_mode)) refuse("is not an ordinary file");
-        if (status.st_size <= 0) refuse("is empty; expected a safetensors file written by 'lightwam export'");
+        if (::fstat(descriptor_, &status) != 0) fail(std::string("cannot be read: ") + std::strerror(errno));
+        if (!S_ISREG(status.st_mode)) fail("is not an ordinary file");
+        if (status.st_size <= 0) fail("is empty; expected a safetensors file written by 'lightwam export'");
         size_ = static_cast<std::uint64_t>(status.st_size);
     } catch (...) {
         ::close(descriptor_);

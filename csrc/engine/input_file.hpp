@@ -10,7 +10,7 @@ namespace lightwam::engine {
 
 class InputFile {
   public:
-    // Throws lightwam::Error (engine) when the file cannot be opened, is no ordinary file, or is empty.
+    // Fails (error_reporter.hpp) when the file cannot be opened, is no ordinary file, or is empty.
     explicit InputFile(const std::string& path);
     ~InputFile();
     InputFile(const InputFile&) = delete;

@@ -110,12 +110,22 @@ class Parser {
         }
     }
 
-    JsonValue parse_object(std::size_t depth) {
+    // What stands between brackets, each read by `item`.
+    template <typename Item>
+    void parse_items(char close, const char* missing, Item&& item) {
         ++at_;
-        JsonValue::Object members;
         skip_space();
-        if (consume('}')) return JsonValue(std::move(members));
+        if (consume(close)) return;
         do {
+            item();
+            skip_space();
+        } while (consume(','));
+        if (!consume(close)) fail(missing);
+    }
+
+    JsonValue parse_object(std::size_t depth) {
+        JsonValue::Object members;
+        parse_items('}', "a comma or a closing brace should stand here", [&] {
             skip_space();
             if (at_ >= text_.size() || text_[at_] != '"') fail("a key should stand here");
             std::string key = parse_string();
@@ -123,14 +133,12 @@ class Parser {
             if (!consume(':')) fail("a colon should stand here");
             JsonValue value = parse_value(depth + 1);
             members.emplace_back(std::move(key), std::move(value));
-            skip_space();
-        } while (consume(','));
-        if (!consume('}')) fail("a comma or a closing brace should stand here");
-        refuse_duplicates(members);
+        });
+        expect_unique(members);
         return JsonValue(std::move(members));
     }
 
-    void refuse_duplicates(const JsonValue::Object& members) const {
+    void expect_unique(const JsonValue::Object& members) const {
         std::vector<std::string_view> keys;
         keys.reserve(members.size());
         for (const auto& member : members) keys.push_back(member.first);
@@ -139,15 +147,9 @@ class Parser {
     }
 
     JsonValue parse_array(std::size_t depth) {
-        ++at_;
         JsonValue::Array items;
-        skip_space();
-        if (consume(']')) return JsonValue(std::move(items));
-        do {
-            items.push_back(parse_value(depth + 1));
-            skip_space();
-        } while (consume(','));
-        if (!consume(']')) fail("a comma or a closing bracket should stand here");
+        parse_items(']', "a comma or a closing bracket should stand here",
+                    [&] { items.push_back(parse_value(depth + 1)); });
         return JsonValue(std::move(items));
     }
 
@@ -256,8 +258,11 @@ const JsonValue* JsonValue::find(std::string_view key) const {
 }
 
 const char* JsonValue::type_name() const {
-    static constexpr const char* kNames[] = {"null", "a boolean", "a number", "a string", "a list", "an object"};
-    return kNames[data_.index()];
+    if (is_null()) return "null";
+    if (boolean() != nullptr) return "a boolean";
+    if (number() != nullptr) return "a number";
+    if (string() != nullptr) return "a string";
+    return array() != nullptr ? "a list" : "an object";
 }
 
 JsonValue parse_json(std::string_view text, const JsonLimits& limits) { return Parser(text, limits).parse_document(); }

@@ -11,29 +11,29 @@
 #include <vector>
 
 #include "engine/graph.hpp"
-#include "engine/graph_reader.hpp"
 #include "engine/json.hpp"
-#include "engine/refusal.hpp"
 
 namespace lightwam::engine {
 
 enum class Space : std::uint8_t { arena, instruction, input, output };
+inline constexpr Named<Space> kSpaces[] = {
+    {Space::arena, "arena"}, {Space::instruction, "instruction"}, {Space::input, "input"}, {Space::output, "output"}};
 
 // Arena buffers start at multiples of kArenaAlignment; every address that a launch passes is a multiple of
 // kAddressAlignment, which the machine code relies on.
 inline constexpr std::uint64_t kArenaAlignment = 256;
 inline constexpr std::uint64_t kAddressAlignment = 16;
 
-// Bytes of the block of weights.
+// A tensor's place in the block of weights.
 struct PlanWeight {
     std::size_t tensor = 0;
     std::uint64_t offset = 0;
 };
 
-// The machine code for one target: all cubins, one after the other.
-struct PlanImage {
-    std::string target;  // "sm_87"
-    int arch = 0;        // 87
+// A GPU architecture that the plan has machine code for: cubin modules, one after the other in a tensor.
+struct PlanTarget {
+    std::string name;  // "sm_87"
+    int arch = 0;      // 87
     std::size_t tensor = 0;
 };
 
@@ -43,10 +43,10 @@ struct PlanArgument {
     std::optional<std::uint64_t> bytes;  // none: a camera's frame
 };
 
-// One way to run a task: a cubin with one entry, and how to launch it.
+// One way to run a task: a cubin module with one entry, and how to launch it.
 struct Tactic {
     std::string entry;
-    std::uint64_t offset = 0;  // of the cubin in the image
+    std::uint64_t offset = 0;  // of the cubin module in the target's tensor
     std::uint64_t bytes = 0;
     std::array<std::uint32_t, 3> grid = {1, 1, 1};
     std::uint32_t threads = 32;
@@ -73,7 +73,7 @@ struct PlanTask {
     std::string label;
     std::vector<PlanArgument> arguments;
     std::optional<PlanLinear> linear;
-    std::vector<std::vector<Tactic>> tactics;  // [image][tactic]; the first is the default
+    std::vector<std::vector<Tactic>> tactics;  // [target][tactic]; the first is the default
 };
 
 struct PlanBuffer {
@@ -97,7 +97,7 @@ struct Launch {
     std::vector<PlanAddress> arguments;
 };
 
-// The first `launches` of a program run beside those from there to `join`, which waits for both. 0: no side branch.
+// The first `launches` of a program run beside those from there to `join`, which waits for both. 0: no side stream.
 struct PlanSide {
     std::size_t launches = 0;
     std::size_t join = 0;
@@ -113,7 +113,7 @@ struct PlanProgram {
 struct LaunchPlan {
     std::uint64_t weights_bytes = 0;
     std::vector<PlanWeight> weights;
-    std::vector<PlanImage> images;
+    std::vector<PlanTarget> targets;
     std::vector<PlanTask> tasks;
     PlanProgram set_instruction;
     PlanProgram act;
@@ -122,11 +122,12 @@ struct LaunchPlan {
 // Name of a camera's frame among the input buffers: "frames.<camera>".
 inline constexpr std::string_view kFramePrefix = "frames.";
 
-// Reads the member `gpu` of the document and checks each number of it by itself. Marks the images' tensors as opaque.
-LaunchPlan read_launch_plan(const JsonValue& gpu, Graph& graph, const Refusal& refuse);
+// Reads the member `gpu` of the document and checks each number of it by itself. Marks the tensors of machine code as
+// opaque.
+LaunchPlan read_launch_plan(const JsonValue& gpu, Graph& graph);
 
 // Checks what the parts say together: extents, the inputs and outputs of the policy, reads before writes, overlaps,
-// side branches.
-void check_launch_plan(const LaunchPlan& plan, const Graph& graph, const Refusal& refuse);
+// side streams.
+void check_launch_plan(const LaunchPlan& plan, const Graph& graph);
 
 }  // namespace lightwam::engine

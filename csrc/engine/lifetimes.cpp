@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/lifetimes.hpp"
-
 #include <map>
 #include <numeric>
 
+#include "engine/graph_checks.hpp"
 #include "engine/op_checks.hpp"
 
 namespace lightwam::engine {
@@ -12,11 +11,10 @@ namespace {
 // A group: a value and every reshape of it, so the same bytes. It lives from its write to the last read of any of them.
 class LifetimeCheck {
   public:
-    LifetimeCheck(const Program& program, bool writes_instruction, const std::string& where, const Refusal& refuse)
+    LifetimeCheck(const Program& program, bool writes_instruction, const std::string& where)
         : program_(program),
           writes_instruction_(writes_instruction),
           where_(where),
-          refuse_(refuse),
           group_(program.values.size()),
           last_read_(program.values.size(), 0),
           written_(program.values.size(), false) {
@@ -33,7 +31,7 @@ class LifetimeCheck {
             end_lives(at, op);
         }
         for (const Binding& output : program_.outputs)
-            if (!written_[output.index]) refuse_(where_ + ": output '" + output.role + "' is never written");
+            if (!written_[output.index]) fail(where_ + ": output '" + output.role + "' is never written");
     }
 
   private:
@@ -66,14 +64,14 @@ class LifetimeCheck {
     void check_read(const Op& op, const Binding& input) const {
         const Storage storage = program_.values[input.index].storage;
         if (storage == Storage::input || (storage == Storage::instruction && !writes_instruction_)) return;
-        if (!written_[input.index]) refuse_(op_text(op) + " reads '" + name(input.index) + "' before any op writes it");
+        if (!written_[input.index]) fail(op_text(op) + " reads '" + name(input.index) + "' before any op writes it");
     }
 
     void check_write(std::size_t at, const Op& op, const Binding& output) {
         const Value& value = program_.values[output.index];
         if (value.storage == Storage::input || (value.storage == Storage::instruction && !writes_instruction_))
-            refuse_(op_text(op) + " writes '" + value.name + "', which is read-only in this program");
-        if (written_[output.index]) refuse_(op_text(op) + " writes '" + value.name + "' a second time");
+            fail(op_text(op) + " writes '" + value.name + "', which is read-only in this program");
+        if (written_[output.index]) fail(op_text(op) + " writes '" + value.name + "' a second time");
         written_[output.index] = true;
         if (op.kind == OpKind::reshape) return;
         Blocks& live = value.storage == Storage::arena ? arena_ : instruction_;
@@ -93,7 +91,7 @@ class LifetimeCheck {
             const Value& other = program_.values[block->second];
             const bool same_bytes = other.offset == value.offset && other.bytes == value.bytes;
             if (!same_bytes || last_read_[block->second] != at || !replaceable(op, block->second))
-                refuse_(op_text(op) + " writes '" + value.name + "' over '" + other.name + "', which is still in use");
+                fail(op_text(op) + " writes '" + value.name + "' over '" + other.name + "', which is still in use");
             block = live.erase(block);
         }
     }
@@ -125,7 +123,6 @@ class LifetimeCheck {
     const Program& program_;
     bool writes_instruction_;
     const std::string& where_;
-    const Refusal& refuse_;
     std::vector<std::size_t> group_;
     std::vector<std::size_t> last_read_;
     std::vector<bool> written_;
@@ -135,8 +132,8 @@ class LifetimeCheck {
 
 }  // namespace
 
-void check_lifetimes(const Program& program, bool writes_instruction, const std::string& where, const Refusal& refuse) {
-    LifetimeCheck(program, writes_instruction, where, refuse).run();
+void check_lifetimes(const Program& program, bool writes_instruction, const std::string& where) {
+    LifetimeCheck(program, writes_instruction, where).run();
 }
 
 }  // namespace lightwam::engine

@@ -11,51 +11,61 @@ constexpr std::int64_t kMaxPadding = 1 << 20;
 
 std::string label_of(const char* kind, const std::string& role) { return std::string(kind) + " '" + role + "'"; }
 
-bool holds(DType dtype, Numbers numbers) {
-    if (numbers == Numbers::real) return is_float(dtype);
-    if (numbers == Numbers::eight_bit) return is_eight_bit(dtype);
-    return dtype == (numbers == Numbers::i32 ? DType::i32 : DType::i8);
-}
-
-const char* name_of(Numbers numbers) {
-    static constexpr const char* kNames[] = {"f32, bf16 or f16", "i32", "i8", "i8 or f8"};
-    return kNames[static_cast<int>(numbers)];
-}
+struct NumbersRow {
+    Numbers value;
+    const char* name;
+    bool (*holds)(DType);
+};
+constexpr NumbersRow kNumbers[] = {{Numbers::real, "f32, bf16 or f16", is_float},
+                                   {Numbers::i32, "i32", [](DType dtype) { return dtype == DType::i32; }},
+                                   {Numbers::i8, "i8", [](DType dtype) { return dtype == DType::i8; }},
+                                   {Numbers::eight_bit, "i8 or f8", is_eight_bit}};
 
 }  // namespace
 
 std::optional<std::size_t> OpChecker::take(const std::vector<Binding>& bindings, const char* kind,
                                            const std::string& role) {
+    const OpRow& row = op_row(op_.kind);
+    const char* const roles = &bindings == &op_.inputs      ? row.inputs
+                              : &bindings == &op_.constants ? row.constants
+                                                            : row.outputs;
+    if (!role_marks(roles, role))
+        throw Error(ErrorKind::internal, std::string("ops.def: op ") + row.name + " lists no " + label_of(kind, role));
     const std::size_t index = find_role(bindings, role);
     if (index == npos) return std::nullopt;
     taken_.push_back(label_of(kind, role));
     return index;
 }
 
+std::size_t OpChecker::require(const std::vector<Binding>& bindings, const char* kind, const std::string& role) {
+    const std::optional<std::size_t> index = take(bindings, kind, role);
+    if (!index) fail(label_of(kind, role) + " is missing");
+    return *index;
+}
+
 Operand OpChecker::value_operand(std::size_t index, const char* kind, const std::string& role, Numbers numbers) const {
     const Value& value = program_.values[index];
     Operand operand{label_of(kind, role), &value.shape, value.dtype, &value};
-    if (!holds(value.dtype, numbers))
-        refuse(operand.label + " is " + dtype_name(value.dtype) + "; expected " + name_of(numbers));
+    const NumbersRow& expected = row_of(kNumbers, numbers);
+    if (!expected.holds(value.dtype))
+        fail(operand.label + " is " + dtype_name(value.dtype) + "; expected " + expected.name);
     return operand;
 }
 
-Operand OpChecker::input(const std::string& role) {
-    std::optional<Operand> operand = optional_input(role);
-    if (!operand) refuse("input '" + role + "' is missing");
-    return *operand;
+Operand OpChecker::tensor_operand(std::size_t index, const std::string& role) const {
+    const Tensor& tensor = graph_.tensors[index];
+    return {label_of("constant", role), &tensor.shape, tensor.dtype, nullptr};
 }
 
+Operand OpChecker::input(const std::string& role) { return integer_input(role, Numbers::real); }
+
 std::optional<Operand> OpChecker::optional_input(const std::string& role) {
-    const auto index = take(op_.inputs, "input", role);
-    if (!index) return std::nullopt;
-    return value_operand(*index, "input", role, Numbers::real);
+    if (!take(op_.inputs, "input", role)) return std::nullopt;
+    return input(role);
 }
 
 Operand OpChecker::integer_input(const std::string& role, Numbers numbers) {
-    const auto index = take(op_.inputs, "input", role);
-    if (!index) refuse("input '" + role + "' is missing");
-    return value_operand(*index, "input", role, numbers);
+    return value_operand(require(op_.inputs, "input", role), "input", role, numbers);
 }
 
 bool OpChecker::is_eight_bit_input(const std::string& role) const {
@@ -64,72 +74,57 @@ bool OpChecker::is_eight_bit_input(const std::string& role) const {
 }
 
 Operand OpChecker::constant(const std::string& role, bool any_float) {
-    std::optional<Operand> operand = optional_constant(role, any_float);
-    if (!operand) refuse("constant '" + role + "' is missing");
-    return *operand;
-}
-
-std::optional<Operand> OpChecker::optional_constant(const std::string& role, bool any_float) {
-    const auto index = take(op_.constants, "constant", role);
-    if (!index) return std::nullopt;
-    const Tensor& tensor = graph_.tensors[*index];
-    Operand operand{label_of("constant", role), &tensor.shape, tensor.dtype, nullptr};
-    if (!any_float && tensor.dtype != DType::f32)
-        refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected f32");
-    if (!holds(tensor.dtype, Numbers::real))
-        refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected " + name_of(Numbers::real));
+    const Operand operand = tensor_operand(require(op_.constants, "constant", role), role);
+    if (!any_float) expect_f32(operand);
+    if (!is_float(operand.dtype))
+        fail(operand.label + " is " + dtype_name(operand.dtype) + "; expected " + row_of(kNumbers, Numbers::real).name);
     return operand;
 }
 
+std::optional<Operand> OpChecker::optional_constant(const std::string& role, bool any_float) {
+    if (!take(op_.constants, "constant", role)) return std::nullopt;
+    return constant(role, any_float);
+}
+
 Operand OpChecker::eight_bit_constant(const std::string& role, DType dtype) {
-    const auto index = take(op_.constants, "constant", role);
-    if (!index) refuse("constant '" + role + "' is missing");
-    const Tensor& tensor = graph_.tensors[*index];
-    Operand operand{label_of("constant", role), &tensor.shape, tensor.dtype, nullptr};
-    if (tensor.dtype != dtype)
-        refuse(operand.label + " is " + dtype_name(tensor.dtype) + "; expected " + dtype_name(dtype));
+    const Operand operand = tensor_operand(require(op_.constants, "constant", role), role);
+    if (operand.dtype != dtype)
+        fail(operand.label + " is " + dtype_name(operand.dtype) + "; expected " + dtype_name(dtype));
     return operand;
 }
 
 Operand OpChecker::input_or_constant(const std::string& role) {
     const bool is_input = find_role(op_.inputs, role) != npos;
     const bool is_constant = find_role(op_.constants, role) != npos;
-    if (is_input && is_constant) refuse("'" + role + "' is an input and a constant; expected one of them");
-    if (!is_input && !is_constant) refuse("input '" + role + "' is missing");
-    return is_input ? input(role) : constant(role);
+    if (is_input && is_constant) fail("'" + role + "' is an input and a constant; expected one of them");
+    return is_constant ? constant(role) : input(role);
 }
 
-Operand OpChecker::output(const std::string& role) {
-    const auto index = take(op_.outputs, "output", role);
-    if (!index) refuse("output '" + role + "' is missing");
-    return value_operand(*index, "output", role, Numbers::real);
-}
+Operand OpChecker::output(const std::string& role) { return integer_output(role, Numbers::real); }
 
 Operand OpChecker::integer_output(const std::string& role, Numbers numbers) {
-    const auto index = take(op_.outputs, "output", role);
-    if (!index) refuse("output '" + role + "' is missing");
-    return value_operand(*index, "output", role, numbers);
+    return value_operand(require(op_.outputs, "output", role), "output", role, numbers);
 }
 
 const JsonValue& OpChecker::attribute(const std::string& key) {
     const JsonValue* value = attributes_.find(key);
-    if (value == nullptr) refuse("attribute '" + key + "' is missing");
+    if (value == nullptr) fail("attribute '" + key + "' is missing");
     taken_.push_back(label_of("attribute", key));
     return *value;
 }
 
 std::int64_t OpChecker::integer(const std::string& key, std::int64_t minimum, std::int64_t maximum) {
     attribute(key);
-    return read_integer(attributes_, where_, key, minimum, maximum, refuse_);
+    return attributes_.integer(key, minimum, maximum);
 }
 
 double OpChecker::positive(const std::string& key) {
     const JsonValue& value = attribute(key);
     const JsonValue::Number* number = value.number();
-    if (number == nullptr) refuse("attribute '" + key + "' is " + value.type_name() + "; expected a number");
+    if (number == nullptr) fail("attribute '" + key + "' is " + value.type_name() + "; expected a number");
     const float single = static_cast<float>(number->value);
     if (!std::isfinite(single) || !(single > 0.0F))
-        refuse("attribute '" + key + "' is " + std::to_string(number->value) + "; expected a positive finite f32");
+        fail("attribute '" + key + "' is " + std::to_string(number->value) + "; expected a positive finite f32");
     return number->value;
 }
 
@@ -137,78 +132,71 @@ double OpChecker::bound(const std::string& key, double absent) {
     const JsonValue& value = attribute(key);
     if (value.is_null()) return absent;
     const JsonValue::Number* number = value.number();
-    if (number == nullptr) refuse("attribute '" + key + "' is " + value.type_name() + "; expected a number or null");
+    if (number == nullptr) fail("attribute '" + key + "' is " + value.type_name() + "; expected a number or null");
     if (!std::isfinite(static_cast<float>(number->value)))
-        refuse("attribute '" + key + "' is " + std::to_string(number->value) + "; expected a finite f32");
+        fail("attribute '" + key + "' is " + std::to_string(number->value) + "; expected a finite f32");
     return number->value;
 }
 
 Activation OpChecker::activation() {
-    static constexpr std::string_view kNames[] = {"none", "silu", "gelu", "gelu_tanh"};
-    const std::string* name = attribute("activation").string();
-    if (name == nullptr) refuse("attribute 'activation' is no string");
-    for (int i = 0; i < 4; ++i)
-        if (*name == kNames[i]) return static_cast<Activation>(i);
-    refuse("activation '" + *name + "' is unknown; expected none, silu, gelu or gelu_tanh");
+    if (attribute("activation").string() == nullptr) fail("attribute 'activation' is no string");
+    return attributes_.known("activation", kActivations);
 }
 
 void OpChecker::padding() {
-    const std::vector<std::int64_t> values = read_integers(&attribute("padding"), where_, "padding", refuse_);
-    if (values.size() != 4) refuse("padding has " + std::to_string(values.size()) + " numbers; expected 4");
+    attribute("padding");
+    const std::vector<std::int64_t> values = attributes_.integers("padding");
+    if (values.size() != 4) fail("padding has " + std::to_string(values.size()) + " numbers; expected 4");
     for (std::size_t i = 0; i < 4; ++i) {
         if (values[i] < 0 || values[i] > kMaxPadding)
-            refuse("padding " + std::to_string(values[i]) + " is out of range; expected 0 to 1048576");
+            fail("padding " + std::to_string(values[i]) + " is out of range; expected 0 to 1048576");
         op_.attributes.padding[i] = values[i];
     }
 }
 
 void OpChecker::expect_shape(const Operand& operand, const Shape& shape) const {
     if (*operand.shape != shape)
-        refuse(operand.label + " has shape " + shape_text(*operand.shape) + "; expected " + shape_text(shape));
+        fail(operand.label + " has shape " + shape_text(*operand.shape) + "; expected " + shape_text(shape));
 }
 
 void OpChecker::expect_matrix(const Operand& operand, const Matrix& matrix) const {
     if (operand.matrix() != matrix)
-        refuse(operand.label + " has shape " + shape_text(*operand.shape) + "; expected " +
-               shape_text({matrix.rows, matrix.columns}) + " as a matrix");
+        fail(operand.label + " has shape " + shape_text(*operand.shape) + "; expected " +
+             shape_text({matrix.rows, matrix.columns}) + " as a matrix");
 }
 
 void OpChecker::expect_rank(const Operand& operand, std::size_t rank) const {
     if (operand.shape->size() != rank)
-        refuse(operand.label + " has shape " + shape_text(*operand.shape) + "; expected " + std::to_string(rank) +
-               " dimensions");
+        fail(operand.label + " has shape " + shape_text(*operand.shape) + "; expected " + std::to_string(rank) +
+             " dimensions");
 }
 
 void OpChecker::expect_f32(const Operand& operand) const {
-    if (operand.dtype != DType::f32) refuse(operand.label + " is " + dtype_name(operand.dtype) + "; expected f32");
+    if (operand.dtype != DType::f32) fail(operand.label + " is " + dtype_name(operand.dtype) + "; expected f32");
 }
 
 void OpChecker::expect_same_dtype(const Operand& a, const Operand& b) const {
     if (a.dtype != b.dtype)
-        refuse(b.label + " is " + dtype_name(b.dtype) + "; expected " + dtype_name(a.dtype) + " like " + a.label);
+        fail(b.label + " is " + dtype_name(b.dtype) + "; expected " + dtype_name(a.dtype) + " like " + a.label);
 }
 
-void OpChecker::expect_product(const Operand& x, const Operand& weight) const {
+void OpChecker::expect_factors(const Operand& x, const Operand& weight) const {
     const bool widened = x.dtype == DType::f32 && weight.dtype == DType::bf16;
     if (weight.dtype != x.dtype && !widened)
-        refuse(weight.label + " is " + dtype_name(weight.dtype) + "; expected " +
-               (x.dtype == DType::f32 ? "f32 or bf16" : dtype_name(x.dtype)) + ", since " + x.label + " is " +
-               dtype_name(x.dtype));
+        fail(weight.label + " is " + dtype_name(weight.dtype) + "; expected " +
+             (x.dtype == DType::f32 ? "f32 or bf16" : dtype_name(x.dtype)) + ", since " + x.label + " is " +
+             dtype_name(x.dtype));
 }
 
-void OpChecker::finish(const std::vector<Binding>& bindings, const char* kind) const {
-    for (const Binding& binding : bindings)
-        if (std::find(taken_.begin(), taken_.end(), label_of(kind, binding.role)) == taken_.end())
-            refuse(label_of(kind, binding.role) + " is not one of this op");
+void OpChecker::expect_taken(const std::string& label) const {
+    if (std::find(taken_.begin(), taken_.end(), label) == taken_.end()) fail(label + " is not one of this op");
 }
 
 void OpChecker::finish() const {
-    finish(op_.inputs, "input");
-    finish(op_.constants, "constant");
-    finish(op_.outputs, "output");
-    for (const auto& [key, value] : *attributes_.object())
-        if (std::find(taken_.begin(), taken_.end(), label_of("attribute", key)) == taken_.end())
-            refuse(label_of("attribute", key) + " is not one of this op");
+    for (const Binding& input : op_.inputs) expect_taken(label_of("input", input.role));
+    for (const Binding& constant : op_.constants) expect_taken(label_of("constant", constant.role));
+    for (const Binding& output : op_.outputs) expect_taken(label_of("output", output.role));
+    for (const auto& [key, value] : attributes_.members()) expect_taken(label_of("attribute", key));
 }
 
 }  // namespace lightwam::engine

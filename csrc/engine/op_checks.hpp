@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the checks of single ops are written with: each role and attribute is asked for once, and nothing may be left
-// over.
+// What the checks of single ops are written with: each role and attribute is taken once, and nothing may be left over.
 #pragma once
 
 #include <optional>
@@ -8,8 +7,7 @@
 #include <vector>
 
 #include "engine/graph.hpp"
-#include "engine/json.hpp"
-#include "engine/refusal.hpp"
+#include "engine/json_reader.hpp"
 
 namespace lightwam::engine {
 
@@ -28,20 +26,14 @@ enum class Numbers : std::uint8_t { real, i32, i8, eight_bit };
 
 class OpChecker {
   public:
-    OpChecker(const Graph& graph, const Program& program, Op& op, const JsonValue& attributes, std::string where,
-              const Refusal& refuse)
-        : graph_(graph),
-          program_(program),
-          op_(op),
-          attributes_(attributes),
-          where_(std::move(where)),
-          refuse_(refuse) {}
+    OpChecker(const Graph& graph, const Program& program, Op& op, ObjectReader attributes)
+        : graph_(graph), program_(program), op_(op), attributes_(std::move(attributes)) {}
 
     const PolicyDescription& policy() const { return graph_.policy; }
     Op& op() { return op_; }
     bool in_act() const { return &program_ == &graph_.act; }
 
-    // Operands by role. Inputs are f32, bf16 or f16 unless asked for as integers; constants are f32 unless `any_float`.
+    // Operands by role. Inputs are f32, bf16 or f16 unless taken as integers; constants are f32 unless `any_float`.
     Operand input(const std::string& role);
     std::optional<Operand> optional_input(const std::string& role);
     Operand integer_input(const std::string& role, Numbers numbers = Numbers::i32);
@@ -65,25 +57,25 @@ class OpChecker {
     void expect_rank(const Operand& operand, std::size_t rank) const;
     void expect_f32(const Operand& operand) const;
     void expect_same_dtype(const Operand& a, const Operand& b) const;
-    // Refuses factors that do not fit: both of one type, or x f32 and the weight bf16.
-    void expect_product(const Operand& x, const Operand& weight) const;
-    [[noreturn]] void refuse(const std::string& why) const { refuse_(where_ + ": " + why); }
+    // Fails on factors of a matmul that do not fit: both of one type, or x f32 and the weight bf16.
+    void expect_factors(const Operand& x, const Operand& weight) const;
+    [[noreturn]] void fail(const std::string& why) const { attributes_.fail(why); }
 
-    // Refuses roles and attributes that nobody asked for.
+    // Fails on roles and attributes that were not taken.
     void finish() const;
 
   private:
     std::optional<std::size_t> take(const std::vector<Binding>& bindings, const char* kind, const std::string& role);
+    std::size_t require(const std::vector<Binding>& bindings, const char* kind, const std::string& role);
     Operand value_operand(std::size_t index, const char* kind, const std::string& role, Numbers numbers) const;
+    Operand tensor_operand(std::size_t index, const std::string& role) const;
     const JsonValue& attribute(const std::string& key);
-    void finish(const std::vector<Binding>& bindings, const char* kind) const;
+    void expect_taken(const std::string& label) const;
 
     const Graph& graph_;
     const Program& program_;
     Op& op_;
-    const JsonValue& attributes_;
-    std::string where_;
-    const Refusal& refuse_;
+    ObjectReader attributes_;  // where: the op
     std::vector<std::string> taken_;
 };
 

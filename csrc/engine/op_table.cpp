@@ -14,8 +14,8 @@ static_assert(kMaxQuantisedDepth == INT32_MAX / (255 * 127));
 std::int64_t take_heads(OpChecker& check, const Operand& x) {
     const std::int64_t heads = check.integer("heads", 1, kMaxHeads);
     if (x.matrix().columns % heads != 0)
-        check.refuse("heads " + std::to_string(heads) + " does not divide the width of " + x.label + ", " +
-                     std::to_string(x.matrix().columns));
+        check.fail("heads " + std::to_string(heads) + " does not divide the width of " + x.label + ", " +
+                   std::to_string(x.matrix().columns));
     check.op().attributes.heads = heads;
     return heads;
 }
@@ -23,7 +23,7 @@ std::int64_t take_heads(OpChecker& check, const Operand& x) {
 void check_preprocess_images(OpChecker& check) {
     const PolicyDescription& policy = check.policy();
     if (!policy.starts_at_images || !check.in_act())
-        check.refuse("stands only in the program 'act' of an engine that starts at images");
+        check.fail("stands only in the program 'act' of an engine that starts at images");
     check.expect_shape(check.output(), {policy.canvas_height, policy.canvas_width, 3});
 }
 
@@ -38,8 +38,7 @@ std::int64_t convolved(OpChecker& check, std::int64_t size, std::int64_t before,
                        std::int64_t kernel, std::int64_t stride) {
     const std::int64_t padded = size + before + after;
     if (kernel > padded)
-        check.refuse("kernel " + std::to_string(kernel) + " is larger than the padded input, " +
-                     std::to_string(padded));
+        check.fail("kernel " + std::to_string(kernel) + " is larger than the padded input, " + std::to_string(padded));
     return (padded - kernel) / stride + 1;
 }
 
@@ -48,12 +47,12 @@ void check_conv2d(OpChecker& check) {
     const Operand weight = check.constant("weight", true);
     check.expect_rank(x, 3);
     check.expect_rank(weight, 4);
-    check.expect_product(x, weight);
+    check.expect_factors(x, weight);
     const Shape& in = *x.shape;
     const Shape& w = *weight.shape;
     if (w[3] != in[2])
-        check.refuse(weight.label + " reads " + std::to_string(w[3]) + " channels; " + x.label + " has " +
-                     std::to_string(in[2]));
+        check.fail(weight.label + " reads " + std::to_string(w[3]) + " channels; " + x.label + " has " +
+                   std::to_string(in[2]));
     Attributes& attributes = check.op().attributes;
     attributes.stride = check.integer("stride", 1, kMaxStride);
     check.padding();
@@ -66,7 +65,7 @@ void check_conv2d(OpChecker& check) {
     check.expect_shape(check.output(), out);
 }
 
-// x and weight of a quantised product, both i8 or both f8, and the scales that turn its sums into numbers: one for each
+// x and weight of a quantised matmul, both i8 or both f8, and the scales that turn its sums into numbers: one for each
 // row of the matrix views. Rows of i8 have a zero point too.
 std::pair<Operand, Operand> take_quantised_factors(OpChecker& check, std::size_t weight_rank) {
     const Operand x = check.integer_input("x", Numbers::eight_bit);
@@ -79,8 +78,8 @@ std::pair<Operand, Operand> take_quantised_factors(OpChecker& check, std::size_t
     if (x.dtype == DType::f8) return {x, weight};
     check.expect_shape(check.integer_input("x_zero"), {x.matrix().rows});
     if (x.matrix().columns > kMaxQuantisedDepth)
-        check.refuse("sums " + std::to_string(x.matrix().columns) + " products of 8 bits; expected at most " +
-                     std::to_string(kMaxQuantisedDepth) + ", which fit into 32 bits");
+        check.fail("sums " + std::to_string(x.matrix().columns) + " products of 8 bits; expected at most " +
+                   std::to_string(kMaxQuantisedDepth) + ", which fit into 32 bits");
     return {x, weight};
 }
 
@@ -89,8 +88,15 @@ std::pair<Operand, Operand> take_factors(OpChecker& check, std::size_t weight_ra
     const Operand x = check.input("x");
     const Operand weight = check.constant("weight", true);
     check.expect_rank(weight, weight_rank);
-    check.expect_product(x, weight);
+    check.expect_factors(x, weight);
     return {x, weight};
+}
+
+// What is added to the sums of a matmul, and what it writes.
+void finish_matmul(OpChecker& check, const Matrix& out) {
+    if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {out.columns});
+    if (const auto residual = check.optional_input("residual")) check.expect_matrix(*residual, out);
+    check.expect_matrix(check.output(), out);
 }
 
 void check_linear(OpChecker& check) {
@@ -98,10 +104,7 @@ void check_linear(OpChecker& check) {
     const std::int64_t columns = (*weight.shape)[0];
     check.expect_shape(weight, {columns, x.matrix().columns});
     check.op().attributes.activation = check.activation();
-    const Matrix out{x.matrix().rows, columns};
-    if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {columns});
-    if (const auto residual = check.optional_input("residual")) check.expect_matrix(*residual, out);
-    check.expect_matrix(check.output(), out);
+    finish_matmul(check, {x.matrix().rows, columns});
 }
 
 void check_quantize_rows(OpChecker& check) {
@@ -147,7 +150,7 @@ void check_rms_norm_rope(OpChecker& check) {
     const Operand x = check.input("x");
     const std::int64_t heads = take_heads(check, x);
     const std::int64_t head_width = x.matrix().columns / heads;
-    if (head_width % 2 != 0) check.refuse("head width " + std::to_string(head_width) + " is odd; expected even");
+    if (head_width % 2 != 0) check.fail("head width " + std::to_string(head_width) + " is odd; expected even");
     check.expect_shape(check.constant("weight"), {x.matrix().columns});
     check.expect_shape(check.constant("cos"), {x.matrix().rows, head_width / 2});
     check.expect_shape(check.constant("sin"), {x.matrix().rows, head_width / 2});
@@ -185,7 +188,7 @@ std::int64_t take_keys(OpChecker& check, const Operand& q, const std::string& ca
     const auto key_proprio = check.optional_input("key_proprio");
     const auto proprio = check.optional_input(carried + "_proprio");
     if (key_proprio.has_value() != proprio.has_value())
-        check.refuse("inputs 'key_proprio' and '" + carried + "_proprio' come together; one is missing");
+        check.fail("inputs 'key_proprio' and '" + carried + "_proprio' come together; one is missing");
     if (key_proprio) {
         check.expect_matrix(*key_proprio, {key_proprio->matrix().rows, q.matrix().columns});
         check.expect_matrix(*proprio, {key_proprio->matrix().rows, width});
@@ -200,8 +203,8 @@ void check_cross_attention(OpChecker& check) {
     const Operand q = check.input("q");
     take_heads(check, q);
     if (const std::int64_t width = take_keys(check, q, "value"); width != q.matrix().columns)
-        check.refuse("input 'value_text' has the width " + std::to_string(width) + "; expected that of " + q.label +
-                     ", " + std::to_string(q.matrix().columns));
+        check.fail("input 'value_text' has the width " + std::to_string(width) + "; expected that of " + q.label +
+                   ", " + std::to_string(q.matrix().columns));
     check.expect_matrix(check.output(), q.matrix());
 }
 
@@ -210,19 +213,16 @@ void check_cross_attention_folded(OpChecker& check) {
     const std::int64_t heads = take_heads(check, q);
     const std::int64_t width = take_keys(check, q, "output");
     if (width % heads != 0)
-        check.refuse("input 'output_text' has the width " + std::to_string(width) + "; expected a multiple of heads, " +
-                     std::to_string(heads));
+        check.fail("input 'output_text' has the width " + std::to_string(width) + "; expected a multiple of heads, " +
+                   std::to_string(heads));
     // The runtime holds the probabilities of all tokens, heads and keys at once.
     const std::int64_t keys = check.input("key_text").matrix().rows +
                               (check.optional_input("key_proprio") ? check.input("key_proprio").matrix().rows : 0);
     if (keys > static_cast<std::int64_t>(kMaxBlockBytes / 4) / (q.matrix().rows * heads))
-        check.refuse("needs the probabilities of " + std::to_string(q.matrix().rows) + " tokens, " +
-                     std::to_string(heads) + " heads and " + std::to_string(keys) + " keys; expected at most " +
-                     std::to_string(kMaxBlockBytes / 4) + " together");
-    const Matrix out{q.matrix().rows, width / heads};
-    if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {out.columns});
-    if (const auto residual = check.optional_input("residual")) check.expect_matrix(*residual, out);
-    check.expect_matrix(check.output(), out);
+        check.fail("needs the probabilities of " + std::to_string(q.matrix().rows) + " tokens, " +
+                   std::to_string(heads) + " heads and " + std::to_string(keys) + " keys; expected at most " +
+                   std::to_string(kMaxBlockBytes / 4) + " together");
+    finish_matmul(check, {q.matrix().rows, width / heads});
 }
 
 void check_text_key_bias(OpChecker& check) {
@@ -267,7 +267,7 @@ void check_concat(OpChecker& check) {
     for (std::size_t i = 1; i < check.op().inputs.size(); ++i) {
         const Operand next = check.input("x." + std::to_string(i));
         check.expect_matrix(next, {out.rows, next.matrix().columns});
-        if (out.columns > kMaxElements - next.matrix().columns) check.refuse("the inputs are too wide together");
+        if (out.columns > kMaxElements - next.matrix().columns) check.fail("the inputs are too wide together");
         out.columns += next.matrix().columns;
     }
     check.expect_matrix(check.output(), out);
@@ -280,7 +280,7 @@ void check_scale_shift_clamp(OpChecker& check) {
     Attributes& attributes = check.op().attributes;
     attributes.minimum = check.bound("minimum", attributes.minimum);
     attributes.maximum = check.bound("maximum", attributes.maximum);
-    if (attributes.minimum > attributes.maximum) check.refuse("minimum is greater than maximum");
+    if (attributes.minimum > attributes.maximum) check.fail("minimum is greater than maximum");
     check.expect_matrix(check.output(), x.matrix());
 }
 
@@ -294,70 +294,36 @@ void check_cast(OpChecker& check) {
     const Operand x = check.input("x");
     const Operand y = check.output();
     check.expect_matrix(y, x.matrix());
-    if (x.dtype == y.dtype) check.refuse("output 'y' has the dtype of input 'x'; expected the other one");
+    if (x.dtype == y.dtype) check.fail("output 'y' has the dtype of input 'x'; expected the other one");
 }
 
 void check_reshape(OpChecker& check) {
     const Operand x = check.input("x");
     const Operand y = check.output();
     check.expect_same_dtype(x, y);
-    if (x.value->storage != Storage::arena)
-        check.refuse("input 'x' is not in the arena; only arena values are reshaped");
+    if (x.value->storage != Storage::arena) check.fail("input 'x' is not in the arena; only arena values are reshaped");
     if (x.value->storage != y.value->storage || x.value->offset != y.value->offset || x.value->bytes != y.value->bytes)
-        check.refuse("output 'y' does not lie on the bytes of input 'x'");
+        check.fail("output 'y' does not lie on the bytes of input 'x'");
 }
 
-using Check = void (*)(OpChecker&);
-
-constexpr Check kChecks[] = {check_preprocess_images,
-                             check_nchw_to_nhwc,
-                             check_conv2d,
-                             check_linear,
-                             check_quantize_rows,
-                             check_grouped_linear,
-                             check_layer_norm,
-                             check_rms_norm,
-                             check_rms_norm_rope,
-                             check_self_attention,
-                             check_cross_attention,
-                             check_cross_attention_folded,
-                             check_text_key_bias,
-                             check_learned_query_pool,
-                             check_mean_pool,
-                             check_add,
-                             check_add,
-                             check_concat,
-                             check_scale_shift_clamp,
-                             check_gripper_rule,
-                             check_cast,
-                             check_reshape};
-static_assert(sizeof(kChecks) / sizeof(kChecks[0]) == kOpKindCount);
+void check_subtract(OpChecker& check) { check_add(check); }
 
 }  // namespace
 
 void check_op(OpChecker& checker) {
-    kChecks[static_cast<int>(checker.op().kind)](checker);
+    switch (checker.op().kind) {
+#define LIGHTWAM_OP(name, inputs, constants, outputs, rows) \
+    case OpKind::name:                                      \
+        check_##name(checker);                              \
+        break;
+#include "engine/ops.def"
+    }
     checker.finish();
 }
 
 bool allows_in_place(OpKind kind, std::string_view role) noexcept {
-    switch (kind) {
-        case OpKind::conv2d:
-        case OpKind::linear:
-        case OpKind::cross_attention_folded:
-            return role == "residual";
-        case OpKind::layer_norm:
-        case OpKind::rms_norm:
-        case OpKind::rms_norm_rope:
-        case OpKind::scale_shift_clamp:
-        case OpKind::gripper_rule:
-            return role == "x";
-        case OpKind::add:
-        case OpKind::subtract:
-            return role == "a";
-        default:
-            return false;
-    }
+    const std::optional<std::string_view> marks = role_marks(op_row(kind).inputs, role);
+    return marks && marks->find('=') != std::string_view::npos;
 }
 
 }  // namespace lightwam::engine

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <array>
+#include <map>
 #include <unordered_set>
 
+#include "engine/error_reporter.hpp"
 #include "engine/intervals.hpp"
 #include "engine/launch_plan.hpp"
 
@@ -18,18 +19,18 @@ std::string range_text(std::uint64_t begin, std::uint64_t bytes) {
 }
 
 // The bytes of the weights' block that tensors fill.
-Intervals check_weights(const LaunchPlan& plan, const Graph& graph, const Refusal& refuse) {
+Intervals check_weights(const LaunchPlan& plan, const Graph& graph) {
     Intervals filled;
     for (const PlanWeight& weight : plan.weights) {
         const Tensor& tensor = graph.tensors[weight.tensor];
         const std::string where = "launch plan: weight '" + tensor.name + "'";
         if (weight.offset % kAddressAlignment != 0)
-            refuse(where + ": offset " + number(weight.offset) + "; expected a multiple of 16");
+            fail(where + ": offset " + number(weight.offset) + "; expected a multiple of 16");
         if (weight.offset > plan.weights_bytes || tensor.bytes > plan.weights_bytes - weight.offset)
-            refuse(where + " is " + range_text(weight.offset, tensor.bytes) + " of a block of " +
-                   number(plan.weights_bytes));
+            fail(where + " is " + range_text(weight.offset, tensor.bytes) + " of a block of " +
+                 number(plan.weights_bytes));
         if (filled.intersects(weight.offset, weight.offset + tensor.bytes))
-            refuse(where + ": " + range_text(weight.offset, tensor.bytes) + " overlap another weight");
+            fail(where + ": " + range_text(weight.offset, tensor.bytes) + " overlap another weight");
         filled.add(weight.offset, weight.offset + tensor.bytes);
     }
     return filled;
@@ -46,8 +47,7 @@ struct Extent {
 
 class ProgramCheck {
   public:
-    ProgramCheck(const LaunchPlan& plan, const Graph& graph, const Intervals& weights, bool is_act,
-                 const Refusal& refuse)
+    ProgramCheck(const LaunchPlan& plan, const Graph& graph, const Intervals& weights, bool is_act)
         : plan_(plan),
           policy_(graph.policy),
           weights_(weights),
@@ -56,7 +56,6 @@ class ProgramCheck {
           instruction_bytes_(graph.instruction_bytes),
           actions_(graph.act.values[graph.act.outputs[0].index].name),
           where_(std::string("launch plan: program '") + (is_act ? "act'" : "set_instruction'")),
-          refuse_(refuse),
           first_write_(program_.buffers.size(), kNever),
           last_access_(program_.buffers.size(), 0),
           written_(program_.buffers.size()) {}
@@ -65,7 +64,7 @@ class ProgramCheck {
     void run(Intervals& instruction) {
         std::unordered_set<std::string_view> names;
         for (const PlanBuffer& buffer : program_.buffers) {
-            if (!names.insert(buffer.name).second) refuse_(text(buffer) + " is there twice");
+            if (!names.insert(buffer.name).second) fail(text(buffer) + " is there twice");
             check_buffer(buffer);
         }
         find_lives();
@@ -74,11 +73,11 @@ class ProgramCheck {
         for (std::size_t i = 0; i < program_.buffers.size(); ++i) {
             const PlanBuffer& buffer = program_.buffers[i];
             if (buffer.space != Space::output) continue;
-            if (!written_[i].covers(0, *buffer.bytes)) refuse_(text(buffer) + " is not written as a whole");
+            if (!written_[i].covers(0, *buffer.bytes)) fail(text(buffer) + " is not written as a whole");
             ++outputs;
         }
         if (outputs != (is_act_ ? 1U : 0U))
-            refuse_(where_ + ": has " + number(outputs) + " outputs; expected " + (is_act_ ? "'actions'" : "none"));
+            fail(where_ + ": has " + number(outputs) + " outputs; expected " + (is_act_ ? "'actions'" : "none"));
     }
 
   private:
@@ -101,28 +100,26 @@ class ProgramCheck {
                 break;
             case Space::output:
                 if (!is_act_ || (buffer.name != "actions" && buffer.name != actions_))
-                    refuse_(text(buffer) + ": this output is unknown");
+                    fail(text(buffer) + ": this output is unknown");
                 check_bound(buffer, floats(policy_.horizon * policy_.action_width));
                 break;
         }
     }
 
     void check_block(const PlanBuffer& buffer, std::uint64_t alignment, std::uint64_t size) const {
-        if (!buffer.bytes) refuse_(text(buffer) + ": 'bytes' is null; only a camera's frame may be of any size");
+        if (!buffer.bytes) fail(text(buffer) + ": 'bytes' is null; only a camera's frame may be of any size");
         if (buffer.offset % alignment != 0)
-            refuse_(text(buffer) + ": offset " + number(buffer.offset) + "; expected a multiple of " +
-                    number(alignment));
+            fail(text(buffer) + ": offset " + number(buffer.offset) + "; expected a multiple of " + number(alignment));
         if (buffer.offset > size || *buffer.bytes > size - buffer.offset)
-            refuse_(text(buffer) + " is " + range_text(buffer.offset, *buffer.bytes) + " of a block of " +
-                    number(size));
+            fail(text(buffer) + " is " + range_text(buffer.offset, *buffer.bytes) + " of a block of " + number(size));
     }
 
     // Inputs and outputs are blocks of their own.
     void check_bound(const PlanBuffer& buffer, std::optional<std::uint64_t> expected) const {
         const auto bytes_text = [](std::optional<std::uint64_t> bytes) { return bytes ? number(*bytes) : "null"; };
-        if (buffer.offset != 0) refuse_(text(buffer) + ": offset " + number(buffer.offset) + "; expected 0");
+        if (buffer.offset != 0) fail(text(buffer) + ": offset " + number(buffer.offset) + "; expected 0");
         if (buffer.bytes != expected)
-            refuse_(text(buffer) + ": 'bytes' is " + bytes_text(buffer.bytes) + "; expected " + bytes_text(expected));
+            fail(text(buffer) + ": 'bytes' is " + bytes_text(buffer.bytes) + "; expected " + bytes_text(expected));
     }
 
     static std::uint64_t floats(std::int64_t count) { return static_cast<std::uint64_t>(count) * sizeof(float); }
@@ -135,8 +132,7 @@ class ProgramCheck {
         } else if (name == "state") {
             return floats(policy_.state_width);
         } else if (!policy_.starts_at_images) {
-            if (name == "latents")
-                return floats(policy_.latent_shape[0] * policy_.latent_shape[1] * policy_.latent_shape[2]);
+            if (name == "latents") return floats(policy_.latent_count());
         } else if (name == "frame_sizes") {
             return policy_.cameras.size() * 2 * sizeof(std::int32_t);
         } else if (name.starts_with(kFramePrefix)) {
@@ -145,7 +141,7 @@ class ProgramCheck {
                             [&](const CameraInfo& known) { return known.name == camera; }))
                 return std::nullopt;
         }
-        refuse_(text(buffer) + ": this input is unknown");
+        fail(text(buffer) + ": this input is unknown");
     }
 
     void find_lives() {
@@ -193,15 +189,15 @@ class ProgramCheck {
             address.weight ? plan_.weights_bytes : program_.buffers[address.buffer].bytes;
         if (!extent.argument->bytes || !size) {
             if (extent.argument->bytes || size || address.offset != 0)
-                refuse_(text(launch, extent) + ": a frame of any size and bytes of a known number do not go together");
+                fail(text(launch, extent) + ": a frame of any size and bytes of a known number do not go together");
             return extent;
         }
         extent.bytes = *extent.argument->bytes;
         if (extent.begin % kAddressAlignment != 0)
-            refuse_(text(launch, extent) + ": offset " + number(extent.begin) + "; expected a multiple of 16");
+            fail(text(launch, extent) + ": offset " + number(extent.begin) + "; expected a multiple of 16");
         if (extent.begin > *size || extent.bytes > *size - extent.begin)
-            refuse_(text(launch, extent) + " is " + range_text(extent.begin, extent.bytes) + " of " + name(extent) +
-                    ", which has " + number(*size));
+            fail(text(launch, extent) + " is " + range_text(extent.begin, extent.bytes) + " of " + name(extent) +
+                 ", which has " + number(*size));
         return extent;
     }
 
@@ -224,14 +220,14 @@ class ProgramCheck {
                 known = written_[extent.buffer].covers(extent.begin, end);
         }
         if (!known)
-            refuse_(text(launch, extent) + " reads " + range_text(extent.begin, extent.bytes) + " of " + name(extent) +
-                    " before anything writes them all");
+            fail(text(launch, extent) + " reads " + range_text(extent.begin, extent.bytes) + " of " + name(extent) +
+                 " before anything writes them all");
     }
 
     void check_write(std::size_t at, const Launch& launch, const Extent& extent) {
         const bool read_only = extent.weight || program_.buffers[extent.buffer].space == Space::input ||
                                (is_act_ && program_.buffers[extent.buffer].space == Space::instruction);
-        if (read_only) refuse_(text(launch, extent) + " writes " + name(extent) + ", which is read-only here");
+        if (read_only) fail(text(launch, extent) + " writes " + name(extent) + ", which is read-only here");
         if (first_write_[extent.buffer] == at) begin_life(launch, extent);
     }
 
@@ -252,8 +248,8 @@ class ProgramCheck {
         if (next != live->begin()) {
             const PlanBuffer& other = program_.buffers[std::prev(next)->second];
             if (std::prev(next)->second != extent.buffer && other.offset + *other.bytes > buffer.offset)
-                refuse_(text(launch, extent) + " writes buffer '" + buffer.name + "' over buffer '" + other.name +
-                        "', which is still in use");
+                fail(text(launch, extent) + " writes buffer '" + buffer.name + "' over buffer '" + other.name +
+                     "', which is still in use");
         }
         live->emplace(buffer.offset, extent.buffer);
     }
@@ -275,29 +271,29 @@ class ProgramCheck {
             if (!a.argument->written) continue;
             for (std::size_t j = 0; j < extents.size(); ++j) {
                 const Extent& b = extents[j];
-                // Other buffers with the same bytes are refused as lives that overlap.
+                // Other buffers with the same bytes fail as lives that overlap.
                 if (j == i || b.weight || b.buffer != a.buffer) continue;
                 if (a.begin < b.begin + b.bytes && b.begin < a.begin + a.bytes)
-                    refuse_(text(launch, a) + " is written, but argument '" + b.argument->name +
-                            "' has some of the same bytes");
+                    fail(text(launch, a) + " is written, but argument '" + b.argument->name +
+                         "' has some of the same bytes");
             }
         }
     }
 
-    // What runs beside a side branch may come before, after or between its launches, so it touches no byte that the
-    // branch writes. What the branch reads is read-only here, or written by the branch before.
+    // What runs beside a side stream may come before, after or between its launches, so it touches no byte that the
+    // side stream writes. What that reads is read-only here, or written by itself before.
     void check_side(std::size_t at, const Launch& launch, const std::vector<Extent>& extents) {
         if (at >= program_.side.join) return;
         const bool beside = at >= program_.side.launches;
         for (const Extent& extent : extents) {
             if (extent.weight || (!beside && !extent.argument->written)) continue;
             const PlanBuffer& buffer = program_.buffers[extent.buffer];
-            Intervals& side = side_[static_cast<std::size_t>(buffer.space)];
+            Intervals& side = side_[buffer.space];
             const std::uint64_t begin = buffer.offset + extent.begin;
             if (!beside)
                 side.add(begin, begin + extent.bytes);
             else if (side.intersects(begin, begin + extent.bytes))
-                refuse_(text(launch, extent) + " has bytes that the side branch writes, which runs beside it");
+                fail(text(launch, extent) + " has bytes that the side stream writes, which runs beside it");
         }
     }
 
@@ -309,22 +305,21 @@ class ProgramCheck {
     const std::uint64_t instruction_bytes_;
     const std::string& actions_;  // the graph's name of the output 'actions'
     const std::string where_;
-    const Refusal& refuse_;
     std::vector<std::size_t> first_write_;  // by buffer: index of a launch
     std::vector<std::size_t> last_access_;
-    std::vector<Intervals> written_;  // by buffer
-    std::array<Intervals, 4> side_;   // by space: bytes that the side branch writes
+    std::vector<Intervals> written_;   // by buffer
+    std::map<Space, Intervals> side_;  // bytes that the side stream writes
     Blocks arena_;
     Blocks instruction_;
 };
 
 }  // namespace
 
-void check_launch_plan(const LaunchPlan& plan, const Graph& graph, const Refusal& refuse) {
-    const Intervals weights = check_weights(plan, graph, refuse);
+void check_launch_plan(const LaunchPlan& plan, const Graph& graph) {
+    const Intervals weights = check_weights(plan, graph);
     Intervals instruction;
-    ProgramCheck(plan, graph, weights, false, refuse).run(instruction);
-    ProgramCheck(plan, graph, weights, true, refuse).run(instruction);
+    ProgramCheck(plan, graph, weights, false).run(instruction);
+    ProgramCheck(plan, graph, weights, true).run(instruction);
 }
 
 }  // namespace lightwam::engine

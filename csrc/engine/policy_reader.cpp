@@ -8,42 +8,33 @@ namespace {
 
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
 constexpr std::size_t kMaxCameras = 64;
-const std::string kWhere = "policy";
 constexpr std::string_view kTask = "{task}";
+constexpr Named<bool> kStarts[] = {{true, "images"}, {false, "latents"}};
 
-std::size_t find_tensor(const JsonValue& object, const std::string& where, const std::string& key,
-                        const TensorIndex& tensors, const Refusal& refuse) {
-    const std::string& name = read_string(object, where, key, refuse);
+std::size_t find_tensor(const ObjectReader& reader, const std::string& key, const TensorIndex& tensors) {
+    const std::string& name = reader.string(key);
     const auto found = tensors.find(name);
-    if (found == tensors.end()) refuse(where + ": '" + key + "' names the tensor '" + name + "', which is not there");
+    if (found == tensors.end()) reader.fail("'" + key + "' names the tensor '" + name + "', which is not there");
     return found->second;
 }
 
-bool read_boolean(const JsonValue& object, const std::string& where, const std::string& key, const Refusal& refuse) {
-    const JsonValue& value = read_member(object, where, key, refuse);
-    if (value.boolean() == nullptr) refuse(where + ": '" + key + "' is " + value.type_name() + "; expected a boolean");
-    return *value.boolean();
-}
-
-CameraInfo read_camera(const JsonValue& item, const std::string& where, const PolicyDescription& policy,
-                       const Refusal& refuse) {
-    if (item.object() == nullptr) refuse(where + " is " + item.type_name() + "; expected an object");
+CameraInfo read_camera(const ObjectReader& reader, const PolicyDescription& policy) {
     CameraInfo camera;
-    camera.name = read_string(item, where, "name", refuse);
-    if (camera.name.empty()) refuse(where + ": 'name' is empty");
-    camera.rotate_180 = read_boolean(item, where, "rotate_180", refuse);
-    const std::vector<std::int64_t> rect = read_integers(item.find("rect"), where, "rect", refuse);
-    if (rect.size() != 4) refuse(where + ": 'rect' must be [top, left, height, width]");
+    camera.name = reader.string("name");
+    if (camera.name.empty()) reader.fail("'name' is empty");
+    camera.rotate_180 = reader.boolean("rotate_180");
+    const std::vector<std::int64_t> rect = reader.integers("rect");
+    if (rect.size() != 4) reader.fail("'rect' must be [top, left, height, width]");
     for (const std::int64_t number : rect)
-        if (number < 0 || number > kMaxSize) refuse(where + ": 'rect' holds " + std::to_string(number));
+        if (number < 0 || number > kMaxSize) reader.fail("'rect' holds " + std::to_string(number));
     camera.top = rect[0];
     camera.left = rect[1];
     camera.height = rect[2];
     camera.width = rect[3];
     if (camera.height < 1 || camera.width < 1 || camera.top + camera.height > policy.canvas_height ||
         camera.left + camera.width > policy.canvas_width)
-        refuse(where + ": rectangle " + shape_text(rect) + " is empty or outside the canvas " +
-               shape_text({policy.canvas_height, policy.canvas_width}));
+        reader.fail("rectangle " + shape_text(rect) + " is empty or outside the canvas " +
+                    shape_text({policy.canvas_height, policy.canvas_width}));
     return camera;
 }
 
@@ -52,126 +43,121 @@ bool overlap(const CameraInfo& a, const CameraInfo& b) {
            b.left < a.left + a.width;
 }
 
-void read_cameras(const JsonValue& json, PolicyDescription& policy, const Refusal& refuse) {
-    const JsonValue::Array& items = read_list(json, kWhere, "cameras", refuse);
-    if (items.size() > kMaxCameras) refuse("policy: more than " + std::to_string(kMaxCameras) + " cameras");
+void read_cameras(const ObjectReader& json, PolicyDescription& policy) {
+    const JsonValue::Array& items = json.list("cameras");
+    if (items.size() > kMaxCameras) json.fail("more than " + std::to_string(kMaxCameras) + " cameras");
     std::int64_t area = 0;
     for (const JsonValue& item : items) {
-        const std::string where = "policy: camera " + std::to_string(policy.cameras.size());
-        CameraInfo camera = read_camera(item, where, policy, refuse);
+        const ObjectReader reader(item, "policy: camera " + std::to_string(policy.cameras.size()));
+        CameraInfo camera = read_camera(reader, policy);
         for (const CameraInfo& other : policy.cameras) {
-            if (other.name == camera.name) refuse(where + ": the name '" + camera.name + "' is there twice");
-            if (overlap(other, camera)) refuse(where + " '" + camera.name + "' overlaps camera '" + other.name + "'");
+            if (other.name == camera.name) reader.fail("the name '" + camera.name + "' is there twice");
+            if (overlap(other, camera))
+                fail(reader.where() + " '" + camera.name + "' overlaps camera '" + other.name + "'");
         }
         area += camera.height * camera.width;
         policy.cameras.push_back(std::move(camera));
     }
     if (area != policy.canvas_height * policy.canvas_width)
-        refuse("policy: the cameras cover " + std::to_string(area) + " pixels of the canvas; expected all " +
-               std::to_string(policy.canvas_height * policy.canvas_width));
+        json.fail("the cameras cover " + std::to_string(area) + " pixels of the canvas; expected all " +
+                  std::to_string(policy.canvas_height * policy.canvas_width));
 }
 
-void read_start(const JsonValue& json, PolicyDescription& policy, const Refusal& refuse) {
-    const std::string& start = read_string(json, kWhere, "starts_at", refuse);
-    if (start != "images" && start != "latents")
-        refuse("policy: 'starts_at' is '" + start + "'; expected images or latents");
-    policy.starts_at_images = start == "images";
-    const JsonValue& canvas = read_member(json, kWhere, "canvas", refuse);
+void read_start(const ObjectReader& json, PolicyDescription& policy) {
+    policy.starts_at_images = json.one_of("starts_at", kStarts);
+    const JsonValue& canvas = json.member("canvas");
     if (!policy.starts_at_images) {
-        if (!canvas.is_null()) refuse("policy: 'canvas' is " + std::string(canvas.type_name()) + "; expected null");
-        if (!read_list(json, kWhere, "cameras", refuse).empty())
-            refuse("policy: 'cameras' is not empty, but the engine starts at latents");
+        if (!canvas.is_null()) json.fail("'canvas' is " + std::string(canvas.type_name()) + "; expected null");
+        if (!json.list("cameras").empty()) json.fail("'cameras' is not empty, but the engine starts at latents");
         return;
     }
-    const std::vector<std::int64_t> size = read_integers(&canvas, kWhere, "canvas", refuse);
+    const std::vector<std::int64_t> size = json.integers("canvas");
     if (size.size() != 2 || size[0] < 1 || size[1] < 1 || size[0] > kMaxSize || size[1] > kMaxSize)
-        refuse("policy: 'canvas' must be [height, width], 1 to " + std::to_string(kMaxSize) + " each");
+        json.fail("'canvas' must be [height, width], 1 to " + std::to_string(kMaxSize) + " each");
     policy.canvas_height = size[0];
     policy.canvas_width = size[1];
-    read_cameras(json, policy, refuse);
+    read_cameras(json, policy);
 }
 
-const Shape& expect_width(const Graph& graph, std::size_t tensor, const std::string& where, const Refusal& refuse) {
-    const Shape& shape = graph.tensors[tensor].shape;
-    if (shape.size() != 2 || shape[1] != graph.policy.text_width)
-        refuse(where + ": tensor '" + graph.tensors[tensor].name + "' has shape " + shape_text(shape) +
-               "; expected [rows, " + std::to_string(graph.policy.text_width) + "]");
-    if (const DType dtype = graph.tensors[tensor].dtype; dtype != DType::f32 && dtype != DType::bf16)
-        refuse(where + ": tensor '" + graph.tensors[tensor].name + "' is " + dtype_name(dtype) +
-               "; expected f32 or bf16");
-    return shape;
+// The rows of a tensor that holds context rows.
+std::int64_t context_rows(const Graph& graph, std::size_t index, const ObjectReader& reader) {
+    const Tensor& tensor = graph.tensors[index];
+    const std::string text = "tensor '" + tensor.name + "' ";
+    if (tensor.shape.size() != 2 || tensor.shape[1] != graph.policy.text_width)
+        reader.fail(text + "has shape " + shape_text(tensor.shape) + "; expected [rows, " +
+                    std::to_string(graph.policy.text_width) + "]");
+    if (tensor.dtype != DType::f32 && tensor.dtype != DType::bf16)
+        reader.fail(text + "is " + dtype_name(tensor.dtype) + "; expected f32 or bf16");
+    return tensor.shape[0];
 }
 
-void read_text_encoder(const JsonValue& json, const TensorIndex& tensors, Graph& graph, const Refusal& refuse) {
-    const std::string where = "policy: text_encoder";
-    const JsonValue& encoder = read_member(json, kWhere, "text_encoder", refuse);
+void read_text_encoder(const ObjectReader& json, const TensorIndex& tensors, Graph& graph) {
+    const JsonValue& encoder = json.member("text_encoder");
     if (encoder.is_null()) return;
-    if (encoder.object() == nullptr) refuse(where + " is " + encoder.type_name() + "; expected an object or null");
-    const std::string& kind = read_string(encoder, where, "kind", refuse);
-    if (kind != "hashed_words") refuse(where + ": kind '" + kind + "' is unknown; expected hashed_words");
+    if (encoder.object() == nullptr)
+        fail("policy: text_encoder is " + std::string(encoder.type_name()) + "; expected an object or null");
+    const ObjectReader reader(encoder, "policy: text_encoder");
+    const std::string& kind = reader.string("kind");
+    if (kind != "hashed_words") reader.fail("kind '" + kind + "' is unknown; expected hashed_words");
     TextEncoder& result = graph.policy.text_encoder;
     result.present = true;
-    result.embedding = find_tensor(encoder, where, "embedding", tensors, refuse);
-    result.position = find_tensor(encoder, where, "position", tensors, refuse);
-    expect_width(graph, result.embedding, where, refuse);
-    const Shape& position = expect_width(graph, result.position, where, refuse);
-    if (position[0] != graph.policy.context_rows)
-        refuse(where + ": 'position' has " + std::to_string(position[0]) + " rows; expected " +
-               std::to_string(graph.policy.context_rows));
+    result.embedding = find_tensor(reader, "embedding", tensors);
+    result.position = find_tensor(reader, "position", tensors);
+    context_rows(graph, result.embedding, reader);
+    const std::int64_t rows = context_rows(graph, result.position, reader);
+    if (rows != graph.policy.context_rows)
+        reader.fail("'position' has " + std::to_string(rows) + " rows; expected " +
+                    std::to_string(graph.policy.context_rows));
 }
 
-void read_instructions(const JsonValue& json, const TensorIndex& tensors, Graph& graph, const Refusal& refuse) {
+void read_instructions(const ObjectReader& json, const TensorIndex& tensors, Graph& graph) {
     std::unordered_set<std::string_view> texts;
-    for (const JsonValue& item : read_list(json, kWhere, "instructions", refuse)) {
-        const std::string where = "policy: instruction " + std::to_string(graph.policy.instructions.size());
-        if (item.object() == nullptr) refuse(where + " is " + item.type_name() + "; expected an object");
-        const std::string& text = read_string(item, where, "text", refuse);
-        if (text.empty()) refuse(where + ": 'text' is empty");
-        if (!texts.insert(text).second) refuse(where + ": the text '" + text + "' is there twice");
-        const std::size_t context = find_tensor(item, where, "context", tensors, refuse);
-        const Shape& shape = expect_width(graph, context, where, refuse);
-        if (shape[0] > graph.policy.context_rows)
-            refuse(where + ": has " + std::to_string(shape[0]) + " rows; expected at most " +
-                   std::to_string(graph.policy.context_rows));
+    for (const JsonValue& item : json.list("instructions")) {
+        const ObjectReader reader(item, "policy: instruction " + std::to_string(graph.policy.instructions.size()));
+        const std::string& text = reader.string("text");
+        if (text.empty()) reader.fail("'text' is empty");
+        if (!texts.insert(text).second) reader.fail("the text '" + text + "' is there twice");
+        const std::size_t context = find_tensor(reader, "context", tensors);
+        if (const std::int64_t rows = context_rows(graph, context, reader); rows > graph.policy.context_rows)
+            reader.fail("has " + std::to_string(rows) + " rows; expected at most " +
+                        std::to_string(graph.policy.context_rows));
         graph.policy.instructions.push_back({text, context});
     }
 }
 
-// Not used here, but told to those who drive a robot by it.
-void check_control_rate(const JsonValue& json, const Refusal& refuse) {
+// Not used here, but by those who drive a robot.
+void check_control_rate(const ObjectReader& json) {
     const JsonValue* rate = json.find("control_hz");
     if (rate == nullptr || rate->is_null()) return;
-    if (rate->number() == nullptr)
-        refuse("policy: 'control_hz' is " + std::string(rate->type_name()) + "; expected a positive number or null");
-    if (!(rate->number()->value > 0))
-        refuse("policy: 'control_hz' is " + std::to_string(rate->number()->value) +
-               "; expected a positive number or null");
+    const JsonValue::Number* number = rate->number();
+    if (number == nullptr || !(number->value > 0))
+        json.fail("'control_hz' is " + (number == nullptr ? rate->type_name() : std::to_string(number->value)) +
+                  "; expected a positive number or null");
 }
 
 }  // namespace
 
-void read_policy(const JsonValue& document, const TensorIndex& tensors, Graph& graph, const Refusal& refuse) {
-    const JsonValue& json = read_object(document, "the document", "policy", refuse);
+void read_policy(const ObjectReader& document, const TensorIndex& tensors, Graph& graph) {
+    const ObjectReader json = document.object("policy", "policy");
     PolicyDescription& policy = graph.policy;
-    const auto size = [&](const char* key) { return read_integer(json, kWhere, key, 1, kMaxSize, refuse); };
+    const auto size = [&](const char* key) { return json.integer(key, 1, kMaxSize); };
     policy.state_width = size("state_width");
     policy.action_width = size("action_width");
     policy.horizon = size("horizon");
-    policy.replan = read_integer(json, kWhere, "replan", 1, policy.horizon, refuse);
+    policy.replan_steps = json.integer("replan", 1, policy.horizon);
     policy.context_rows = size("context_rows");
     policy.text_width = size("text_width");
-    policy.prompt_template = read_string(json, kWhere, "prompt_template", refuse);
+    policy.prompt_template = json.string("prompt_template");
     const std::size_t task = policy.prompt_template.find(kTask);
     if (task == std::string::npos || policy.prompt_template.find(kTask, task + 1) != std::string::npos)
-        refuse("policy: 'prompt_template' is '" + policy.prompt_template + "'; expected a text with {task} in it once");
-    const Shape latent = read_integers(json.find("latent_shape"), kWhere, "latent_shape", refuse);
-    if (latent.size() != 3 || element_count(latent) < 0)
-        refuse("policy: 'latent_shape' must be [channels, height, width]");
+        json.fail("'prompt_template' is '" + policy.prompt_template + "'; expected a text with {task} in it once");
+    const Shape latent = json.integers("latent_shape");
+    if (latent.size() != 3 || element_count(latent) < 0) json.fail("'latent_shape' must be [channels, height, width]");
     for (std::size_t i = 0; i < 3; ++i) policy.latent_shape[i] = latent[i];
-    check_control_rate(json, refuse);
-    read_start(json, policy, refuse);
-    read_text_encoder(json, tensors, graph, refuse);
-    read_instructions(json, tensors, graph, refuse);
+    check_control_rate(json);
+    read_start(json, policy);
+    read_text_encoder(json, tensors, graph);
+    read_instructions(json, tensors, graph);
 }
 
 }  // namespace lightwam::engine

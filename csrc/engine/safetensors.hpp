@@ -16,7 +16,7 @@ struct SafeTensors {
 };
 
 // Reads and checks the header: lengths, dtypes, shapes, offsets, alignment, and that tensors neither overlap
-// nor leave holes. Throws Error (engine); `path` is for its message.
-SafeTensors read_safetensors(const InputFile& file, const std::string& path);
+// nor leave holes. Fails (error_reporter.hpp) otherwise.
+SafeTensors read_safetensors(const InputFile& file);
 
 }  // namespace lightwam::engine

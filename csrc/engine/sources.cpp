@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/sources.hpp"
-
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
+
+#include "engine/error_reporter.hpp"
+#include "engine/graph_checks.hpp"
 
 namespace lightwam::engine {
 namespace {
@@ -45,8 +46,8 @@ Sources act_sources(const Graph& graph, const Sources& set_instruction) {
 
 class SourceCheck {
   public:
-    SourceCheck(const Program& program, const Sources& sources, const std::string& where, const Refusal& refuse)
-        : program_(program), sources_(sources), where_(where), refuse_(refuse) {}
+    SourceCheck(const Program& program, const Sources& sources, const std::string& where)
+        : program_(program), sources_(sources), where_(where) {}
 
     void run() const {
         for (const Op& op : program_.ops) {
@@ -75,13 +76,13 @@ class SourceCheck {
 
     void expect_input(const Op& op, const char* role) const {
         if (program_.values[find_role(op.inputs, role)].storage != Storage::input)
-            refuse(op, role, "the input of the program");
+            fail(op, role, "the input of the program");
     }
 
     void expect_written(const Op& op, const char* role, OpKind kind, const char* output) const {
         const Source& found = source(op, role);
         if (found.op == nullptr || found.op->kind != kind || found.role != output)
-            refuse(op, role, quoted(output) + " of an op " + op_name(kind));
+            fail(op, role, quoted(output) + " of an op " + op_name(kind));
     }
 
     void expect_quantised(const Op& op) const {
@@ -90,31 +91,31 @@ class SourceCheck {
         for (const auto& [role, output] : {std::pair{"x_scale", "scale"}, std::pair{"x_zero", "zero"}})
             if (find_role(op.inputs, role) != npos &&
                 (source(op, role).op != quantised || source(op, role).role != output))
-                refuse(op, role, quoted(output) + " of op " + quoted(quantised->name) + ", which writes 'x'");
+                fail(op, role, quoted(output) + " of op " + quoted(quantised->name) + ", which writes 'x'");
     }
 
-    [[noreturn]] void refuse(const Op& op, const char* role, const std::string& expected) const {
+    [[noreturn]] void fail(const Op& op, const char* role, const std::string& expected) const {
         const Source& found = source(op, role);
         std::string writer = "an input of the program";
         if (found.op != nullptr) {
             writer = quoted(found.role) + " of op " + quoted(found.op->name) + " (" + op_name(found.op->kind) + ")";
         }
-        refuse_(where_ + ": op " + quoted(op.name) + " (" + op_name(op.kind) + "): input " + quoted(role) + " is " +
-                quoted(program_.values[find_role(op.inputs, role)].name) + ", " + writer + "; expected " + expected);
+        engine::fail(where_ + ": op " + quoted(op.name) + " (" + op_name(op.kind) + "): input " + quoted(role) +
+                     " is " + quoted(program_.values[find_role(op.inputs, role)].name) + ", " + writer + "; expected " +
+                     expected);
     }
 
     const Program& program_;
     const Sources& sources_;
     const std::string& where_;
-    const Refusal& refuse_;
 };
 
 }  // namespace
 
-void check_sources(const Graph& graph, const Refusal& refuse) {
+void check_sources(const Graph& graph) {
     const Sources set_instruction = sources_of(graph.set_instruction);
-    SourceCheck(graph.set_instruction, set_instruction, "program 'set_instruction'", refuse).run();
-    SourceCheck(graph.act, act_sources(graph, set_instruction), "program 'act'", refuse).run();
+    SourceCheck(graph.set_instruction, set_instruction, "program 'set_instruction'").run();
+    SourceCheck(graph.act, act_sources(graph, set_instruction), "program 'act'").run();
 }
 
 }  // namespace lightwam::engine

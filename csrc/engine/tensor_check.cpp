@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/checksum.hpp"
+#include "engine/error_reporter.hpp"
 #include "engine/input_file.hpp"
 
 namespace lightwam::engine {
@@ -68,20 +69,20 @@ PieceReport examine(const Tensor& tensor, const std::byte* data, std::size_t byt
     return report;
 }
 
-void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces, const Refusal& refuse) {
+void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces) {
     JoinedChecksum found;
     for (const PieceReport& piece : pieces) {
-        if (piece.read_error != 0) refuse(read_error_text(piece.read_error));
-        if (!piece.finite) refuse("tensor '" + tensor.name + "' holds NaN or infinity");
+        if (piece.read_error != 0) fail(read_error_text(piece.read_error));
+        if (!piece.finite) fail("tensor '" + tensor.name + "' holds NaN or infinity");
         if (!piece.in_range)
-            refuse("tensor '" + tensor.name +
-                   (tensor.dtype == DType::i8 ? "' holds -128; expected -127 to 127"
-                                              : "' holds a scale that is not positive"));
+            fail("tensor '" + tensor.name +
+                 (tensor.dtype == DType::i8 ? "' holds -128; expected -127 to 127"
+                                            : "' holds a scale that is not positive"));
         found.add(piece.crc32, piece.bytes);
     }
     if (tensor.checksum && *tensor.checksum != found.value())
-        refuse("tensor '" + tensor.name + "' is damaged: its checksum is " + hexadecimal(found.value()) +
-               "; expected " + hexadecimal(*tensor.checksum) + "; fetch the file again");
+        fail("tensor '" + tensor.name + "' is damaged: its checksum is " + hexadecimal(found.value()) + "; expected " +
+             hexadecimal(*tensor.checksum) + "; fetch the file again");
 }
 
 }  // namespace lightwam::engine

@@ -7,7 +7,6 @@
 #include <span>
 
 #include "engine/graph.hpp"
-#include "engine/refusal.hpp"
 
 namespace lightwam::engine {
 
@@ -23,8 +22,8 @@ struct PieceReport {
 // Looks at the bytes of a piece, whole elements. Never throws, so that pieces can be read in parallel.
 PieceReport examine(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept;
 
-// Refuses a tensor that could not be read, holds NaN, infinity or a number that its role excludes, or does not fit its
-// checksum. `pieces` are all of it, in order.
-void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces, const Refusal& refuse);
+// Fails (error_reporter.hpp) on a tensor that could not be read, holds NaN, infinity or a number that its role
+// excludes, or does not fit its checksum. `pieces` are all of it, in order.
+void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces);
 
 }  // namespace lightwam::engine

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What computes a policy: the processor or a GPU. The policy checks what goes in and what comes out; a backend holds
+// What computes a policy: the CPU or a GPU. The policy checks what goes in and what comes out; a backend holds
 // the weights, the memory, and what it keeps of the instructions set so far.
 #pragma once
 
@@ -9,18 +9,14 @@
 #include <string>
 #include <string_view>
 
+#include "engine/act_inputs.hpp"
 #include "engine/engine_file.hpp"
 #include "lightwam/policy.hpp"
 #include "runtime/text.hpp"
 
 namespace lightwam::runtime {
 
-// A checked observation. images: one for each camera of the engine, in its order; latents: null when it has cameras.
-struct ActInputs {
-    const float* state = nullptr;
-    const float* latents = nullptr;
-    const ImageView* const* images = nullptr;
-};
+using engine::ActInputs;
 
 class Backend {
   public:
@@ -28,8 +24,8 @@ class Backend {
 
     // Fills in what is this backend's own: threads, instruction set, bytes, warning.
     virtual void describe(PolicyInfo& info) const = 0;
-    // "the CPU, avx2 kernels (...), 2 threads (...)": for the run path.
-    virtual std::string run_path() const = 0;
+    // "the CPU, avx2 kernels (...), 2 threads (...)": for the execution info.
+    virtual std::string device_info() const = 0;
     // "bf16 products (as exported)": likewise.
     virtual std::string products(const engine::Graph& graph) const {
         return std::string(engine::precision_name(graph.precision)) + " products (as exported)";
@@ -52,7 +48,7 @@ class Backend {
     // The same, with the times of stages in any case.
     virtual const float* act_by_stage(const ActInputs& inputs, Timings& timings) { return act(inputs, &timings); }
 
-    // As Policy::tune; throws Error (device) on a processor.
+    // As Policy::tune; throws Error (device) on a CPU.
     virtual Tuning tune(const ActInputs& inputs, int repeats, const TuningProgress& progress);
 
     virtual std::uint64_t resize_plans_built() const { return 0; }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cstddef>
-#include <variant>
+#include <memory>
 #include <vector>
 
 #include "cpu/cpu.hpp"
@@ -25,20 +25,17 @@ struct Bases {
     std::size_t camera_count = 0;
 };
 
-// concat with its own list of inputs.
-struct ConcatStep {
-    std::vector<cpu::ConcatInput> inputs;
-    cpu::ConcatArgs args;
+// A kernel and its arguments.
+class BoundKernel {
+  public:
+    virtual ~BoundKernel() = default;
+    virtual void run(const cpu::Execution& execution) const noexcept = 0;
+    virtual std::size_t scratch_bytes(const cpu::KernelTable& kernels, int threads) const noexcept = 0;
 };
 
 struct Step {
     Stage stage = Stage::backbone;
-    std::variant<cpu::PreprocessImagesArgs, cpu::NchwToNhwcArgs, cpu::Conv2dArgs, cpu::LinearArgs,
-                 cpu::QuantizeRowsArgs, cpu::QuantizeRowsF8Args, cpu::GroupedLinearArgs, cpu::LayerNormArgs,
-                 cpu::RmsNormArgs, cpu::RmsNormRopeArgs, cpu::SelfAttentionArgs, cpu::CrossAttentionArgs,
-                 cpu::CrossAttentionFoldedArgs, cpu::TextKeyBiasArgs, cpu::LearnedQueryPoolArgs, cpu::MeanPoolArgs,
-                 cpu::AddArgs, ConcatStep, cpu::ScaleShiftClampArgs, cpu::GripperRuleArgs, cpu::CastArgs>
-        args;
+    std::unique_ptr<const BoundKernel> kernel;
 };
 
 // The steps of a verified program. With weights not yet loaded it collects what the program needs of them.
@@ -47,7 +44,5 @@ std::vector<Step> bind_program(const engine::Graph& graph, const engine::Program
 
 // The largest scratch that a step needs.
 std::size_t scratch_bytes(const std::vector<Step>& steps, const cpu::KernelTable& kernels, int threads);
-
-void run_step(const cpu::Execution& execution, const Step& step) noexcept;
 
 }  // namespace lightwam::runtime

@@ -63,7 +63,7 @@ void lightwam_policy_close(lightwam_policy* policy) { delete policy; }
 lightwam_status lightwam_policy_sizes(const lightwam_policy* policy, lightwam_sizes* sizes) {
     if (policy == nullptr || sizes == nullptr) return fail(LIGHTWAM_INTERNAL_ERROR, "policy or sizes is null");
     const lightwam::PolicyInfo& info = policy->policy.info();
-    *sizes = {info.state_width, info.action_width, info.horizon, info.replan,
+    *sizes = {info.state_width, info.action_width, info.horizon, info.replan_steps,
               static_cast<int64_t>(info.cameras.size())};
     return LIGHTWAM_OK;
 }
@@ -79,9 +79,11 @@ const char* lightwam_policy_device(const lightwam_policy* policy) {
     return policy == nullptr ? nullptr : policy->policy.info().device.c_str();
 }
 
-const char* lightwam_policy_run_path(const lightwam_policy* policy) {
-    return policy == nullptr ? nullptr : policy->policy.info().run_path.c_str();
+const char* lightwam_policy_execution_info(const lightwam_policy* policy) {
+    return policy == nullptr ? nullptr : policy->policy.info().execution_info.c_str();
 }
+
+const char* lightwam_policy_run_path(const lightwam_policy* policy) { return lightwam_policy_execution_info(policy); }
 
 const char* lightwam_policy_warning(const lightwam_policy* policy) {
     return policy == nullptr ? nullptr : policy->policy.info().warning.c_str();

@@ -11,7 +11,7 @@ namespace {
 constexpr std::int64_t kMaxImageSize = 1 << 14;
 constexpr std::size_t kAbsent = engine::npos;
 
-[[noreturn]] void refuse(const std::string& why) { throw Error(ErrorKind::observation, why); }
+[[noreturn]] void fail(const std::string& why) { throw Error(ErrorKind::observation, why); }
 
 std::string names(const std::vector<CameraInfo>& cameras) {
     std::string text;
@@ -22,9 +22,9 @@ std::string names(const std::vector<CameraInfo>& cameras) {
 void check_image(const ImageView& image) {
     const auto subject = [&] { return "image of camera '" + std::string(image.camera) + "'"; };
     if (image.height < 1 || image.width < 1 || image.height > kMaxImageSize || image.width > kMaxImageSize)
-        refuse(subject() + " is " + std::to_string(image.height) + " x " + std::to_string(image.width) +
-               " pixels; expected 1 to 16384 in both directions");
-    if (image.pixels == nullptr) refuse(subject() + " has no pixels");
+        fail(subject() + " is " + std::to_string(image.height) + " x " + std::to_string(image.width) +
+             " pixels; expected 1 to 16384 in both directions");
+    if (image.pixels == nullptr) fail(subject() + " has no pixels");
 }
 
 }  // namespace
@@ -43,13 +43,13 @@ const ImageView* const* Cameras::accept(const Observation& observation) {
         const ImageView& image = observation.images[at];
         const std::size_t camera = find(image.camera);
         if (camera == kAbsent)
-            refuse("camera '" + std::string(image.camera) + "' is not one of this engine; expected " + names(cameras_));
-        if (images_[camera] != nullptr) refuse("camera '" + cameras_[camera].name + "' is there twice");
+            fail("camera '" + std::string(image.camera) + "' is not one of this engine; expected " + names(cameras_));
+        if (images_[camera] != nullptr) fail("camera '" + cameras_[camera].name + "' is there twice");
         check_image(image);
         images_[camera] = &image;
     }
     for (std::size_t i = 0; i < cameras_.size(); ++i)
-        if (images_[i] == nullptr) refuse("camera '" + cameras_[i].name + "' is missing; expected " + names(cameras_));
+        if (images_[i] == nullptr) fail("camera '" + cameras_[i].name + "' is missing; expected " + names(cameras_));
     return images_.data();
 }
 

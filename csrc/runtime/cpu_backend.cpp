@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The processor as a backend: every op of the graph bound to a kernel of the best instruction set.
+// The CPU as a backend: every op of the graph bound to a kernel of the best instruction set.
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -10,10 +10,10 @@
 #include "runtime/backend.hpp"
 #include "runtime/binder.hpp"
 #include "runtime/block.hpp"
+#include "runtime/cpus.hpp"
 #include "runtime/half.hpp"
 #include "runtime/instruction_cache.hpp"
 #include "runtime/instruction_rows.hpp"
-#include "runtime/processors.hpp"
 #include "runtime/resize_plans.hpp"
 #include "runtime/weights.hpp"
 
@@ -24,27 +24,28 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxThreads = 1024;
 
-int choose_threads(int asked) {
-    if (asked == 0) return std::min(available_processors(), kMaxThreads);
-    if (asked < 0 || asked > kMaxThreads)
+int choose_threads(int requested) {
+    if (requested == 0) return std::min(available_cpus(), kMaxThreads);
+    if (requested < 0 || requested > kMaxThreads)
         throw Error(ErrorKind::device,
-                    "threads is " + std::to_string(asked) + "; expected 1 to 1024, or 0 for one per processor");
-    return asked;
+                    "threads is " + std::to_string(requested) + "; expected 1 to 1024, or 0 for one per CPU");
+    return requested;
 }
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-const cpu::KernelTable* choose_kernels(const std::string& asked) {
-    if (asked == "auto") return cpu::best_kernels();
+const cpu::KernelTable* choose_kernels(const std::string& requested) {
+    if (requested == "auto") return cpu::best_kernels();
     std::string known = "auto";
     for (const cpu::Level level : cpu::kLevels) {
         known += std::string(", ") + cpu::level_name(level);
-        if (asked != cpu::level_name(level)) continue;
+        if (requested != cpu::level_name(level)) continue;
         if (const cpu::KernelTable* kernels = cpu::kernels_of(level)) return kernels;
-        throw Error(ErrorKind::device, "instruction set '" + asked + "' does not run here; the best that does is '" +
+        throw Error(ErrorKind::device, "instruction set '" + requested +
+                                           "' does not run here; the best that does is '" +
                                            cpu::level_name(cpu::best_level()) + "'");
     }
-    throw Error(ErrorKind::device, "instruction set '" + asked + "' is unknown; expected one of " + known);
+    throw Error(ErrorKind::device, "instruction set '" + requested + "' is unknown; expected one of " + known);
 }
 
 // True when a product of `act` multiplies numbers of this type.
@@ -76,7 +77,7 @@ class CpuBackend final : public Backend {
     CpuBackend(const engine::EngineFile& file, const PolicyOptions& options);
 
     void describe(PolicyInfo& info) const override;
-    std::string run_path() const override;
+    std::string device_info() const override;
     std::string products(const engine::Graph& graph) const override;
     const std::byte* text_constant(std::size_t tensor) override { return weights_->raw(tensor); }
     float* context() override { return context_; }
@@ -118,9 +119,9 @@ CpuBackend::CpuBackend(const engine::EngineFile& file, const PolicyOptions& opti
         pool_.emplace(threads);
     } catch (const std::system_error& error) {
         throw Error(ErrorKind::device, "threads is " + std::to_string(threads) + ", but the system starts no more (" +
-                                           error.what() + "); ask for fewer");
+                                           error.what() + "); request fewer");
     }
-    process_budget().grow(available_processors());
+    process_budget().grow(available_cpus());
     const cpu::CoreBudget::Lease lease(process_budget(), *pool_);
     weights_.emplace(*kernels_);
     resize_plans_.emplace(graph_.policy.cameras, threads);
@@ -132,8 +133,7 @@ void CpuBackend::load(const engine::EngineFile& file) {
     const engine::PolicyDescription& policy = graph_.policy;
     const auto floats = [](std::int64_t count) { return (static_cast<std::size_t>(count) * 4 + 63) / 64 * 64; };
     const std::size_t state = floats(policy.state_width);
-    const std::size_t latents =
-        policy.starts_at_images ? 0 : floats(policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2]);
+    const std::size_t latents = policy.starts_at_images ? 0 : floats(policy.latent_count());
     const std::size_t context = floats(policy.context_rows * policy.text_width);
     inputs_ = Block(state + latents + context + 64, "the inputs of engine '" + graph_.name + "'");
     state_ = reinterpret_cast<float*>(inputs_.data());
@@ -150,7 +150,7 @@ void CpuBackend::load(const engine::EngineFile& file) {
         scratch = std::max(
             scratch, scratch_bytes(bind_program(graph_, *program, bases_, *weights_), *kernels_, pool_->threads()));
     scratch_ = Block(scratch, "the scratch memory of engine '" + graph_.name + "'");
-    for (const std::size_t tensor : text_constants(graph_)) weights_->raw(tensor);
+    for (const std::size_t tensor : engine::text_constants(graph_)) weights_->raw(tensor);
     weights_->load(file, *pool_);
     act_ = bind_program(graph_, graph_.act, bases_, *weights_);
     actions_ = reinterpret_cast<const float*>(arena_.data() + graph_.act.values[graph_.act.outputs[0].index].offset);
@@ -166,19 +166,19 @@ void CpuBackend::describe(PolicyInfo& info) const {
     const int cores = process_budget().cores();
     if (info.threads > cores)
         info.warning = "threads is " + std::to_string(info.threads) + ", but this process may use " +
-                       std::to_string(cores) + (cores == 1 ? " processor" : " processors") +
-                       ", so no more run at a time; ask for " + std::to_string(cores);
+                       std::to_string(cores) + (cores == 1 ? " CPU" : " CPUs") +
+                       ", so no more run at a time; request " + std::to_string(cores);
     if (const std::string slow = slow_products(graph_, *kernels_); !slow.empty())
         info.warning += (info.warning.empty() ? "" : "; ") + slow;
 }
 
-std::string CpuBackend::run_path() const {
+std::string CpuBackend::device_info() const {
     const int threads = pool_->threads();
     return std::string("the CPU, ") + cpu::level_name(cpu::level_of(*kernels_)) +
-           (options_.instruction_set == "auto" ? " kernels (the best that this processor and build have), "
-                                               : " kernels (as asked), ") +
+           (options_.instruction_set == "auto" ? " kernels (the best that this CPU and build have), "
+                                               : " kernels (as requested), ") +
            std::to_string(threads) + (threads == 1 ? " thread" : " threads") +
-           (options_.threads == 0 ? " (one per available processor)" : " (as asked)");
+           (options_.threads == 0 ? " (one per available CPU)" : " (as requested)");
 }
 
 std::string CpuBackend::products(const engine::Graph& graph) const {
@@ -216,7 +216,7 @@ void CpuBackend::compute_instruction(std::string_view text, std::int32_t rows) {
         scratch_ = Block(bytes, "the scratch memory of engine '" + graph_.name + "'");
     const cpu::CoreBudget::Lease lease(process_budget(), *pool_);
     const cpu::Execution run = execution();
-    for (const Step& step : steps) run_step(run, step);
+    for (const Step& step : steps) step.kernel->run(run);
     // The block that act_ reads may leave the cache, so all that can fail comes before.
     std::vector<Step> act = bind_act(entry);
     cache_.insert(std::move(entry));
@@ -233,14 +233,13 @@ const float* CpuBackend::act(const ActInputs& inputs, Timings* timings) {
     resize_plans_->accept(inputs.images);
     const engine::PolicyDescription& policy = graph_.policy;
     std::copy_n(inputs.state, policy.state_width, state_);
-    if (inputs.latents != nullptr)
-        std::copy_n(inputs.latents, policy.latent_shape[0] * policy.latent_shape[1] * policy.latent_shape[2], latents_);
+    if (inputs.latents != nullptr) std::copy_n(inputs.latents, policy.latent_count(), latents_);
     const cpu::CoreBudget::Lease lease(process_budget(), *pool_);
     const cpu::Execution run = execution();
     for (std::size_t at = 0; at < act_.size();) {
         const Stage stage = act_[at].stage;
         const Clock::time_point begin = Clock::now();
-        for (; at < act_.size() && act_[at].stage == stage; ++at) run_step(run, act_[at]);
+        for (; at < act_.size() && act_[at].stage == stage; ++at) act_[at].kernel->run(run);
         if (timings == nullptr) continue;
         timings->seconds[static_cast<int>(stage)] += seconds_since(begin);
         timings->present[static_cast<int>(stage)] = true;
@@ -251,8 +250,7 @@ const float* CpuBackend::act(const ActInputs& inputs, Timings* timings) {
 }  // namespace
 
 Tuning Backend::tune(const ActInputs&, int, const TuningProgress&) {
-    throw Error(ErrorKind::device,
-                "this policy runs on the processor, which has no tactics; open it with device='cuda'");
+    throw Error(ErrorKind::device, "this policy runs on the CPU, which has no tactics; open it with device='cuda'");
 }
 
 std::unique_ptr<Backend> make_cpu_backend(const engine::EngineFile& file, const PolicyOptions& options) {

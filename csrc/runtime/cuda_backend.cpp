@@ -21,7 +21,7 @@ class CudaBackend final : public Backend {
     CudaBackend(const engine::EngineFile& file, const PolicyOptions& options);
 
     void describe(PolicyInfo& info) const override;
-    std::string run_path() const override { return run_path_; }
+    std::string device_info() const override { return device_info_; }
     const std::byte* text_constant(std::size_t tensor) override { return executor().text_constant(tensor); }
     float* context() override { return executor().context(); }
     bool recall_instruction(std::string_view text) override;
@@ -37,14 +37,12 @@ class CudaBackend final : public Backend {
     auto guarded(Work&& work);
 
     std::optional<cuda::Executor> executor_;
-    std::string run_path_;
+    std::string device_info_;
     std::string lost_;
     std::vector<Slot> slots_;
     std::size_t current_ = 0;
     std::uint64_t clock_ = 0;
 };
-
-cuda::ActInputs on_gpu(const ActInputs& inputs) { return {inputs.state, inputs.latents, inputs.images}; }
 
 const engine::EngineFile& with_plan(const engine::EngineFile& file) {
     if (file.launch_plan() == nullptr)
@@ -56,10 +54,10 @@ const engine::EngineFile& with_plan(const engine::EngineFile& file) {
 
 CudaBackend::CudaBackend(const engine::EngineFile& file, const PolicyOptions& options)
     : slots_(cuda::instruction_slots(with_plan(file).graph().instruction_bytes, options.instruction_cache_capacity)) {
-    executor_.emplace(file, slots_.size(), text_constants(file.graph()));
+    executor_.emplace(file, slots_.size());
     const cuda::Gpu& gpu = executor_->gpu();
-    run_path_ = "GPU '" + gpu.name + "', sm_" + std::to_string(gpu.arch) + " kernels as one CUDA graph a chunk, " +
-                executor_->tactics().why;
+    device_info_ = "GPU '" + gpu.name + "', sm_" + std::to_string(gpu.arch) + " kernels as one CUDA graph a chunk, " +
+                   executor_->tactics().why;
 }
 
 void CudaBackend::describe(PolicyInfo& info) const {
@@ -115,17 +113,17 @@ void CudaBackend::compute_instruction(std::string_view text, std::int32_t rows) 
 }
 
 const float* CudaBackend::act(const ActInputs& inputs, Timings*) {
-    return guarded([&](cuda::Executor& run) { return run.act(current_, on_gpu(inputs)); });
+    return guarded([&](cuda::Executor& run) { return run.act(current_, inputs); });
 }
 
 const float* CudaBackend::act_by_stage(const ActInputs& inputs, Timings& timings) {
-    return guarded([&](cuda::Executor& run) { return run.act_by_stage(current_, on_gpu(inputs), timings); });
+    return guarded([&](cuda::Executor& run) { return run.act_by_stage(current_, inputs, timings); });
 }
 
 Tuning CudaBackend::tune(const ActInputs& inputs, int repeats, const TuningProgress& progress) {
     const std::size_t spare = (current_ + 1) % slots_.size();
     slots_[spare] = Slot{};
-    return guarded([&](cuda::Executor& run) { return run.tune(current_, spare, on_gpu(inputs), repeats, progress); });
+    return guarded([&](cuda::Executor& run) { return run.tune(current_, spare, inputs, repeats, progress); });
 }
 
 }  // namespace

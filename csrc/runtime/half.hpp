@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Formats that the processor's kernels lack: f16 becomes f32 and f8 becomes bf16, which hold every one of their
+// Formats that the CPU's kernels lack: f16 becomes f32 and f8 becomes bf16, which hold every one of their
 // numbers.
 #pragma once
 

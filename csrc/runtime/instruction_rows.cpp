@@ -15,22 +15,6 @@ using engine::Program;
 using engine::Storage;
 using engine::Value;
 
-// Ops that make row r of their output from row r of their inputs, and whose row count the binder can lower.
-bool is_row_wise(OpKind kind) {
-    switch (kind) {
-        case OpKind::linear:
-        case OpKind::quantize_rows:
-        case OpKind::grouped_linear:
-        case OpKind::layer_norm:
-        case OpKind::rms_norm:
-        case OpKind::cast:
-        case OpKind::reshape:
-            return true;
-        default:
-            return false;
-    }
-}
-
 bool written_by_text_key_bias(const Program& set_instruction, const std::string& name) {
     return std::any_of(set_instruction.ops.begin(), set_instruction.ops.end(), [&](const Op& op) {
         if (op.kind != OpKind::text_key_bias) return false;
@@ -68,8 +52,9 @@ InstructionRows::InstructionRows(const Graph& graph) {
     ops.assign(program.ops.size(), false);
     for (std::size_t i = program.ops.size(); i-- > 0;) {
         const Op& op = program.ops[i];
-        ops[i] = is_row_wise(op.kind) && std::all_of(op.outputs.begin(), op.outputs.end(),
-                                                     [&](const Binding& output) { return values[output.index]; });
+        ops[i] = engine::op_row(op.kind).rows == engine::OpRows::row_wise &&
+                 std::all_of(op.outputs.begin(), op.outputs.end(),
+                             [&](const Binding& output) { return values[output.index]; });
         if (ops[i]) continue;
         for (const Binding& output : op.outputs) values[output.index] = false;
         for (const Binding& input : op.inputs) values[input.index] = false;

@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "engine/engine_file.hpp"
-#include "engine/error.hpp"
+#include "engine/error_reporter.hpp"
 #include "runtime/backend.hpp"
 #include "runtime/cameras.hpp"
 #include "runtime/text.hpp"
@@ -27,17 +27,18 @@ void check_device(const std::string& device) {
     throw Error(ErrorKind::device, "device '" + device + "' is unknown; expected 'cpu', 'cuda' or 'auto'");
 }
 
-void check_precision(const std::string& asked, const engine::Graph& graph) {
+void check_precision(const std::string& requested, const engine::Graph& graph) {
     const std::string own = engine::precision_name(graph.precision);
-    if (asked == "auto" || asked == own) return;
-    if (asked != "f32" && asked != "bf16" && asked != "f16" && asked != "int8" && asked != "fp8")
+    if (requested == "auto" || requested == own) return;
+    if (requested != "f32" && requested != "bf16" && requested != "f16" && requested != "int8" && requested != "fp8")
         throw Error(ErrorKind::precision,
-                    "precision '" + asked + "' is unknown; expected 'auto', 'f32', 'bf16', 'f16', 'int8' or 'fp8'");
-    throw Error(ErrorKind::precision,
-                "precision '" + asked + "' was asked for, but engine '" + graph.name + "' computes in " + own +
-                    (asked == "int8" || asked == "fp8" ? "; make one with 'lightwam quantize --format " + asked + "'"
-                                                       : "; export it again with --precision " + asked) +
-                    ", or pass precision='auto'");
+                    "precision '" + requested + "' is unknown; expected 'auto', 'f32', 'bf16', 'f16', 'int8' or 'fp8'");
+    throw Error(ErrorKind::precision, "precision '" + requested + "' was requested, but engine '" + graph.name +
+                                          "' computes in " + own +
+                                          (requested == "int8" || requested == "fp8"
+                                               ? "; make one with 'lightwam quantize --format " + requested + "'"
+                                               : "; export it again with --precision " + requested) +
+                                          ", or pass precision='auto'");
 }
 
 // The backend of a device, and in `why` the reason where 'auto' chose it.
@@ -60,6 +61,13 @@ std::unique_ptr<runtime::Backend> make_backend(const engine::EngineFile& file, c
 std::size_t first_non_finite(const float* values, std::size_t count) {
     return static_cast<std::size_t>(
         std::find_if(values, values + count, [](float value) { return !std::isfinite(value); }) - values);
+}
+
+[[noreturn]] void fail(const std::string& why) { throw Error(ErrorKind::observation, why); }
+
+void expect_finite(const std::string& name, const float* values, std::size_t count) {
+    if (const std::size_t at = first_non_finite(values, count); at < count)
+        fail(name + "[" + std::to_string(at) + "] is " + std::to_string(values[at]) + "; expected a finite number");
 }
 
 }  // namespace
@@ -105,18 +113,12 @@ void Policy::Implementation::describe(const std::string& why) {
     const engine::PolicyDescription& policy = graph_.policy;
     info_.name = graph_.name;
     info_.precision = engine::precision_name(graph_.precision);
-    info_.starts_at_images = policy.starts_at_images;
-    info_.cameras = policy.cameras;
-    std::copy(std::begin(policy.latent_shape), std::end(policy.latent_shape), std::begin(info_.latent_shape));
-    info_.state_width = policy.state_width;
-    info_.action_width = policy.action_width;
-    info_.horizon = policy.horizon;
-    info_.replan = policy.replan;
+    static_cast<PolicySizes&>(info_) = policy;
     info_.has_text_encoder = policy.text_encoder.present;
     for (const engine::KnownInstruction& known : policy.instructions) info_.instructions.push_back(known.text);
     backend_->describe(info_);
-    info_.run_path = engine::one_line("engine '" + info_.name + "' runs on " + backend_->run_path() + why + ", " +
-                                      backend_->products(graph_));
+    info_.execution_info = engine::one_line("engine '" + info_.name + "' runs on " + backend_->device_info() + why +
+                                            ", " + backend_->products(graph_));
     info_.warning = engine::one_line(info_.warning);
 }
 
@@ -132,29 +134,23 @@ void Policy::Implementation::set_instruction(std::string_view text) {
 
 // Checks everything before anything of the last call is overwritten.
 runtime::ActInputs Policy::Implementation::accept(const Observation& observation) {
-    const auto refuse = [](const std::string& why) { throw Error(ErrorKind::observation, why); };
     const std::size_t width = static_cast<std::size_t>(info_.state_width);
-    if (observation.state == nullptr) refuse("the state is missing; expected " + std::to_string(width) + " numbers");
+    if (observation.state == nullptr) fail("the state is missing; expected " + std::to_string(width) + " numbers");
     if (observation.state_width != width)
-        refuse("the state has " + std::to_string(observation.state_width) + " numbers; expected " +
-               std::to_string(width));
-    if (const std::size_t at = first_non_finite(observation.state, width); at < width)
-        refuse("state[" + std::to_string(at) + "] is " + std::to_string(observation.state[at]) +
-               "; expected a finite number");
+        fail("the state has " + std::to_string(observation.state_width) + " numbers; expected " +
+             std::to_string(width));
+    expect_finite("state", observation.state, width);
     runtime::ActInputs inputs{observation.state, nullptr, nullptr};
     if (info_.starts_at_images) {
-        if (observation.latents != nullptr) refuse("latents were given, but this engine starts at images");
+        if (observation.latents != nullptr) fail("latents were given, but this engine starts at images");
         inputs.images = cameras_->accept(observation);
     } else {
-        const std::size_t count =
-            static_cast<std::size_t>(info_.latent_shape[0] * info_.latent_shape[1] * info_.latent_shape[2]);
-        if (observation.image_count > 0) refuse("images were given, but this engine starts at latents");
+        const std::size_t count = static_cast<std::size_t>(info_.latent_count());
+        if (observation.image_count > 0) fail("images were given, but this engine starts at latents");
         if (observation.latents == nullptr || observation.latent_count != count)
-            refuse("the latents have " + std::to_string(observation.latents == nullptr ? 0 : observation.latent_count) +
-                   " numbers; expected " + std::to_string(count));
-        if (const std::size_t at = first_non_finite(observation.latents, count); at < count)
-            refuse("latents[" + std::to_string(at) + "] is " + std::to_string(observation.latents[at]) +
-                   "; expected a finite number");
+            fail("the latents have " + std::to_string(observation.latents == nullptr ? 0 : observation.latent_count) +
+                 " numbers; expected " + std::to_string(count));
+        expect_finite("latents", observation.latents, count);
         inputs.latents = observation.latents;
     }
     return inputs;
@@ -191,7 +187,7 @@ void Policy::Implementation::infer(const Observation& observation, float* action
 Tuning Policy::Implementation::tune(const Observation& observation, int repeats, const TuningProgress& progress) {
     if (repeats < 1)
         throw Error(ErrorKind::internal,
-                    "tuning asks for " + std::to_string(repeats) + " repeats; expected at least 1");
+                    "tuning requests " + std::to_string(repeats) + " repeats; expected at least 1");
     expect_instruction();
     return backend_->tune(accept(observation), repeats, progress);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the processor brings the cameras' pictures onto the canvas: one resize plan a camera, made for the size seen
+// How the CPU brings the cameras' pictures onto the canvas: one resize plan a camera, made for the size seen
 // last.
 #pragma once
 

@@ -92,16 +92,6 @@ std::uint64_t hash_word(std::string_view word) noexcept {
     return hash;
 }
 
-std::vector<std::size_t> text_constants(const engine::Graph& graph) {
-    std::vector<std::size_t> tensors;
-    for (const engine::KnownInstruction& known : graph.policy.instructions) tensors.push_back(known.context);
-    if (graph.policy.text_encoder.present) {
-        tensors.push_back(graph.policy.text_encoder.embedding);
-        tensors.push_back(graph.policy.text_encoder.position);
-    }
-    return tensors;
-}
-
 std::int32_t encode_instruction(const engine::Graph& graph, const TextConstant& constant, std::string_view text,
                                 float* context) {
     const auto& known = graph.policy.instructions;

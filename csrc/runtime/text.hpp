@@ -20,9 +20,6 @@ std::vector<std::string> split_words(std::string_view text);
 // FNV-1a, 64 bit.
 std::uint64_t hash_word(std::string_view word) noexcept;
 
-// The tensors that encode_instruction reads.
-std::vector<std::size_t> text_constants(const engine::Graph& graph);
-
 // The bytes of a tensor as they stand in the file.
 using TextConstant = std::function<const std::byte*(std::size_t tensor)>;
 

@@ -33,7 +33,7 @@ const std::byte* Weights::find(const Key& key, const cpu::WeightSource& shape) {
 
 // Part of a tensor: what a thread reads, checks and packs at a time.
 struct Weights::Piece {
-    const Entry* entry = nullptr;  // null: nobody wants the tensor, it is only checked
+    const Entry* entry = nullptr;  // null: no entry has the tensor, it is only checked
     bool packed = false;
     std::size_t tensor = 0;
     std::size_t index = 0;  // of cpu::weight_piece
@@ -57,7 +57,7 @@ void Weights::place(const engine::EngineFile& file) {
     block_ = Block(total, "the packed weights");
 }
 
-// All of the file: every entry's tensor, and the tensors that no entry wants.
+// All of the file: every entry's tensor, and the tensors that no entry has.
 std::vector<Weights::Piece> Weights::cut(const engine::EngineFile& file) const {
     const std::vector<engine::Tensor>& tensors = file.graph().tensors;
     std::vector<Piece> pieces;

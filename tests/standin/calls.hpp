@@ -20,7 +20,7 @@ namespace standin {
 // Contexts that this thread has pushed and not popped.
 inline thread_local int current_depth = 0;
 
-// Counts a call. A fault that the test asked for, or the loss of the device, ends it.
+// Counts a call. A fault that the test set, or the loss of the device, ends it.
 Result begin(const char* function);
 // The same for what needs a current context.
 Result begin_current(const char* function);

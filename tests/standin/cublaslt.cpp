@@ -231,7 +231,7 @@ STANDIN_API int cublasLtMatmulPreferenceSetAttribute(void* handle, int attribute
     std::memcpy(&static_cast<Preference*>(handle)->numbers[attribute], value, bytes);
     return 0;
 }
-// Fits what the code under test must ask for: no workspace, sums that are not split, addresses of 16 bytes.
+// Fits what the code under test must request: no workspace, sums that are not split, addresses of 16 bytes.
 STANDIN_API int cublasLtMatmulAlgoGetHeuristic(void*, void* description, void* a, void* b, void* c, void* d,
                                                void* preference, int asked, Algorithm* found, int* count) {
     if (const int status = begin("cublasLtMatmulAlgoGetHeuristic"); status != 0) return status;

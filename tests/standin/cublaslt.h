@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A cuBLASLt for tests, on the stand-in driver: a product runs on the processor when the stream comes to it. These are
+/* A cuBLASLt for tests, on the stand-in driver: a product runs on the CPU when the stream comes to it. These are
  * the functions for the test; the library's own have no header. */
 #ifndef LIGHTWAM_TESTS_STANDIN_CUBLASLT_H
 #define LIGHTWAM_TESTS_STANDIN_CUBLASLT_H

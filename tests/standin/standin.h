@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A driver library that stands in for libcuda.so.1 in tests: no GPU. Device memory is the processor's; work that is put
+/* A driver library that stands in for libcuda.so.1 in tests: no GPU. Device memory is the CPU's; work that is put
  * onto a stream runs when somebody waits for it; a launch calls back the test, which computes the kernel. These are the
  * functions for the test; the driver's own have no header. */
 #ifndef LIGHTWAM_TESTS_STANDIN_H
@@ -34,7 +34,8 @@ STANDIN_API void standin_set_device(int count, int arch, int integrated, uint64_
 /* The nth call (1: the next) of a driver function, by its symbol, returns `result`; if such an error loses the device,
  * everything fails from then on until the context is given back. */
 STANDIN_API void standin_fail(const char* function, int nth, int result);
-/* Puts the clock that events read forward: a launch that is to seem slow calls it. */
+/* Puts the clock that events read forward: a launch that is to seem slow calls it. By itself the clock moves a
+ * microsecond with each reading. */
 STANDIN_API void standin_advance_clock(double seconds);
 /* Of work that may run in any order (pieces of a graph, several streams), what comes first: the oldest, the newest, or
  * (any other number) a random one, always the same for a number. */

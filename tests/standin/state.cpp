@@ -106,7 +106,7 @@ void standin_fail(const char* function, int nth, int result) {
     standin::state().faults[function] = {nth, static_cast<standin::Result>(result)};
 }
 
-void standin_advance_clock(double seconds) { standin::state().advanced += seconds; }
+void standin_advance_clock(double seconds) { standin::state().clock.fetch_add(seconds); }
 void standin_set_order(unsigned order) { standin::state().order = order; }
 
 uint64_t standin_calls(const char* function) { return standin::state().calls[function]; }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the stand-in driver keeps: memory with guards, streams, graphs, modules, and the faults a test asked for.
+// What the stand-in driver keeps: memory with guards, streams, graphs, modules, and the faults a test set.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -63,8 +64,8 @@ struct State {
 
     std::map<std::string, Fault, std::less<>> faults;
     std::map<std::string, std::uint64_t, std::less<>> calls;
-    Result lost = Result::success;  // not success: the device is gone
-    double advanced = 0.0;          // seconds that a test put the clock forward
+    Result lost = Result::success;    // not success: the device is gone
+    std::atomic<double> clock = 0.0;  // seconds
     std::string misuse;
 
     int retained = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Softmax of one row of logits, and the two steps of learned-query pooling that are no matrix product of packed
+// Softmax of one row of logits, and the two steps of learned-query pooling that are no matmul with packed
 // weights.
 
 // Two vectors of numerators 2^(score * factor + shift) at a time as far as they go; adds them to `sum` as they are

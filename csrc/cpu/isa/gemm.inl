@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Tile kernels of the matrix product, packing of panels, and the epilogue.
+// Tile kernels of the matmul, packing of panels, and the epilogue.
 //
 // A panel holds vectors*kLanes columns of the right factor, depth after depth. In bf16 two neighbouring depths stand
 // side by side (one 32-bit lane), the layout of vdpbf16ps; an odd depth is padded with zero. i8: gemm_i8.inl.

@@ -2,7 +2,7 @@
 //
 // What one instruction-set level provides. The operations (../*.cpp, baseline code) partition the work and call these.
 // The files of a level must not instantiate anything that other files share (no standard templates): the linker keeps
-// one copy, and it might be the one this processor cannot run.
+// one copy, and it might be the one this CPU cannot run.
 #pragma once
 
 #include "../attention.hpp"
@@ -19,7 +19,7 @@ namespace lightwam::cpu {
 constexpr std::size_t kMaxTileRows = 8;
 constexpr std::size_t kMaxTileVectors = 3;
 
-// One tile of a product: acc [rows, vectors*lanes] (+)= A . panel, where row r of A is the concatenation over taps of
+// One tile of a matmul: acc [rows, vectors*lanes] (+)= A . panel, where row r of A is the concatenation over taps of
 // `depth` elements at rows[tap*row_stride + r] + offset_bytes.
 struct Tile {
     const void* const* rows;
@@ -31,7 +31,7 @@ struct Tile {
     float* acc;         // i8: i32 sums of (row element + 128) * panel element, in the same bytes
     std::size_t acc_stride;
     bool accumulate;
-    // What is read after this, or null: every step of the sum asks for one line of it and moves on by `ahead_step`
+    // What is read after this, or null: every step of the sum prefetches one line of it and moves on by `ahead_step`
     // bytes.
     const void* ahead;
     std::size_t ahead_step;
@@ -188,18 +188,10 @@ struct KernelTable {
     float (*softmax)(const Softmax&) noexcept;  // returns the sum of the numerators
     void (*pool_softmax)(const PoolSoftmax&) noexcept;
     void (*weighted_sum)(const WeightedSum&, std::size_t begin, std::size_t end) noexcept;  // columns
-    // Rows [begin, end) unless said otherwise.
-    void (*layer_norm)(const LayerNormArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*rms_norm)(const RmsNormArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*rms_norm_rope)(const RmsNormRopeArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*quantize_rows)(const QuantizeRowsArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*mean_pool)(const MeanPoolArgs&, std::size_t begin, std::size_t end) noexcept;  // columns
-    void (*add)(const AddArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*concat)(const ConcatArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*scale_shift_clamp)(const ScaleShiftClampArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*gripper_rule)(const GripperRuleArgs&, std::size_t begin, std::size_t end) noexcept;
-    void (*cast)(const CastArgs&, std::size_t begin, std::size_t end) noexcept;                // elements
-    void (*nchw_to_nhwc)(const NchwToNhwcArgs&, std::size_t begin, std::size_t end) noexcept;  // positions
+    // Of rows, columns, elements or positions [begin, end).
+#define LIGHTWAM_ROW_KERNEL(name, arguments, count, width) \
+    void (*name)(const arguments&, std::size_t begin, std::size_t end) noexcept;
+#include "engine/ops.def"
     void (*resize_rows)(const ResizeRows&) noexcept;
     void (*resize_columns)(const ResizeColumns&) noexcept;
 };

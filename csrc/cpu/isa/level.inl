@@ -52,17 +52,8 @@ constexpr KernelTable make_table() {
     table.softmax = softmax;
     table.pool_softmax = pool_softmax;
     table.weighted_sum = weighted_sum;
-    table.layer_norm = layer_norm;
-    table.rms_norm = rms_norm;
-    table.rms_norm_rope = rms_norm_rope;
-    table.quantize_rows = quantize_rows;
-    table.mean_pool = mean_pool;
-    table.add = add;
-    table.concat = concat;
-    table.scale_shift_clamp = scale_shift_clamp;
-    table.gripper_rule = gripper_rule;
-    table.cast = cast;
-    table.nchw_to_nhwc = nchw_to_nhwc;
+#define LIGHTWAM_ROW_KERNEL(name, arguments, count, width) table.name = name;
+#include "engine/ops.def"
     table.resize_rows = resize_rows;
     table.resize_columns = resize_columns;
     return table;

@@ -25,7 +25,7 @@ LIGHTWAM_INLINE void store_as(P* p, V v) {
     *reinterpret_cast<unaligned*>(p) = v;
 }
 
-// Asks for memory that is read soon, line by line, into the second-level cache.
+// Prefetches memory that is read soon, line by line, into the second-level cache.
 struct Ahead {
     const char* at;
     std::size_t step;

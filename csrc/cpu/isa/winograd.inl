@@ -137,7 +137,7 @@ LIGHTWAM_INLINE void transform_window(const void* const* rows, const void* const
     constexpr std::size_t kColumns = Tile::kWindowColumns;
     for_vectors(channels, [&](std::size_t c, auto lanes) {
         // The pixels that the next window does not share are fetched: a window's rows are too many streams, and too
-        // short, for the processor to see.
+        // short, for the CPU to see.
         vf columns[kColumns][kRows];
 #pragma GCC unroll 6
         for (std::size_t j = 0; j < kColumns; ++j) {
@@ -219,7 +219,7 @@ LIGHTWAM_INLINE void write_tile(const WinogradOutput& a, const float* m, std::si
                 vf v = activate(outputs[i][j] + bias, a.activation);
                 if (residual != nullptr) v = v + load(residual + pixel, lanes);
                 store(y + pixel, v, lanes);
-                // Of the next tile: runs of one panel's columns are too short for the processor to see them coming.
+                // Of the next tile: runs of one panel's columns are too short for the CPU to see them coming.
                 __builtin_prefetch(y + pixel + Tile::kColumns * a.pixel_stride, 1);
                 if (residual != nullptr) __builtin_prefetch(residual + pixel + Tile::kColumns * a.pixel_stride);
             }

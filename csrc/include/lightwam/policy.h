@@ -31,9 +31,9 @@ typedef struct lightwam_policy lightwam_policy;
 
 /* How to open an engine. All zeros is the default. */
 typedef struct lightwam_options {
-    const char* device;    /* "cpu", "cuda", or "auto": a GPU if it can, else the processor; null is "cpu" */
+    const char* device;    /* "cpu", "cuda", or "auto": a GPU if it can, else the CPU; null is "cpu" */
     const char* precision; /* "auto" (the engine's) or one of its names; null is "auto" */
-    int threads;           /* of the processor; 0: one per processor this process may use */
+    int threads;           /* on the CPU; 0: one per CPU this process may use */
 } lightwam_options;
 
 /* One camera's picture: unsigned bytes, 3 channels; strides in bytes. */
@@ -61,7 +61,7 @@ typedef struct lightwam_sizes {
     int64_t state_width;
     int64_t action_width;
     int64_t horizon;
-    int64_t replan;
+    int64_t replan; /* actions to execute before the next chunk: replan_steps in C++ and Python */
     int64_t camera_count;
 } lightwam_sizes;
 
@@ -76,8 +76,10 @@ LIGHTWAM_C_API const char* lightwam_policy_camera(const lightwam_policy* policy,
 /* "cpu" or "cuda"; and one line on what runs, and why; and one when it runs slower than it might, else an empty text.
  * Valid as long as the policy; null for a null policy. */
 LIGHTWAM_C_API const char* lightwam_policy_device(const lightwam_policy* policy);
-LIGHTWAM_C_API const char* lightwam_policy_run_path(const lightwam_policy* policy);
+LIGHTWAM_C_API const char* lightwam_policy_execution_info(const lightwam_policy* policy);
 LIGHTWAM_C_API const char* lightwam_policy_warning(const lightwam_policy* policy);
+/* Deprecated, gone in the next release: the old name of lightwam_policy_execution_info. */
+LIGHTWAM_C_API const char* lightwam_policy_run_path(const lightwam_policy* policy);
 LIGHTWAM_C_API lightwam_status lightwam_policy_set_instruction(lightwam_policy* policy, const char* text);
 /* Writes horizon * action_width floats. seconds: null, or where the wall time goes. A policy whose GPU is lost answers
  * LIGHTWAM_DEVICE_ERROR from then on: close it and open another. */

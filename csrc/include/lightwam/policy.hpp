@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A policy: one engine file, run on this machine's processor or GPU. No third-party header is needed to use it.
+// A policy: one engine file, run on this machine's CPU or GPU. No third-party header is needed to use it.
 //
 //   lightwam::Policy policy("nano.lwam");
 //   policy.set_instruction("pick up the alphabet soup and place it in the basket");
@@ -39,8 +39,8 @@ class LIGHTWAM_API Error : public std::runtime_error {
 };
 
 struct PolicyOptions {
-    std::string device = "cpu";                   // "cpu", "cuda", or "auto": a GPU if it can, else the processor
-    int threads = 0;                              // 0: one per processor this process may use; of the processor
+    std::string device = "cpu";                   // "cpu", "cuda", or "auto": a GPU if it can, else the CPU
+    int threads = 0;                              // on the CPU; 0: one per CPU this process may use
     std::string precision = "auto";               // "auto" (the engine's), "f32", "bf16", "f16", "int8" or "fp8"
     std::string instruction_set = "auto";         // "auto" (the best) or one of PolicyInfo::instruction_set
     std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
@@ -71,7 +71,7 @@ enum class Stage : int { preprocess = 0, vae = 1, backbone = 2, expert = 3, post
 inline constexpr int kStageCount = 6;
 LIGHTWAM_API const char* stage_name(Stage stage) noexcept;
 
-// Seconds of one chunk: wall time of the processor; of a GPU the stages by its own clock. `present` says which stages
+// Seconds of one chunk: wall time on the CPU; on a GPU the stages by its own clock. `present` says which stages
 // were timed: infer times none on a GPU, where a chunk is one graph, infer_by_stage does.
 struct Timings {
     double seconds[kStageCount] = {};
@@ -100,7 +100,7 @@ struct Tuning {
     double tuned_seconds = 0.0;    // with the chosen ones; never more
     double cosine = 0.0;           // of the actions that both compute
     std::string library;           // "cuBLASLt 13.1.0" where its tactics were timed too
-    std::string why_no_library;    // one line where the plan asks for it, and it is not there
+    std::string why_no_library;    // one line where the plan could use it, and it is not there
 };
 using TuningProgress = std::function<void(int done, int total)>;
 
@@ -110,16 +110,21 @@ struct CameraInfo {
     bool rotate_180 = false;
 };
 
-struct PolicyInfo {
-    std::string name;
-    std::string precision;          // "f32", "bf16", "f16", "int8" or "fp8"
+// What a policy reads and gives.
+struct PolicySizes {
     bool starts_at_images = false;  // false: at latents
     std::vector<CameraInfo> cameras;
     std::int64_t latent_shape[3] = {};  // channels, height, width
+    std::int64_t latent_count() const { return latent_shape[0] * latent_shape[1] * latent_shape[2]; }
     std::int64_t state_width = 0;
     std::int64_t action_width = 0;
     std::int64_t horizon = 0;
-    std::int64_t replan = 0;  // actions to execute before the next chunk
+    std::int64_t replan_steps = 0;  // actions to execute before the next chunk
+};
+
+struct PolicyInfo : PolicySizes {
+    std::string name;
+    std::string precision;  // "f32", "bf16", "f16", "int8" or "fp8"
     bool has_text_encoder = false;
     std::vector<std::string> instructions;  // those the engine knows
     std::string metadata_json;              // the engine's whole JSON document
@@ -127,8 +132,8 @@ struct PolicyInfo {
     int threads = 0;                        // 0 on a GPU
     // "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni" or "avx512_bf16"; on a GPU "sm_87" or another target.
     std::string instruction_set;
-    std::string run_path;  // one line: device, instruction set, threads, precision, and why
-    std::string warning;   // one line when something runs slower than it might; else empty
+    std::string execution_info;  // one line: device, instruction set, threads, precision, and why
+    std::string warning;         // one line when something runs slower than it might; else empty
     std::size_t arena_bytes = 0;
     std::size_t weight_bytes = 0;  // packed weights held in memory, or weights on the GPU
 };

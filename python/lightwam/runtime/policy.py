@@ -81,7 +81,7 @@ class Policy:
             latents=None if from_images else (channels, height, width),
             state_width=int(policy["state_width"]),
         )
-        _logger.info("%s", self._engine.run_path)
+        _logger.info("%s", self._engine.execution_info)
         if self._engine.warning:
             _logger.warning("%s", self._engine.warning)
 
@@ -121,7 +121,7 @@ class Policy:
     @property
     def execution_info(self) -> str:
         """One line: device, instruction set, threads and precision that this policy runs with, and why."""
-        return self._engine.run_path
+        return self._engine.execution_info
 
     def set_instruction(self, text: str) -> None:
         """Choose what the robot is to do. An instruction set before costs nothing: its keys and values are kept.

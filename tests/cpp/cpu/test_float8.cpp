@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// 8-bit floats on the processor: rounding to them, their numbers as bf16, and products of bf16 with scales, at every
+// 8-bit floats on the CPU: rounding to them, their numbers as bf16, and products of bf16 with scales, at every
 // instruction-set level.
 #include <algorithm>
 #include <limits>
 
 #include "check.hpp"
-#include "cpu/float8.hpp"
+#include "cpu/quantize.hpp"
 
 using namespace lightwam;
 using check::Buffer;
@@ -154,7 +154,7 @@ void test_scaled_products(std::size_t rows, std::size_t groups, std::size_t dept
         args.quantisation = quantisation;
         check::op(what, args, y, reference, limit, prepare);
     } else {
-        cpu::GroupedLinearArgs args;
+        cpu::LinearArgs args;
         args.rows = rows;
         args.groups = groups;
         args.depth = depth;

@@ -125,7 +125,7 @@ void test_grouped(std::size_t rows, std::size_t groups, std::size_t depth, std::
         const std::size_t r = i / (groups * columns) * groups + n / columns;
         reference[i] = f.x_scale[r] * f.weight_scale[n] * f.sum(r, n) + bias[n];
     }
-    cpu::GroupedLinearArgs args;
+    cpu::LinearArgs args;
     args.rows = rows;
     args.groups = groups;
     args.depth = depth;
@@ -138,7 +138,7 @@ void test_grouped(std::size_t rows, std::size_t groups, std::size_t depth, std::
     const std::string what = "i8 grouped " + std::to_string(rows) + "x" + std::to_string(groups) + "x" +
                              std::to_string(depth) + "x" + std::to_string(columns) + "->" + check::name(y_dtype);
     check::op(what, args, y, reference, y_dtype == DType::f32 ? 1e-6 : 5e-3,
-              [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::GroupedLinearArgs& a, Buffer&) {
+              [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::LinearArgs& a, Buffer&) {
                   packed =
                       check::packed(kernels, pool, {f.weight.data(), DType::i8, DType::i8, groups, columns, 1, depth});
                   a.weight = reinterpret_cast<const std::byte*>(packed.data());

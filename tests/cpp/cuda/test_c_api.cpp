@@ -45,7 +45,7 @@ void test_chunk(const Standin& standin, const std::string& path) {
         lightwam_policy* const policy = open(path, device);
         if (policy == nullptr) return;
         EXPECT(std::strcmp(lightwam_policy_device(policy), "cuda") == 0);
-        EXPECT(says(lightwam_policy_run_path(policy), "runs on GPU 'Stand-in', sm_87"));
+        EXPECT(says(lightwam_policy_execution_info(policy), "runs on GPU 'Stand-in', sm_87"));
         std::vector<float> actions;
         EXPECT(infer(policy, actions) == LIGHTWAM_INSTRUCTION_ERROR);
         EXPECT(lightwam_policy_set_instruction(policy, kTask) == LIGHTWAM_OK);
@@ -64,11 +64,11 @@ void test_missing(const Standin& standin, const std::string& path) {
     EXPECT(says(lightwam_last_error(), "there is no GPU that this process may use"));
     policy = open(path, "auto");
     EXPECT(policy != nullptr && std::strcmp(lightwam_policy_device(policy), "cpu") == 0);
-    EXPECT(says(lightwam_policy_run_path(policy), "there is no GPU that this process may use"));
+    EXPECT(says(lightwam_policy_execution_info(policy), "there is no GPU that this process may use"));
     lightwam_policy_close(policy);
     policy = open(path, nullptr);
     EXPECT(policy != nullptr && std::strcmp(lightwam_policy_device(policy), "cpu") == 0);
-    EXPECT(!says(lightwam_policy_run_path(policy), "auto"));
+    EXPECT(!says(lightwam_policy_execution_info(policy), "auto"));
     lightwam_policy_close(policy);
     standin.set_device(1, 87, 0, kGigabyte);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// cuBLASLt as a tactic, by a stand-in of it on the stand-in driver: what it is asked for, when it is chosen, and what
-// if it is missing, another one, or fails.
+// cuBLASLt as a tactic, by a stand-in of it on the stand-in driver: what is requested of it, when it is chosen, and
+// what if it is missing, another one, or fails.
 #include <unistd.h>
 
 #include <cmath>
@@ -125,7 +125,7 @@ double from_bits(std::uint16_t bits, engine::DType format) {
     return bits >> 15 != 0 ? -magnitude : magnitude;
 }
 
-// A matrix in the stand-in's memory, which is the processor's.
+// A matrix in the stand-in's memory, which is the CPU's.
 struct Matrix {
     Matrix(const cuda::Driver& driver, std::int64_t count, engine::DType type, int seed)
         : format(type), values(static_cast<std::size_t>(count)), block(driver, values.size() * 4, "a matrix") {
@@ -187,7 +187,7 @@ void test_product(const cuda::Driver& driver, const cuda::CublasLt& library, con
     }
 }
 
-void test_products(const Standin& standin, const Library& stand_in, const std::string& source) {
+void test_matmul(const Standin& standin, const Library& stand_in, const std::string& source) {
     {
         const engine::EngineFile file(source);
         const cuda::Driver& driver = cuda::load_driver();
@@ -249,7 +249,8 @@ void test_chosen(const Standin& standin, const Library& library, const std::stri
     {
         Policy policy(bench.path, on_cuda());
         EXPECT(policy.info().warning.empty());
-        EXPECT(policy.info().run_path.find("tactics tuned on this GPU, with cuBLASLt 13.1.0") != std::string::npos);
+        EXPECT(policy.info().execution_info.find("tactics tuned on this GPU, with cuBLASLt 13.1.0") !=
+               std::string::npos);
         policy.set_instruction(kTask);
         // Once to load its code, once recorded, and not again.
         const std::uint64_t calls = library.calls("cublasLtMatmul") + 2;
@@ -345,7 +346,7 @@ int main(int argc, char** argv) {
         test_absent(standin, source);
     const Library library(argv[3]);
     standin.set_device(1, 87, 0, kGigabyte);
-    test_products(standin, library, source);
+    test_matmul(standin, library, source);
     test_chosen(standin, library, source);
     test_unfit(standin, library, source);
     test_faults(standin, library, source);

@@ -95,7 +95,7 @@ void test_every_call(const Standin& standin, const std::string& path, const std:
     }
 }
 
-// A driver that does not start is asked again for the next policy.
+// A driver that does not start is started again for the next policy.
 void test_start(const Standin& standin, const std::string& path) {
     constexpr int kNoDevice = 100;
     for (const auto& [result, why] : {std::pair(kNoDevice, "there is no GPU that this process may use"),
@@ -136,7 +136,7 @@ void test_survived(const Standin& standin, const std::string& path, const std::v
         standin.fail(function, 1, 901);
         EXPECT(throws_with<Error>("CUDA_ERROR_901", [&] { infer(policy, seen.view()); }));
     }
-    // What fails only when something is recorded was asked for above, once each; from here on the graph is there.
+    // What fails only when something is recorded was requested above, once each; from here on the graph is there.
     EXPECT(infer(policy, seen.view()) == good);
     standin.fail("cuMemAlloc_v2", 1, kOutOfMemory);
     EXPECT(throws_with<Error>("for the frames of camera 'agentview'", [&] { infer(policy, large.view()); }));

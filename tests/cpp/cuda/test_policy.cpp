@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A policy on the GPU that the stand-in driver plays: what it computes, when it records, and what it refuses.
+// A policy on the GPU that the stand-in driver plays: what it computes, when it records, and what is an error.
 #include <cmath>
 #include <cstring>
 
@@ -39,7 +39,7 @@ void test_chunks(const Standin& standin, const std::string& path, bool integrate
     standin.set_device(1, 87, integrated ? 1 : 0, kGigabyte);
     {
         Policy policy(path, on_cuda());
-        EXPECT(policy.info().run_path.find("GPU 'Stand-in', sm_87") != std::string::npos);
+        EXPECT(policy.info().execution_info.find("GPU 'Stand-in', sm_87") != std::string::npos);
         EXPECT(policy.info().weight_bytes == 192 && policy.info().instruction_set == "sm_87");
         EXPECT(throws_with<Error>("no instruction is set", [&] { infer(policy, SmallObservation().view()); }));
         policy.set_instruction(kTask);
@@ -111,18 +111,19 @@ void test_instructions(const Standin& standin, const std::string& path) {
     EXPECT(policy.instruction() == kTask && infer(policy, seen.view()) == first);
 }
 
-void test_refusals(const Standin& standin, const std::string& path) {
-    const auto refused = [&](const std::string& why) {
+void test_errors(const Standin& standin, const std::string& path) {
+    const auto expect_error = [&](const std::string& why) {
         EXPECT(throws_with<Error>(why, [&] { Policy(path, on_cuda()); }));
         EXPECT(standin.alive() == 0 && standin.leaked() == 0);
     };
     standin.set_device(0, 87, 0, kGigabyte);
-    refused("there is no GPU that this process may use");
+    expect_error("there is no GPU that this process may use");
     standin.set_device(2, 90, 0, kGigabyte);
-    refused("has machine code for sm_87, sm_110, but this machine's GPU is 'Stand-in' (sm_90), 'Stand-in' (sm_90)");
+    expect_error(
+        "has machine code for sm_87, sm_110, but this machine's GPU is 'Stand-in' (sm_90), 'Stand-in' (sm_90)");
     standin.set_device(1, 87, 0, 1000);
     const std::uint64_t allocations = standin.calls("cuMemAlloc_v2");
-    refused("needs 1 MiB of memory on GPU 'Stand-in' (weights 1 MiB, values 1 MiB), and 1 MiB are free");
+    expect_error("needs 1 MiB of memory on GPU 'Stand-in' (weights 1 MiB, values 1 MiB), and 1 MiB are free");
     EXPECT(standin.calls("cuMemAlloc_v2") == allocations);
     standin.set_device(1, 110, 0, kGigabyte);
     {
@@ -130,7 +131,7 @@ void test_refusals(const Standin& standin, const std::string& path) {
     }
     standin.set_device(1, 87, 0, kGigabyte);
     standin.fail("cuModuleLoadData", 2, 209);
-    refused("loading the machine code of 'look' for sm_87 onto GPU 'Stand-in' (driver for CUDA 12.6; a newer");
+    expect_error("loading the machine code of 'look' for sm_87 onto GPU 'Stand-in' (driver for CUDA 12.6; a newer");
     PolicyOptions precise = on_cuda();
     precise.precision = "bf16";
     EXPECT(throws_with<Error>("computes in f32", [&] { Policy(path, precise); }));
@@ -139,16 +140,16 @@ void test_refusals(const Standin& standin, const std::string& path) {
 void test_auto(const Standin& standin, const std::string& path, const std::string& folder) {
     PolicyOptions options;
     options.device = "auto";
-    EXPECT(Policy(path, options).info().run_path.find("GPU 'Stand-in'") != std::string::npos);
+    EXPECT(Policy(path, options).info().execution_info.find("GPU 'Stand-in'") != std::string::npos);
     standin.set_device(1, 90, 0, kGigabyte);
     {
         const Policy policy(path, options);
-        EXPECT(policy.info().run_path.find("the CPU") != std::string::npos);
-        EXPECT(policy.info().run_path.find("has machine code for sm_87, sm_110") != std::string::npos);
+        EXPECT(policy.info().execution_info.find("the CPU") != std::string::npos);
+        EXPECT(policy.info().execution_info.find("has machine code for sm_87, sm_110") != std::string::npos);
     }
     standin.set_device(1, 87, 0, kGigabyte);
     const Policy plain(folder + "/small_images.lwam", options);
-    EXPECT(plain.info().run_path.find("has no machine code for a GPU") != std::string::npos);
+    EXPECT(plain.info().execution_info.find("has no machine code for a GPU") != std::string::npos);
 }
 
 }  // namespace
@@ -163,7 +164,7 @@ int main(int argc, char** argv) {
     test_chunks(standin, path, true);
     test_strides(path);
     test_instructions(standin, path);
-    test_refusals(standin, path);
+    test_errors(standin, path);
     test_auto(standin, path, path.substr(0, path.rfind('/')));
     EXPECT(std::string(standin.misuse()).empty());
     std::fputs(standin.misuse(), stderr);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A program whose side branch runs on a second stream: the same bits in every order that the plan allows, whether the
-// program is recorded (act) or not (set_instruction); and what the stand-in refuses to record.
+// A program with a side stream: the same bits in every order that the plan allows, whether the
+// program is recorded (act) or not (set_instruction); and what the stand-in does not record.
 #include <string>
 
 #include "cuda/side_stream.hpp"
@@ -109,7 +109,7 @@ void test_timed(const Standin& standin, const std::string& path) {
     standin.set_launcher(run_toy, nullptr);
 }
 
-// After an error nothing of the branch still runs: its memory may be somebody else's next.
+// After an error nothing of the side stream still runs: its memory may be somebody else's next.
 void test_error(const Standin& standin, const std::string& path) {
     std::string ran;
     standin.set_launcher(run_and_tell, &ran);
@@ -120,13 +120,13 @@ void test_error(const Standin& standin, const std::string& path) {
     standin.set_launcher(run_toy, nullptr);
 }
 
-// A plan without a branch has one stream.
+// A plan without a side stream has one stream.
 void test_without(const Standin& standin, const std::string& path) {
     const Policy policy(path, on_cuda());
     EXPECT(standin.live("streams") == 1 && standin.live("events") == 0);
 }
 
-// What a driver refuses to record, so that these tests would show it.
+// What a driver does not record, so that these tests would show it.
 void test_recordings(const Standin& standin) {
     using cuda::Result;
     const cuda::Driver& driver = cuda::load_driver();

@@ -21,7 +21,7 @@ constexpr int kRepeats = 2;
 constexpr int kOutOfMemory = 2;
 constexpr int kLaunchFailed = 719;
 
-// Toy kernels of which some are slow by the GPU's clock (by so much that the real time beside it is nothing), and one
+// Toy kernels of which some are slow by the GPU's clock, and one
 // may compute something else.
 struct Workshop {
     const Standin& standin;
@@ -156,9 +156,9 @@ void test_stopped(const Standin& standin, const std::string& source) {
     }
     EXPECT(stopped && !infer(policy, seen.view()).empty());
     PolicyOptions on_cpu;
-    Policy processor(bench.path, on_cpu);
-    processor.set_instruction(kTask);
-    EXPECT(throws_with<Error>("runs on the processor", [&] { tune(processor, seen); }));
+    Policy policy_on_cpu(bench.path, on_cpu);
+    policy_on_cpu.set_instruction(kTask);
+    EXPECT(throws_with<Error>("runs on the CPU", [&] { tune(policy_on_cpu, seen); }));
 }
 
 void test_choice(const Standin& standin, const std::string& source) {
@@ -175,9 +175,9 @@ void test_choice(const Standin& standin, const std::string& source) {
         if (actions.empty()) actions = computed;
         EXPECT(computed == actions && bench.shop.launched.count(runs) == 1);
         const std::string& warning = policy.info().warning;
-        const bool good = policy.info().run_path.find(says) != std::string::npos &&
+        const bool good = policy.info().execution_info.find(says) != std::string::npos &&
                           (warns.empty() ? warning.empty() : warning.find(warns) != std::string::npos);
-        if (!good) std::fprintf(stderr, "%s\n%s\n", policy.info().run_path.c_str(), warning.c_str());
+        if (!good) std::fprintf(stderr, "%s\n%s\n", policy.info().execution_info.c_str(), warning.c_str());
         EXPECT(good && warning.find('\n') == std::string::npos);
         if (plan.empty()) plan = tune(policy, seen).plan;
     };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The stand-in driver in this process, and the kernels of tests/data/engines/small_gpu.lwam and small_side.lwam (made
-// by tests/python/runtime/gpu_plans.py and gpu_side_plan.py) computed on the processor.
+// by tests/python/runtime/gpu_plans.py and gpu_side_plan.py) computed on the CPU.
 #pragma once
 
 #include <dlfcn.h>

@@ -16,7 +16,7 @@ namespace {
 
 const std::string kScratch = "engine_file_scratch.lwam";
 
-bool refused(const std::string& bytes) {
+bool fails(const std::string& bytes) {
     write_file(kScratch, bytes);
     try {
         const EngineFile file(kScratch);
@@ -36,8 +36,8 @@ void test_good(const std::string& path) {
 }
 
 void test_truncations(const std::string& whole) {
-    for (std::size_t length = 0; length < whole.size(); length += 61) EXPECT(refused(whole.substr(0, length)));
-    EXPECT(refused(whole + "x"));
+    for (std::size_t length = 0; length < whole.size(); length += 61) EXPECT(fails(whole.substr(0, length)));
+    EXPECT(fails(whole + "x"));
 }
 
 void test_flips(std::string whole) {
@@ -45,11 +45,11 @@ void test_flips(std::string whole) {
     for (std::size_t at = 0; at < whole.size(); at += 23) {
         const char before = whole[at];
         whole[at] = static_cast<char>(before ^ (1 << (at % 8)));
-        accepted += refused(whole) ? 0 : 1;
+        accepted += fails(whole) ? 0 : 1;
         whole[at] = before;
     }
     EXPECT(accepted < whole.size() / 23);  // flips of weights and names cannot be seen; those of structure must be
-    EXPECT(!refused(whole));
+    EXPECT(!fails(whole));
 }
 
 void test_missing() {

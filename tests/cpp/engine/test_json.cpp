@@ -12,7 +12,7 @@ using lightwam::test::throws_with;
 
 namespace {
 
-bool refused(const std::string& text, const std::string& why) {
+bool fails(const std::string& text, const std::string& why) {
     return throws_with<JsonError>(why, [&] { parse_json(text); });
 }
 
@@ -37,35 +37,35 @@ void test_strings() {
     EXPECT(parse_json(R"("a\u0000b")").string()->size() == 3);
 }
 
-void test_refusals() {
+void test_errors() {
     for (const char* text : {"", " ", "{", "[", "\"", "{\"a\"", "{\"a\":", "{\"a\":1", "[1", "[1,", "\"\\", "\"\\u12"})
         EXPECT(throws_with<JsonError>("JSON at byte", [&] { parse_json(text); }));
-    EXPECT(refused("[1,]", "digit"));
-    EXPECT(refused("{\"a\":1,}", "key"));
-    EXPECT(refused("{a:1}", "key"));
-    EXPECT(refused("[1 2]", "comma"));
-    EXPECT(refused("01", "after the end"));
-    EXPECT(refused("1.", "digit"));
-    EXPECT(refused("+1", "digit"));
-    EXPECT(refused(".5", "digit"));
-    EXPECT(refused("1e", "digit"));
-    EXPECT(refused("1e400", "out of range"));
-    EXPECT(refused("NaN", "digit"));
-    EXPECT(refused("nul", "word"));
-    EXPECT(refused("\"\\x\"", "escape"));
-    EXPECT(refused("\"\\u12g4\"", "hexadecimal"));
-    EXPECT(refused("\"\\udc00\"", "surrogate"));
-    EXPECT(refused("\"\\ud800\\u0041\"", "surrogate"));
-    EXPECT(refused(std::string("\"a\0b\"", 5), "control"));
-    EXPECT(refused("\"\xC0\x80\"", "UTF-8"));
-    EXPECT(refused("\"\xF4\x90\x80\x80\"", "UTF-8"));
-    EXPECT(refused("\"\xE2\x82\"", "UTF-8"));
-    EXPECT(refused("{\"a\":1,\"b\":2,\"a\":3}", "twice"));
+    EXPECT(fails("[1,]", "digit"));
+    EXPECT(fails("{\"a\":1,}", "key"));
+    EXPECT(fails("{a:1}", "key"));
+    EXPECT(fails("[1 2]", "comma"));
+    EXPECT(fails("01", "after the end"));
+    EXPECT(fails("1.", "digit"));
+    EXPECT(fails("+1", "digit"));
+    EXPECT(fails(".5", "digit"));
+    EXPECT(fails("1e", "digit"));
+    EXPECT(fails("1e400", "out of range"));
+    EXPECT(fails("NaN", "digit"));
+    EXPECT(fails("nul", "word"));
+    EXPECT(fails("\"\\x\"", "escape"));
+    EXPECT(fails("\"\\u12g4\"", "hexadecimal"));
+    EXPECT(fails("\"\\udc00\"", "surrogate"));
+    EXPECT(fails("\"\\ud800\\u0041\"", "surrogate"));
+    EXPECT(fails(std::string("\"a\0b\"", 5), "control"));
+    EXPECT(fails("\"\xC0\x80\"", "UTF-8"));
+    EXPECT(fails("\"\xF4\x90\x80\x80\"", "UTF-8"));
+    EXPECT(fails("\"\xE2\x82\"", "UTF-8"));
+    EXPECT(fails("{\"a\":1,\"b\":2,\"a\":3}", "twice"));
 }
 
 void test_limits() {
     EXPECT(parse_json(std::string(64, '[') + std::string(64, ']')).array() != nullptr);
-    EXPECT(refused(std::string(65, '[') + std::string(65, ']'), "deeper than 64"));
+    EXPECT(fails(std::string(65, '[') + std::string(65, ']'), "deeper than 64"));
     EXPECT(throws_with<JsonError>("more than 3 values", [] { parse_json("[1,2,3]", JsonLimits{64, 3}); }));
 }
 
@@ -74,7 +74,7 @@ void test_limits() {
 int main() {
     test_values();
     test_strings();
-    test_refusals();
+    test_errors();
     test_limits();
     return lightwam::test::finish();
 }

@@ -36,7 +36,7 @@ static void test_errors(const char* path) {
     EXPECT(lightwam_policy_set_instruction(NULL, "x") == LIGHTWAM_INTERNAL_ERROR);
     EXPECT(lightwam_policy_camera(NULL, 0) == NULL);
     EXPECT(lightwam_policy_device(NULL) == NULL && lightwam_policy_warning(NULL) == NULL);
-    EXPECT(lightwam_policy_run_path(NULL) == NULL);
+    EXPECT(lightwam_policy_execution_info(NULL) == NULL && lightwam_policy_run_path(NULL) == NULL);
     lightwam_policy_close(NULL);
 }
 
@@ -56,8 +56,8 @@ static void test_policy(const char* path) {
     EXPECT(lightwam_policy_open(path, &options, &policy) == LIGHTWAM_OK);
     if (policy == NULL) return;
     EXPECT(strcmp(lightwam_policy_device(policy), "cpu") == 0 && strcmp(lightwam_policy_warning(policy), "") == 0);
-    EXPECT(strstr(lightwam_policy_run_path(policy), "the CPU") != NULL);
-    EXPECT(strstr(lightwam_policy_run_path(policy), "device 'auto': engine 'small' has no machine code") != NULL);
+    EXPECT(strstr(lightwam_policy_execution_info(policy), "the CPU") != NULL);
+    EXPECT(strstr(lightwam_policy_execution_info(policy), "device 'auto': engine 'small' has no machine code") != NULL);
     EXPECT(lightwam_policy_sizes(policy, &sizes) == LIGHTWAM_OK);
     EXPECT(sizes.state_width == 5 && sizes.action_width == 3 && sizes.horizon == 4 && sizes.replan == 2);
     EXPECT(sizes.camera_count == 2 && lightwam_policy_camera(policy, 2) == NULL);

@@ -23,10 +23,10 @@ void test_info(const std::string& path) {
     const Policy policy(path, one_thread());
     const PolicyInfo& info = policy.info();
     EXPECT(info.name == "small" && info.precision == "f32" && info.starts_at_images && info.has_text_encoder);
-    EXPECT(info.horizon == 4 && info.action_width == 3 && info.replan == 2 && info.state_width == 5);
+    EXPECT(info.horizon == 4 && info.action_width == 3 && info.replan_steps == 2 && info.state_width == 5);
     EXPECT(info.cameras.size() == 2 && info.cameras[0].name == "agentview" && info.cameras[0].rotate_180);
     EXPECT(info.instructions.size() == 1 && info.instructions[0] == kTask);
-    EXPECT(info.run_path.find("1 thread (as asked)") != std::string::npos);
+    EXPECT(info.execution_info.find("1 thread (as requested)") != std::string::npos);
 }
 
 void test_instructions(const std::string& path) {
@@ -63,7 +63,7 @@ void test_bad_observations(const std::string& path) {
     policy.set_instruction(kTask);
     const SmallObservation good;
     const std::vector<float> expected = infer(policy, good.view());
-    const auto refused = [&](const Observation& observation, const std::string& why) {
+    const auto expect_error = [&](const Observation& observation, const std::string& why) {
         std::vector<float> actions(kActions, 7.0F);
         EXPECT(throws_with<Error>(why, [&] { policy.infer(observation, actions.data(), actions.size()); }));
         for (const float action : actions) EXPECT(action == 7.0F);
@@ -72,31 +72,31 @@ void test_bad_observations(const std::string& path) {
     SmallObservation bad;
     Observation view = bad.view();
     view.image_count = 1;
-    refused(view, "camera 'agentview' is missing");
+    expect_error(view, "camera 'agentview' is missing");
     bad.images[1].camera = "left";
-    refused(bad.view(), "camera 'left' is not one");
+    expect_error(bad.view(), "camera 'left' is not one");
     bad.images[1].camera = "wrist";
-    refused(bad.view(), "camera 'wrist' is there twice");
+    expect_error(bad.view(), "camera 'wrist' is there twice");
     bad.images[1].camera = "agentview";
     bad.images[1].pixels = nullptr;
-    refused(bad.view(), "has no pixels");
+    expect_error(bad.view(), "has no pixels");
     bad.images[1].height = 0;
-    refused(bad.view(), "0 x 10 pixels");
+    expect_error(bad.view(), "0 x 10 pixels");
     bad.images[1].height = -5;
-    refused(bad.view(), "-5 x 10 pixels");
+    expect_error(bad.view(), "-5 x 10 pixels");
     view = good.view();
     view.state = nullptr;
-    refused(view, "the state is missing");
+    expect_error(view, "the state is missing");
     view = good.view();
     view.state_width = 4;
-    refused(view, "the state has 4 numbers; expected 5");
+    expect_error(view, "the state has 4 numbers; expected 5");
     view = good.view();
     view.latents = good.latents.data();
-    refused(view, "starts at images");
+    expect_error(view, "starts at images");
     bad = SmallObservation();
     bad.state[3] = std::numeric_limits<float>::infinity();
-    refused(bad.view(), "state[3] is inf");
-    refused(good.view(false), "starts at images");
+    expect_error(bad.view(), "state[3] is inf");
+    expect_error(good.view(false), "starts at images");
 }
 
 void test_latents(const std::string& path) {
@@ -112,17 +112,17 @@ void test_latents(const std::string& path) {
 }
 
 void test_options(const std::string& path) {
-    const auto refused = [&](auto change, const std::string& why) {
+    const auto expect_error = [&](auto change, const std::string& why) {
         PolicyOptions options;
         change(options);
         EXPECT(throws_with<Error>(why, [&] { Policy(path, options); }));
     };
-    refused([](PolicyOptions& o) { o.device = "cuda"; }, "has no machine code for a GPU");
-    refused([](PolicyOptions& o) { o.device = "npu"; }, "device 'npu' is unknown");
-    refused([](PolicyOptions& o) { o.precision = "bf16"; }, "computes in f32");
-    refused([](PolicyOptions& o) { o.precision = "f8"; }, "precision 'f8' is unknown");
-    refused([](PolicyOptions& o) { o.threads = -1; }, "threads is -1");
-    refused([](PolicyOptions& o) { o.threads = 5000; }, "threads is 5000");
+    expect_error([](PolicyOptions& o) { o.device = "cuda"; }, "has no machine code for a GPU");
+    expect_error([](PolicyOptions& o) { o.device = "npu"; }, "device 'npu' is unknown");
+    expect_error([](PolicyOptions& o) { o.precision = "bf16"; }, "computes in f32");
+    expect_error([](PolicyOptions& o) { o.precision = "f8"; }, "precision 'f8' is unknown");
+    expect_error([](PolicyOptions& o) { o.threads = -1; }, "threads is -1");
+    expect_error([](PolicyOptions& o) { o.threads = 5000; }, "threads is 5000");
 }
 
 void test_threads_and_moves(const std::string& path) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // try_engine FILE...: opens each file and, if it is accepted, runs it on some observation. Prints what happened; exits
-// 0 unless the runtime does something else than answer or refuse.
+// 0 unless the runtime does something else than answer or fail with an error.
 #include <cstdio>
 #include <string>
 #include <vector>

@@ -15,7 +15,7 @@ from lightwam.runtime import Policy
 
 ACT, TEXT = "gpu.programs.act", "gpu.programs.set_instruction"
 SIDE = f"{ACT}.side"
-BESIDE = "has bytes that the side branch writes, which runs beside it"
+BESIDE = "has bytes that the side stream writes, which runs beside it"
 
 
 def offset(name: str, value: int) -> Spoil:
@@ -31,12 +31,12 @@ def offset(name: str, value: int) -> Spoil:
 BRANCHES: list[tuple[str, Spoil, str]] = [
     ("no object", document(SIDE, [2, 4]), "'side' is a list; expected an object"),
     ("null", document(SIDE, None), "'side' is null; expected an object"),
-    ("extra key", document(f"{SIDE}.first", 0), "side branch: key 'first' is unknown"),
+    ("extra key", document(f"{SIDE}.first", 0), "side stream: key 'first' is unknown"),
     ("no join", document(SIDE, {"launches": 2}), "'join' is missing"),
     ("no launch", document(f"{SIDE}.launches", 0), "'launches' is 0; expected 1 to 7"),
     ("half a launch", document(f"{SIDE}.launches", 1.5), "'launches' is a number; expected an integer"),
     ("past the end", document(f"{SIDE}.join", 8), "'join' is 8; expected 1 to 7"),
-    ("nothing beside", document(f"{SIDE}.join", 2), "side branch of 2 launches: 'join' is 2; expected more"),
+    ("nothing beside", document(f"{SIDE}.join", 2), "side stream of 2 launches: 'join' is 2; expected more"),
     ("joined too late", document(f"{SIDE}.join", 5), f"launch 'add': argument 'b' {BESIDE}"),
     ("parted too early", document(f"{SIDE}.launches", 1), f"launch 'double': argument 'x' {BESIDE}"),
     ("over what it writes", offset("seen", 0), f"launch 'look': argument 'y' {BESIDE}"),

@@ -207,7 +207,7 @@ def test_one_line_says_what_runs_and_why(engine_path: Path, caplog: pytest.LogCa
         Policy(engine_path, device="auto", threads=1)
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert len(lines) == 1
-    for part in ("'small'", "CPU", "'auto'", "kernels", "1 thread (as asked)", "f32 products"):
+    for part in ("'small'", "CPU", "'auto'", "kernels", "1 thread (as requested)", "f32 products"):
         assert part in lines[0]
 
 
@@ -261,7 +261,7 @@ def test_every_instruction_set_gives_the_same_actions(tmp_path: Path) -> None:
         actions, seconds = np.empty((4, 3), np.float32), np.empty(7)
         engine.infer({}, seen["latents"], seen["state"], actions, seconds)
         assert relative_error(actions, expected) < 1e-5
-        assert f"{level} kernels (as asked)" in engine.run_path
+        assert f"{level} kernels (as requested)" in engine.execution_info
     for level in [*levels[levels.index(best) + 1 :], "sse9"]:
         with pytest.raises(DeviceError, match=f"instruction set '{level}'"):
             _engine.Policy(os.fsencode(path), "cpu", 1, "auto", level)

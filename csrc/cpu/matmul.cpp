@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "product.hpp"
+#include "matmul.hpp"
 
 namespace lightwam::cpu {
 namespace {
@@ -105,7 +105,7 @@ void look_ahead(const KernelTable& kernels, const Panels& panels, const Block& b
     tile.ahead_step = kLine;
 }
 
-// Asks for the residual of a tile before the tile is computed, which takes longer than memory. Inlined by force: GCC
+// Prefetches the residual of a tile before the tile is computed, which takes longer than memory. Inlined by force: GCC
 // takes a function that only prefetches for one without effect and drops its calls.
 __attribute__((always_inline)) inline void fetch_residual(const Panels& panels, const Block& block, std::size_t panel,
                                                           std::size_t row, std::size_t rows) noexcept {

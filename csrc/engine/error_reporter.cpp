@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/error.hpp"
+#include "engine/error_reporter.hpp"
 
 #include <cstdio>
 
@@ -14,6 +14,8 @@ Error::Error(ErrorKind kind, const std::string& message) : std::runtime_error(en
 namespace lightwam::engine {
 namespace {
 
+constexpr std::size_t kMaxMessage = 600;
+
 unsigned char byte_at(std::string_view text, std::size_t at) {
     return at < text.size() ? static_cast<unsigned char>(text[at]) : 0;
 }
@@ -25,6 +27,18 @@ std::string escaped(const char* format, unsigned value) {
 }
 
 }  // namespace
+
+void fail(const std::string& why) { throw FileError(why); }
+
+void ErrorReporter::report(const std::string& why) const {
+    std::string message = kind_ + " '" + path_ + "': " + why;
+    if (message.size() > kMaxMessage) {
+        std::size_t end = kMaxMessage;
+        while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;
+        message = message.substr(0, end) + "...";
+    }
+    throw Error(ErrorKind::engine, message);
+}
 
 std::string one_line(std::string_view text) {
     std::string result;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime/processors.hpp"
+#include "runtime/cpus.hpp"
 
 #include <sched.h>
 
@@ -16,7 +16,7 @@ namespace {
 
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
-// Processors a group may use, from "QUOTA PERIOD" in microseconds; a quota of "max" or -1 is none.
+// CPUs a group may use, from "QUOTA PERIOD" in microseconds; a quota of "max" or -1 is none.
 double share(const std::string& quota, double period) {
     std::istringstream text(quota);
     double value = 0;
@@ -58,7 +58,7 @@ bool names_cpu(std::string_view controllers) {
 
 }  // namespace
 
-int quota_processors(const std::string& root) {
+int quota_cpus(const std::string& root) {
     const std::string mount = root + "/sys/fs/cgroup";
     double smallest = kUnlimited;
     std::ifstream groups(root + "/proc/self/cgroup");  // lines "number:controllers:path"
@@ -79,12 +79,12 @@ int quota_processors(const std::string& root) {
     return std::max(1, static_cast<int>(std::ceil(smallest - 1e-6)));
 }
 
-int available_processors() {
+int available_cpus() {
     cpu_set_t mask;
-    int processors = static_cast<int>(std::thread::hardware_concurrency());
-    if (::sched_getaffinity(0, sizeof(mask), &mask) == 0) processors = CPU_COUNT(&mask);
-    if (const int quota = quota_processors(""); quota > 0) processors = std::min(processors, quota);
-    return std::max(1, processors);
+    int cpus = static_cast<int>(std::thread::hardware_concurrency());
+    if (::sched_getaffinity(0, sizeof(mask), &mask) == 0) cpus = CPU_COUNT(&mask);
+    if (const int quota = quota_cpus(""); quota > 0) cpus = std::min(cpus, quota);
+    return std::max(1, cpus);
 }
 
 cpu::CoreBudget& process_budget() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Processor quotas of control groups, versions 1 and 2, from trees of files like those of the kernel.
+// CPU quotas of control groups, versions 1 and 2, from trees of files like those of the kernel.
 #include <sched.h>
 
 #include <filesystem>
@@ -7,14 +7,14 @@
 #include <string>
 
 #include "expect.hpp"
-#include "runtime/processors.hpp"
+#include "runtime/cpus.hpp"
 
 using namespace lightwam::runtime;
 using namespace lightwam::test;
 
 namespace {
 
-const std::filesystem::path kRoot = "processors_scratch";
+const std::filesystem::path kRoot = "cpus_scratch";
 
 int quota(const std::map<std::string, std::string>& files) {
     std::filesystem::remove_all(kRoot);
@@ -22,7 +22,7 @@ int quota(const std::map<std::string, std::string>& files) {
         std::filesystem::create_directories((kRoot / name).parent_path());
         write_file((kRoot / name).string(), text);
     }
-    const int result = quota_processors(kRoot.string());
+    const int result = quota_cpus(kRoot.string());
     std::filesystem::remove_all(kRoot);
     return result;
 }
@@ -64,13 +64,13 @@ void test_version_1() {
 void test_affinity() {
     cpu_set_t before;
     EXPECT(::sched_getaffinity(0, sizeof(before), &before) == 0);
-    EXPECT(available_processors() >= 1 && available_processors() <= CPU_COUNT(&before));
+    EXPECT(available_cpus() >= 1 && available_cpus() <= CPU_COUNT(&before));
     cpu_set_t one;
     CPU_ZERO(&one);
     for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu)
         if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
     EXPECT(::sched_setaffinity(0, sizeof(one), &one) == 0);
-    EXPECT(available_processors() == 1);
+    EXPECT(available_cpus() == 1);
     EXPECT(::sched_setaffinity(0, sizeof(before), &before) == 0);
 }
 

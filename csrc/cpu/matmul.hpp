@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The blocked matrix product below `linear`, `conv2d` and the pooling scores: a block of rows times a range of panels.
+// The blocked matmul below `linear`, `conv2d` and the pooling scores: a block of rows times a range of panels.
 #pragma once
 
 #include <algorithm>
@@ -48,7 +48,7 @@ void pack_as_columns(const KernelTable& kernels, const Panels& panels, const voi
 void pack_as_depths(const KernelTable& kernels, const Panels& panels, const void* const* rows, std::size_t first,
                     std::size_t last, std::byte* packed) noexcept;
 
-// How a product [rows, columns] is cut into work items. Every item computes whole sums, so the cut never shows. Groups
+// How a matmul [rows, columns] is cut into work items. Every item computes whole sums, so the cut never shows. Groups
 // of panels differ by one panel at most.
 struct Cut {
     Cut(const KernelTable& kernels, const Panels& packed, std::size_t rows, int all_threads);
@@ -75,7 +75,7 @@ struct Block {
     std::size_t first_panel;
     std::size_t last_panel;  // one past
     std::size_t next_panel;  // that this thread probably reads after the block
-    float* acc;              // acc_floats(...) of work space; i8 products keep i32 sums in it
+    float* acc;              // acc_floats(...) of work space; i8 keeps i32 sums in it
     // y[row, column] and residual[row, column] of the block's first row, at row*stride + column.
     const float* bias;
     Activation activation;

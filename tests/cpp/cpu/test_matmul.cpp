@@ -73,7 +73,7 @@ void test_grouped(std::size_t rows, std::size_t groups, std::size_t depth, std::
             }
         }
     }
-    cpu::GroupedLinearArgs args;
+    cpu::LinearArgs args;
     args.rows = rows;
     args.groups = groups;
     args.depth = depth;
@@ -83,7 +83,7 @@ void test_grouped(std::size_t rows, std::size_t groups, std::size_t depth, std::
     args.y = y.output();
     Buffer packed;
     check::op("grouped_linear", args, y, reference, check::tolerance(t.y, t.x),
-              [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::GroupedLinearArgs& a, Buffer&) {
+              [&](const cpu::KernelTable& kernels, cpu::ThreadPool& pool, cpu::LinearArgs& a, Buffer&) {
                   packed = check::packed(kernels, pool, {weight.data(), t.weight, t.x, groups, columns, 1, depth});
                   a.weight = reinterpret_cast<const std::byte*>(packed.data());
               });
