@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
-#include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -125,17 +125,10 @@ struct Binding {
     std::size_t index = 0;
 };
 
-// The attributes of every op together; each op uses its own (op_table.cpp).
+// The attributes of an op, as its check (op_table.cpp) took them.
 struct Attributes {
-    std::int64_t stride = 1;
-    std::int64_t padding[4] = {};  // top, left, bottom, right
-    std::int64_t heads = 1;
-    std::int64_t queries = 1;
-    std::int64_t column = 0;
-    double eps = 0.0;
-    double scale = 1.0;
-    double minimum = -std::numeric_limits<double>::infinity();
-    double maximum = std::numeric_limits<double>::infinity();
+    std::map<std::string, double> numbers;  // whole ones are exact
+    std::int64_t padding[4] = {};           // top, left, bottom, right
     Activation activation = Activation::none;
 };
 

@@ -115,7 +115,9 @@ const JsonValue& OpChecker::attribute(const std::string& key) {
 
 std::int64_t OpChecker::integer(const std::string& key, std::int64_t minimum, std::int64_t maximum) {
     attribute(key);
-    return attributes_.integer(key, minimum, maximum);
+    const std::int64_t value = attributes_.integer(key, minimum, maximum);
+    op_.attributes.numbers[key] = static_cast<double>(value);
+    return value;
 }
 
 double OpChecker::positive(const std::string& key) {
@@ -125,22 +127,22 @@ double OpChecker::positive(const std::string& key) {
     const float single = static_cast<float>(number->value);
     if (!std::isfinite(single) || !(single > 0.0F))
         fail("attribute '" + key + "' is " + std::to_string(number->value) + "; expected a positive finite f32");
-    return number->value;
+    return op_.attributes.numbers[key] = number->value;
 }
 
 double OpChecker::bound(const std::string& key, double absent) {
     const JsonValue& value = attribute(key);
-    if (value.is_null()) return absent;
+    if (value.is_null()) return op_.attributes.numbers[key] = absent;
     const JsonValue::Number* number = value.number();
     if (number == nullptr) fail("attribute '" + key + "' is " + value.type_name() + "; expected a number or null");
     if (!std::isfinite(static_cast<float>(number->value)))
         fail("attribute '" + key + "' is " + std::to_string(number->value) + "; expected a finite f32");
-    return number->value;
+    return op_.attributes.numbers[key] = number->value;
 }
 
-Activation OpChecker::activation() {
+void OpChecker::activation() {
     if (attribute("activation").string() == nullptr) fail("attribute 'activation' is no string");
-    return attributes_.known("activation", kActivations);
+    op_.attributes.activation = attributes_.known("activation", kActivations);
 }
 
 void OpChecker::padding() {

@@ -45,11 +45,11 @@ class OpChecker {
     Operand output(const std::string& role = "y");
     Operand integer_output(const std::string& role, Numbers numbers = Numbers::i32);
 
-    // Attributes, stored in op().attributes by the caller.
+    // Each takes an attribute, checks it and stores it in op().attributes.
     std::int64_t integer(const std::string& key, std::int64_t minimum, std::int64_t maximum);
     double positive(const std::string& key);
-    double bound(const std::string& key, double absent);
-    Activation activation();
+    double bound(const std::string& key, double absent);  // `absent` where the file says null
+    void activation();
     void padding();
 
     void expect_shape(const Operand& operand, const Shape& shape) const;

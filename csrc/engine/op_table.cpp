@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One check per op: its roles, shapes, dtypes and attributes (docs/reference/engine-format.md, section 4).
+#include <limits>
+
 #include "engine/op_checks.hpp"
 
 namespace lightwam::engine {
@@ -16,7 +18,6 @@ std::int64_t take_heads(OpChecker& check, const Operand& x) {
     if (x.matrix().columns % heads != 0)
         check.fail("heads " + std::to_string(heads) + " does not divide the width of " + x.label + ", " +
                    std::to_string(x.matrix().columns));
-    check.op().attributes.heads = heads;
     return heads;
 }
 
@@ -53,13 +54,12 @@ void check_conv2d(OpChecker& check) {
     if (w[3] != in[2])
         check.fail(weight.label + " reads " + std::to_string(w[3]) + " channels; " + x.label + " has " +
                    std::to_string(in[2]));
-    Attributes& attributes = check.op().attributes;
-    attributes.stride = check.integer("stride", 1, kMaxStride);
+    const std::int64_t stride = check.integer("stride", 1, kMaxStride);
     check.padding();
-    attributes.activation = check.activation();
-    const std::int64_t* p = attributes.padding;
-    const Shape out = {convolved(check, in[0], p[0], p[2], w[1], attributes.stride),
-                       convolved(check, in[1], p[1], p[3], w[2], attributes.stride), w[0]};
+    check.activation();
+    const std::int64_t* p = check.op().attributes.padding;
+    const Shape out = {convolved(check, in[0], p[0], p[2], w[1], stride),
+                       convolved(check, in[1], p[1], p[3], w[2], stride), w[0]};
     if (const auto bias = check.optional_constant("bias")) check.expect_shape(*bias, {w[0]});
     if (const auto residual = check.optional_input("residual")) check.expect_shape(*residual, out);
     check.expect_shape(check.output(), out);
@@ -103,7 +103,7 @@ void check_linear(OpChecker& check) {
     const auto [x, weight] = take_factors(check, 2);
     const std::int64_t columns = (*weight.shape)[0];
     check.expect_shape(weight, {columns, x.matrix().columns});
-    check.op().attributes.activation = check.activation();
+    check.activation();
     finish_matmul(check, {x.matrix().rows, columns});
 }
 
@@ -134,15 +134,15 @@ void check_layer_norm(OpChecker& check) {
     const auto bias = check.optional_constant("bias");
     if (weight) check.expect_shape(*weight, width);
     if (bias) check.expect_shape(*bias, width);
-    check.op().attributes.eps = check.positive("eps");
+    check.positive("eps");
     check.expect_matrix(check.output(), x.matrix());
 }
 
 void check_rms_norm(OpChecker& check) {
     const Operand x = check.input("x");
     check.expect_shape(check.constant("weight"), {x.matrix().columns});
-    check.op().attributes.eps = check.positive("eps");
-    check.op().attributes.activation = check.activation();
+    check.positive("eps");
+    check.activation();
     check.expect_matrix(check.output(), x.matrix());
 }
 
@@ -154,7 +154,7 @@ void check_rms_norm_rope(OpChecker& check) {
     check.expect_shape(check.constant("weight"), {x.matrix().columns});
     check.expect_shape(check.constant("cos"), {x.matrix().rows, head_width / 2});
     check.expect_shape(check.constant("sin"), {x.matrix().rows, head_width / 2});
-    check.op().attributes.eps = check.positive("eps");
+    check.positive("eps");
     check.expect_matrix(check.output(), x.matrix());
 }
 
@@ -166,7 +166,7 @@ void check_self_attention(OpChecker& check) {
         check.expect_matrix(operand, q.matrix());
         check.expect_same_dtype(q, operand);
     }
-    check.op().attributes.scale = check.positive("scale");
+    check.positive("scale");
     check.expect_matrix(check.output(), q.matrix());
 }
 
@@ -195,7 +195,7 @@ std::int64_t take_keys(OpChecker& check, const Operand& q, const std::string& ca
         check.expect_same_dtype(q, *key_proprio);
         check.expect_same_dtype(q, *proprio);
     }
-    check.op().attributes.scale = check.positive("scale");
+    check.positive("scale");
     return width;
 }
 
@@ -243,9 +243,7 @@ void check_learned_query_pool(OpChecker& check) {
     check.expect_rank(merge, 2);
     const std::int64_t slots = (*merge.shape)[0];
     check.expect_shape(merge, {slots, queries});
-    check.op().attributes.heads = heads;
-    check.op().attributes.queries = queries;
-    check.op().attributes.eps = check.positive("eps");
+    check.positive("eps");
     check.expect_shape(check.output(), {slots, heads, width});
 }
 
@@ -277,16 +275,15 @@ void check_scale_shift_clamp(OpChecker& check) {
     const Operand x = check.input("x");
     check.expect_shape(check.constant("scale"), {x.matrix().columns});
     check.expect_shape(check.constant("shift"), {x.matrix().columns});
-    Attributes& attributes = check.op().attributes;
-    attributes.minimum = check.bound("minimum", attributes.minimum);
-    attributes.maximum = check.bound("maximum", attributes.maximum);
-    if (attributes.minimum > attributes.maximum) check.fail("minimum is greater than maximum");
+    constexpr double kOpen = std::numeric_limits<double>::infinity();
+    const double minimum = check.bound("minimum", -kOpen);
+    if (minimum > check.bound("maximum", kOpen)) check.fail("minimum is greater than maximum");
     check.expect_matrix(check.output(), x.matrix());
 }
 
 void check_gripper_rule(OpChecker& check) {
     const Operand x = check.input("x");
-    check.op().attributes.column = check.integer("column", 0, x.matrix().columns - 1);
+    check.integer("column", 0, x.matrix().columns - 1);
     check.expect_matrix(check.output(), x.matrix());
 }
 

@@ -142,9 +142,12 @@ class Binder {
         shape.dtype = kernel_dtype(tensor(role).dtype);
         return weights_.packed(engine::find_role(op_->constants, role), shape);
     }
-    float eps() const { return static_cast<float>(op_->attributes.eps); }
-    float scale() const { return static_cast<float>(op_->attributes.scale); }
-    std::size_t heads() const { return size(op_->attributes.heads); }
+    // An attribute that is a number, and one that is a whole number.
+    float number(const char* name) const { return static_cast<float>(op_->attributes.numbers.at(name)); }
+    std::size_t count(const char* name) const { return static_cast<std::size_t>(op_->attributes.numbers.at(name)); }
+    float eps() const { return number("eps"); }
+    float scale() const { return number("scale"); }
+    std::size_t heads() const { return count("heads"); }
     cpu::Activation activation() const { return kernel_activation(op_->attributes.activation); }
 
     void bind_matmul(std::int64_t rows, std::int64_t groups, std::int64_t depth, std::int64_t columns);
@@ -176,7 +179,6 @@ void Binder::nchw_to_nhwc() {
 void Binder::conv2d() {
     const Shape& in = value("x").shape;
     const Shape& w = tensor("weight").shape;
-    const engine::Attributes& attributes = op_->attributes;
     cpu::Conv2dArgs args;
     args.height = size(in[0]);
     args.width = size(in[1]);
@@ -184,11 +186,11 @@ void Binder::conv2d() {
     args.out_channels = size(w[0]);
     args.kernel_height = size(w[1]);
     args.kernel_width = size(w[2]);
-    args.stride = size(attributes.stride);
-    args.padding_top = size(attributes.padding[0]);
-    args.padding_left = size(attributes.padding[1]);
-    args.padding_bottom = size(attributes.padding[2]);
-    args.padding_right = size(attributes.padding[3]);
+    args.stride = count("stride");
+    args.padding_top = size(op_->attributes.padding[0]);
+    args.padding_left = size(op_->attributes.padding[1]);
+    args.padding_bottom = size(op_->attributes.padding[2]);
+    args.padding_right = size(op_->attributes.padding[3]);
     args.x = input("x");
     args.form = cpu::conv_form(args);
     args.weight = packed("weight", {.compute = args.x.dtype,
@@ -314,7 +316,7 @@ void Binder::learned_query_pool() {
     args.tokens = rows("x");
     args.width = columns("x");
     args.heads = heads();
-    args.queries = size(op_->attributes.queries);
+    args.queries = count("queries");
     args.slots = size(tensor("merge").shape[0]);
     args.eps = eps();
     args.x = input("x");
@@ -358,12 +360,11 @@ void Binder::concat() {
 
 void Binder::scale_shift_clamp() {
     add_step(cpu::ScaleShiftClampArgs{rows("x"), columns("x"), input("x"), constant("scale"), constant("shift"),
-                                      static_cast<float>(op_->attributes.minimum),
-                                      static_cast<float>(op_->attributes.maximum), output()});
+                                      number("minimum"), number("maximum"), output()});
 }
 
 void Binder::gripper_rule() {
-    add_step(cpu::GripperRuleArgs{rows("x"), columns("x"), size(op_->attributes.column), input("x"), output()});
+    add_step(cpu::GripperRuleArgs{rows("x"), columns("x"), count("column"), input("x"), output()});
 }
 
 void Binder::cast() { add_step(cpu::CastArgs{rows_in_use(matrix("x").rows) * columns("x"), input("x"), output()}); }

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from lightwam.engine.dtypes import EIGHT_BITS
+from lightwam.engine.ops import OPS
 from lightwam.errors import ExportError
 from lightwam.gpu.nodes import Node, Nodes
 from lightwam.kernels.ops import (
@@ -20,10 +23,8 @@ from lightwam.kernels.ops import (
     learned_query_sum,
     matmul,
     matvec,
-    mean_pool,
     nchw_to_nhwc,
     preprocess_images,
-    quantize_rows,
     rms_norm_rope,
     row_norm,
     self_attention,
@@ -116,7 +117,7 @@ class Builder:
 
 def make_call(nodes: Nodes, node: Node) -> Call:
     """The task of a node. Raises `ValueError` for what no kernel can do."""
-    return _MAKERS[node.kind](Builder(nodes, node))
+    return _MAKERS.get(node.kind, _by_name)(Builder(nodes, node))
 
 
 def fits(nodes: Nodes, node: Node) -> bool:
@@ -143,6 +144,16 @@ def uses_matvec(nodes: Nodes, node: Node) -> bool:
     rows, columns = nodes.types[node.inputs["x"]].matrix[0], nodes.types[node.outputs["y"]].matrix[1]
     few_columns = columns <= MATVEC_COLUMNS and rows <= MATVEC_MANY_ROWS
     return rows <= MATVEC_ROWS or node.count("batch", 1) > 1 or few_columns
+
+
+def _by_name(b: Builder) -> Call:
+    """Of an op on a matrix x by the kernel of its name: task(rows, columns, x=format, y=format, and the op's attrs)."""
+    kind = b.node.kind
+    if find_spec(f"lightwam.kernels.ops.{kind}") is None:
+        raise ValueError(f"{kind} has no kernel")
+    module = import_module(f"lightwam.kernels.ops.{kind}")
+    attrs = {name: b.attr(name) for name in OPS[kind].attrs}
+    return b.call(module.task(*b.matrix("x"), **b.formats("x", "y"), **attrs))
 
 
 def _linear(b: Builder) -> Call:
@@ -201,10 +212,6 @@ def _row_norm(b: Builder) -> Call:
         quantize="scale" in node.outputs, **options,
     )  # fmt: skip
     return b.call(task)
-
-
-def _quantize_rows(b: Builder) -> Call:
-    return b.call(quantize_rows.task(*b.matrix("x"), **b.formats("x", "y")))
 
 
 def _rms_norm_rope(b: Builder) -> Call:
@@ -275,10 +282,6 @@ def _learned_query_sum(b: Builder) -> Call:
     return b.call(task)
 
 
-def _mean_pool(b: Builder) -> Call:
-    return b.call(mean_pool.task(*b.matrix("x"), x=b.format("x"), y=b.format("y")))
-
-
 def _add_subtract(b: Builder) -> Call:
     rows, columns = b.matrix("y")
     held = [b.matrix(role)[0] if role in b.node.inputs else b.weight_elements(role) // columns for role in ("a", "b")]
@@ -329,20 +332,19 @@ def _preprocess_images(b: Builder) -> Call:
     return b.call(preprocess_images.task(cameras, (height, width), y=b.format("y")))
 
 
+#: Where the kernel needs more than `_by_name` tells it.
 _MAKERS: dict[str, Callable[[Builder], Call]] = {
     "linear": _linear,
     "grouped_linear": _grouped_linear,
     "conv2d": _conv2d,
     "layer_norm": _row_norm,
     "rms_norm": _row_norm,
-    "quantize_rows": _quantize_rows,
     "rms_norm_rope": _rms_norm_rope,
     "self_attention": _self_attention,
     "cross_attention": _cross_attention,
     "cross_attention_folded": _cross_attention_folded,
     "learned_query_scores": _learned_query_scores,
     "learned_query_sum": _learned_query_sum,
-    "mean_pool": _mean_pool,
     "add": _add_subtract,
     "subtract": _add_subtract,
     "concat": _concat,

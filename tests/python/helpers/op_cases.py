@@ -237,3 +237,7 @@ def _eight_bit(eight: DType) -> Iterator[OpCase]:
 OP_CASES: tuple[OpCase, ...] = (*_matmuls(), *_norms(), *_attention(), *_elementwise())
 INT8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("i8"))
 FP8_CASES: tuple[OpCase, ...] = tuple(_eight_bit("f8"))
+
+#: Ops that have no GPU kernel, or no ONNX form, and so no cases there (docs/guides/add-an-op.md, steps 3 and 4).
+WITHOUT_GPU: frozenset[str] = frozenset()
+WITHOUT_ONNX: frozenset[str] = frozenset()
