@@ -66,11 +66,11 @@ def make_recorder(
 def recording_of(simulator: Simulator, placements: str | None) -> tuple[Recording, str]:
     """What the simulator says of its recordings, and the name of their placements (None: its first).
 
-    Raises SimulatorError where it has no scripted expert, ConfigError for unknown placements.
+    Raises SimulatorError where it says nothing, ConfigError for unknown placements.
     """
     recording = simulator.recording
     if recording is None:
-        raise SimulatorError(f"simulator {simulator.name!r} has no scripted expert: it can evaluate, not record")
+        raise SimulatorError(f"simulator {simulator.name!r} sets no `recording`: it can be evaluated, not recorded")
     if placements is not None and placements not in recording.placements:
         raise ConfigError(f"unknown placements {placements!r}: choose one of {', '.join(recording.placements)}")
     return recording, placements or recording.placements[0]

@@ -131,7 +131,7 @@ def test_one_environment_serves_all_trials_and_is_closed(monkeypatch: pytest.Mon
 
 
 def test_simulators_have_names() -> None:
-    assert load_simulator("libero").name == "libero" and set(SIMULATORS) == {"libero"}
+    assert load_simulator("libero").name == "libero" and "libero" in SIMULATORS
     assert load_simulator(NAME).name == "toy"
     for name, named in (("moon", "choose libero"), ("helpers.toy_sim:Sun", "Sun"), ("helpers.nothing:Sun", "nothing"),
                         ("helpers.toy_sim:Unfinished", "abstract")):  # fmt: skip
