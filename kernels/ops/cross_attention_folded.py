@@ -136,10 +136,8 @@ def task(
     bias: bool = False,
     residual: DType | None = None,
     rms: bool = False,
-    weighted: bool = True,
     eps: float = 0.0,
     partials: int = 0,
-    partial_width: int = STATISTICS_WIDTH,
     statistics: Statistics | None = None,
 ) -> Task:
     """y [tokens, n] = sum over heads h and keys k of p[h, s, k] output[k, h * n ...], plus bias [n] and residual.
@@ -147,8 +145,7 @@ def task(
     p is the softmax of `cross_attention`, over key_count text keys and all proprio keys. q [tokens, heads * width],
     key_text [keys, heads * width], output_text [keys, heads * n] and their proprio_keys rows are in format `x`.
     rms: q is divided by the root of its row's mean square (+ eps), whose sum comes as q_statistics "squares",
-    `partials` of `partial_width` columns each, and (if `weighted`) multiplied by q_weight f32 [heads * width]. Where
-    the keys were multiplied by that weight instead, which comes to the same, q is read into the matmul as it is.
+    `partials` of 64 columns each, and multiplied by q_weight f32 [heads * width].
     statistics: of every 64 columns of y as stored.
     """
     row = heads * width
@@ -158,14 +155,12 @@ def task(
         raise ValueError(f"cross_attention_folded: {sizes}; positive numbers and heads of at most {most} are needed")
     if not (scale > 0.0 and np.isfinite(scale)):
         raise ValueError(f"cross_attention_folded: scale {scale}; a positive number is needed")
-    if rms and partials != triton.cdiv(row, partial_width):
-        raise ValueError(
-            f"cross_attention_folded: {partials} squares of {partial_width} columns each; all {row} columns are needed"
-        )
+    if rms and partials != partials_of(row):
+        raise ValueError(f"cross_attention_folded: {partials} partial squares; all {row} columns are needed")
     arguments = given(
         Argument("q", "r", x, (tokens, row)),
         Argument("q_statistics", "r", "f32", (tokens, partials, 2)) if rms else None,
-        Argument("q_weight", "r", "f32", (row,)) if rms and weighted else None,
+        Argument("q_weight", "r", "f32", (row,)) if rms else None,
         Argument("key_text", "r", x, (keys, row)),
         Argument("output_text", "r", x, (keys, heads * n)),
         Argument("key_bias", "r", "f32", (keys,)),
@@ -236,7 +231,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     q, row = arguments["q"], task.integer("HEADS") * task.integer("WIDTH")
     if "q_statistics" in arguments:
         mean_square = arguments["q_statistics"][:, :, 0].sum(1, keepdims=True) / row
-        q = q / np.sqrt(mean_square + task.real("EPS")) * arguments.get("q_weight", 1.0)
+        q = q / np.sqrt(mean_square + task.real("EPS")) * arguments["q_weight"]
     outputs = arguments["output_text"][: int(arguments["key_count"][0])]
     if "output_proprio" in arguments:
         outputs = np.concatenate([outputs, arguments["output_proprio"]])
@@ -271,7 +266,7 @@ CASES = [
         partials=4, statistics="moments",
     ),
     task(
-        17, 1, 48, 100, 16, 1, x="bf16", y="bf16", scale=0.1, rms=True, weighted=False, eps=1e-6, partials=1,
+        17, 1, 48, 100, 16, 1, x="bf16", y="bf16", scale=0.1, rms=True, eps=1e-6, partials=1,
         statistics="range",
     ),
     task(9, 2, 16, 130, 5, 0, x="bf16", y="f32", scale=0.25, bias=True, statistics="squares"),

@@ -32,6 +32,7 @@ from lightwam.kernels.ops.attention_blocks import (
 )
 from lightwam.kernels.ops.device import arguments_type, store_statistics
 from lightwam.kernels.ops.reference import STATISTICS_WIDTH, row_statistics
+from lightwam.kernels.ops.reference import partials as partials_of
 from lightwam.kernels.ops.rms_norm_rope import rotate_pairs
 from lightwam.kernels.ops.rope_on_load import prepared_rows, reciprocal_rms
 from lightwam.kernels.task import Argument, DType, Tactic, Task
@@ -172,7 +173,6 @@ def task(
     rope: bool = False,
     eps: float = 0.0,
     partials: int = 0,
-    partial_width: int = STATISTICS_WIDTH,
     statistics_row_stride: int | None = None,
     statistics: Literal["range"] | None = None,
     batch: int = 1,
@@ -183,8 +183,8 @@ def task(
 
     rope: q and k [tokens, heads * width] are divided by the root of their row's mean square (+ eps), multiplied by
     q_weight and k_weight [heads * width], and the pairs (2i, 2i+1) of a head turned by cos, sin [tokens, width / 2].
-    The row's squares come as `partials` sums of `partial_width` columns each: q_statistics, k_statistics "squares",
-    whose rows lie `statistics_row_stride` f32 elements apart (default: 2 * partials).
+    The row's squares come as `partials` sums of 64 columns each: q_statistics, k_statistics "squares", whose rows
+    lie `statistics_row_stride` f32 elements apart (default: 2 * partials).
     statistics "range": of what is stored, for every 64 columns; so the width is a multiple of 64.
     batch, queries: q and y are [batch, queries, row], k and v [batch, tokens, row], without rope, statistics, stride.
     logsumexp: also f32 [batch, heads, queries], the logarithm in base 2 of the sum of a query's exponentials.
@@ -197,10 +197,10 @@ def task(
         raise ValueError(f"self_attention: {sizes}; heads of at most {MAX_WIDTH} that fit the row are needed")
     if not (scale > 0.0 and np.isfinite(scale)):
         raise ValueError(f"self_attention: scale {scale}; a positive number is needed")
-    if rope and (width % 2 or partials != triton.cdiv(row, partial_width) or statistics_stride < 2 * partials):
+    if rope and (width % 2 or partials != partials_of(row) or statistics_stride < 2 * partials):
         raise ValueError(
-            f"self_attention: rope of heads of {width} with {partials} squares of {partial_width} columns each, rows "
-            f"{statistics_stride} apart; an even width and partials for all {row} columns are needed"
+            f"self_attention: rope of heads of {width}, {partials} partial squares, rows {statistics_stride} apart; "
+            f"an even width and partials for all {row} columns are needed"
         )
     if statistics is not None and width % STATISTICS_WIDTH:
         raise ValueError(f"self_attention: statistics of heads of {width}; a multiple of {STATISTICS_WIDTH} is needed")

@@ -89,7 +89,6 @@ def test_frames_of_any_size_are_the_exporters_canvas(sizes: tuple[tuple[int, int
         (lambda: elementwise.task("concat", 3, [4], x=["f32"], y="f32", source_rows=[1]), "each needs 3"),
         (lambda: row_norm.task(1, 40000, kind="rms", x="f32", y="f32", eps=1e-6), "rows of 40000 elements"),
         (lambda: row_norm.task(1, 8, kind="rms", x="f32", y="i8", eps=1e-6), "a quantised y is i8"),
-        (lambda: row_norm.task(4, 8, kind="rms", x="f32", y="f32", eps=1e-6, x_rows=2), "x_rows is 2"),
         (lambda: quantize_rows.task(1, 40000, x="f32"), "rows of 40000 elements"),
         (lambda: affine.task(1, 8, x="f32", y="f32", steps=3), "up to 2, one minimum for each"),
         (lambda: affine.task(1, 8, x="f32", y="f32", gripper_column=8), "gripper column 8 of 8 columns"),
