@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.kernel_runs import run_arrays
 from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import matmul, matvec
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.targets import TARGETS

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from helpers.kernel_runs import run_arrays
 from lightwam.engine.images import compose_canvas
-from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import affine, conv2d, elementwise, preprocess_images, quantize_rows, row_norm
 from lightwam.kernels.ops.preprocess_images import Camera
 from lightwam.kernels.targets import TARGETS
