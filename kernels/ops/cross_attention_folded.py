@@ -21,6 +21,7 @@ from lightwam.kernels.ops import cross_attention
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     block_of,
+    check_heads,
     load_columns,
     load_keys,
     load_rows,
@@ -149,12 +150,8 @@ def task(
     statistics: of every 64 columns of y as stored.
     """
     row = heads * width
-    if min(tokens, heads, width, n, keys) < 1 or proprio_keys < 0 or width > cross_attention.MAX_WIDTH:
-        sizes = f"{tokens} tokens, {heads} heads of {width}, {keys} + {proprio_keys} keys, n {n}"
-        most = cross_attention.MAX_WIDTH
-        raise ValueError(f"cross_attention_folded: {sizes}; positive numbers and heads of at most {most} are needed")
-    if not (scale > 0.0 and np.isfinite(scale)):
-        raise ValueError(f"cross_attention_folded: scale {scale}; a positive number is needed")
+    sizes = {"tokens": tokens, "heads": heads, "n": n, "keys": keys}
+    check_heads("cross_attention_folded", cross_attention.MAX_WIDTH, scale, width, proprio_keys, **sizes)
     if rms and partials != partials_of(row):
         raise ValueError(f"cross_attention_folded: {partials} partial squares; all {row} columns are needed")
     arguments = given(

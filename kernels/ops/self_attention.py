@@ -20,10 +20,11 @@ import triton.language as tl
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
+    block_of,
+    check_heads,
     column_block,
     fit_blocks,
     flash_choices,
-    flash_tactic,
     load_rows,
     matmul_format,
     softmax_step,
@@ -192,11 +193,9 @@ def task(
     row = heads * width
     stride = row if row_stride is None else row_stride
     statistics_stride = 2 * partials if statistics_row_stride is None else statistics_row_stride
-    if min(tokens, heads, width) < 1 or width > MAX_WIDTH or stride < row:
-        sizes = f"{tokens} tokens, {heads} heads of {width}, rows {stride} apart"
-        raise ValueError(f"self_attention: {sizes}; heads of at most {MAX_WIDTH} that fit the row are needed")
-    if not (scale > 0.0 and np.isfinite(scale)):
-        raise ValueError(f"self_attention: scale {scale}; a positive number is needed")
+    check_heads("self_attention", MAX_WIDTH, scale, width, tokens=tokens, heads=heads)
+    if stride < row:
+        raise ValueError(f"self_attention: {heads} heads of {width}, rows {stride} apart; heads must fit the row")
     if rope and (width % 2 or partials != partials_of(row) or statistics_stride < 2 * partials):
         raise ValueError(
             f"self_attention: rope of heads of {width}, {partials} partial squares, rows {statistics_stride} apart; "
@@ -258,7 +257,10 @@ def _rows_shape(batch: int, rows: int, row: int, stride: int) -> tuple[int, ...]
 def tactics(task: Task, target: str) -> list[Tactic]:
     tokens, wide = task.integer("TOKENS"), task.integer("CHUNKS") > 2
     choices = flash_choices(task.product_type, target, wide=wide, rotated=bool(task.constants["ROPE"]))
-    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, task.integer("QUERIES"), tokens)]
+    return [
+        Tactic({"BLOCK_M": m, "BLOCK_N": n, "TAIL_N": block_of(max(tokens % n, 1), n)}, warps, stages)
+        for m, n, warps, stages in fit_blocks(choices, task.integer("QUERIES"), tokens)
+    ]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
