@@ -12,7 +12,7 @@ from torch import Tensor
 from triton.runtime import driver
 
 from lightwam.kernels.compiler.tasks import CompileError, candidates, drop_reason
-from lightwam.kernels.compiler.variant import Code, code_of
+from lightwam.kernels.compiler.variant import Code, code_of, one_line
 from lightwam.kernels.interpreter.interpret import run
 from lightwam.kernels.targets import ALL_TARGETS
 from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
@@ -88,8 +88,7 @@ def choose_tactic(task: Task, target: str, tensors: Sequence[Tensor]) -> Tactic:
             parameters = _parameters(task, tactic, tensors)
             outcome = code_of(module.kernel.warmup(grid=module.grid(task, tactic), **parameters))
         except Exception as error:  # whatever the compiler raises
-            lines = str(error).strip().splitlines() or [""]
-            outcome = f"{type(error).__name__}: {lines[-1]}"
+            outcome = one_line(error)
         reason = drop_reason(outcome, most_shared)
         if not reason:
             return tactic

@@ -21,6 +21,7 @@ from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import arguments_type
 from lightwam.kernels.ops.matmul_tactics import tactics as tactics
 from lightwam.kernels.ops.matmul_tile import matmul_program
+from lightwam.kernels.ops.quantize_rows import rounded_rows
 from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, STATISTICS_WIDTH, Activation, Statistics
 from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task, given
 
@@ -185,26 +186,16 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         dtype = task.dtype("weight")
         x = decode(encode(x, dtype), dtype)
     elif constants["X_MODE"] == "quantize" and statistics is not None:
-        low, high = statistics[:, :, 0].min(axis=1), statistics[:, :, 1].max(axis=1)
-        if task.product_type == "f8":
-            scale = float64.e4m3_scale(low, high)
-            x = float64.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
-        else:
-            scale, zero = float64.eight_bit_scale(low, high)
-            x = float64.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
-            zero = zero[:, None]
-        scale = scale[:, None]
+        limits = statistics[:, :, 0].min(axis=1, keepdims=True), statistics[:, :, 1].max(axis=1, keepdims=True)
+        rounded = rounded_rows(x, integers=task.product_type == "i8", limits=limits)
+        x, scale, zero = rounded["y"], rounded["scale"], rounded.get("zero")
     y = np.einsum("rgk,gnk->rgn", x, weight, optimize=True)
     if zero is not None:
         y = y - zero[:, :, None] * arguments["weight_sum"]
     if scale is not None:
         y = y * scale[:, :, None] * arguments["weight_scale"]
     y = y.reshape(rows, -1)
-    if "bias" in arguments:
-        y = y + arguments["bias"]
-    y = float64.activate(y, str(constants["ACTIVATION"]))
-    if "residual" in arguments:
-        y = y + arguments["residual"]
+    y = float64.activate(y + arguments.get("bias", 0.0), str(constants["ACTIVATION"])) + arguments.get("residual", 0.0)
     if constants["STATISTICS"] == "none":
         return {"y": y}
     dtype = task.dtype("y")

@@ -285,10 +285,9 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     y = np.einsum("brk,bnk->brn", x, weight)
     if scale is not None:
         y = y * arguments["weight_scale"][:, None, :]
-    if "bias" in arguments:
-        y = y + arguments["bias"][:, None, :]
-    y = float64.activate(y, str(task.constants["ACTIVATION"]))
-    return {"y": y + arguments["residual"] if "residual" in arguments else y}
+    bias = arguments["bias"][:, None, :] if "bias" in arguments else 0.0
+    y = float64.activate(y + bias, str(task.constants["ACTIVATION"]))
+    return {"y": y + arguments.get("residual", 0.0)}
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
