@@ -17,7 +17,7 @@ from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate
 from lightwam.kernels.ops.quantize_rows import ROW_WIDTH_LIMIT, rounded_rows, row_tactics, store_rounded
-from lightwam.kernels.task import Argument, DType, Tactic, Task, given
+from lightwam.kernels.task import EIGHT_BITS, Argument, DType, Tactic, Task, given
 
 Kind = Literal["layer", "rms"]
 Addend = Literal["full", "row"]
@@ -82,18 +82,15 @@ def task(
     batch: int = 1,
     addend: Addend | None = None,
     addend_dtype: DType = "f32",
-    quantize: bool = False,
 ) -> Task:
     """Arguments x, [addend], [weight], [bias], y, [scale, zero]; rows are counted per batch.
 
     x, y [batch, rows, width]; addend: "full", as x, or "row" [1, width]; weight, bias f32 [batch, width].
-    quantize: y is i8 with scale f32 and zero i32 [batch, rows], or f8 with scale, as `quantize_rows` makes them of the
+    y: a float, or i8 with scale f32 and zero i32 [batch, rows], or f8 with scale, as `quantize_rows` makes them of the
     f32 result.
     """
     if width > ROW_WIDTH_LIMIT:
         raise ValueError(f"row_norm: rows of {width} elements; up to {ROW_WIDTH_LIMIT} fit into a program's registers")
-    if quantize != (y in ("i8", "f8")):
-        raise ValueError(f"row_norm: y is {y} with quantize={quantize}; a quantised y is i8 or f8, another is not")
     shape = (batch, rows, width)
     arguments = given(
         Argument("x", "r", x, shape),
@@ -101,7 +98,7 @@ def task(
         Argument("weight", "r", "f32", (batch, width)) if weight else None,
         Argument("bias", "r", "f32", (batch, width)) if bias else None,
         Argument("y", "w", y, shape),
-        Argument("scale", "w", "f32", (batch, rows)) if quantize else None,
+        Argument("scale", "w", "f32", (batch, rows)) if y in EIGHT_BITS else None,
         Argument("zero", "w", "i32", (batch, rows)) if y == "i8" else None,
     )
     constants = {
@@ -148,8 +145,8 @@ CASES = [
     task(1, 65, kind="layer", x="f32", y="f32", eps=1e-5, weight=True, bias=True, batch=3),
     task(9, 48, kind="layer", x="f32", y="bf16", eps=1e-5, addend="full"),
     task(9, 48, kind="layer", x="bf16", y="f32", eps=1e-5, addend="row", addend_dtype="bf16", batch=2),
-    task(19, 256, kind="layer", x="f32", y="i8", eps=1e-6, quantize=True),
-    task(6, 72, kind="layer", x="bf16", y="i8", eps=1e-6, weight=True, bias=True, batch=2, quantize=True),
-    task(19, 256, kind="layer", x="f32", y="f8", eps=1e-6, quantize=True),
-    task(6, 72, kind="rms", x="bf16", y="f8", eps=1e-6, weight=True, batch=2, quantize=True),
+    task(19, 256, kind="layer", x="f32", y="i8", eps=1e-6),
+    task(6, 72, kind="layer", x="bf16", y="i8", eps=1e-6, weight=True, bias=True, batch=2),
+    task(19, 256, kind="layer", x="f32", y="f8", eps=1e-6),
+    task(6, 72, kind="rms", x="bf16", y="f8", eps=1e-6, weight=True, batch=2),
 ]
