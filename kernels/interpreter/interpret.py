@@ -35,7 +35,13 @@ def run(task: Task, tactic: Tactic, addresses: Sequence[int], extents: Mapping[s
     """
     if len(addresses) != len(task.arguments):
         raise ValueError(f"kernel {task.kernel}: {len(addresses)} addresses for {len(task.arguments)} arguments")
-    run_extents(task, tactic, [_extent(a, at, extents or {}) for a, at in zip(task.arguments, addresses, strict=True)])
+    found = []
+    for argument, address in zip(task.arguments, addresses, strict=True):
+        size = argument.num_bytes if argument.num_bytes is not None else (extents or {}).get(argument.name)
+        if size is None:
+            raise ValueError(f"argument {argument.name}: its bytes are not known from the task; pass them in extents")
+        found.append(Extent(argument.name, argument.mode, address, size))
+    run_extents(task, tactic, found)
 
 
 def run_extents(task: Task, tactic: Tactic, extents: Sequence[Extent]) -> None:
@@ -56,13 +62,6 @@ def run_extents(task: Task, tactic: Tactic, extents: Sequence[Extent]) -> None:
                 for z in range(grid[2]):
                     builder.set_grid_idx(x, y, z)
                     function(**bound)
-
-
-def _extent(argument: Argument, address: int, extents: Mapping[str, int]) -> Extent:
-    size = argument.num_bytes if argument.num_bytes is not None else extents.get(argument.name)
-    if size is None:
-        raise ValueError(f"argument {argument.name}: its bytes are not known from the task; pass them in extents")
-    return Extent(argument.name, argument.mode, address, size)
 
 
 def _pointer(argument: Argument, number: int, extents: Sequence[Extent]) -> Any:

@@ -248,9 +248,8 @@ def tolerance(task: Task) -> float:
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """As of `cross_attention`, and squares that fit rows of ordinary size."""
     examples = cross_attention.example(task, generator)
-    for argument in task.arguments:
-        if argument.name == "q_statistics":
-            examples["q_statistics"] = generator.uniform(40.0, 90.0, argument.shape)
+    if "q_statistics" in task.argument_names:
+        examples["q_statistics"] = generator.uniform(40.0, 90.0, task.shape("q_statistics"))
     return examples
 
 

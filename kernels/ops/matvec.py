@@ -229,7 +229,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     """The tactic that reads about `step_bytes` of weights a step, `row_bytes` of each of their rows."""
     n, k, rows = (task.integer(name) for name in ("N", "K", "ROWS"))
-    element = _weight_bytes(task)
+    element = ELEMENT_BYTES[task.dtype("weight")]
     block_r = triton.next_power_of_2(rows) if rows <= MOST_ROWS else 1
     block_k = min(row_bytes // element, triton.next_power_of_2(k))
     divisor = k & -k
@@ -241,21 +241,18 @@ def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     return Tactic(constants, num_warps=warps, num_stages=2)
 
 
-def _weight_bytes(task: Task) -> int:
-    return ELEMENT_BYTES[task.dtype("weight")]
-
-
 def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
     """Estimated cycles: whole waves of programs at the rate of device memory, then a last one that may only wait."""
     block_r, block_n, block_k = (tactic.integer(name) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
+    element = ELEMENT_BYTES[task.dtype("weight")]
     threads, steps = 32 * tactic.num_warps, -(-task.integer("K") // block_k)
     step_elements = block_n * block_k
     registers = 30 if task.constants["X_MODE"] == "plain" else 44  # beside the sums and the weights on their way
-    registers += math.ceil(step_elements / threads * (block_r + _weight_bytes(task) / 4))
+    registers += math.ceil(step_elements / threads * (block_r + element / 4))
     resident = max(1, min(REGISTERS // (registers * threads), MOST_WARPS // tactic.num_warps))
     programs = math.prod(grid(task, tactic))
     waves, rest = divmod(programs, resident * device.multiprocessors)
-    one = step_elements * _weight_bytes(task) * steps / device.memory_rate  # alone on its multiprocessor
+    one = step_elements * element * steps / device.memory_rate  # alone on its multiprocessor
     last = max(math.ceil(rest / device.multiprocessors) * one, (steps + 2) * LATENCY) if rest else 0.0
     return waves * resident * one + last
 

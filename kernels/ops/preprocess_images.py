@@ -67,16 +67,14 @@ def _camera(
     height,
     width,
     y,
-    CAMERAS: tl.constexpr,
-    CAMERA: tl.constexpr,
     CANVAS_WIDTH: tl.constexpr,
+    TOP: tl.constexpr,
+    LEFT: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROTATE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    TOP: tl.constexpr = _number(CAMERAS, CAMERA, 0)
-    LEFT: tl.constexpr = _number(CAMERAS, CAMERA, 1)
-    HEIGHT: tl.constexpr = _number(CAMERAS, CAMERA, 2)
-    WIDTH: tl.constexpr = _number(CAMERAS, CAMERA, 3)
-    ROTATE: tl.constexpr = _number(CAMERAS, CAMERA, 4)
     pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < HEIGHT * WIDTH
     row = pixel // WIDTH
@@ -130,8 +128,19 @@ def kernel(
         if tl.program_id(1) == camera:
             height = tl.load(frame_sizes + 2 * camera)
             width = tl.load(frame_sizes + 2 * camera + 1)
-            frame = (frame0, frame1, frame2, frame3, frame4, frame5, frame6, frame7)[camera]
-            _camera(frame, height, width, y, CAMERAS, camera, CANVAS_WIDTH, BLOCK)
+            _camera(
+                (frame0, frame1, frame2, frame3, frame4, frame5, frame6, frame7)[camera],
+                height,
+                width,
+                y,
+                CANVAS_WIDTH,
+                _number(CAMERAS, camera, 0),
+                _number(CAMERAS, camera, 1),
+                _number(CAMERAS, camera, 2),
+                _number(CAMERAS, camera, 3),
+                _number(CAMERAS, camera, 4),
+                BLOCK,
+            )
 
 
 def _text(cameras: Sequence[Camera]) -> str:

@@ -320,14 +320,11 @@ def tolerance(task: Task) -> float:
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """Statistics that fit rows of ordinary size, angles instead of any numbers."""
-    examples: dict[str, Array] = {}
-    for argument in task.arguments:
-        if argument.name in ("q_statistics", "k_statistics"):
-            examples[argument.name] = generator.uniform(40.0, 90.0, argument.shape)
-    if task.constants["ROPE"]:
-        angles = generator.uniform(0.0, 2.0 * np.pi, (task.integer("TOKENS"), task.integer("WIDTH") // 2))
-        examples |= {"cos": np.cos(angles), "sin": np.sin(angles)}
-    return examples
+    if not task.constants["ROPE"]:
+        return {}
+    statistics = {name: generator.uniform(40.0, 90.0, task.shape(name)) for name in ("q_statistics", "k_statistics")}
+    angles = generator.uniform(0.0, 2.0 * np.pi, task.shape("cos"))
+    return {**statistics, "cos": np.cos(angles), "sin": np.sin(angles)}
 
 
 CASES = [
