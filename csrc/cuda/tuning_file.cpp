@@ -49,7 +49,7 @@ engine::JsonValue read_document(const std::string& path) {
     text.resize(static_cast<std::size_t>(file.gcount()));
     try {
         return engine::parse_json(text);
-    } catch (const engine::JsonError& error) {
+    } catch (const engine::FileError& error) {
         engine::fail(std::string("it is not valid JSON: ") + error.what());
     }
 }

@@ -9,7 +9,6 @@
 
 #include "engine/graph_reader.hpp"
 #include "engine/json_reader.hpp"
-#include "engine/safetensors.hpp"
 
 namespace lightwam::engine {
 namespace {

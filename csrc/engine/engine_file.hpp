@@ -7,8 +7,8 @@
 
 #include "engine/error_reporter.hpp"
 #include "engine/graph.hpp"
-#include "engine/input_file.hpp"
 #include "engine/launch_plan.hpp"
+#include "engine/safetensors.hpp"
 #include "engine/tensor_check.hpp"
 
 namespace lightwam::engine {

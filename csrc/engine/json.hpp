@@ -2,10 +2,7 @@
 // A small strict JSON reader (RFC 8259): valid UTF-8, no duplicate keys, bounded depth and number of values.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,16 +10,6 @@
 #include <vector>
 
 namespace lightwam::engine {
-
-// Says where and why a text is not the JSON we accept. One line.
-class JsonError : public std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-struct JsonLimits {
-    std::size_t depth = 64;
-    std::size_t values = std::size_t{1} << 20;
-};
 
 class JsonValue {
   public:
@@ -53,7 +40,7 @@ class JsonValue {
     std::variant<std::monostate, bool, Number, std::string, Array, Object> data_;
 };
 
-// Parses the whole text; throws JsonError.
-JsonValue parse_json(std::string_view text, const JsonLimits& limits = {});
+// Parses the whole text; fails (error_reporter.hpp) with the place.
+JsonValue parse_json(std::string_view text);
 
 }  // namespace lightwam::engine

@@ -8,7 +8,7 @@ namespace lightwam::engine {
 JsonValue parse_document(std::string_view text, const std::string& what) {
     try {
         return parse_json(text);
-    } catch (const JsonError& error) {
+    } catch (const FileError& error) {
         fail(what + " is not valid: " + error.what() + "; the file is corrupted or no engine file");
     }
 }

@@ -8,7 +8,7 @@
 
 #include "engine/checksum.hpp"
 #include "engine/error_reporter.hpp"
-#include "engine/input_file.hpp"
+#include "engine/safetensors.hpp"
 
 namespace lightwam::engine {
 namespace {
