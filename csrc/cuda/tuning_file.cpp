@@ -10,7 +10,7 @@
 
 #include "cuda/modules.hpp"
 #include "engine/checksum.hpp"
-#include "engine/json_reader.hpp"
+#include "engine/json.hpp"
 
 namespace lightwam::cuda {
 namespace {

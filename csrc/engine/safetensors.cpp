@@ -10,7 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "engine/json_reader.hpp"
+#include "engine/json.hpp"
 
 namespace lightwam::engine {
 namespace {
