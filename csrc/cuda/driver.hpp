@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "lightwam/policy.hpp"
 
@@ -110,11 +111,8 @@ class DriverError : public Error {
 };
 
 // Throws DriverError "WHAT: the GPU driver says RESULT" unless the result is success.
-inline void check(const Driver& driver, Result result, const std::string& what) {
-    if (result != Result::success) throw DriverError(driver, result, what);
-}
-inline void check(const Driver& driver, Result result, const char* what) {
-    if (result != Result::success) throw DriverError(driver, result, what);
+inline void check(const Driver& driver, Result result, std::string_view what) {
+    if (result != Result::success) throw DriverError(driver, result, std::string(what));
 }
 
 // The driver of this process, initialised; loaded by the first call that succeeds and never unloaded.
