@@ -7,11 +7,9 @@
 
 #include "../attention.hpp"
 #include "../conv2d.hpp"
-#include "../elementwise.hpp"
 #include "../kernels.hpp"
 #include "../linear.hpp"
-#include "../norms.hpp"
-#include "../quantize.hpp"
+#include "../rows.hpp"
 #include "../types.hpp"
 
 namespace lightwam::cpu {
