@@ -37,15 +37,13 @@ class Normalization:
     @staticmethod
     def from_statistics(config: LightWAMConfig, statistics: Mapping[str, Any]) -> Normalization:
         """By the configuration's modes, from a statistics file's content. Raises `DataError` or `ExportError`."""
-        from lightwam.data.normalize import Normalizer
+        from lightwam.data.normalize import normalizers
 
-        modes = config.normalization
-        state = Normalizer.from_document(statistics, "state", modes.state, config.state_dim, modes.clamp)
-        action = Normalizer.from_document(statistics, "action", modes.action, config.action_dim, modes.clamp)
+        state, action = normalizers(config, statistics)
         state_scale, state_offset, action_scale, action_offset = (
             np.asarray(vector, np.float64) for vector in (state.scale, state.offset, action.scale, action.offset)
         )
-        made = Normalization(state_scale, state_offset, action_scale, action_offset, modes.clamp)
+        made = Normalization(state_scale, state_offset, action_scale, action_offset, state.clamp)
         made.check(config)
         return made
 

@@ -8,8 +8,9 @@ located objects.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache, LatentCache
 from lightwam.data.images import scale_pixels
 from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
-from lightwam.data.normalize import DatasetStatistics, Normalizer
+from lightwam.data.normalize import normalizers
 from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
 from lightwam.errors import DataError
 from lightwam.model.vae import WanVAE
@@ -115,8 +116,8 @@ def load_policy_data(
     vae: WanVAE,
     held_out: float,
     seed: int,
-    statistics: DatasetStatistics | None = None,
-) -> tuple[PolicyData, DatasetStatistics]:
+    statistics: Mapping[str, Any] | None = None,
+) -> tuple[PolicyData, Mapping[str, Any]]:
     """Read data sets, fill the caches, and normalise with `statistics` (measured over all of them when None).
 
     Raises `DataError`.
@@ -132,17 +133,15 @@ def load_policy_data(
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tasks = tuple(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
     task_names = [[e.task] * e.length for dataset in datasets for e in dataset.episodes]
-    modes = config.normalization
-    state = Normalizer.from_statistics(modes.state, statistics.state, modes.clamp).forward(joined["state"])
-    action = Normalizer.from_statistics(modes.action, statistics.action, modes.clamp).forward(joined["action"])
+    normalize_state, normalize_action = normalizers(config, statistics)
     located = joined["located"]
     deviation = located.std(0) + 1e-6
     data = PolicyData(
         first_NChw=torch.from_numpy(joined["first"]),
         future_MTChw=torch.from_numpy(joined["future"]),
         future_rows_M=torch.from_numpy(joined["future_rows"]),
-        state_NP=torch.from_numpy(state),
-        action_NHA=torch.from_numpy(action),
+        state_NP=torch.from_numpy(normalize_state.forward(joined["state"])),
+        action_NHA=torch.from_numpy(normalize_action.forward(joined["action"])),
         action_is_pad_NH=torch.from_numpy(joined["action_is_pad"]),
         image_is_pad_NF=torch.from_numpy(joined["image_is_pad"]),
         located_NK=torch.from_numpy(((located - located.mean(0)) / deviation).astype(np.float32)),

@@ -15,7 +15,7 @@ from helpers.built_once import BuiltOnce
 from helpers.dataset_fixture import TASK, write_v3
 from helpers.training import changed, fill, policy_args, tiny_config, vae_args
 from lightwam.cli import train_blind, train_policy, train_vae
-from lightwam.data.normalize import DatasetStatistics
+from lightwam.data.normalize import read_statistics
 from lightwam.errors import CheckpointError, DataError
 from lightwam.model.attention import AttentionMethod
 from lightwam.model.checkpoint_folder import load_checkpoint
@@ -61,7 +61,7 @@ def test_resume_is_exact(folders: Path, tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in weights} == {
         "mot", "state_fusion_action_expert", "proprio_encoder", "text_encoder", "vae",
     }  # fmt: skip
-    assert DatasetStatistics.load(folders / "whole/checkpoint/stats.json").num_episodes == 3
+    assert read_statistics(folders / "whole/checkpoint/stats.json")["num_episodes"] == 3
     networks = PolicyNetworks(config, 6)
     networks.load_weights(weights)
     assert networks.text_encoder([TASK]).rows.shape == (1, config.text.length, config.text.width)
