@@ -2,6 +2,7 @@
 """Short real trainings on a tiny data set: checkpoints load, a resumed run equals an uninterrupted one."""
 
 import copy
+import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -97,6 +98,20 @@ def test_training_data_of_another_robot_is_refused(folders: Path, tmp_path: Path
     other = write_v3(tmp_path / "set", action_width=6)
     with pytest.raises(DataError, match="action width 6"):
         PolicyTrainer(policy_args(folders, tmp_path, data=(other,)))
+
+
+def test_the_grippers_error_is_of_its_column(folders: Path, tmp_path: Path) -> None:
+    trainer = PolicyTrainer(policy_args(folders, tmp_path))
+    robot = trainer.config.robot
+    assert trainer.validate()["held_out/gripper_mse"] < 100
+    trainer.data.action_NHA[..., 1] = 100.0
+    assert trainer.validate()["held_out/gripper_mse"] < 100
+    assert robot.gripper is not None
+    elsewhere = dataclasses.replace(robot, gripper=dataclasses.replace(robot.gripper, dimension=robot.action[1].name))
+    trainer.average.policy.config = dataclasses.replace(trainer.config, robot=elsewhere)
+    assert trainer.validate()["held_out/gripper_mse"] > 5000
+    trainer.average.policy.config = trainer.config.with_robot(dataclasses.replace(robot, gripper=None))
+    assert "held_out/gripper_mse" not in trainer.validate()
 
 
 def test_a_missing_vae_is_named(folders: Path, tmp_path: Path) -> None:
