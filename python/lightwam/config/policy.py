@@ -18,9 +18,10 @@ from lightwam.config.flat import from_flat
 from lightwam.config.networks import ActionExpertConfig, TextConfig, VAEConfig, VideoDiTConfig
 from lightwam.config.objectives import FlowMatchingConfig, LossConfig, VideoConfig
 from lightwam.config.published import published_parts
-from lightwam.config.robot import CameraLayout, GripperRule, NormalizationConfig, RobotConfig, read_json
+from lightwam.config.robot import CameraLayout, GripperRule, NormalizationConfig, RobotConfig
 from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
 from lightwam.errors import ConfigError
+from lightwam.files import read_json
 
 
 @dataclass(frozen=True)
@@ -166,5 +167,6 @@ class LightWAMConfig:
 
 
 def _preset(name: str) -> LightWAMConfig:
-    document = read_json(Path(__file__).parent / "presets" / f"{name}.json")
+    path = Path(__file__).parent / "presets" / f"{name}.json"
+    document = read_json(path, "preset", ConfigError, "reinstall lightwam")
     return dataclass_from_dict(LightWAMConfig, document, "config")

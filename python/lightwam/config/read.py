@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lightwam.config.policy import LightWAMConfig
-from lightwam.config.robot import RobotConfig, read_json
+from lightwam.config.robot import RobotConfig
 from lightwam.config.serialize import dataclass_from_dict
 from lightwam.errors import ConfigError
+from lightwam.files import read_json
 
 PRESETS = ("libero", "robotwin", "nano")
 
@@ -34,7 +35,7 @@ def read_config(source: str | os.PathLike[str]) -> LightWAMConfig:
         return _preset(name)
     if not Path(name).is_file():
         raise ConfigError(f"configuration {name!r} is no preset ({', '.join(PRESETS)}) and no file: give one of them")
-    document = read_json(Path(name))
+    document = _read(Path(name))
     return _on_base(document, Path(name)) if "base" in document else _whole(document)
 
 
@@ -47,7 +48,7 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
     if base in PRESETS:
         config = _preset(base)
     else:
-        below = read_json(path.parent / base)
+        below = _read(path.parent / base)
         if "base" in below:
             raise ConfigError(f"robot file {path}: its base {base!r} is a robot file: name a preset or a whole one")
         config = _whole(below, robot)
@@ -59,6 +60,10 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
         in_section = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = {**merged[name], **value} if in_section else value
     return LightWAMConfig.from_dict(merged)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, "configuration", ConfigError, "give the path of a JSON file")
 
 
 def _preset(name: str) -> LightWAMConfig:

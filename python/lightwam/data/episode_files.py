@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import DataError
-from lightwam.files import replacing_folder
+from lightwam.files import read_json, replacing_folder
 
 Array = npt.NDArray[Any]
 
@@ -94,11 +94,7 @@ def write_episode(folder: Path, episode: Episode, fps: int) -> None:
 
 def read_episode_meta(folder: Path) -> dict[str, Any]:
     """The meta data written beside an episode's rows. Raises DataError where they are missing or damaged."""
-    try:
-        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"episode folder {folder} is damaged ({error}): delete it and record again") from error
-    return meta
+    return read_json(folder / META_FILE, "episode file", DataError, "delete its folder and record again")
 
 
 def read_episode_rows(folder: Path) -> dict[str, Array]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightwam.errors import DataError
+from lightwam.files import read_json
 
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
@@ -120,13 +121,8 @@ def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset
 
 def _read_info(root: Path) -> dict[str, Any]:
     path = root / "meta" / "info.json"
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"data set {root} is missing: there is no {path}; record it or name another folder") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"data set {root} is damaged: {path} is unreadable ({error}); record it again") from error
-    if not isinstance(info, dict) or not isinstance(info.get("features"), dict):
+    info = read_json(path, "data set file", DataError, "record the data set, or name another folder")
+    if not isinstance(info.get("features"), dict):
         raise DataError(f"data set {root} is damaged: {path} has no 'features'; record it again")
     return info
 

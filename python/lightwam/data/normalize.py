@@ -7,7 +7,6 @@ decoded. Source: docs/reference/light-wam.md, section 6.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from lightwam.config import LightWAMConfig
 from lightwam.config.robot import constant_range
 from lightwam.errors import ConfigError, DataError
+from lightwam.files import read_json
 
 FloatArray = npt.NDArray[np.float32]
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
@@ -42,15 +42,7 @@ def measure(rows: npt.NDArray[np.floating[Any]], prefix: str) -> dict[str, Any]:
 
 def read_statistics(path: Path) -> dict[str, Any]:
     """The JSON object of a statistics file, its entries not yet looked at. Raises `DataError`."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"statistics file {path} is missing: measure it from the data set first") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"statistics file {path} is unreadable ({error}): measure it again") from error
-    if not isinstance(document, dict):
-        raise DataError(f"statistics file {path} holds a {type(document).__name__}: it must hold a JSON object")
-    return document
+    return read_json(path, "statistics file", DataError, "measure it from the data set again")
 
 
 @dataclass(frozen=True)
