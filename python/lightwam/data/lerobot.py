@@ -10,7 +10,7 @@ Legend: N rows, S control steps a row (`lightwam.action_substeps`, 1 where absen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightwam.config import LightWAMConfig
 from lightwam.errors import DataError
 from lightwam.files import read_json
 
@@ -103,6 +104,18 @@ def open_dataset(root: Path) -> LeRobotDataset:
     except (TypeError, ValueError, AttributeError, ArithmeticError, IndexError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"data set {root} is damaged: a value of its metadata is unfit ({reason})") from error
+
+
+def open_datasets(
+    folders: Sequence[Path], config: LightWAMConfig, max_episodes: int | None = None
+) -> list[LeRobotDataset]:
+    """Data sets with the configuration's cameras and widths, of each the first `max_episodes`. Raises `DataError`."""
+    if not folders:
+        raise DataError("no data set is given: name at least one folder after --data")
+    datasets = [first_episodes(open_dataset(folder), max_episodes) for folder in folders]
+    for dataset in datasets:
+        dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
+    return datasets
 
 
 def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset:

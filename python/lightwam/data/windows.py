@@ -82,10 +82,6 @@ def measure_statistics(datasets: list[LeRobotDataset], config: LightWAMConfig) -
     `state|action` -> `default` -> `{global,stepwise}_{min,max,mean,std,q01,q99}`, `num_episodes`, `num_transition`.
     Made from tables only. Padded steps count in 'stepwise' as LIBERO's do.
     """
-    if not datasets:
-        raise DataError("no data set is given: name at least one folder")
-    for dataset in datasets:
-        dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
     state = np.concatenate([dataset.state for dataset in datasets])
     action = np.concatenate([dataset.action.reshape(-1, config.action_dim) for dataset in datasets])
     chunks = np.concatenate([build_windows(dataset, config).action_NHA for dataset in datasets])

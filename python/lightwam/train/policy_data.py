@@ -20,10 +20,9 @@ from torch import Tensor
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache, LatentCache
 from lightwam.data.images import scale_pixels
-from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
+from lightwam.data.lerobot import LeRobotDataset, open_datasets
 from lightwam.data.normalize import normalizers
 from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
-from lightwam.errors import DataError
 from lightwam.model.vae import WanVAE
 from lightwam.train.device import mixed_precision, to_device
 from lightwam.train.options import PolicyInputs
@@ -122,9 +121,7 @@ def load_policy_data(
 
     Raises `DataError`.
     """
-    if not inputs.data:
-        raise DataError("no data set is given: name at least one folder")
-    datasets = [first_episodes(open_dataset(folder), inputs.max_episodes) for folder in inputs.data]
+    datasets = open_datasets(inputs.data, config, inputs.max_episodes)
     statistics = statistics or measure_statistics(datasets, config)
     parts, start = [], 0
     for dataset in datasets:
@@ -169,7 +166,6 @@ def _load_one(
     first_row: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """One data set's arrays in robot units, its row numbers counted from `first_row`."""
-    dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
     windows = build_windows(dataset, config)
     frames = FrameCache(dataset, config.cameras, inputs.cache)
     latents = LatentCache(frames, inputs.cache, weights_fingerprint(vae), inputs.future_stride)
