@@ -2,7 +2,6 @@
 """The Light-WAM networks in PyTorch."""
 
 from lightwam.model.action_expert import ExpertOutput, PoolerAttention
-from lightwam.model.released import load_backbone, load_vae
 from lightwam.model.text import Context, HashedWordsEncoder, UMT5Encoder, umt5_tokenizer
 from lightwam.model.vae import WanVAE
 from lightwam.model.world_action_model import LightWAM
@@ -15,7 +14,5 @@ __all__ = [
     "PoolerAttention",
     "UMT5Encoder",
     "WanVAE",
-    "load_backbone",
-    "load_vae",
     "umt5_tokenizer",
 ]
