@@ -6,7 +6,9 @@ Legend: T rows (rendered decision steps), K control steps a row, H W image size.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -59,18 +61,34 @@ def image_statistics(images: list[Array]) -> dict[str, list[float]]:
     }
 
 
-def write_video(path: Path, images: list[Array], fps: int) -> None:
-    """Encode T images [H, W, 3] as H.264 without B-frames, so that files can be joined without decoding."""
-    height, width = images[0].shape[:2]
+@contextlib.contextmanager
+def encoding_video(path: Path, rate: Fraction, options: Mapping[str, str]) -> Iterator[Callable[[Array], None]]:
+    """An mp4 (H.264) to fill: the yielded function appends a uint8 image [H, W, 3]; H and W even, the same every time.
+
+    Raises DataError where none was appended.
+    """
     with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=Fraction(fps), options=VIDEO_OPTIONS)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1
+        stream: Any = None  # there is none before the first image
+
+        def append(image_HWC: Array) -> None:
+            nonlocal stream
+            if stream is None:
+                stream = container.add_stream("libx264", rate=rate, options=dict(options))
+                stream.height, stream.width = image_HWC.shape[:2]
+                stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image_HWC), format="rgb24")))
+
+        yield append
+        if stream is None:
+            raise DataError("a video has no frame: add one before closing it")
+        container.mux(stream.encode())
+
+
+def write_video(path: Path, images: list[Array], fps: int) -> None:
+    """Encode T images [H, W, 3] without B-frames, so that files can be joined without decoding."""
+    with encoding_video(path, Fraction(fps), VIDEO_OPTIONS) as append:
         for image in images:
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+            append(image)
 
 
 def write_episode(folder: Path, episode: Episode, fps: int) -> None:

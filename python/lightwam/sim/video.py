@@ -7,7 +7,7 @@ Legend: H W image size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
-from lightwam.errors import DataError
+from lightwam.data.episode_files import encoding_video
 from lightwam.files import replacing_file
 from lightwam.sim.closed_loop import FRAME_STRIDE, FrameSink
 from lightwam.sim.env import Array
@@ -43,29 +43,14 @@ def mark_outcome(frame: Array, success: bool) -> Array:
 
 
 class VideoSink(FrameSink):
-    """Encodes the frames of trials, all of one size. Made by `open_video`."""
+    """The frames of trials as a video. Made by `open_video`."""
 
-    def __init__(self, container: Any, rate: Fraction) -> None:
-        self._container, self._rate = container, rate
-        self.stream: Any = None  # there is none before the first frame
+    def __init__(self, append: Callable[[Array], None]) -> None:
+        self.add_frame = append  # of a uint8 image [H, W, 3]
 
     def add(self, picture_HWC: Array, chunk_step: int, /) -> None:
         """Append a picture, over an empty strip."""
         self.add_frame(compose_frame(picture_HWC))
-
-    def add_frame(self, frame_HWC: Array) -> None:
-        """Append a uint8 image [H, W, 3]; H and W even, the same every time."""
-        if self.stream is None:
-            self.stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "20"})
-            self.stream.height, self.stream.width = frame_HWC.shape[:2]
-            self.stream.pix_fmt = "yuv420p"
-            self.stream.codec_context.thread_count = 1
-        self.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24"))
-
-    def encode(self, frame: Any) -> None:
-        """Append a frame of av; None writes what the encoder still holds."""
-        for packet in self.stream.encode(frame):
-            self._container.mux(packet)
 
 
 @contextlib.contextmanager
@@ -75,12 +60,9 @@ def open_video(path: Path, control_hz: float) -> Iterator[VideoSink]:
     Raises DataError where no frame was added.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(path) as building, av.open(str(building), "w", format="mp4") as container:
-        sink = VideoSink(container, Fraction(control_hz) / FRAME_STRIDE)
-        yield sink
-        if sink.stream is None:
-            raise DataError(f"video {path} has no frame: add one before closing it")
-        sink.encode(None)
+    rate = Fraction(control_hz) / FRAME_STRIDE
+    with replacing_file(path) as building, encoding_video(building, rate, {"crf": "20"}) as append:
+        yield VideoSink(append)
 
 
 def contact_sheet(rows: Sequence[Sequence[Array]], columns: int, path: Path) -> None:
