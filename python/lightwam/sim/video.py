@@ -17,7 +17,7 @@ import numpy as np
 
 from lightwam.data.episode_files import encoding_video
 from lightwam.files import replacing_file
-from lightwam.sim.closed_loop import FRAME_STRIDE, FrameSink
+from lightwam.sim.closed_loop import FRAME_STRIDE
 from lightwam.sim.env import Array
 
 STRIP_HEIGHT = 16  # pixels under the cameras: one cell an executed step of the chunk
@@ -42,27 +42,18 @@ def mark_outcome(frame: Array, success: bool) -> Array:
     return marked
 
 
-class VideoSink(FrameSink):
-    """The frames of trials as a video. Made by `open_video`."""
-
-    def __init__(self, append: Callable[[Array], None]) -> None:
-        self.add_frame = append  # of a uint8 image [H, W, 3]
-
-    def add(self, picture_HWC: Array, chunk_step: int, /) -> None:
-        """Append a picture, over an empty strip."""
-        self.add_frame(compose_frame(picture_HWC))
-
-
 @contextlib.contextmanager
-def open_video(path: Path, control_hz: float) -> Iterator[VideoSink]:
-    """A sink of frames, every `FRAME_STRIDE` control steps, into an mp4 (H.264) that appears when the block ends well.
+def open_video(path: Path, control_hz: float) -> Iterator[Callable[[Array], None]]:
+    """An mp4 (H.264) of a frame every `FRAME_STRIDE` control steps, which appears when the block ends well.
+
+    The yielded function appends a frame, uint8 [H, W, 3]; H and W even, the same every time.
 
     Raises DataError where no frame was added.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rate = Fraction(control_hz) / FRAME_STRIDE
     with replacing_file(path) as building, encoding_video(building, rate, {"crf": "20"}) as append:
-        yield VideoSink(append)
+        yield append
 
 
 def contact_sheet(rows: Sequence[Sequence[Array]], columns: int, path: Path) -> None:

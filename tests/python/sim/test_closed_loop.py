@@ -61,7 +61,9 @@ def trial(length: float, pictures: bool = False) -> tuple[Trial, ToyEnv, Picture
     toy = Toy()
     env = toy.make_env(toy.task("reach", 0))
     sink, state = Pictures(env), np.array([0, 0, 0.1 * length, 0])
-    result = run_trial(env, CountingPolicy(), toy.protocol("quick"), state, 5, frame_sink=sink if pictures else None)
+    result = run_trial(
+        env, CountingPolicy(), toy.protocol("quick"), state, 5, add_picture=sink.add if pictures else None
+    )
     return result, env, sink
 
 
