@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightwam.config.policy import LightWAMConfig
+from lightwam.config.policy import LightWAMConfig, preset
 from lightwam.config.robot import RobotConfig
 from lightwam.config.serialize import dataclass_from_dict
 from lightwam.errors import ConfigError
@@ -32,7 +32,7 @@ def read_config(source: str | os.PathLike[str]) -> LightWAMConfig:
     """
     name = os.fspath(source)
     if name in PRESETS:
-        return _preset(name)
+        return preset(name)
     if not Path(name).is_file():
         raise ConfigError(f"configuration {name!r} is no preset ({', '.join(PRESETS)}) and no file: give one of them")
     document = _read(Path(name))
@@ -46,7 +46,7 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
     if "robot" in changes:
         robot = dataclass_from_dict(RobotConfig, changes.pop("robot"), "robot")
     if base in PRESETS:
-        config = _preset(base)
+        config = preset(base)
     else:
         below = _read(path.parent / base)
         if "base" in below:
@@ -64,11 +64,6 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     return read_json(path, "configuration", ConfigError, "give the path of a JSON file")
-
-
-def _preset(name: str) -> LightWAMConfig:
-    preset: LightWAMConfig = getattr(LightWAMConfig, name)()
-    return preset
 
 
 def _whole(document: Mapping[str, Any], robot: RobotConfig | None = None) -> LightWAMConfig:

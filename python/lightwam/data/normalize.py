@@ -141,6 +141,6 @@ def _range_of_mode(mode: str, vectors: Mapping[str, FloatArray], width: int) -> 
 
 def normalizers(config: LightWAMConfig, document: Mapping[str, Any]) -> tuple[Normalizer, Normalizer]:
     """Those of state and action, by the configuration's modes; `document` and errors as for `from_statistics`."""
-    modes = config.normalization
+    modes = config.robot.normalization
     state = Normalizer.from_statistics(document, "state", modes.state, config.state_dim, modes.clamp)
     return state, Normalizer.from_statistics(document, "action", modes.action, config.action_dim, modes.clamp)

@@ -31,7 +31,7 @@ class Normalization:
         """For engines that take normalised states and return normalised actions (tests, latency)."""
         state, action = config.state_dim, config.action_dim
         return Normalization(
-            np.ones(state), np.zeros(state), np.ones(action), np.zeros(action), config.normalization.clamp
+            np.ones(state), np.zeros(state), np.ones(action), np.zeros(action), config.robot.normalization.clamp
         )
 
     @staticmethod
@@ -118,6 +118,6 @@ def policy_section(
         "text_encoder": None,
         "instructions": [],
         "normalizer": None if normalization is None else normalization.to_json(),
-        "gripper": None if config.gripper is None or normalization is None else str(config.gripper),
+        "gripper": None if config.robot.gripper is None or normalization is None else str(config.robot.gripper),
         "control_hz": config.robot.control_hz if control_hz is None else control_hz,
     }

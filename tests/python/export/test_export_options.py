@@ -240,7 +240,7 @@ def test_weights_that_hold_nan_are_refused(tmp_path: Path) -> None:
 
 def test_without_a_normalizer_the_gripper_stays_normalised(tmp_path: Path) -> None:
     config = tiny_config()
-    assert config.gripper is not None
+    assert config.robot.gripper is not None
     model = random_model(config, seed=1)
     export_engine(
         model, tmp_path / "tiny.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
