@@ -130,24 +130,20 @@ def load_policy_data(
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tasks = tuple(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
     task_names = [[e.task] * e.length for dataset in datasets for e in dataset.episodes]
-    normalize_state, normalize_action = normalizers(config, statistics)
-    located = joined["located"]
-    deviation = located.std(0) + 1e-6
+    state, action = normalizers(config, statistics)
+    joined["state_NP"], joined["action_NHA"] = state.forward(joined["state_NP"]), action.forward(joined["action_NHA"])
+    located_NK = joined["located_NK"]
+    deviation = located_NK.std(0) + 1e-6
+    joined["located_NK"] = ((located_NK - located_NK.mean(0)) / deviation).astype(np.float32)
+    training_rows, held_out_rows = joined.pop("training_rows"), joined.pop("held_out_rows")
     data = PolicyData(
-        first_NChw=torch.from_numpy(joined["first"]),
-        future_MTChw=torch.from_numpy(joined["future"]),
-        future_rows_M=torch.from_numpy(joined["future_rows"]),
-        state_NP=torch.from_numpy(normalize_state.forward(joined["state"])),
-        action_NHA=torch.from_numpy(normalize_action.forward(joined["action"])),
-        action_is_pad_NH=torch.from_numpy(joined["action_is_pad"]),
-        image_is_pad_NF=torch.from_numpy(joined["image_is_pad"]),
-        located_NK=torch.from_numpy(((located - located.mean(0)) / deviation).astype(np.float32)),
+        **{name: torch.from_numpy(array) for name, array in joined.items()},
         located_std_K=torch.from_numpy(deviation.astype(np.float32)),
         task_N=torch.tensor([tasks.index(name) for names in task_names for name in names]),
         tasks=tasks,
-        training_rows=joined["training_rows"],
-        held_out_rows=joined["held_out_rows"],
-        training_entries=np.flatnonzero(np.isin(joined["future_rows"], joined["training_rows"])),
+        training_rows=training_rows,
+        held_out_rows=held_out_rows,
+        training_entries=np.flatnonzero(np.isin(joined["future_rows_M"], training_rows)),
     )
     return data, statistics
 
@@ -165,7 +161,7 @@ def _load_one(
     dataset: LeRobotDataset, inputs: PolicyInputs, config: LightWAMConfig, vae: WanVAE, held_out: float, seed: int,
     first_row: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """One data set's arrays in robot units, its row numbers counted from `first_row`."""
+    """One data set's arrays in robot units, named as in `PolicyData`; its row numbers counted from `first_row`."""
     windows = build_windows(dataset, config)
     frames = FrameCache(dataset, config.cameras, inputs.cache)
     latents = LatentCache(frames, inputs.cache, weights_fingerprint(vae), inputs.future_stride)
@@ -175,14 +171,14 @@ def _load_one(
     latents.build_future(encode_clips, windows.frame_rows_NF)
     training, kept_out = split_episodes(dataset, held_out, seed)
     return {
-        "first": latents.load_all("first"),
-        "future": latents.load_all("future"),
-        "future_rows": first_row + latents.future_rows(),
-        "state": dataset.state,
-        "action": windows.action_NHA,
-        "action_is_pad": windows.action_is_pad_NH,
-        "image_is_pad": windows.image_is_pad_NF,
-        "located": located_coordinates(dataset),
+        "first_NChw": latents.load_all("first"),
+        "future_MTChw": latents.load_all("future"),
+        "future_rows_M": first_row + latents.future_rows(),
+        "state_NP": dataset.state,
+        "action_NHA": windows.action_NHA,
+        "action_is_pad_NH": windows.action_is_pad_NH,
+        "image_is_pad_NF": windows.image_is_pad_NF,
+        "located_NK": located_coordinates(dataset),
         "training_rows": first_row + rows_of(training),
         "held_out_rows": first_row + rows_of(kept_out),
     }
