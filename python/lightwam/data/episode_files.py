@@ -49,16 +49,16 @@ class Episode:
         return len(next(iter(self.columns.values()), []))
 
 
+def summary(values_NX: Array, count: int) -> dict[str, list[Any]]:
+    """min, max, mean and std over the first axis, and the count, as LeRobot keeps them."""
+    parts = {"min": values_NX.min(0), "max": values_NX.max(0), "mean": values_NX.mean(0), "std": values_NX.std(0)}
+    return {**{name: part.tolist() for name, part in parts.items()}, "count": [count]}
+
+
 def image_statistics(images: list[Array]) -> dict[str, list[float]]:
-    """Per-channel min, max, mean, std (0..1), and the pixel count, of T images [H, W, 3]."""
+    """Per-channel `summary` (0..1) of T images [H, W, 3]."""
     pixels = np.stack(images)[:, ::2, ::2].reshape(-1, 3).astype(np.float64) / 255.0
-    return {
-        "min": pixels.min(0).tolist(),
-        "max": pixels.max(0).tolist(),
-        "mean": pixels.mean(0).tolist(),
-        "std": pixels.std(0).tolist(),
-        "count": [len(images)],
-    }
+    return summary(pixels, len(images))
 
 
 @contextlib.contextmanager

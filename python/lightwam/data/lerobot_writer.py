@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightwam.config import RobotConfig
-from lightwam.data.episode_files import META_FILE, read_episode_meta, read_episode_rows
+from lightwam.data.episode_files import META_FILE, read_episode_meta, read_episode_rows, summary
 from lightwam.data.lerobot import IMAGE_PREFIX, SUBSTEPS_KEY
 from lightwam.errors import DataError
 from lightwam.files import replacing_folder
@@ -195,14 +195,8 @@ def join_videos(parts: Iterable[tuple[Path, int]], path: Path, fps: int) -> None
 
 def _summary(values_NX: Array) -> dict[str, list[Any]]:
     values = values_NX.astype(np.float64)
-    summary: dict[str, list[Any]] = {
-        "min": values.min(0).tolist(),
-        "max": values.max(0).tolist(),
-        "mean": values.mean(0).tolist(),
-        "std": values.std(0).tolist(),
-        "count": [len(values)],
-    }
-    return summary | {name: np.quantile(values, q, axis=0).tolist() for name, q in QUANTILES.items()}
+    quantiles = {name: np.quantile(values, q, axis=0).tolist() for name, q in QUANTILES.items()}
+    return summary(values, len(values)) | quantiles
 
 
 def _pooled_images(parts: list[dict[str, list[float]]]) -> dict[str, Any]:
