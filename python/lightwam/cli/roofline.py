@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightwam.files import replacing_file
-from lightwam.gpu import require_triton
 from lightwam.kernels.targets import GPUS
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ else:
 
 
 def main(engine: Path, gpu_name: ModelledGpu, out: Path | None) -> int:
-    """Print the prediction, write `roofline.json` into `out` if given; returns the exit status.
-
-    Raises `ConfigError` without Triton, and what `predict_engine` raises.
-    """
-    require_triton("--roofline")
+    """Print the prediction, write `roofline.json` into `out` if given. Raises what `predict_engine` does."""
     from lightwam.gpu.prediction import predict_engine
 
     prediction = predict_engine(engine, gpu_name)
