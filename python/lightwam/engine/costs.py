@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lightwam.engine.dtypes import num_elements
 from lightwam.engine.graph import Graph, Op, Program, Stage, TensorType
 from lightwam.engine.ops import OPS
 from lightwam.engine.verify import op_operands
@@ -71,7 +71,7 @@ def graph_costs(graph: Graph, text_rows: int | None = None) -> GraphCosts:
     return GraphCosts(
         ops,
         sum(graph.constants[name].type.num_bytes for name in used),
-        sum(num_elements(graph.constants[name].type.shape) for name in weights),
+        sum(math.prod(graph.constants[name].type.shape) for name in weights),
     )
 
 

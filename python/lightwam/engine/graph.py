@@ -7,11 +7,12 @@ interpreted, so a graph of any size can be counted and planned without any weigh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, num_bytes
+from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, Array, DType, Shape
 from lightwam.errors import EngineError, ExportError
 
 FORMAT = "lightwam-engine"
@@ -39,16 +40,12 @@ class TensorType:
 
     @property
     def num_bytes(self) -> int:
-        return num_bytes(self.dtype, self.shape)
+        return ITEM_SIZE[self.dtype] * math.prod(self.shape)
 
     @property
     def matrix(self) -> tuple[int, int]:
         """The matrix view [R, C]: C is the last dimension, R all others multiplied."""
-        columns = self.shape[-1] if self.shape else 1
-        rows = 1
-        for side in self.shape[:-1]:
-            rows *= side
-        return rows, columns
+        return math.prod(self.shape[:-1]), self.shape[-1] if self.shape else 1
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"

@@ -7,6 +7,7 @@ stored in 16 bits is widened by a Cast, which every runtime folds while it loads
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 import onnx
-from lightwam.engine.dtypes import ITEM_SIZE, Array, Shape, num_elements
+from lightwam.engine.dtypes import ITEM_SIZE, Array, Shape
 from lightwam.engine.graph import Constant
 from lightwam.errors import ExportError
 
@@ -37,7 +38,7 @@ class StoredTensor:
 
     @property
     def num_bytes(self) -> int:
-        return ITEM_SIZE[self.constant.type.dtype] * num_elements(self.shape)
+        return ITEM_SIZE[self.constant.type.dtype] * math.prod(self.shape)
 
 
 @dataclass
@@ -124,7 +125,7 @@ class ModelBuilder:
             raise ExportError(
                 f"constant {constant.name} is {constant.type}: export the policy in a float precision for ONNX"
             )
-        if stored_as == "f32" and num_elements(made) <= _INLINE_ELEMENTS:
+        if stored_as == "f32" and math.prod(made) <= _INLINE_ELEMENTS:
             array = constant.array()
             return self._inline(name, np.array(array if transform is None else transform(array)))
         if name not in self._initializers:

@@ -11,13 +11,14 @@ Symbols: N output width, K input width, R rows, G groups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, decode, num_elements
+from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, decode
 from lightwam.engine.graph import (
     EIGHT_BIT_FORMATS,
     Constant,
@@ -94,7 +95,7 @@ def _linears_by_input(program: Program) -> dict[str, list[Op]]:
 
 
 def _size(graph: Graph, op: Op) -> int:
-    return num_elements(graph.constants[op.constants["weight"]].type.shape)
+    return math.prod(graph.constants[op.constants["weight"]].type.shape)
 
 
 def _weight_readers(graph: Graph) -> dict[str, list[tuple[str, Op]]]:

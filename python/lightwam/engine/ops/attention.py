@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightwam.engine.dtypes import Shape, num_elements
+from lightwam.engine.dtypes import Shape
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import F, torch
 from lightwam.engine.ops.spec import BIAS, RESIDUAL, AttrKind, Call, Operands, OpSpec, Role, X
@@ -24,7 +24,7 @@ def _self_attention_shape(o: Operands) -> dict[str, Shape]:
 
 def _self_attention_flops(o: Operands) -> int:
     """Logits of all pairs of tokens, and the averages."""
-    return 4 * o.inputs["q"].shape[0] * num_elements(o.inputs["q"].shape)
+    return 4 * o.inputs["q"].shape[0] * math.prod(o.inputs["q"].shape)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
@@ -69,7 +69,7 @@ def _num_keys(o: Operands) -> int:
 
 
 def _cross_attention_flops(o: Operands) -> int:
-    return 4 * num_elements(o.inputs["q"].shape) * _num_keys(o)
+    return 4 * math.prod(o.inputs["q"].shape) * _num_keys(o)
 
 
 def _cross_shares(c: Call, role: str) -> tuple[Tensor, Tensor]:

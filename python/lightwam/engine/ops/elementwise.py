@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from lightwam.engine.dtypes import Shape, num_elements
+from lightwam.engine.dtypes import Shape
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import torch
 from lightwam.engine.ops.spec import X_IN_PLACE, Call, Operands, OpSpec, Role, X, same_as_x
@@ -63,7 +64,7 @@ def _gripper_rule(c: Call) -> Tensor:
 
 def _reshape_shape(o: Operands) -> dict[str, Shape]:
     x, y = o.inputs["x"], o.declared["y"]
-    o.require(x.dtype == y.dtype and num_elements(x.shape) == num_elements(y.shape), "an output of x's format and size")
+    o.require(x.dtype == y.dtype and math.prod(x.shape) == math.prod(y.shape), "an output of x's format and size")
     return {"y": y.shape}
 
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from lightwam.engine.dtypes import Shape, num_elements
+from lightwam.engine.dtypes import Shape
 from lightwam.engine.lazy_torch import F
 from lightwam.engine.ops.spec import BIAS, RESIDUAL, WEIGHT, Call, Operands, OpSpec, X
 from lightwam.errors import ExportError
@@ -55,7 +56,7 @@ def _conv2d_shape(o: Operands) -> dict[str, Shape]:
 
 def _conv2d_flops(o: Operands) -> int:
     height, width, _ = _conv2d_shape(o)["y"]
-    return 2 * height * width * num_elements(o.constants["weight"].shape)
+    return 2 * height * width * math.prod(o.constants["weight"].shape)
 
 
 def _conv2d(c: Call) -> Tensor:
