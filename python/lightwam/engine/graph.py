@@ -80,8 +80,24 @@ class Constant:
         return array
 
 
+class WithAttrs:
+    """Reads attrs whose kind is known, by the op table or by the fusion that set them."""
+
+    attrs: Mapping[str, Attr]
+
+    def count(self, attr: str, default: int | None = None) -> int:
+        value = self.attrs.get(attr, default)
+        assert isinstance(value, int), f"{attr} is {value!r}"
+        return value
+
+    def number(self, attr: str) -> float:
+        value = self.attrs[attr]
+        assert isinstance(value, (int, float)), f"{attr} is {value!r}"
+        return float(value)
+
+
 @dataclass(frozen=True)
-class Op:
+class Op(WithAttrs):
     """One step of a program; roles map to value names (inputs, outputs) or constant names."""
 
     op: str

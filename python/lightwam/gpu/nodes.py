@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from lightwam.engine.dtypes import ITEM_SIZE
-from lightwam.engine.graph import Attr, Constant, Graph, Op, Program, Stage, TensorType
+from lightwam.engine.graph import Attr, Constant, Graph, Op, Program, Stage, TensorType, WithAttrs
 from lightwam.errors import ExportError
 
 #: Every address that a launch passes is a multiple of it: kernels load 16 bytes at once.
@@ -25,7 +25,7 @@ class Part:
 
 
 @dataclass(eq=False)
-class Node:
+class Node(WithAttrs):
     """One step, or several steps fused. `kind` is the name of a graph's op; `order` ranks nodes that may swap.
 
     `weights`: role -> constants that lie side by side in the block of weights and are read as one.
@@ -44,16 +44,6 @@ class Node:
         value = self.attrs.get(attr, default)
         assert isinstance(value, str)
         return value
-
-    def count(self, attr: str, default: int = 0) -> int:
-        value = self.attrs.get(attr, default)
-        assert isinstance(value, int)
-        return value
-
-    def number(self, attr: str) -> float:
-        value = self.attrs[attr]
-        assert isinstance(value, (int, float))
-        return float(value)
 
 
 @dataclass

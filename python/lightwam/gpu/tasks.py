@@ -111,7 +111,7 @@ class Builder:
         value = node.inputs.get(role) or node.outputs.get(role)
         if value is None:
             raise ExportError(f"node {node.name}: {node.kind} has no {role!r} for its kernel's argument {argument!r}")
-        return ValueOperand(value, node.count(f"{role}.offset"))
+        return ValueOperand(value, node.count(f"{role}.offset", 0))
 
 
 def make_call(nodes: Nodes, node: Node) -> Call:
@@ -190,7 +190,7 @@ def _conv2d(b: Builder) -> Call:
 def _row_norm(b: Builder) -> Call:
     node = b.node
     batch = node.count("batch", 1)
-    elements, width = b.matrix("y")[0] * b.matrix("y")[1], node.count("width") or b.matrix("x")[1]
+    elements, width = b.matrix("y")[0] * b.matrix("y")[1], node.count("width", 0) or b.matrix("x")[1]
     options: dict[str, Any] = {}
     if "addend" in node.inputs or "addend" in node.weights:
         options = {"addend": node.text("addend_rows"), "addend_dtype": b.format("addend")}

@@ -99,17 +99,14 @@ class ModelBuilder:
 
     def integers(self, *numbers: int) -> str:
         """An int64 vector."""
-        return self._inline("i64." + ".".join(map(str, numbers)), np.array(numbers, np.int64))
+        return self.table("i64." + ".".join(map(str, numbers)), np.array(numbers, np.int64))
 
     def number(self, value: float) -> str:
         """A float32 scalar."""
-        return self._inline(f"f32.{value!r}", np.array(value, np.float32))
+        return self.table(f"f32.{value!r}", np.array(value, np.float32))
 
     def table(self, name: str, array: Array) -> str:
-        """A small array that the lowering itself made, by name."""
-        return self._inline(name, array)
-
-    def _inline(self, name: str, array: Array) -> str:
+        """A small array within the model, by name."""
         if name not in self._initializers:
             self._initializers[name] = onnx.numpy_helper.from_array(array, name)
         return name
@@ -127,7 +124,7 @@ class ModelBuilder:
             )
         if stored_as == "f32" and math.prod(made) <= _INLINE_ELEMENTS:
             array = constant.array()
-            return self._inline(name, np.array(array if transform is None else transform(array)))
+            return self.table(name, np.array(array if transform is None else transform(array)))
         if name not in self._initializers:
             self._initializers[name] = self._external(name, self._weights.place(constant, variant, made, transform))
         if stored_as == "f32":

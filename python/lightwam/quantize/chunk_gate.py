@@ -62,8 +62,7 @@ def chunk_value(graph: Graph) -> str:
 
 def gripper_column(graph: Graph) -> int | None:
     """The column that the sign rule acts on."""
-    columns = [op.attrs["column"] for op in graph.programs["act"].ops if op.op == "gripper_rule"]
-    return int(columns[0]) if columns else None  # type: ignore[arg-type]
+    return next((op.count("column") for op in graph.programs["act"].ops if op.op == "gripper_rule"), None)
 
 
 def probe_graph(graph: Graph) -> Graph:

@@ -39,8 +39,8 @@ def _shares(q: Tensor, k: Tensor, heads: int, scale: float, key_bias: Tensor | N
 
 
 def _self_attention(c: Call) -> Tensor:
-    shares = _shares(c["q"], c["k"], c.int("heads"), c.float("scale"))
-    return (shares @ _by_head(c["v"], c.int("heads"))).transpose(0, 1).flatten(1)
+    shares = _shares(c["q"], c["k"], c.count("heads"), c.number("scale"))
+    return (shares @ _by_head(c["v"], c.count("heads"))).transpose(0, 1).flatten(1)
 
 
 def _require_keys(o: Operands) -> None:
@@ -74,13 +74,13 @@ def _cross_attention_flops(o: Operands) -> int:
 
 def _cross_shares(c: Call, role: str) -> tuple[Tensor, Tensor]:
     """Shares p[h, s, k] of the text keys in use and the proprio keys, and what the keys carry, [heads, k, n]."""
-    count, heads = int(c["key_count"].item()), c.int("heads")
+    count, heads = int(c["key_count"].item()), c.count("heads")
     keys, carried, bias = c["key_text"][:count], c[f"{role}_text"][:count], c["key_bias"][:count]
     if c.get("key_proprio") is not None:
         keys = torch.cat([keys, c["key_proprio"]])
         carried = torch.cat([carried, c[f"{role}_proprio"]])
         bias = F.pad(bias, (0, c["key_proprio"].shape[0]))
-    return _shares(c["q"], keys, heads, c.float("scale"), bias), _by_head(carried, heads)
+    return _shares(c["q"], keys, heads, c.number("scale"), bias), _by_head(carried, heads)
 
 
 def _cross_attention(c: Call) -> Tensor:
@@ -149,8 +149,8 @@ def _learned_query_pool_flops(o: Operands) -> int:
 
 
 def _learned_query_pool(c: Call) -> Tensor:
-    heads, queries = c.int("heads"), c.int("queries")
-    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.float("eps"))
+    heads, queries = c.count("heads"), c.count("queries")
+    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.number("eps"))
     shares = (c["scores"] @ normed.T).softmax(-1).reshape(heads, queries, -1)  # p[h, q, s]
     return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
 

@@ -46,7 +46,7 @@ def _scale_shift_clamp(c: Call) -> Tensor:
     y = y.to(torch.float32).to(y.dtype)  # the op's own precision: a normaliser's large scales make it visible
     for name, limit in (("minimum", torch.maximum), ("maximum", torch.minimum)):
         if c.attrs[name] is not None:
-            y = limit(y, y.new_tensor(c.float(name)))
+            y = limit(y, y.new_tensor(c.number(name)))
     return y
 
 
@@ -57,7 +57,7 @@ def _gripper_rule_shape(o: Operands) -> dict[str, Shape]:
 
 def _gripper_rule(c: Call) -> Tensor:
     y = c["x"].clone()
-    column = c.int("column")
+    column = c.count("column")
     y[:, column] = torch.sign(-(2 * y[:, column] - 1))
     return y
 

@@ -62,7 +62,7 @@ def _conv2d_flops(o: Operands) -> int:
 def _conv2d(c: Call) -> Tensor:
     top, left, bottom, right = _padding(c.attrs["padding"])
     x = F.pad(c["x"].permute(2, 0, 1)[None], (left, right, top, bottom))
-    y = F.conv2d(x, c["weight"].permute(0, 3, 1, 2), c.get("bias"), stride=c.int("stride"))
+    y = F.conv2d(x, c["weight"].permute(0, 3, 1, 2), c.get("bias"), stride=c.count("stride"))
     return c.add_residual(c.activate(y[0].permute(1, 2, 0)))
 
 
