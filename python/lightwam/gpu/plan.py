@@ -116,6 +116,22 @@ class LaunchPlan:
 
 
 @dataclass(frozen=True)
+class Touch:
+    """Bytes [start, end) of a block of memory that a launch reads or writes as one argument."""
+
+    argument: str
+    block: str
+    start: int
+    end: int
+    written: bool
+
+    def conflicts(self, other: Touch) -> bool:
+        """Whether the two must keep their order: they share bytes, and one writes."""
+        shared = self.block == other.block and self.start < other.end and other.start < self.end
+        return shared and (self.written or other.written)
+
+
+@dataclass(frozen=True)
 class Access:
     """An argument of a launch: bytes [start, end) of its buffer, or of the block of weights (no buffer)."""
 
@@ -133,14 +149,13 @@ class Access:
         """What it lies in, for messages."""
         return "the weights" if self.buffer is None else self.buffer.name
 
-    def meets(self, other: Access) -> bool:
-        """Whether the two share bytes of a buffer."""
-        if self.buffer is None or other.buffer is None or self.buffer.space != other.buffer.space:
-            return False
-        if self.buffer.space in ("input", "output") and self.buffer.name != other.buffer.name:
-            return False
-        a, b = self.buffer.offset, other.buffer.offset
-        return a + self.start < b + other.end and b + other.start < a + self.end
+    def touch(self) -> Touch:
+        """The bytes in their block, where buffers may share a place; inputs and outputs are blocks of their own."""
+        buffer, block = self.buffer, "weights"
+        if buffer is not None:
+            block = buffer.space if buffer.space in ("arena", "instruction") else buffer.name
+        base = 0 if buffer is None else buffer.offset
+        return Touch(self.argument.name, block, base + self.start, base + self.end, self.writes)
 
 
 def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:

@@ -111,7 +111,7 @@ def _verify_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> No
             place = f"bytes {access.start}..{access.end} of {access.block}: outside, unaligned or read-only"
             raise ExportError(f"launch {launch.name}: {access.argument.name} is {place}")
     for one, other in combinations(touched, 2):
-        if (one.writes or other.writes) and one.meets(other):
+        if one.touch().conflicts(other.touch()):
             names = f"{one.argument.name} and {other.argument.name}"
             raise _wrong(f"launch {launch.name}: {names} share bytes and one is written")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from helpers.gpu_graphs import full_size_costs, full_size_graph, full_size_plan
 from lightwam.engine.costs import graph_costs
-from lightwam.gpu.cache import LINE, USABLE, Cache, Touch, bytes_through_memory, chunk_lines, launch_lines
-from lightwam.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, SideStream
+from lightwam.gpu.cache import LINE, USABLE, Cache, bytes_through_memory, chunk_lines, launch_lines
+from lightwam.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, SideStream, Touch
 from lightwam.kernels.task import Argument, Task
 
 
