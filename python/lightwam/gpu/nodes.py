@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from lightwam.engine.dtypes import ITEM_SIZE
@@ -77,16 +76,6 @@ class WeightRows:
         row = known.pop()
         parts = (row[index : index + len(names)] for index in range(len(row)))
         return not known and names in parts
-
-
-@dataclass
-class Trial:
-    """Whether a fusion that was tried goes ahead."""
-
-    kept: bool = False
-
-    def keep(self) -> None:
-        self.kept = True
 
 
 class Nodes:
@@ -165,17 +154,6 @@ class Nodes:
         one_base = len({place.base for place in places}) == 1
         return one_base and all(end == after.offset for end, after in zip(ends[:-1], places[1:], strict=True))
 
-    @contextmanager
-    def trial(self, types: Mapping[str, TensorType]) -> Iterator[Trial]:
-        """Values that exist while a fusion is tried; they stay if it calls `keep`."""
-        for name, tensor in types.items():
-            self.new_value(name, tensor)
-        trial = Trial()
-        yield trial
-        if not trial.kept:
-            for name in types:
-                del self.types[name]
-
     # Who reads, who writes
 
     def changed(self) -> None:
@@ -221,11 +199,10 @@ class Nodes:
 
     # Edits
 
-    def replace(self, old: Iterable[Node], new: Node) -> None:
-        """Put one node in the place of others."""
+    def replace(self, old: Iterable[Node], *new: Node) -> None:
+        """Put nodes in the place of others."""
         gone = {id(node) for node in old}
-        self.nodes = [node for node in self.nodes if id(node) not in gone]
-        self.nodes.append(new)
+        self.nodes = [*(node for node in self.nodes if id(node) not in gone), *new]
         self.changed()
 
     def edited(self, node: Node) -> Node:
@@ -237,10 +214,6 @@ class Nodes:
             outputs=dict(node.outputs),
             attrs=dict(node.attrs),
         )
-
-    def remove(self, node: Node) -> None:
-        self.nodes = [other for other in self.nodes if other is not node]
-        self.changed()
 
     def of_kind(self, *kinds: str) -> Iterator[Node]:
         """The nodes of some kinds, in order; nodes taken out meanwhile are passed over."""

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightwam.engine.dtypes import EIGHT_BITS
+from lightwam.engine.graph import TensorType
 from lightwam.errors import ExportError
 from lightwam.gpu.nodes import Node, Nodes
 from lightwam.kernels.ops import (
@@ -126,6 +127,21 @@ def fits(nodes: Nodes, node: Node) -> bool:
     except ValueError:
         return False
     return True
+
+
+def fit_with(nodes: Nodes, types: Mapping[str, TensorType], *made: Node) -> bool:
+    """Whether kernels can do nodes that need these values, and their weights can lie as they read them.
+
+    If so, the values exist and the weights lie so from then on; else all is as before.
+    """
+    for name, tensor in types.items():
+        nodes.new_value(name, tensor)
+    weights = [names for node in made for names in node.weights.values()]
+    if all(fits(nodes, node) for node in made) and nodes.rows.join(*weights):
+        return True
+    for name in types:
+        del nodes.types[name]
+    return False
 
 
 def fuse(nodes: Nodes, old: Iterable[Node], new: Node) -> bool:
