@@ -5,16 +5,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from lightwam.bench.figures import Record, write_figures
 from lightwam.bench.measure import MAX_IMAGE_SIZE, BenchOptions, measure_alone
 from lightwam.bench.show import draw, print_table, where
-from lightwam.cli import roofline
-from lightwam.cli.roofline import ModelledGpu
 from lightwam.errors import ConfigError
 from lightwam.kernels.targets import GPUS
 from lightwam.runtime.policy import DeviceName
+
+if TYPE_CHECKING:
+    ModelledGpu = str
+else:
+    ModelledGpu = Literal[tuple(GPUS)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def main(arguments: BenchArgs) -> int:
 
     engine = arguments.engine or bundled_engine()
     if arguments.roofline:
+        from lightwam.cli import roofline
+
         return roofline.main(engine, arguments.predicted_for, arguments.out)
     options = BenchOptions(
         arguments.runs, arguments.warmup, arguments.runs_on, arguments.image_size, arguments.instruction

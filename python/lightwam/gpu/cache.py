@@ -5,8 +5,7 @@ A model, pessimistic where in doubt: least recently used lines of 4 KiB, half of
 launch first touches what each of its programs reads anew; through everything else it goes at one pace, so a long read
 (weights) drives out what the launch itself has written. Written lines cost a write when they leave, dead or not, and
 at the end of the chunk. A side stream goes through its arguments while the launches beside it go through theirs: both
-at one pace from the first line to the last. All that is known of caches stands in this file;
-`predict_engine(..., cache_model=False)` switches it off.
+at one pace from the first line to the last. All that is known of caches stands in this file.
 """
 
 from __future__ import annotations
