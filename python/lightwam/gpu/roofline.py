@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predicted time of a plan on a GPU: each launch takes its matmuls at peak or its bytes at bandwidth.
 
-Not a measurement: launches run one after the other but for a side stream, cost nothing to start, and reach a given share of
-the roofline. FLOPs and bytes are the plan's own.
+Not a measurement: launches run one after the other but for a side stream, cost nothing to start, and reach a given
+share of the roofline. FLOPs and bytes are the plan's own.
 """
 
 from __future__ import annotations
