@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightwam.engine.graph import EightBit
-from lightwam.quantize.chunk_gate import Agreement, Runner, rounded
+from lightwam.quantize.chunk_gate import Agreement, Runner
 from lightwam.quantize.layer_errors import LayerError
 from lightwam.quantize.layers import MIN_WEIGHTS, Layer
 
@@ -92,7 +92,7 @@ class QuantizeReport:
             "runner": self.options.runner,
             f"layers_{self.options.precision}": len(self.layers) - len(self.fallbacks),
             "layers_float": {entry.layer.name: entry.verdict for entry in self.fallbacks},
-            "chunk": None if self.chunk is None else rounded(self.chunk),
+            "chunk": None if self.chunk is None else self.chunk.to_json(),
         }  # fmt: skip
 
 
