@@ -183,7 +183,7 @@ class BackboneBuilder:
         embedded = self._emit.linear(second, hidden, dtype=self._emit.formats.compute)
         keys = tuple(self._key(layer, embedded, "text", cached=True) for layer in range(blocks))
         carried = tuple(self._carried(layer, embedded, "text", cached=True) for layer in range(blocks))
-        bias = self._emit.program.emit_many(
+        bias = self._emit.emit_many(
             "text_key_bias", "text_key_bias", {"text_rows": text_rows},
             {"key_bias": TensorType("f32", (rows,)), "key_count": TensorType("i32", (1,))}, "instruction",
         )  # fmt: skip
@@ -193,7 +193,7 @@ class BackboneBuilder:
         """The cache as values that this program reads."""
 
         def bind(value: Value) -> Value:
-            return self._emit.program.bind(value.name, value.type.dtype, value.type.shape, "instruction")
+            return self._emit.bind(value.name, value.type.dtype, value.type.shape, "instruction")
 
         keys, carried = (tuple(bind(value) for value in group) for group in (cache.keys, cache.carried))
         return InstructionCache(keys, carried, bind(cache.key_bias), bind(cache.key_count))
@@ -201,7 +201,7 @@ class BackboneBuilder:
     def _key(self, layer: int, row: Value, kind: str, cached: bool = False) -> Value:
         name = f"blocks.{layer}.cross_attn.key_{kind}"
         raw = self._emit.linear(self._fold.cross(layer, "k"), row, f"{name}.raw", dtype=self._emit.formats.compute)
-        return self._emit.program.emit(
+        return self._emit.emit(
             "rms_norm", name, {"x": raw}, {"weight": self._fold.head_norm(layer, "cross_attn", "k")},
             self._emit.formats.compute, None, "instruction" if cached else "arena",
             eps=self._dit.eps, activation="none",
@@ -271,11 +271,11 @@ class BackboneBuilder:
             parts[part] = self._emit.linear(linear, normed, dtype=compute)
         for part in "qk":
             tables = {"weight": self._fold.head_norm(layer, "self_attn", part), "cos": rope[0], "sin": rope[1]}
-            parts[part] = self._emit.program.emit(
+            parts[part] = self._emit.emit(
                 "rms_norm_rope", f"{name}.{part}_rope", {"x": parts[part]}, tables, compute,
                 eps=dit.eps, heads=dit.num_heads,
             )  # fmt: skip
-        attended = self._emit.program.emit(
+        attended = self._emit.emit(
             "self_attention", f"{name}.attention", parts, {}, compute,
             heads=dit.num_heads, scale=1.0 / math.sqrt(dit.head_dim),
         )  # fmt: skip
@@ -285,7 +285,7 @@ class BackboneBuilder:
         name, compute, dit = f"blocks.{layer}.cross_attn", self._emit.formats.compute, self._dit
         normed = self._emit.layer_norm(f"blocks.{layer}.norm3", tokens, dit.eps)
         raw = self._emit.linear(self._fold.cross_query(layer), normed, dtype=compute)
-        query = self._emit.program.emit(
+        query = self._emit.emit(
             "rms_norm", f"{name}.q_norm", {"x": raw}, {"weight": self._fold.head_norm(layer, "cross_attn", "q")},
             compute, eps=dit.eps, activation="none",
         )  # fmt: skip
@@ -301,11 +301,11 @@ class BackboneBuilder:
         }
         output, scale = self._fold.cross(layer, "o"), 1.0 / math.sqrt(dit.head_dim)
         if self._fold_output:
-            return self._emit.program.emit(
+            return self._emit.emit(
                 "cross_attention_folded", f"{name}.o", {**inputs, "residual": tokens}, {"bias": output.bias()},
                 self._emit.formats.stream, heads=dit.num_heads, scale=scale,
             )  # fmt: skip
-        attended = self._emit.program.emit(
+        attended = self._emit.emit(
             "cross_attention", f"{name}.attention", inputs, {}, compute, heads=dit.num_heads, scale=scale
         )
         return self._added(output, attended, tokens)
@@ -330,5 +330,5 @@ class BackboneBuilder:
             return {"backbone": tokens, "adapted": self._added(up, hidden, tokens)}
         stream = self._emit.formats.stream
         delta = self._emit.linear(up, hidden, dtype=stream)
-        adapted = self._emit.program.emit("add", f"adapters.{layer}.adapted", {"a": tokens, "b": delta}, dtype=stream)
+        adapted = self._emit.emit("add", f"adapters.{layer}.adapted", {"a": tokens, "b": delta}, dtype=stream)
         return {"backbone": tokens, "delta": delta, "adapted": adapted}

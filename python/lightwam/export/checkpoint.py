@@ -20,8 +20,6 @@ from lightwam.model.checkpoint_folder import INSTRUCTIONS_FILE, STATISTICS_FILE,
 from lightwam.model.fit import adopt, expected_shapes, find_faults, find_not_finite, on_meta, refuse
 from lightwam.progress import progress_bar
 
-_PARTS = ("vae.", "text_encoder.")
-
 
 @dataclass(frozen=True)
 class PolicyCheckpoint:
@@ -62,9 +60,7 @@ def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress
         faults += find_not_finite(tensors, advance)
     refuse(f"checkpoint folder {folder}", faults)
     for prefix, part in parts:
-        own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix or "")}
-        if not prefix:
-            own = {name: x for name, x in own.items() if not name.startswith(_PARTS)}
+        own = {name: tensors[prefix + name] for name in expected_shapes(part)}
         adopt(part.eval(), own, f"checkpoint folder {folder}")
     vae.set_latent_statistics()
     statistics = read_statistics(folder / STATISTICS_FILE)

@@ -79,24 +79,17 @@ def export_engine(
         raise ExportError("vae is None: an engine that starts at images needs the VAE, or start_at='latents'")
     config = model.config
     folded = config if vae is None else replace(config, vae=vae.config)
-    normalization = _normalization(config, normalizer)
+    if isinstance(normalizer, Mapping):
+        normalizer = Normalization.from_statistics(config, normalizer)
     weights = StateDictWeights(_state_dict(model, vae, text_encoder))
-    graph = build_policy_graph(folded, weights, options, text_encoder is not None, instructions, normalization)
+    graph = build_policy_graph(folded, weights, options, text_encoder is not None, instructions, normalizer)
     parity = None
     if options.parity_seeds:
-        units = normalization or Normalization.identity(config)
+        units = normalizer or Normalization.identity(config)
         bar = progress_bar("measuring parity", len(options.parity_seeds), show_progress)
         with bar as advance, computing_in_float32(model, vae):
             parity = measure_parity(graph, model, vae and vae.encode, units, options, advance)
     return write_policy(graph, config, path, options.provenance, parity, show_progress)
-
-
-def _normalization(
-    config: LightWAMConfig, normalizer: Normalization | Mapping[str, Any] | None
-) -> Normalization | None:
-    if normalizer is None or isinstance(normalizer, Normalization):
-        return normalizer
-    return Normalization.from_statistics(config, normalizer)
 
 
 def _state_dict(model: LightWAM, vae: WanVAE | None, text_encoder: HashedWordsEncoder | None) -> dict[str, Tensor]:
