@@ -48,9 +48,8 @@ class ExpertBuilder:
         rows = self.emitter.emit("add", "expert.steps", {"b": state}, {"a": self._step_constant()})
         first = self._behind_norm("output.0", "output_norm", width, width)
         last = load_linear(self.weights, f"{EXPERT}output.2", "expert.output.2", width, actions)
-        hidden = self.emitter.linear(
-            first, self.emitter.layer_norm("expert.output_norm", rows, _EPS), activation="gelu_tanh"
-        )
+        normed = self.emitter.layer_norm("expert.output_norm", rows, _EPS)
+        hidden = self.emitter.linear(first, normed, activation="gelu_tanh")
         return self.emitter.linear(last, hidden, "expert.actions")
 
     def _step_constant(self) -> Constant:
@@ -115,12 +114,9 @@ class ExpertBuilder:
         pooled = emitter.linear(out, values)
         if expert.merge_dim is not None:
             pooled = self._merge_slots(source, pooled, folded["merge"].type.shape[0] * width, expert.merge_dim)
-        width, norm = (
-            pooled.type.matrix[1],
-            f"{source}.output_norm",
-        )  # keeps its affine: the next norm is over all pools
+        norm, columns = f"{source}.output_norm", pooled.type.matrix[1]  # not folded: the next norm is over all sources
         affine = {
-            part: load_vector(self.weights, f"{EXPERT}{norm}.{part}", f"expert.{norm}.{part}", width)
+            part: load_vector(self.weights, f"{EXPERT}{norm}.{part}", f"expert.{norm}.{part}", columns)
             for part in ("weight", "bias")
         }
         return emitter.emit("layer_norm", f"expert.{norm}", {"x": pooled}, affine, eps=_EPS)

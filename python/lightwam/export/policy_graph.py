@@ -10,7 +10,7 @@ import torch
 
 from lightwam.config import LightWAMConfig, VideoDiTConfig
 from lightwam.engine.builder import ProgramBuilder
-from lightwam.engine.costs import assumed_text_rows, keys_in_use
+from lightwam.engine.costs import assumed_text_rows, text_keys
 from lightwam.engine.graph import Constant, Graph, Program, Value
 from lightwam.engine.memory_plan import plan_graph
 from lightwam.export.backbone import BackboneBuilder, BackboneFold
@@ -111,7 +111,7 @@ class _GraphBuilder:
     def _fold_output(self) -> bool:
         """Whether saving 13 is applied."""
         known = () if self.text_rows is None else (self.text_rows,)
-        keys = keys_in_use(assumed_text_rows(known, self.context_rows), self.context_rows)
+        keys = text_keys(assumed_text_rows(known, self.context_rows), self.context_rows) + 1  # the proprio key
         rows, columns = self._grid()
         return folds_output(self.options.cross_output, self.config.video_dit, rows * columns, keys)
 

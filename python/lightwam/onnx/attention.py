@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from lightwam.engine.dtypes import Array, Shape
+from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Op
 from lightwam.onnx.lowering import Lowering
 from lightwam.onnx.rope import half_split_order
@@ -34,15 +34,11 @@ def rms_norm_rope(t: Lowering, op: Op) -> None:
         return
     width = t.type(op.inputs["x"]).shape[-1]
     normed = row_norm(t, op, t.constant(op, "weight"))
-    tables = [t.model.constant(t.graph.constants[op.constants[part]], "batch", _with_batch(t, op, part),
-                               lambda table: table[None]) for part in ("cos", "sin")]  # fmt: skip
+    parts = [t.graph.constants[op.constants[part]] for part in ("cos", "sin")]
+    tables = [t.model.constant(part, "batch", (1, *part.type.shape), lambda table: table[None]) for part in parts]
     x = t.model.reshape(normed, (1, -1, width), f"{op.name}:batch")
     y = t.model.node("RotaryEmbedding", [x, *tables], f"{op.name}:rotated", interleaved=1, num_heads=heads)
     t.put(op.outputs["y"], "rows", t.model.reshape(y, (-1, width), f"{op.name}:rows"))
-
-
-def _with_batch(t: Lowering, op: Op, part: str) -> Shape:
-    return (1, *t.graph.constants[op.constants[part]].type.shape)
 
 
 def _half_split_rope(t: Lowering, op: Op, heads: int) -> None:
