@@ -92,7 +92,7 @@ class Nodes:
         self.parts: dict[str, Part] = {}
         self.nodes: list[Node] = [_node(op, index) for index, op in enumerate(program.ops)]
         self._readers: dict[str, list[tuple[Node, str]]] | None = None
-        self._writers: dict[str, list[Node]] | None = None
+        self._writers: dict[str, list[tuple[Node, str]]] | None = None
 
     # Values
 
@@ -160,25 +160,30 @@ class Nodes:
         """Forget the index of readers and writers: call it after a node was edited by hand."""
         self._readers = self._writers = None
 
-    def _index(self) -> tuple[dict[str, list[tuple[Node, str]]], dict[str, list[Node]]]:
+    def _index(self) -> tuple[dict[str, list[tuple[Node, str]]], dict[str, list[tuple[Node, str]]]]:
+        """Base -> who reads and who writes a part of it, and which."""
         if self._readers is None or self._writers is None:
             self._readers, self._writers = {}, {}
             for node in self.nodes:
                 for value in node.inputs.values():
                     self._readers.setdefault(self.place(value).base, []).append((node, value))
                 for value in node.outputs.values():
-                    self._writers.setdefault(self.place(value).base, []).append(node)
+                    self._writers.setdefault(self.place(value).base, []).append((node, value))
         return self._readers, self._writers
+
+    def _meeting(self, value: str, index: dict[str, list[tuple[Node, str]]]) -> list[Node]:
+        """Nodes of an index that touch any byte of a value, each once."""
+        place, size = self.place(value), self.num_bytes(value)
+        found: dict[int, Node] = {}
+        for node, touched in index.get(place.base, ()):
+            start = self.place(touched).offset
+            if start < place.offset + size and place.offset < start + self.num_bytes(touched):
+                found[id(node)] = node
+        return list(found.values())
 
     def readers(self, value: str) -> list[Node]:
         """Nodes that read any byte of a value, each once."""
-        place, size = self.place(value), self.num_bytes(value)
-        found: dict[int, Node] = {}
-        for node, read in self._index()[0].get(place.base, ()):
-            other = self.place(read)
-            if other.offset < place.offset + size and place.offset < other.offset + self.num_bytes(read):
-                found[id(node)] = node
-        return list(found.values())
+        return self._meeting(value, self._index()[0])
 
     def only_reader(self, value: str) -> Node | None:
         """The one node that reads a value which nothing outside the program sees."""
@@ -188,10 +193,8 @@ class Nodes:
 
     def writer(self, value: str) -> Node | None:
         """The node that writes exactly a value's rows; None for inputs, parts of what a node writes, and other rows."""
-        for node in self._index()[1].get(self.place(value).base, ()):
-            if any(self.same(output, value) for output in node.outputs.values()):
-                return node
-        return None
+        written = self._index()[1].get(self.place(value).base, ())
+        return next((node for node, output in written if self.same(output, value)), None)
 
     def same(self, a: str, b: str) -> bool:
         """Whether two names are the same bytes, and rows of the same width."""
@@ -226,9 +229,9 @@ class Nodes:
         blockers: dict[int, set[int]] = {}
         waiting: dict[int, list[Node]] = {}
         for node in self.nodes:
-            before = {id(writer): writer for value in node.inputs.values() for writer in self._writers_of(value)}
-            blockers[id(node)] = set(before)
-            for writer in before:
+            values, writers = node.inputs.values(), self._index()[1]
+            blockers[id(node)] = {id(writer) for value in values for writer in self._meeting(value, writers)}
+            for writer in blockers[id(node)]:
                 waiting.setdefault(writer, []).append(node)
         ready = [(node.order, index, node) for index, node in enumerate(self.nodes) if not blockers[id(node)]]
         heapq.heapify(ready)
@@ -244,18 +247,6 @@ class Nodes:
             raise ExportError(f"{len(self.nodes) - len(done)} nodes wait for each other after fusion: switch it off")
         self.nodes = done
         self.changed()
-
-    def _writers_of(self, value: str) -> list[Node]:
-        place, size = self.place(value), self.num_bytes(value)
-        return [
-            node
-            for node in self._index()[1].get(place.base, ())
-            if any(self._meets(output, place.offset, size) for output in node.outputs.values())
-        ]
-
-    def _meets(self, value: str, offset: int, size: int) -> bool:
-        start = self.place(value).offset
-        return start < offset + size and offset < start + self.num_bytes(value)
 
 
 def _node(op: Op, index: int) -> Node:
