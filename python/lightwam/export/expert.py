@@ -37,7 +37,7 @@ class ExpertBuilder:
         fused = self._concat("expert.fused", compressed)
         x = self.emitter.layer_norm("expert.fused_norm", fused, _EPS)
         projection = self._behind_norm("fused_proj", "fused_norm", fused.type.matrix[1], expert.trunk_dim)
-        state = self.emitter.linear(projection, x)
+        state = self.emitter.linear(projection, x, dtype="f32")
         for block in range(expert.num_trunk_blocks):
             state = self._mlp(f"trunk.{block}", state, expert.trunk_dim, residual=True)
         return self._decode(state)
@@ -49,8 +49,8 @@ class ExpertBuilder:
         first = self._behind_norm("output.0", "output_norm", width, width)
         last = load_linear(self.weights, f"{EXPERT}output.2", "expert.output.2", width, actions)
         normed = self.emitter.layer_norm("expert.output_norm", rows, _EPS)
-        hidden = self.emitter.linear(first, normed, activation="gelu_tanh")
-        return self.emitter.linear(last, hidden, "expert.actions")
+        hidden = self.emitter.linear(first, normed, activation="gelu_tanh", dtype="f32")
+        return self.emitter.linear(last, hidden, "expert.actions", dtype="f32")
 
     def _step_constant(self) -> Constant:
         expert, horizon = self.config.action_expert, self.config.horizon
@@ -79,8 +79,8 @@ class ExpertBuilder:
         first = self._behind_norm(f"{name}.fc1", f"{name}.norm", x.type.matrix[1], out_dim)
         second = load_linear(self.weights, f"{EXPERT}{name}.fc2", f"expert.{name}.fc2", out_dim, out_dim)
         normed = self.emitter.layer_norm(f"expert.{name}.norm", x, _EPS)
-        hidden = self.emitter.linear(first, normed, activation="gelu_tanh", dtype=self.emitter.formats.compute)
-        return self.emitter.linear(second, hidden, residual=x if residual else None)
+        hidden = self.emitter.linear(first, normed, activation="gelu_tanh")
+        return self.emitter.linear(second, hidden, residual=x if residual else None, dtype="f32")
 
     def _behind_norm(self, source: str, norm: str, in_dim: int, out_dim: int) -> Linear:
         """A linear with the affine of the norm before it folded in."""
@@ -111,7 +111,7 @@ class ExpertBuilder:
             {"weight": folded["value"], "bias": folded["value_bias"]}, emitter.formats.compute,
         )  # fmt: skip
         out = load_linear(self.weights, f"{EXPERT}{source}.attn.out_proj", f"{name}.out", width, width)
-        pooled = emitter.linear(out, values)
+        pooled = emitter.linear(out, values, dtype="f32")
         if expert.merge_dim is not None:
             pooled = self._merge_slots(source, pooled, folded["merge"].type.shape[0] * width, expert.merge_dim)
         norm, columns = f"{source}.output_norm", pooled.type.matrix[1]  # not folded: the next norm is over all sources
@@ -154,4 +154,5 @@ class ExpertBuilder:
         return self.emitter.linear(
             plain.folded(lambda linear: absorb_scale_shift(linear, *load_norm(self.weights, f"{prefix}.0", width))),
             normed,
+            dtype="f32",
         )

@@ -124,16 +124,19 @@ class Emitter(ProgramBuilder):
         name: str | None = None,
         activation: str = "none",
         residual: Value | None = None,
-        dtype: DType = "f32",
+        dtype: DType | None = None,
         storage: Storage = "arena",
     ) -> Value:
-        """y = act(x W^T + b) + residual. An f32 `x` in a bf16 or f16 engine keeps f32 weights (small layers only)."""
+        """y = act(x W^T + b) + residual, in the compute format unless `dtype` is given.
+
+        An f32 `x` in a bf16 or f16 engine keeps f32 weights (small layers only).
+        """
         widened = x.type.dtype == "f32" and self.formats.compute != "f32"
         weight = layer.weight("f32" if widened else self.formats.weight)
         inputs = {"x": x} if residual is None else {"x": x, "residual": residual}
         return self.emit(
-            "linear", name or layer.name, inputs, {"weight": weight, "bias": layer.bias()}, dtype, None, storage,
-            activation=activation,
+            "linear", name or layer.name, inputs, {"weight": weight, "bias": layer.bias()},
+            dtype or self.formats.compute, None, storage, activation=activation,
         )  # fmt: skip
 
     def by_head(self, layer: Linear, x: Value, heads: int, name: str, dtype: DType, storage: Storage) -> Value:
