@@ -29,21 +29,14 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class BufferAddress:
-    """An address in a program's buffer, by its index."""
+class Address:
+    """An address in a program's buffer, by its index, or in the block of weights (no buffer)."""
 
-    buffer: int
+    buffer: int | None
     offset: int
 
-
-@dataclass(frozen=True)
-class WeightAddress:
-    """An address in the block of weights."""
-
-    offset: int
-
-
-Address = BufferAddress | WeightAddress
+    def to_json(self) -> list[Any]:
+        return ["w", self.offset] if self.buffer is None else ["b", self.buffer, self.offset]
 
 
 @dataclass(frozen=True)
@@ -161,7 +154,7 @@ class Access:
 def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:
     """What a launch touches, argument by argument; camera frames from their start to their unknown end as 0 bytes."""
     for argument, address in zip(plan.tasks[launch.task].task.arguments, launch.arguments, strict=True):
-        buffer = None if isinstance(address, WeightAddress) else program.buffers[address.buffer]
+        buffer = None if address.buffer is None else program.buffers[address.buffer]
         yield Access(argument, buffer, address.offset, address.offset + (argument.num_bytes or 0))
 
 
@@ -217,7 +210,12 @@ def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
         "arena_bytes": program.arena_bytes,
         "buffers": [_fields(buffer) for buffer in program.buffers],
         "launches": [
-            _fields(launch) | {"arguments": [_address_to_json(address) for address in launch.arguments]}
+            _fields(launch)
+            | {
+                "arguments": [
+                    ["w", a.offset] if a.buffer is None else ["b", a.buffer, a.offset] for a in launch.arguments
+                ]
+            }
             for launch in program.launches
         ],
     }
@@ -226,9 +224,3 @@ def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
 def _fields(part: Buffer | Code | Launch | SideStream) -> dict[str, Any]:
     """The fields of a part of the plan in their order, as the file names them."""
     return {"bytes" if name == "num_bytes" else name: value for name, value in vars(part).items()}
-
-
-def _address_to_json(address: Address) -> list[Any]:
-    if isinstance(address, WeightAddress):
-        return ["w", address.offset]
-    return ["b", address.buffer, address.offset]

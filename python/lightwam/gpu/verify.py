@@ -18,7 +18,6 @@ from lightwam.gpu.plan import (
     Launch,
     LaunchPlan,
     ProgramPlan,
-    WeightAddress,
     accesses,
 )
 from lightwam.gpu.side import verify_side_stream
@@ -100,7 +99,7 @@ def _verify_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> No
         given = f"{len(launch.arguments)} addresses for {len(arguments)} arguments"
         raise _wrong(f"launch {launch.name}: {given}")
     for address in launch.arguments:
-        if not isinstance(address, WeightAddress) and not 0 <= address.buffer < len(program.buffers):
+        if address.buffer is not None and not 0 <= address.buffer < len(program.buffers):
             raise _wrong(f"launch {launch.name}: buffer {address.buffer} is unknown")
     touched = list(accesses(launch, plan, program))
     for access in touched:
