@@ -34,17 +34,11 @@ class PolicyCheckpoint:
 
 
 def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress: bool = False) -> PolicyCheckpoint:
-    """Open a policy's checkpoint folder.
+    """Open a policy's checkpoint folder; `replan_steps` replaces the configuration's.
 
-    Args:
-        folder: config.json, model.safetensors with a VAE, stats.json; instructions.safetensors where there is one.
-        replan_steps: replaces the configuration's where given.
-        show_progress: draw a progress bar.
-
-    Raises:
-        CheckpointError: damaged files; a key, shape or type that does not fit (`MisfitError` lists all), NaN, infinity.
-        DataError: no statistics.
-        ConfigError: a bad configuration.
+    It holds config.json, model.safetensors with a VAE, stats.json, and perhaps instructions.safetensors. Raises
+    `CheckpointError` for damaged files and for a key, shape or type that does not fit (`MisfitError` lists all), NaN or
+    infinity, `DataError` without statistics, `ConfigError` for a bad configuration.
     """
     config, tensors = load_checkpoint(folder)
     if replan_steps is not None:

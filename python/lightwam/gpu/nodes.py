@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lightwam.engine.dtypes import ITEM_SIZE
 from lightwam.engine.graph import Attr, Constant, Graph, Op, Program, Stage, TensorType, WithAttrs
@@ -210,13 +211,7 @@ class Nodes:
 
     def edited(self, node: Node) -> Node:
         """A copy of a node to change and try, before `replace` puts it in the node's place."""
-        return replace(
-            node,
-            inputs=dict(node.inputs),
-            weights=dict(node.weights),
-            outputs=dict(node.outputs),
-            attrs=dict(node.attrs),
-        )
+        return copy.deepcopy(node)
 
     def of_kind(self, *kinds: str) -> Iterator[Node]:
         """The nodes of some kinds, in order; nodes taken out meanwhile are passed over."""
