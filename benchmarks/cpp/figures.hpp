@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The JSON schema of speed figures (python/lightwam/cli/figures.py, docs/guides/measure-speed.md) for the operations.
+// The JSON schema of speed figures (python/lightwam/bench/figures.py, docs/guides/measure-speed.md) for the operations.
 #pragma once
 
 #include <string>

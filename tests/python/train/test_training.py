@@ -2,6 +2,7 @@
 """Short real trainings on a tiny data set: checkpoints load, a resumed run equals an uninterrupted one."""
 
 import copy
+import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from helpers.built_once import BuiltOnce
 from helpers.dataset_fixture import TASK, write_v3
 from helpers.training import changed, fill, policy_args, tiny_config, vae_args
 from lightwam.cli import train
-from lightwam.data.normalize import DatasetStatistics
+from lightwam.data.normalize import read_statistics
 from lightwam.errors import CheckpointError, DataError
 from lightwam.model.attention import AttentionMethod
 from lightwam.model.checkpoint_folder import load_checkpoint
@@ -61,7 +62,7 @@ def test_resume_is_exact(folders: Path, tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in weights} == {
         "mot", "state_fusion_action_expert", "proprio_encoder", "text_encoder", "vae",
     }  # fmt: skip
-    assert DatasetStatistics.load(folders / "whole/checkpoint/stats.json").num_episodes == 3
+    assert read_statistics(folders / "whole/checkpoint/stats.json")["num_episodes"] == 3
     networks = PolicyNetworks(config, 6)
     networks.load_weights(weights)
     assert networks.text_encoder([TASK]).rows.shape == (1, config.text.length, config.text.width)
@@ -97,6 +98,20 @@ def test_training_data_of_another_robot_is_refused(folders: Path, tmp_path: Path
     other = write_v3(tmp_path / "set", action_width=6)
     with pytest.raises(DataError, match="action width 6"):
         PolicyTrainer(policy_args(folders, tmp_path, data=(other,)))
+
+
+def test_the_grippers_error_is_of_its_column(folders: Path, tmp_path: Path) -> None:
+    trainer = PolicyTrainer(policy_args(folders, tmp_path))
+    robot = trainer.config.robot
+    assert trainer.validate()["held_out/gripper_mse"] < 100
+    trainer.data.action_NHA[..., 1] = 100.0
+    assert trainer.validate()["held_out/gripper_mse"] < 100
+    assert robot.gripper is not None
+    elsewhere = dataclasses.replace(robot, gripper=dataclasses.replace(robot.gripper, dimension=robot.action[1].name))
+    trainer.average.policy.config = dataclasses.replace(trainer.config, robot=elsewhere)
+    assert trainer.validate()["held_out/gripper_mse"] > 5000
+    trainer.average.policy.config = trainer.config.with_robot(dataclasses.replace(robot, gripper=None))
+    assert "held_out/gripper_mse" not in trainer.validate()
 
 
 def test_a_missing_vae_is_named(folders: Path, tmp_path: Path) -> None:
