@@ -63,9 +63,9 @@ def main(arguments: BenchArgs) -> int:
 
     engine = arguments.engine or bundled_engine()
     if arguments.roofline:
-        from lightwam.cli import roofline
+        from lightwam.cli.roofline import main as predict
 
-        return roofline.main(engine, arguments.predicted_for, arguments.out)
+        return predict(engine, arguments.predicted_for, arguments.out)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
         measurement = measure_alone(engine, arguments.runs_on, threads, arguments)
