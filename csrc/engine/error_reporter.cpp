@@ -28,7 +28,8 @@ std::string escaped(const char* format, unsigned value) {
 
 }  // namespace
 
-void fail(const std::string& why) { throw FileError(why); }
+// Written out here: what() ends at a zero byte.
+void fail(const std::string& why) { throw FileError(one_line(why)); }
 
 void ErrorReporter::report(const std::string& why) const {
     std::string message = kind_ + " '" + path_ + "': " + why;
