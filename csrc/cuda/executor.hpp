@@ -12,7 +12,6 @@
 #include "cuda/modules.hpp"
 #include "cuda/tuning_file.hpp"
 #include "cuda/upload.hpp"
-#include "engine/act_inputs.hpp"
 
 namespace lightwam::cuda {
 

@@ -9,7 +9,7 @@
 namespace lightwam::cuda {
 namespace {
 
-constexpr std::size_t kPieceBytes = kUploadBytes / 2;
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
 
 // A page-locked buffer, and the event after which it may be filled again.
 class UploadBuffer {

@@ -187,6 +187,14 @@ struct Graph {
     Program act;
 };
 
+// A checked observation. images: one for each camera of the engine, in its order; null pointers for what the engine
+// does not read.
+struct ActInputs {
+    const float* state = nullptr;
+    const float* latents = nullptr;
+    const ImageView* const* images = nullptr;
+};
+
 // The tensors that instructions are encoded with.
 std::vector<std::size_t> text_constants(const Graph& graph);
 

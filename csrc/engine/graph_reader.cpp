@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "engine/graph_checks.hpp"
 #include "engine/op_checks.hpp"
 
 namespace lightwam::engine {

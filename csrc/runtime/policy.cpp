@@ -82,8 +82,6 @@ struct Policy::Implementation {
     void expect_instruction() const;
     runtime::ActInputs accept(const Observation& observation);
 
-    const engine::Graph& graph() const { return graph_; }
-
     engine::Graph graph_;
     PolicyInfo info_;
     std::mutex mutex_;

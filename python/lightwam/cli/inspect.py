@@ -11,7 +11,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from lightwam.engine.costs import GraphCosts, counted_text_rows, graph_costs
-from lightwam.engine.file import read_engine
+from lightwam.engine.file import read_engine, read_gpu_document
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.engine.ops import EIGHT_BIT_MATMULS
 from lightwam.engine.verify import check_graph
@@ -47,8 +47,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) -> str:
-    """Name, inputs, outputs, sizes, parity and provenance."""
+def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int, targets: Sequence[str] = ()) -> str:
+    """Name, inputs, outputs, sizes, targets with machine code, parity and provenance."""
     policy, provenance = graph.policy, graph.provenance
     known = [entry["text"] for entry in policy["instructions"]]
     encoder = policy["text_encoder"]
@@ -58,6 +58,7 @@ def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) ->
         "name": graph.name,
         "precision": _precision(graph),
         "file": f"{file_bytes / 1e6:.1f} MB, {len(graph.constants)} tensors",
+        "machine code": ", ".join(targets) or "none for GPUs: lightwam compile adds it",
         "starts at": start,
         "cameras": ", ".join(f"{c['name']} {c['rect'][2]}x{c['rect'][3]}" for c in policy["cameras"]) or "none",
         "state, action": f"{policy['state_width']}, {policy['horizon']} x {policy['action_width']}, "
@@ -116,7 +117,8 @@ def main(arguments: InspectArgs) -> int:
     check_graph(graph)
     text_rows = counted_text_rows(graph) if arguments.text_rows is None else arguments.text_rows
     costs = graph_costs(graph, text_rows)
-    print(summary(graph, costs, text_rows, arguments.file.stat().st_size))
+    targets = (read_gpu_document(arguments.file) or {}).get("images", ())
+    print(summary(graph, costs, text_rows, arguments.file.stat().st_size, tuple(targets)))
     print(f"\n{stage_table(costs)}")
     if arguments.ops:
         print(f"\n{op_table(costs)}")

@@ -17,7 +17,7 @@ from lightwam.data.normalize import read_statistics
 from lightwam.errors import CheckpointError
 from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE
 from lightwam.model.checkpoint_folder import INSTRUCTIONS_FILE, STATISTICS_FILE, load_checkpoint
-from lightwam.model.fit import adopt, expected_shapes, find_faults, find_not_finite, on_meta, refuse
+from lightwam.model.fit import expected_shapes, find_faults, find_not_finite, load_exactly, on_meta, refuse
 from lightwam.progress import progress_bar
 
 _PARTS = ("vae.", "text_encoder.")
@@ -65,7 +65,7 @@ def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress
         own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix or "")}
         if not prefix:
             own = {name: x for name, x in own.items() if not name.startswith(_PARTS)}
-        adopt(part.eval(), own, f"checkpoint folder {folder}")
+        load_exactly(part.eval(), own, f"checkpoint folder {folder}", adopt=True)
     vae.set_latent_statistics()
     statistics = read_statistics(folder / STATISTICS_FILE)
     rows = folder / INSTRUCTIONS_FILE

@@ -188,8 +188,7 @@ def linear_of(task: Task) -> dict[str, Any] | None:
     x, y, activation = formats["x"], formats["y"], constants["ACTIVATION"]
     fits = constants["GROUPS"] == 1 and formats["weight"] == x and x in ("f32", "f16", "bf16") and y in (x, "f32")
     if "residual" in formats:
-        whole = constants["RESIDUAL_ROWS"] == constants["ROWS"]
-        fits = fits and whole and formats["residual"] == y and activation == "none"
+        fits = fits and formats["residual"] == y and activation == "none"
     if not fits or activation not in ("none", "gelu_tanh"):
         return None
     sizes = {"rows": constants["ROWS"], "outputs": constants["N"], "inputs": constants["K"]}

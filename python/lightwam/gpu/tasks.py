@@ -197,8 +197,7 @@ def _row_norm(b: Builder) -> Call:
     task = row_norm.task(
         elements // width // batch, width, kind="rms" if node.kind == "rms_norm" else "layer",
         **b.formats("x", "y"), eps=node.number("eps"), weight="weight" in node.weights,
-        bias="bias" in node.weights, activation=node.text("activation", "none"), batch=batch,
-        quantize="scale" in node.outputs, **options,
+        bias="bias" in node.weights, activation=node.text("activation", "none"), batch=batch, **options,
     )  # fmt: skip
     return b.call(task)
 

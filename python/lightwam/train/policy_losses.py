@@ -130,8 +130,9 @@ def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> di
                 centimetres = 100 * (located.float() - to_device(data.located_NK[rows], device)) * std_K
                 collected.append(centimetres.view(len(rows), -1, 2).norm(dim=-1))
     errors = torch.cat(squared)
-    figures = {"held_out/action_mse": errors.mean(), "held_out/translation_mse": errors[:, :3].mean(),
-               "held_out/gripper_mse": errors[:, -1].mean()}  # fmt: skip
+    figures = {"held_out/action_mse": errors.mean(), "held_out/translation_mse": errors[:, :3].mean()}
+    if config.robot.gripper is not None:
+        figures["held_out/gripper_mse"] = errors[:, config.robot.gripper_column].mean()
     for name, collected in (("target", off), ("target_state_hidden", off_blind)):
         if collected:
             distances = torch.cat(collected)

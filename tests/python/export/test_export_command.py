@@ -68,6 +68,7 @@ def test_checkpoint_to_engine_to_report(checkpoint: Path, tmp_path: Path, capsys
         "can",
         "replan after 5",
         "any through hashed_words",
+        "machine code   none for GPUs",
         "blocks.0.self_attn.attention",
         "docs/reference/export.md",
     ):

@@ -104,6 +104,13 @@ def test_the_graph_read_from_such_a_file_is_the_graph_alone(tmp_path: Path) -> N
     )
 
 
+def test_inspect_names_the_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = small_sample("int8").graph
+    write_gpu_engine(graph, made_up(graph), tmp_path / "gpu.lwam", lambda count: None)
+    assert main(["inspect", str(tmp_path / "gpu.lwam")]) == 0
+    assert f"machine code   {', '.join(TARGETS)}\n" in capsys.readouterr().out
+
+
 def test_code_shared_by_tasks_is_stored_once() -> None:
     compiled = made_up(small_sample("bf16").graph)
     for target, code in compiled.machine_code.items():
