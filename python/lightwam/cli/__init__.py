@@ -29,7 +29,7 @@ VERBS: dict[str, Verb] = {
     "record": Verb("record demonstrations with the scripted expert", "lightwam.cli.record", "RecordArgs"),
     "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.cli.train", "VAETrainArgs"),
     "train policy": Verb("train the world action model", "lightwam.cli.train", "PolicyTrainArgs"),
-    "train blind": Verb("train the proprioception-only baseline", "lightwam.cli.train", "BlindTrainArgs"),
+    "train blind": Verb("train a baseline that sees the state alone", "lightwam.cli.train", "BlindTrainArgs"),
     "train replay": Verb("record a demonstration as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
     "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.cli.export", "ExportArgs"),

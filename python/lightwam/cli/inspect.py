@@ -31,7 +31,7 @@ class InspectArgs:
     ops: bool = False
     """List every op of a chunk with its FLOPs and bytes."""
     savings: bool = False
-    """Say where the worth of each exact saving is written."""
+    """Name the page that says what each exact saving is worth."""
     text_rows: int | None = None
     """Rows of the instruction for the counts; those of the longest known one when absent, 32 where none is known."""
     json: bool = False

@@ -17,7 +17,7 @@ from helpers.dataset_fixture import TASK, write_v3
 from helpers.training import changed, fill, policy_args, tiny_config, vae_args
 from lightwam.cli import train
 from lightwam.data.normalize import read_statistics
-from lightwam.errors import CheckpointError, DataError
+from lightwam.errors import CheckpointError, ConfigError, DataError
 from lightwam.model.attention import AttentionMethod
 from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.train import vae_losses
@@ -98,6 +98,16 @@ def test_training_data_of_another_robot_is_refused(folders: Path, tmp_path: Path
     other = write_v3(tmp_path / "set", action_width=6)
     with pytest.raises(DataError, match="action width 6"):
         PolicyTrainer(policy_args(folders, tmp_path, data=(other,)))
+
+
+def test_another_text_encoder_is_an_error_before_any_work(folders: Path, tmp_path: Path) -> None:
+    document = tiny_config().to_dict()
+    document["text"]["kind"] = "umt5"
+    (tmp_path / "umt5.json").write_text(json.dumps(document))
+    args = policy_args(folders, tmp_path / "out", config=str(tmp_path / "umt5.json"), cache=tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"text\.kind is 'umt5'"):
+        PolicyTrainer(args)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_grippers_error_is_of_its_column(folders: Path, tmp_path: Path) -> None:
