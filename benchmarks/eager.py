@@ -86,7 +86,7 @@ class EagerPolicy:
         ready = time.perf_counter()
         latents = self.encode(canvas.reshape(1, 3, 1, *canvas.shape[-2:]).to(self.device, self.dtype))
         encoded = time.perf_counter()
-        clamp = self.config.normalization.clamp
+        clamp = self.config.robot.normalization.clamp
         state = torch.as_tensor(observation["state"])[None].clamp(-clamp, clamp).to(self.device, self.dtype)
         self.seconds = {"preprocess": ready - began, "vae": encoded - ready}
         actions: torch.Tensor = self.predict(latents, self.context, self.mask, state)[0].float()

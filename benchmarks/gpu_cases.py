@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from gpu_driver import Gpu, GpuError
 
+from helpers import kernel_parity as parity
+from helpers.kernel_runs import lay_out
 from lightwam.kernels.compiler.cache import CompileCache
 from lightwam.kernels.compiler.tasks import CompiledTactic, CompiledTask, CompileError, Compiler
 from lightwam.kernels.compiler.variant import Code
 from lightwam.kernels.formats import STORAGE, Array
-from lightwam.kernels.interpreter import parity
-from lightwam.kernels.interpreter.interpret import lay_out
 from lightwam.kernels.task import Task, kernel_module
 
 

@@ -215,7 +215,8 @@ def main() -> int:
         return 2
     print(f"{facts.name}, {facts.target}, {facts.memory_bytes / 1e9:.0f} GB, CUDA {facts.driver}", flush=True)
     site = arguments.out / "site"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(site), str(Path(__file__).parent)))}
+    folders = (site, ROOT / "benchmarks", ROOT / "tests" / "python")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     check = Check(arguments.out, deadline, environment)
     for folder in ("engines", "results"):
         (arguments.out / folder).mkdir(parents=True, exist_ok=True)

@@ -12,26 +12,18 @@ from numpy.typing import NDArray
 from lightwam.kernels.task import DType
 
 Array = NDArray[Any]
-STORAGE: Mapping[DType, np.dtype[Any]] = {
-    "f32": np.dtype(np.float32),
-    "f16": np.dtype(np.float16),
-    "bf16": np.dtype(np.uint16),
-    "f8": np.dtype(np.uint8),
-    "i8": np.dtype(np.int8),
-    "i32": np.dtype(np.int32),
-    "u8": np.dtype(np.uint8),
+#: Elements in memory, and what Triton calls pointers to them.
+_FORMATS: Mapping[DType, tuple[type[np.generic], str]] = {
+    "f32": (np.float32, "*fp32"),
+    "f16": (np.float16, "*fp16"),
+    "bf16": (np.uint16, "*bf16"),
+    "f8": (np.uint8, "*fp8e4nv"),
+    "i8": (np.int8, "*i8"),
+    "i32": (np.int32, "*i32"),
+    "u8": (np.uint8, "*u8"),
 }
-
-#: What Triton calls pointers to them.
-POINTERS: Mapping[DType, str] = {
-    "f32": "*fp32",
-    "f16": "*fp16",
-    "bf16": "*bf16",
-    "f8": "*fp8e4nv",
-    "i8": "*i8",
-    "i32": "*i32",
-    "u8": "*u8",
-}
+STORAGE: Mapping[DType, np.dtype[Any]] = {dtype: np.dtype(element) for dtype, (element, _) in _FORMATS.items()}
+POINTERS: Mapping[DType, str] = {dtype: pointer for dtype, (_, pointer) in _FORMATS.items()}
 
 
 def bfloat16_bits(x: Array) -> NDArray[np.uint16]:

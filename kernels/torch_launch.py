@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from lightwam.kernels.compiler.tasks import CompileError, candidates, drop_reason
-from lightwam.kernels.compiler.variant import Code, code_of
+from lightwam.kernels.compiler.tasks import CompiledTask, CompileError, candidates
+from lightwam.kernels.compiler.variant import Code, code_of, one_line
 from lightwam.kernels.interpreter.interpret import run
 from lightwam.kernels.targets import ALL_TARGETS
 from lightwam.kernels.task import Argument, DType, Tactic, Task, kernel_module, kernel_parameters
@@ -80,28 +80,22 @@ def choose_tactic(task: Task, target: str, tensors: Sequence[Tensor]) -> Tactic:
         raise CompileError(f"kernel {task.kernel} has no tactics for {target}, only for {', '.join(ALL_TARGETS)}")
     module = kernel_module(task)
     most_shared = driver.active.utils.get_device_properties(driver.active.get_current_device())["max_shared_mem"]
-    spilling: list[tuple[int, Tactic]] = []
-    reasons: list[str] = []
+    result = CompiledTask(task, target)
     for tactic in candidates(task, target):
         outcome: Code | str
         try:
             parameters = _parameters(task, tactic, tensors)
             outcome = code_of(module.kernel.warmup(grid=module.grid(task, tactic), **parameters))
         except Exception as error:  # whatever the compiler raises
-            lines = str(error).strip().splitlines() or [""]
-            outcome = f"{type(error).__name__}: {lines[-1]}"
-        reason = drop_reason(outcome, most_shared)
-        if not reason:
+            outcome = one_line(error)
+        result.judge(tactic, "", outcome, most_shared)
+        if result.kept:
             return tactic
-        reasons.append(reason)
-        if isinstance(outcome, Code) and outcome.shared <= most_shared:
-            spilling.append((outcome.stack, tactic))
-    if not spilling:
-        why = "; ".join(dict.fromkeys(reasons)) or "it has no tactics"
-        raise CompileError(f"kernel {task.kernel} cannot be compiled for {target}: {why}")
-    stack, tactic = min(spilling, key=lambda pair: pair[0])
-    _logger.warning("kernel %s: every tactic for %s spills, at least %d bytes a thread", task.kernel, target, stack)
-    return tactic
+    result.keep_least_spilling()
+    least = result.kept[0]
+    message = "kernel %s: every tactic for %s spills, at least %d bytes a thread"
+    _logger.warning(message, task.kernel, target, least.code.stack)
+    return least.tactic
 
 
 def _parameters(task: Task, tactic: Tactic, tensors: Sequence[Tensor]) -> dict[str, Any]:

@@ -9,7 +9,6 @@
 
 #include "matmul.hpp"
 #include "thread_pool.hpp"
-#include "winograd.hpp"
 
 namespace lightwam::cpu {
 namespace {

@@ -45,4 +45,8 @@ ConvForm conv_form(const Conv2dArgs& args) noexcept;
 std::size_t scratch_bytes(const KernelTable& kernels, int threads, const Conv2dArgs& args) noexcept;
 void run(const Execution& execution, const Conv2dArgs& args) noexcept;
 
+// The same with form = winograd.
+std::size_t winograd_scratch_bytes(const KernelTable& kernels, int threads, const Conv2dArgs& args) noexcept;
+void run_winograd(const Execution& execution, const Conv2dArgs& args) noexcept;
+
 }  // namespace lightwam::cpu

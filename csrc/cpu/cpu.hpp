@@ -5,12 +5,9 @@
 
 #include "attention.hpp"    // IWYU pragma: export
 #include "conv2d.hpp"       // IWYU pragma: export
-#include "core_budget.hpp"  // IWYU pragma: export
-#include "elementwise.hpp"  // IWYU pragma: export
 #include "kernels.hpp"      // IWYU pragma: export
 #include "linear.hpp"       // IWYU pragma: export
-#include "norms.hpp"        // IWYU pragma: export
 #include "preprocess.hpp"   // IWYU pragma: export
-#include "quantize.hpp"     // IWYU pragma: export
+#include "rows.hpp"         // IWYU pragma: export
 #include "thread_pool.hpp"  // IWYU pragma: export
 #include "types.hpp"        // IWYU pragma: export

@@ -76,10 +76,4 @@ const KernelTable* kernels_of(Level level) noexcept { return runs_here(level) ? 
 
 const KernelTable* best_kernels() noexcept { return entry(best_level()).table; }
 
-Level level_of(const KernelTable& kernels) noexcept { return kernels.level; }
-
-bool has_native_bf16(const KernelTable& kernels) noexcept { return kernels.native_bf16; }
-
-bool has_native_i8(const KernelTable& kernels) noexcept { return kernels.native_i8; }
-
 }  // namespace lightwam::cpu

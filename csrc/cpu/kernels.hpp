@@ -14,7 +14,7 @@ enum class Level : std::uint8_t { portable, avx2, avx2_vnni, avx512, avx512_vnni
 constexpr Level kLevels[] = {Level::portable, Level::avx2,        Level::avx2_vnni,
                              Level::avx512,   Level::avx512_vnni, Level::avx512_bf16};
 
-struct KernelTable;  // isa/kernel_table.hpp; the runtime only passes it on
+struct KernelTable;  // isa/kernel_table.hpp
 
 // "portable", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16".
 const char* level_name(Level level) noexcept;
@@ -27,14 +27,5 @@ const KernelTable* kernels_of(Level level) noexcept;
 
 // Kernels of best_level(). Never null.
 const KernelTable* best_kernels() noexcept;
-
-Level level_of(const KernelTable& kernels) noexcept;
-
-// True when bf16 products run on bf16 instructions; false when they are widened to f32 (correct, about twice as slow).
-bool has_native_bf16(const KernelTable& kernels) noexcept;
-
-// True when 8-bit products run on VNNI instructions; false when they are widened to 16 or 32 bits (the same sums,
-// slower than f32 products).
-bool has_native_i8(const KernelTable& kernels) noexcept;
 
 }  // namespace lightwam::cpu

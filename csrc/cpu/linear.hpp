@@ -47,7 +47,7 @@ void pack(const KernelTable& kernels, ThreadPool& pool, const WeightSource& sour
 
 // What turns the sums of products of 8-bit integers into numbers: the number behind x[r, k] is
 // x_scale[r] * (x[r, k] - x_zero[r]), the one behind weight[n, k] is weight_scale[n] * weight[n, k]. Products of bf16
-// may have scales too (8-bit floats, quantize.hpp); their x_zero is null.
+// may have scales too (8-bit floats, rows.hpp); their x_zero is null.
 struct Quantisation {
     const float* x_scale = nullptr;        // [rows]; of groups [rows, groups]
     const std::int32_t* x_zero = nullptr;  // likewise, each in [-128, 127]

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A fixed set of threads that run index ranges. No allocation after construction, no exception crosses it.
+// A fixed set of threads that run index ranges, and the budget of CPUs that such sets share. No allocation after
+// construction, no exception crosses it.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <thread>
+#include <mutex>
 #include <type_traits>
 
 namespace lightwam::cpu {
@@ -51,6 +51,43 @@ class ThreadPool {
     int threads_;
     std::atomic<int> limit_;
     std::unique_ptr<State> state_;
+};
+
+// Shares the CPUs of a process between the thread pools that work at the same time, so that several policies in
+// one process do not run more threads than there are CPUs.
+class CoreBudget {
+  public:
+    explicit CoreBudget(int cores) : cores_(cores) {}
+    CoreBudget(const CoreBudget&) = delete;
+    CoreBudget& operator=(const CoreBudget&) = delete;
+
+    int cores() const;
+    // Never shrinks, so that one caller bound to fewer CPUs does not slow down the others.
+    void grow(int cores);
+
+    // While leases live, the cores are dealt out to their pools one by one in turn: each gets one at least (the
+    // caller's own), none more than it has threads. A change counts from a pool's next parallel_for on. No allocation.
+    class Lease {
+      public:
+        Lease(CoreBudget& budget, ThreadPool& pool);
+        ~Lease();
+        Lease(const Lease&) = delete;
+        Lease& operator=(const Lease&) = delete;
+
+      private:
+        friend class CoreBudget;
+        CoreBudget& budget_;
+        ThreadPool& pool_;
+        Lease* next_ = nullptr;
+        int share_ = 0;
+    };
+
+  private:
+    void deal() noexcept;
+
+    mutable std::mutex mutex_;
+    int cores_;
+    Lease* first_ = nullptr;
 };
 
 }  // namespace lightwam::cpu

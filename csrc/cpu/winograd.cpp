@@ -4,10 +4,9 @@
 // a matmul with the same plane of the transformed taps; a panel's products are transformed back and written before
 // the next panel. The taps of all planes do not fit into the second-level cache: they come from the third, once an
 // item.
-#include "winograd.hpp"
-
 #include <cstring>
 
+#include "conv2d.hpp"
 #include "matmul.hpp"
 #include "thread_pool.hpp"
 

@@ -5,8 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "cuda/tactic.hpp"
-#include "engine/launch_plan.hpp"
+#include "cuda/graph.hpp"
 
 namespace lightwam::cuda {
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "lightwam/policy.hpp"
 
@@ -26,17 +27,13 @@ enum class Result : int {
     success = 0,
     invalid_value = 1,
     out_of_memory = 2,
-    not_initialized = 3,
     no_device = 100,
     invalid_device = 101,
     invalid_image = 200,
     invalid_context = 201,
     no_binary_for_gpu = 209,
-    invalid_source = 300,
     not_found = 500,
     launch_failed = 719,
-    not_supported = 801,
-    system_driver_mismatch = 803,
     stream_capture_unsupported = 900,
     stream_capture_invalidated = 901,
 };
@@ -110,11 +107,8 @@ class DriverError : public Error {
 };
 
 // Throws DriverError "WHAT: the GPU driver says RESULT" unless the result is success.
-inline void check(const Driver& driver, Result result, const std::string& what) {
-    if (result != Result::success) throw DriverError(driver, result, what);
-}
-inline void check(const Driver& driver, Result result, const char* what) {
-    if (result != Result::success) throw DriverError(driver, result, what);
+inline void check(const Driver& driver, Result result, std::string_view what) {
+    if (result != Result::success) throw DriverError(driver, result, std::string(what));
 }
 
 // The driver of this process, initialised; loaded by the first call that succeeds and never unloaded.

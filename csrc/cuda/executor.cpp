@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "cuda/program_memory.hpp"
-#include "cuda/side_stream.hpp"
 #include "cuda/tuner.hpp"
 
 namespace lightwam::cuda {
@@ -125,10 +124,7 @@ struct Executor::Loaded {
     std::vector<BoundLaunch> bind(const ProgramMemory& program, std::size_t slot) const {
         return program.bind(modules, places(slot));
     }
-    // Puts a program onto the stream, and its side stream beside it.
-    void launch_program(const ProgramMemory& program, const engine::PlanSide& beside, std::size_t slot) const {
-        launch_program(bind(program, slot), beside);
-    }
+    // Puts a program's launches onto the stream, and its side stream beside it.
     void launch_program(const std::vector<BoundLaunch>& launches, const engine::PlanSide& beside) const {
         if (beside.launches == 0)
             launch_all(driver, stream.handle(), launches);
@@ -262,7 +258,7 @@ void Executor::set_instruction(std::size_t slot, std::int32_t text_rows) {
     Loaded& on = *loaded_;
     if (auto* const rows = on.text.input<std::int32_t>("text_rows"); rows != nullptr) *rows = text_rows;
     on.text.upload_inputs(on.stream.handle());
-    on.launch_program(on.text, on.plan.set_instruction.side, slot);
+    on.launch_program(on.bind(on.text, slot), on.plan.set_instruction.side);
     on.stream.synchronize("computing the instruction on the GPU");
 }
 
@@ -273,7 +269,8 @@ const float* Executor::act(std::size_t slot, const ActInputs& inputs) {
     LaunchGraph& graph = on.graphs[slot].whole;
     if (graph.empty()) {
         on.load_code(slot);
-        graph = LaunchGraph(driver_, on.stream.handle(), [&] { on.launch_program(on.act, on.plan.act.side, slot); });
+        graph = LaunchGraph(driver_, on.stream.handle(),
+                            [&] { on.launch_program(on.bind(on.act, slot), on.plan.act.side); });
     }
     graph.launch(on.stream.handle());
     return on.fetch_actions();
@@ -307,7 +304,14 @@ Tuning Executor::tune(std::size_t slot, std::size_t spare, const ActInputs& inpu
     on.stage(inputs);
     on.text.upload_inputs(on.stream.handle());
     const auto count = static_cast<std::size_t>(on.policy.horizon * on.policy.action_width);
-    const TuningLibrary library(on.plan, on.library.get());
+    const CublasLt* library = on.library.get();
+    std::unique_ptr<CublasLt> own;
+    std::string why_not;
+    const auto useful = [](const engine::PlanTask& task) { return task.linear.has_value(); };
+    if (library == nullptr && std::ranges::any_of(on.plan.tasks, useful)) {
+        own = CublasLt::load(why_not);
+        library = own.get();
+    }
     const TuningGround ground{
         driver_,
         gpu_,
@@ -315,6 +319,7 @@ Tuning Executor::tune(std::size_t slot, std::size_t spare, const ActInputs& inpu
         on.code,
         on.stream,
         library,
+        why_not,
         [&](const Modules& modules) { return on.text.bind(modules, on.places(spare)); },
         [&](const Modules& modules) { return on.act.bind(modules, on.places(slot)); },
         [&](const std::vector<BoundLaunch>& launches, const engine::PlanSide& side) {

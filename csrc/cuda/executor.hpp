@@ -5,14 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
-#include <vector>
 
 #include "cuda/graph.hpp"
 #include "cuda/modules.hpp"
 #include "cuda/tuning_file.hpp"
 #include "cuda/upload.hpp"
-#include "engine/act_inputs.hpp"
 
 namespace lightwam::cuda {
 

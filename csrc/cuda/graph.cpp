@@ -29,6 +29,33 @@ void launch_all(const Driver& driver, Stream stream, std::span<const BoundLaunch
     }
 }
 
+SideStream::SideStream(const Driver& driver, Stream main)
+    : driver_(driver), main_(main), stream_(driver, StreamPriority::last), parted_(driver), joined_(driver) {}
+
+void SideStream::order(Stream earlier, const EventOwner& reached, Stream later) const {
+    const char* const what = "ordering two streams on the GPU";
+    check(driver_, driver_.event_record(reached.handle(), earlier), what);
+    check(driver_, driver_.stream_wait_event(later, reached.handle(), 0), what);
+}
+
+void SideStream::put_all(std::span<const BoundLaunch> launches, const engine::PlanSide& side) const {
+    order(main_, parted_, stream_.handle());
+    cuda::launch_all(driver_, stream_.handle(), launches.first(side.launches));
+    cuda::launch_all(driver_, main_, launches.subspan(side.launches, side.join - side.launches));
+    order(stream_.handle(), joined_, main_);
+    cuda::launch_all(driver_, main_, launches.subspan(side.join));
+}
+
+void SideStream::launch_all(std::span<const BoundLaunch> launches, const engine::PlanSide& side) const {
+    try {
+        put_all(launches, side);
+    } catch (...) {
+        // What this stream writes may be somebody else's next. A stream that records fails here, and runs nothing.
+        driver_.stream_synchronize(stream_.handle());
+        throw;
+    }
+}
+
 LaunchGraph::LaunchGraph(const Driver& driver, Stream stream, const std::function<void()>& work) : Owned(driver) {
     const RecordedGraph graph(driver, stream, work);
     check(driver, driver.graph_instantiate(&handle_, graph.handle(), kGraphNodePriority), "making the graph ready");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches as the driver takes them, and a CUDA graph of them: recorded once, then started with one call.
+// Launches as the driver takes them, on one stream or two, and a CUDA graph of them: recorded once, then started with
+// one call.
 #pragma once
 
 #include <functional>
@@ -9,9 +10,17 @@
 #include <vector>
 
 #include "cuda/device.hpp"
-#include "cuda/tactic.hpp"
 
 namespace lightwam::cuda {
+
+// The seam between the executor and what computes a task: it puts calls onto a stream and does not know their kind.
+// A tactic of a task, ready to run on this GPU: machine code of the plan (modules.hpp), or a library's function.
+class Call {
+  public:
+    virtual ~Call() = default;
+    // Puts the task onto a stream, which may be recording. `addresses`: the task's arguments, in order.
+    virtual Result enqueue(Stream stream, std::span<const DeviceAddress> addresses) const = 0;
+};
 
 // A launch with every address filled in.
 struct BoundLaunch {
@@ -22,6 +31,29 @@ struct BoundLaunch {
 
 // Puts launches onto a stream, in order.
 void launch_all(const Driver& driver, Stream stream, std::span<const BoundLaunch> launches);
+
+// The side stream of a program (docs/reference/launch-plan.md, section 2).
+class SideStream {
+  public:
+    // Beside `main`, whose launches go first where the GPU must choose.
+    SideStream(const Driver& driver, Stream main);
+
+    // Puts the launches of a program onto both streams, which may be recording: the first ones here, the others onto
+    // the main stream, which waits for this one where the program joins it. Where this throws, nothing runs here any
+    // more, unless the streams record.
+    void launch_all(std::span<const BoundLaunch> launches, const engine::PlanSide& side) const;
+
+  private:
+    void put_all(std::span<const BoundLaunch> launches, const engine::PlanSide& side) const;
+    // What is put onto `later` from now on waits for what `earlier` has so far.
+    void order(Stream earlier, const EventOwner& reached, Stream later) const;
+
+    const Driver& driver_;
+    Stream main_;
+    StreamOwner stream_;
+    EventOwner parted_;
+    EventOwner joined_;
+};
 
 class LaunchGraph : public Owned<GraphExec, &Driver::graph_exec_destroy> {
   public:

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/modules.hpp"
 
-#include <algorithm>
 #include <cstring>
 #include <map>
 #include <utility>
@@ -12,6 +11,8 @@ namespace lightwam::cuda {
 namespace {
 
 constexpr std::uint32_t kPointerBytes = 8;
+// After the arguments a kernel takes two addresses of scratch memory, which ours do not use.
+constexpr std::size_t kScratchParameters = 2;
 
 using Place = std::pair<std::uint64_t, std::uint64_t>;  // offset and bytes of a cubin module in the code
 
@@ -55,6 +56,28 @@ void check_limits(const engine::Tactic& tactic, const Gpu& gpu, const std::strin
     if (tactic.shared > gpu.max_shared) require("bytes of shared memory a block", tactic.shared, gpu.max_shared);
 }
 
+// A kernel that is loaded, launched as its tactic says.
+class KernelCall final : public Call {
+  public:
+    KernelCall(const Driver& driver, Function function, const engine::Tactic& tactic)
+        : driver_(driver), function_(function), tactic_(tactic) {}
+    Result enqueue(Stream stream, std::span<const DeviceAddress> addresses) const override {
+        std::vector<DeviceAddress> values(addresses.begin(), addresses.end());
+        values.insert(values.end(), kScratchParameters, 0);  // no scratch memory
+        std::vector<void*> parameters;
+        parameters.reserve(values.size());
+        for (DeviceAddress& value : values) parameters.push_back(&value);
+        const auto& [x, y, z] = tactic_.grid;
+        return driver_.launch_kernel(function_, x, y, z, tactic_.threads, 1, 1, tactic_.shared, stream,
+                                     parameters.data(), nullptr);
+    }
+
+  private:
+    const Driver& driver_;
+    Function function_;
+    const engine::Tactic& tactic_;
+};
+
 }  // namespace
 
 void check_cubins(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> code) {
@@ -86,32 +109,9 @@ std::size_t tactic_count(const engine::PlanTask& task, const Gpu& gpu, const Cub
     return task.tactics[gpu.target].size() + (by_library ? 1 : 0);
 }
 
-KernelCall::KernelCall(const Driver& driver, Function function, const engine::Tactic& tactic)
-    : driver_(driver), function_(function), grid_(tactic.grid), threads_(tactic.threads), shared_(tactic.shared) {}
-
-Result KernelCall::enqueue(Stream stream, std::span<const DeviceAddress> addresses) const {
-    std::vector<DeviceAddress> values(addresses.begin(), addresses.end());
-    values.insert(values.end(), kScratchParameters, 0);  // no scratch memory
-    std::vector<void*> parameters;
-    parameters.reserve(values.size());
-    for (DeviceAddress& value : values) parameters.push_back(&value);
-    return driver_.launch_kernel(function_, grid_[0], grid_[1], grid_[2], threads_, 1, 1, shared_, stream,
-                                 parameters.data(), nullptr);
-}
-
 Modules::Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
                  const TacticChoice& choice, const CublasLt* library)
-    : driver_(driver) {
-    try {
-        load(gpu, plan, code, choice, library);
-    } catch (...) {
-        for (const ModuleHandle module : modules_) driver_.module_unload(module);
-        throw;
-    }
-}
-
-void Modules::load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
-                   const TacticChoice& choice, const CublasLt* library) {
+    : Modules(driver) {
     std::map<Place, Function> loaded;
     for (std::size_t i = 0; i < plan.tasks.size(); ++i) {
         const engine::PlanTask& task = plan.tasks[i];

@@ -2,20 +2,14 @@
 // The kernels of a plan, loaded onto a GPU.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "cuda/cublaslt.hpp"
-#include "cuda/device.hpp"
-#include "cuda/tactic.hpp"
 #include "engine/engine_file.hpp"
 
 namespace lightwam::cuda {
-
-// After the arguments a kernel takes two addresses of scratch memory, which ours do not use.
-inline constexpr std::size_t kScratchParameters = 2;
 
 // Checks every tactic of the GPU's target against its cubin module: entry, arguments, block, architecture, and against
 // the limits of the GPU. Fails (error_reporter.hpp); throws Error (device) when the GPU takes less than the tactic
@@ -26,24 +20,15 @@ void check_cubins(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<cons
 // that computes it.
 std::size_t tactic_count(const engine::PlanTask& task, const Gpu& gpu, const CublasLt* library);
 
-// A kernel that is loaded, launched as its tactic says.
-class KernelCall final : public Call {
-  public:
-    KernelCall(const Driver& driver, Function function, const engine::Tactic& tactic);
-    Result enqueue(Stream stream, std::span<const DeviceAddress> addresses) const override;
-
-  private:
-    const Driver& driver_;
-    Function function_;
-    std::array<std::uint32_t, 3> grid_;
-    std::uint32_t threads_;
-    std::uint32_t shared_;
-};
+// By task, the tactic that runs: an index into the plan's tactics for the GPU's target, of which 0 is the default, or
+// their number for the library's (cublaslt.hpp).
+using TacticChoice = std::vector<std::size_t>;
 
 // One tactic of every task.
 class Modules {
   public:
-    // `choice`: by task, an index below tactic_count. `library`: null where none is chosen; it must outlive this.
+    // `choice`: by task, an index below tactic_count. `library`: null where none is chosen. It and the plan must
+    // outlive this.
     Modules(const Driver& driver, const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
             const TacticChoice& choice, const CublasLt* library);
     ~Modules();
@@ -53,8 +38,7 @@ class Modules {
     const Call& call(std::size_t task) const { return *calls_[task]; }
 
   private:
-    void load(const Gpu& gpu, const engine::LaunchPlan& plan, std::span<const std::byte> code,
-              const TacticChoice& choice, const CublasLt* library);
+    explicit Modules(const Driver& driver) : driver_(driver) {}
 
     const Driver& driver_;
     std::vector<ModuleHandle> modules_;

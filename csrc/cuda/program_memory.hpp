@@ -5,8 +5,6 @@
 #include <string_view>
 #include <vector>
 
-#include "cuda/graph.hpp"
-#include "cuda/memory.hpp"
 #include "cuda/modules.hpp"
 
 namespace lightwam::cuda {

@@ -5,9 +5,6 @@
 #include <cmath>
 #include <deque>
 
-#include "cuda/graph.hpp"
-#include "cuda/memory.hpp"
-
 namespace lightwam::cuda {
 namespace {
 
@@ -66,7 +63,7 @@ class TimedProgram {
                  bool each_launch) {
         if (launches.empty()) return;
         // A library loads its code with the first call, which may fail while a stream records.
-        if (ground.library.get() != nullptr) launch_all(ground.driver, ground.stream.handle(), launches);
+        if (ground.library != nullptr) launch_all(ground.driver, ground.stream.handle(), launches);
         std::vector<TimedGraph::Piece> pieces;
         if (each_launch)
             for (const BoundLaunch& launch : launches)
@@ -96,7 +93,7 @@ class TimedProgram {
 // Both programs with one choice of tactics.
 struct Contender {
     Contender(const TuningGround& ground, const TacticChoice& tactics, bool each_launch)
-        : modules(ground.driver, ground.gpu, ground.plan, ground.code, tactics, ground.library.get()),
+        : modules(ground.driver, ground.gpu, ground.plan, ground.code, tactics, ground.library),
           text(ground, ground.text(modules), ground.plan.set_instruction.side, each_launch),
           act(ground, ground.act(modules), ground.plan.act.side, each_launch) {}
 
@@ -149,7 +146,7 @@ class Contest {
 std::vector<TacticChoice> every_tactic(const TuningGround& ground) {
     std::vector<std::size_t> counts;
     for (const engine::PlanTask& task : ground.plan.tasks)
-        counts.push_back(tactic_count(task, ground.gpu, ground.library.get()));
+        counts.push_back(tactic_count(task, ground.gpu, ground.library));
     const std::size_t most = counts.empty() ? 1 : *std::max_element(counts.begin(), counts.end());
     std::vector<TacticChoice> choices(most, TacticChoice(counts.size(), 0));
     for (std::size_t tactic = 0; tactic < most; ++tactic)
@@ -174,8 +171,8 @@ std::vector<TaskTiming> task_timings(const TuningGround& ground, const Contest& 
     for (const engine::PlanTask& task : ground.plan.tasks) {
         TaskTiming timing{task.label, task.kernel, 0, {}, {}, 0};
         for (const engine::Tactic& tactic : task.tactics[ground.gpu.target]) timing.tactics.push_back(tactic.note);
-        if (tactic_count(task, ground.gpu, ground.library.get()) > timing.tactics.size())
-            timing.tactics.push_back(ground.library.get()->version());
+        if (tactic_count(task, ground.gpu, ground.library) > timing.tactics.size())
+            timing.tactics.push_back(ground.library->version());
         timing.seconds.resize(timing.tactics.size(), 0.0);
         tasks.push_back(std::move(timing));
     }
@@ -207,14 +204,6 @@ void compare(const TuningGround& ground, Contest& contest, int repeats, const st
 
 }  // namespace
 
-TuningLibrary::TuningLibrary(const engine::LaunchPlan& plan, const CublasLt* loaded) : library_(loaded) {
-    const bool useful = std::any_of(plan.tasks.begin(), plan.tasks.end(),
-                                    [](const engine::PlanTask& task) { return task.linear.has_value(); });
-    if (library_ != nullptr || !useful) return;
-    own_ = CublasLt::load(why_not_);
-    library_ = own_.get();
-}
-
 Tuning tune(const TuningGround& ground, const TuningKey& key, int repeats, const TuningProgress& progress) {
     const std::vector<TacticChoice> choices = every_tactic(ground);
     const int rounds = repeats + kWarmUp;
@@ -223,8 +212,8 @@ Tuning tune(const TuningGround& ground, const TuningKey& key, int repeats, const
     const std::function<void()> step = [&] { progress(++done, total); };
 
     const CacheFlush flush(ground);
-    Tuning tuning{key.gpu, key.target, key.driver, key.plan, {}, 0.0, 0.0, 0.0, "", ground.library.why_not()};
-    if (ground.library.get() != nullptr) tuning.library = ground.library.get()->version();
+    Tuning tuning{key.gpu, key.target, key.driver, key.plan, {}, 0.0, 0.0, 0.0, "", ground.why_not};
+    if (ground.library != nullptr) tuning.library = ground.library->version();
     {
         Contest contest(ground, flush, choices, true);
         contest.run(repeats, step);

@@ -3,31 +3,13 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "cuda/graph.hpp"
-#include "cuda/modules.hpp"
 #include "cuda/tuning_file.hpp"
 
 namespace lightwam::cuda {
-
-// The library whose tactics are timed beside the plan's.
-class TuningLibrary {
-  public:
-    // `loaded`: the policy's own, or null. Loaded only where it might compute a task of the plan.
-    TuningLibrary(const engine::LaunchPlan& plan, const CublasLt* loaded);
-    const CublasLt* get() const { return library_; }
-    // Why there is none where a task could use one; else empty.
-    const std::string& why_not() const { return why_not_; }
-
-  private:
-    std::unique_ptr<CublasLt> own_;
-    const CublasLt* library_;
-    std::string why_not_;
-};
 
 // A policy that is ready for a chunk, as the tuner sees it: its inputs are on the GPU.
 struct TuningGround {
@@ -36,7 +18,8 @@ struct TuningGround {
     const engine::LaunchPlan& plan;
     std::span<const std::byte> code;  // the target's cubin modules
     const StreamOwner& stream;
-    const TuningLibrary& library;
+    const CublasLt* library;     // whose tactics are timed beside the plan's, or null
+    const std::string& why_not;  // why there is none where a task could use one; else empty
     // The launches of set_instruction (into a place that no chunk reads) and of act.
     std::function<std::vector<BoundLaunch>(const Modules&)> text;
     std::function<std::vector<BoundLaunch>(const Modules&)> act;

@@ -8,9 +8,8 @@
 #include <limits>
 #include <optional>
 
-#include "cuda/modules.hpp"
 #include "engine/checksum.hpp"
-#include "engine/json_reader.hpp"
+#include "engine/json.hpp"
 
 namespace lightwam::cuda {
 namespace {
@@ -49,7 +48,7 @@ engine::JsonValue read_document(const std::string& path) {
     text.resize(static_cast<std::size_t>(file.gcount()));
     try {
         return engine::parse_json(text);
-    } catch (const engine::JsonError& error) {
+    } catch (const engine::FileError& error) {
         engine::fail(std::string("it is not valid JSON: ") + error.what());
     }
 }
@@ -107,8 +106,8 @@ std::optional<ChosenTactics> read_choice(const std::string& path, const TuningKe
     return std::nullopt;
 }
 
-}  // namespace
-
+// Sixteen hexadecimal digits of what decides how fast tactics are: the machine code for the GPU's target, the launches
+// and how each tactic is launched. Weights are no part of it.
 std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> code) {
     Digest digest;
     digest.add(engine::crc32(code.data(), code.size()));
@@ -127,6 +126,8 @@ std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::spa
     }
     return digest.hexadecimal();
 }
+
+}  // namespace
 
 TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const Gpu& gpu,
                      std::span<const std::byte> code) {
@@ -154,11 +155,9 @@ std::unique_ptr<CublasLt> load_library(ChosenTactics& tactics, const engine::Lau
     return nullptr;
 }
 
-std::string tuning_path(const std::string& engine_path) { return engine_path + ".tuning.json"; }
-
 ChosenTactics choose_tactics(const std::string& engine_path, const TuningKey& key, const engine::LaunchPlan& plan,
                              const Gpu& gpu) {
-    const std::string path = tuning_path(engine_path);
+    const std::string path = engine_path + ".tuning.json";
     const std::string advice = "; run 'lightwam tune' for this GPU";
     ChosenTactics chosen{TacticChoice(plan.tasks.size(), 0), "default tactics (not tuned" + advice + ")", "", ""};
     std::error_code failure;

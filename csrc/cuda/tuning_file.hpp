@@ -8,10 +8,7 @@
 #include <span>
 #include <string>
 
-#include "cuda/cublaslt.hpp"
-#include "cuda/device.hpp"
-#include "cuda/tactic.hpp"
-#include "engine/engine_file.hpp"
+#include "cuda/modules.hpp"
 
 namespace lightwam::cuda {
 
@@ -20,7 +17,7 @@ struct TuningKey {
     std::string gpu;     // its name
     std::string target;  // "sm_87"
     int driver = 0;      // the CUDA version that it supports: 12060 for 12.6
-    std::string plan;    // plan_digest
+    std::string plan;    // digest of the machine code for the target, the launches and the tactics
 };
 
 // The tactics that a policy runs, and why those.
@@ -31,21 +28,14 @@ struct ChosenTactics {
     std::string library;  // "cuBLASLt 13.1.0" where the choice takes it for some tasks; else empty
 };
 
-// Sixteen hexadecimal digits of what decides how fast tactics are: the machine code for the GPU's target, the launches
-// and how each tactic is launched. Weights are no part of it.
-std::string plan_digest(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<const std::byte> code);
-
 TuningKey tuning_key(const Driver& driver, const engine::LaunchPlan& plan, const Gpu& gpu,
                      std::span<const std::byte> code);
-
-// Where the tuning of an engine file lies: "PATH.tuning.json".
-std::string tuning_path(const std::string& engine_path);
 
 // The library of the chosen tactics, in the current context; null where they need none. Where it is not the one that
 // they were timed with, the default tactics of its tasks are chosen instead, with a warning.
 std::unique_ptr<CublasLt> load_library(ChosenTactics& tactics, const engine::LaunchPlan& plan, const Gpu& gpu);
 
-// The tactics of the file's entry for `key`, or the defaults. Does not throw for any contents of the file.
+// The tactics of PATH.tuning.json's entry for `key`, or the defaults. Does not throw for any contents of the file.
 ChosenTactics choose_tactics(const std::string& engine_path, const TuningKey& key, const engine::LaunchPlan& plan,
                              const Gpu& gpu);
 

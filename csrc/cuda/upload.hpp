@@ -5,7 +5,7 @@
 #include <map>
 #include <vector>
 
-#include "cuda/memory.hpp"
+#include "cuda/device.hpp"
 #include "engine/engine_file.hpp"
 
 namespace lightwam::cuda {
@@ -21,8 +21,5 @@ using HostConstants = std::map<std::size_t, std::vector<std::byte>>;
 // Returns when everything is there. Throws Error (engine), DriverError.
 void upload_weights(const engine::EngineFile& file, const Driver& driver, Stream stream, DeviceAddress weights,
                     HostConstants& kept, std::size_t done);
-
-// Page-locked memory that upload_weights takes meanwhile.
-inline constexpr std::size_t kUploadBytes = std::size_t{2} * (4 << 20);
 
 }  // namespace lightwam::cuda

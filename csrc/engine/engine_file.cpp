@@ -3,13 +3,15 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
+#include <cstring>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "engine/checksum.hpp"
 #include "engine/graph_reader.hpp"
-#include "engine/json_reader.hpp"
-#include "engine/safetensors.hpp"
+#include "engine/json.hpp"
 
 namespace lightwam::engine {
 namespace {
@@ -41,6 +43,46 @@ void mark_weight_scales(const Program& program, std::vector<Tensor>& tensors) {
             tensors[index].positive = true;
 }
 
+// True when an element is NaN or infinite: all bits of its exponent are set.
+template <typename Word>
+bool has_non_finite(const std::byte* data, std::size_t bytes, Word exponent) noexcept {
+    constexpr std::size_t kChunk = 4096;
+    const std::size_t count = bytes / sizeof(Word);
+    Word words[kChunk];
+    for (std::size_t at = 0; at < count; at += kChunk) {
+        const std::size_t length = std::min(kChunk, count - at);
+        std::memcpy(words, data + at * sizeof(Word), length * sizeof(Word));
+        Word found = 0;
+        for (std::size_t i = 0; i < length; ++i) found |= static_cast<Word>((words[i] & exponent) == exponent);
+        if (found != 0) return true;
+    }
+    return false;
+}
+
+bool all_finite(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
+    if (tensor.dtype == DType::f32) return !has_non_finite<std::uint32_t>(data, bytes, 0x7F800000U);
+    if (tensor.dtype == DType::f8) return !has_non_finite<std::uint8_t>(data, bytes, 0x7FU);  // e4m3: NaN only
+    if (tensor.dtype == DType::f16) return !has_non_finite<std::uint16_t>(data, bytes, 0x7C00U);
+    return tensor.dtype != DType::bf16 || !has_non_finite<std::uint16_t>(data, bytes, 0x7F80U);
+}
+
+bool all_in_range(const Tensor& tensor, const std::byte* data, std::size_t bytes) noexcept {
+    if (tensor.dtype == DType::i8) return tensor.opaque || std::memchr(data, 0x80, bytes) == nullptr;
+    if (!tensor.positive || tensor.dtype != DType::f32) return true;
+    for (std::size_t at = 0; at + sizeof(float) <= bytes; at += sizeof(float)) {
+        float value;
+        std::memcpy(&value, data + at, sizeof value);
+        if (!(value > 0.0F)) return false;
+    }
+    return true;
+}
+
+std::string hexadecimal(std::uint32_t value) {
+    char text[9];
+    std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(value));
+    return text;
+}
+
 }  // namespace
 
 EngineFile::EngineFile(const std::string& path) : reporter_(path), file_(reporter_([&] { return InputFile(path); })) {
@@ -62,16 +104,32 @@ EngineFile::EngineFile(const std::string& path) : reporter_(path), file_(reporte
 
 PieceReport EngineFile::read(const Tensor& tensor, std::size_t begin, std::size_t bytes,
                              std::byte* destination) const noexcept {
-    if (const int error = file_.read(tensor.offset + begin, bytes, destination); error != 0) {
-        PieceReport report;
-        report.read_error = error;
-        return report;
-    }
-    return examine(tensor, destination, bytes);
+    PieceReport report;
+    report.read_error = file_.read(tensor.offset + begin, bytes, destination);
+    if (report.read_error != 0) return report;
+    report.bytes = bytes;
+    report.finite = all_finite(tensor, destination, bytes);
+    report.in_range = all_in_range(tensor, destination, bytes);
+    if (tensor.checksum) report.crc32 = crc32(destination, bytes);
+    return report;
 }
 
 void EngineFile::check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces) const {
-    reporter_([&] { engine::check_numbers(tensor, pieces); });
+    reporter_([&] {
+        JoinedChecksum found;
+        for (const PieceReport& piece : pieces) {
+            if (piece.read_error != 0) fail(read_error_text(piece.read_error));
+            if (!piece.finite) fail("tensor '" + tensor.name + "' holds NaN or infinity");
+            if (!piece.in_range)
+                fail("tensor '" + tensor.name +
+                     (tensor.dtype == DType::i8 ? "' holds -128; expected -127 to 127"
+                                                : "' holds a scale that is not positive"));
+            found.add(piece.crc32, piece.bytes);
+        }
+        if (tensor.checksum && *tensor.checksum != found.value())
+            fail("tensor '" + tensor.name + "' is damaged: its checksum is " + hexadecimal(found.value()) +
+                 "; expected " + hexadecimal(*tensor.checksum) + "; fetch the file again");
+    });
 }
 
 void EngineFile::check_all_numbers() const {

@@ -3,15 +3,24 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 
 #include "engine/error_reporter.hpp"
 #include "engine/graph.hpp"
-#include "engine/input_file.hpp"
 #include "engine/launch_plan.hpp"
-#include "engine/tensor_check.hpp"
+#include "engine/safetensors.hpp"
 
 namespace lightwam::engine {
+
+// One piece of a tensor: how reading it ended and what its bytes are like.
+struct PieceReport {
+    std::uint64_t bytes = 0;
+    int read_error = 0;       // InputFile::read
+    std::uint32_t crc32 = 0;  // of the piece
+    bool finite = true;
+    bool in_range = true;  // i8: no -128; scales of quantised weights: positive
+};
 
 class EngineFile {
   public:
@@ -28,8 +37,10 @@ class EngineFile {
     const std::string& document() const { return document_; }
 
     // Reads bytes [begin, begin + bytes) of a tensor, whole elements, and says what they are like. Several threads may
-    // read at once. A tensor all of whose pieces pass check_numbers is good.
+    // read at once.
     PieceReport read(const Tensor& tensor, std::size_t begin, std::size_t bytes, std::byte* destination) const noexcept;
+    // Throws Error (engine) on a tensor that could not be read, holds NaN, infinity or a number that its role excludes,
+    // or does not fit its checksum. `pieces` are all of it, in order.
     void check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces) const;
 
     // Reads all numbers only to check them. Throws Error (engine).

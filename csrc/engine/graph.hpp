@@ -10,7 +10,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "engine/names.hpp"
@@ -178,6 +177,14 @@ struct Graph {
     std::vector<Tensor> tensors;
     Program set_instruction;
     Program act;
+};
+
+// A checked observation. images: one for each camera of the engine, in its order; null pointers for what the engine
+// does not read.
+struct ActInputs {
+    const float* state = nullptr;
+    const float* latents = nullptr;
+    const ImageView* const* images = nullptr;
 };
 
 // The tensors that instructions are encoded with.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the JSON document of an engine file to a checked Graph.
+// From the JSON document of an engine file to a checked Graph. All functions fail (error_reporter.hpp).
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 #include <unordered_map>
 
 #include "engine/graph.hpp"
-#include "engine/json_reader.hpp"
+#include "engine/json.hpp"
 
 namespace lightwam::engine {
 
@@ -22,5 +22,13 @@ void read_graph(const JsonValue& json, Graph& graph);
 
 // The stage of an op or a launch.
 Stage read_stage(const ObjectReader& reader);
+
+// Checks the order of writes and reads of a program, and that values which live at the same time share no byte.
+// `where` names the program. In set_instruction the instruction values are written, in act they are only read.
+void check_lifetimes(const Program& program, bool writes_instruction, const std::string& where);
+
+// Checks the roles that take what one kind of op writes, and nothing else of that shape and dtype. For graphs whose
+// lifetimes are checked: every value has one writer, and act reads only instruction values that set_instruction writes.
+void check_sources(const Graph& graph);
 
 }  // namespace lightwam::engine

@@ -8,52 +8,35 @@
 namespace lightwam::engine {
 namespace {
 
+constexpr std::size_t kMaxDepth = 64;
+constexpr std::size_t kMaxValues = std::size_t{1} << 20;
+
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 // Length of the valid UTF-8 sequence at the start of `text` (no overlong forms, no surrogates); 0 if there is none.
 std::size_t utf8_length(std::string_view text) {
-    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-    const auto continues = [&](std::size_t i) { return i < text.size() && (byte(i) & 0xC0) == 0x80; };
-    const unsigned char lead = byte(0);
+    const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+    const unsigned lead = byte(0);
     if (lead < 0x80) return 1;
-    if (lead >= 0xC2 && lead <= 0xDF) return continues(1) ? 2 : 0;
-    if (lead >= 0xE0 && lead <= 0xEF) {
-        if (!continues(1) || !continues(2)) return 0;
-        if (lead == 0xE0 && byte(1) < 0xA0) return 0;
-        if (lead == 0xED && byte(1) > 0x9F) return 0;
-        return 3;
-    }
-    if (lead >= 0xF0 && lead <= 0xF4) {
-        if (!continues(1) || !continues(2) || !continues(3)) return 0;
-        if (lead == 0xF0 && byte(1) < 0x90) return 0;
-        if (lead == 0xF4 && byte(1) > 0x8F) return 0;
-        return 4;
-    }
-    return 0;
+    if (lead < 0xC2 || lead > 0xF4) return 0;
+    const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    for (std::size_t i = 1; i < length; ++i)
+        if ((byte(i) & 0xC0) != 0x80) return 0;
+    const bool overlong = (lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xF0 && byte(1) < 0x90);
+    const bool no_character = (lead == 0xED && byte(1) > 0x9F) || (lead == 0xF4 && byte(1) > 0x8F);
+    return overlong || no_character ? 0 : length;
 }
 
 void append_utf8(std::string& out, std::uint32_t code) {
-    const auto put = [&](std::uint32_t value) { out.push_back(static_cast<char>(value)); };
-    if (code < 0x80) {
-        put(code);
-    } else if (code < 0x800) {
-        put(0xC0 | (code >> 6));
-        put(0x80 | (code & 0x3F));
-    } else if (code < 0x10000) {
-        put(0xE0 | (code >> 12));
-        put(0x80 | ((code >> 6) & 0x3F));
-        put(0x80 | (code & 0x3F));
-    } else {
-        put(0xF0 | (code >> 18));
-        put(0x80 | ((code >> 12) & 0x3F));
-        put(0x80 | ((code >> 6) & 0x3F));
-        put(0x80 | (code & 0x3F));
-    }
+    static constexpr std::uint32_t kLeads[] = {0x00, 0xC0, 0xE0, 0xF0};
+    int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;  // bytes after the first
+    out.push_back(static_cast<char>(kLeads[more] | (code >> (6 * more))));
+    while (more-- > 0) out.push_back(static_cast<char>(0x80 | ((code >> (6 * more)) & 0x3F)));
 }
 
 class Parser {
   public:
-    Parser(std::string_view text, const JsonLimits& limits) : text_(text), limits_(limits) {}
+    explicit Parser(std::string_view text) : text_(text) {}
 
     JsonValue parse_document() {
         JsonValue value = parse_value(1);
@@ -64,14 +47,10 @@ class Parser {
 
   private:
     [[noreturn]] void fail(const std::string& why) const {
-        throw JsonError("JSON at byte " + std::to_string(at_) + ": " + why);
+        engine::fail("JSON at byte " + std::to_string(at_) + ": " + why);
     }
 
-    void skip_space() {
-        while (at_ < text_.size() &&
-               (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
-            ++at_;
-    }
+    void skip_space() { at_ = std::min(text_.find_first_not_of(" \n\r\t", at_), text_.size()); }
 
     bool consume(char c) {
         if (at_ >= text_.size() || text_[at_] != c) return false;
@@ -85,8 +64,8 @@ class Parser {
     }
 
     JsonValue parse_value(std::size_t depth) {
-        if (depth > limits_.depth) fail("deeper than " + std::to_string(limits_.depth) + " levels");
-        if (++count_ > limits_.values) fail("more than " + std::to_string(limits_.values) + " values");
+        if (depth > kMaxDepth) fail("deeper than " + std::to_string(kMaxDepth) + " levels");
+        if (++count_ > kMaxValues) fail("more than " + std::to_string(kMaxValues) + " values");
         skip_space();
         if (at_ >= text_.size()) fail("the text ends where a value should be");
         switch (text_[at_]) {
@@ -242,7 +221,6 @@ class Parser {
     }
 
     std::string_view text_;
-    JsonLimits limits_;
     std::size_t at_ = 0;
     std::size_t count_ = 0;
 };
@@ -250,10 +228,9 @@ class Parser {
 }  // namespace
 
 const JsonValue* JsonValue::find(std::string_view key) const {
-    const Object* members = object();
-    if (members == nullptr) return nullptr;
-    for (const auto& member : *members)
-        if (member.first == key) return &member.second;
+    if (object() == nullptr) return nullptr;
+    for (const auto& [name, value] : *object())
+        if (name == key) return &value;
     return nullptr;
 }
 
@@ -265,6 +242,95 @@ const char* JsonValue::type_name() const {
     return array() != nullptr ? "a list" : "an object";
 }
 
-JsonValue parse_json(std::string_view text, const JsonLimits& limits) { return Parser(text, limits).parse_document(); }
+JsonValue parse_json(std::string_view text) { return Parser(text).parse_document(); }
+
+JsonValue parse_document(std::string_view text, const std::string& what) {
+    try {
+        return parse_json(text);
+    } catch (const FileError& error) {
+        fail(what + " is not valid: " + error.what() + "; the file is corrupted or no engine file");
+    }
+}
+
+ObjectReader::ObjectReader(const JsonValue& json, std::string where) : json_(json), where_(std::move(where)) {
+    if (json.object() == nullptr) engine::fail(where_ + " is " + json.type_name() + "; expected an object");
+}
+
+void ObjectReader::expect_keys(std::initializer_list<std::string_view> keys) const {
+    for (const auto& [key, value] : members())
+        if (std::find(keys.begin(), keys.end(), key) == keys.end()) fail("key '" + key + "' is unknown");
+}
+
+void ObjectReader::expected(const std::string& key, const JsonValue& found, const char* type) const {
+    fail("'" + key + "' is " + found.type_name() + "; expected " + type);
+}
+
+const JsonValue& ObjectReader::member(const std::string& key) const {
+    const JsonValue* value = find(key);
+    if (value == nullptr) fail("key '" + key + "' is missing");
+    return *value;
+}
+
+std::int64_t ObjectReader::integer(const std::string& key, std::int64_t minimum, std::int64_t maximum) const {
+    const JsonValue& value = member(key);
+    const JsonValue::Number* number = value.number();
+    if (number == nullptr || !number->is_integer) expected(key, value, "an integer");
+    if (number->integer < minimum || number->integer > maximum)
+        fail("'" + key + "' is " + std::to_string(number->integer) + "; expected " + std::to_string(minimum) + " to " +
+             std::to_string(maximum));
+    return number->integer;
+}
+
+std::uint64_t ObjectReader::size(const std::string& key, std::uint64_t maximum) const {
+    return static_cast<std::uint64_t>(integer(key, 0, static_cast<std::int64_t>(maximum)));
+}
+
+bool ObjectReader::boolean(const std::string& key) const {
+    const JsonValue& value = member(key);
+    if (value.boolean() == nullptr) expected(key, value, "a boolean");
+    return *value.boolean();
+}
+
+const std::string& ObjectReader::string(const std::string& key) const {
+    const JsonValue& value = member(key);
+    if (value.string() == nullptr) expected(key, value, "a string");
+    return *value.string();
+}
+
+const JsonValue::Array& ObjectReader::list(const std::string& key) const {
+    const JsonValue& value = member(key);
+    if (value.array() == nullptr) expected(key, value, "a list");
+    return *value.array();
+}
+
+std::vector<std::int64_t> ObjectReader::integers(const std::string& key) const {
+    const JsonValue* value = find(key);
+    const JsonValue::Array* items = value == nullptr ? nullptr : value->array();
+    if (items == nullptr) fail("key '" + key + "' is missing or not a list of integers");
+    std::vector<std::int64_t> integers;
+    integers.reserve(items->size());
+    for (const JsonValue& item : *items) {
+        const JsonValue::Number* number = item.number();
+        if (number == nullptr || !number->is_integer)
+            fail("'" + key + "' holds " + item.type_name() + "; expected integers");
+        integers.push_back(number->integer);
+    }
+    return integers;
+}
+
+Shape ObjectReader::shape() const {
+    Shape shape = integers("shape");
+    if (element_count(shape) < 0) {
+        shape.resize(std::min<std::size_t>(shape.size(), kMaxRank + 1));
+        fail("shape " + shape_text(shape) + " is out of range; expected 1 to 6 dimensions of at least 1");
+    }
+    return shape;
+}
+
+ObjectReader ObjectReader::object(const std::string& key, std::string where) const {
+    const JsonValue& value = member(key);
+    if (value.object() == nullptr) expected(key, value, "an object");
+    return ObjectReader(value, std::move(where));
+}
 
 }  // namespace lightwam::engine

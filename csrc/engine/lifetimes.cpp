@@ -2,7 +2,7 @@
 #include <map>
 #include <numeric>
 
-#include "engine/graph_checks.hpp"
+#include "engine/graph_reader.hpp"
 #include "engine/op_checks.hpp"
 
 namespace lightwam::engine {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "engine/graph.hpp"
-#include "engine/json_reader.hpp"
+#include "engine/json.hpp"
 
 namespace lightwam::engine {
 

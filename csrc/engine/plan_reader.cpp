@@ -19,7 +19,7 @@ constexpr std::int64_t kWarp = 32;
 constexpr std::int64_t kMaxShared = 227 << 10;
 constexpr std::int64_t kMaxRegisters = 255;
 constexpr std::int64_t kMaxLinear = std::int64_t{1} << 30;  // of a side, so that two of them are no overflow
-constexpr std::string_view kMatmulTypes[] = {"f32", "f16", "bf16", "f8", "i8", "none"};
+constexpr Named<int> kMatmulTypes[] = {{0, "f32"}, {1, "f16"}, {2, "bf16"}, {3, "f8"}, {4, "i8"}, {5, "none"}};
 constexpr Named<DType> kLinearFormats[] = {{DType::f32, "f32"}, {DType::f16, "f16"}, {DType::bf16, "bf16"}};
 constexpr Named<bool> kGeluTanh[] = {{false, "none"}, {true, "gelu_tanh"}};
 constexpr Named<bool> kWritten[] = {{false, "r"}, {true, "w"}};
@@ -89,8 +89,7 @@ PlanLinear read_linear(const ObjectReader& reader, const std::vector<PlanArgumen
                     "; expected that or f32");
     linear.gelu_tanh = reader.one_of("activation", kGeluTanh);
     const auto has = [&](std::string_view name) {
-        return std::any_of(arguments.begin(), arguments.end(),
-                           [&](const PlanArgument& argument) { return argument.name == name; });
+        return std::ranges::find(arguments, name, &PlanArgument::name) != arguments.end();
     };
     linear.bias = has("bias");
     linear.residual = has("residual");
@@ -251,9 +250,7 @@ class PlanReader {
         task.label = reader.string("label");
         reader.set_where(reader.where() + " (" + task.kernel + ")");
         reader.integer("flops", 0, INT64_MAX);
-        const std::string& type = reader.string("product_type");
-        if (std::find(std::begin(kMatmulTypes), std::end(kMatmulTypes), type) == std::end(kMatmulTypes))
-            reader.fail("'product_type' is '" + type + "'; expected f32, f16, bf16, f8, i8 or none");
+        reader.one_of("product_type", kMatmulTypes);
         const JsonValue::Array& arguments = reader.list("arguments");
         if (arguments.size() > kMaxArguments)
             reader.fail("has " + std::to_string(arguments.size()) + " arguments; expected at most 256");

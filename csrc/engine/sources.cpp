@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <string>
-#include <string_view>
-#include <unordered_map>
-#include <vector>
-
-#include "engine/error_reporter.hpp"
-#include "engine/graph_checks.hpp"
+#include "engine/graph_reader.hpp"
 
 namespace lightwam::engine {
 namespace {
@@ -17,12 +11,7 @@ struct Source {
 };
 using Sources = std::vector<Source>;  // by value
 
-std::string quoted(std::string_view text) {
-    std::string result(1, '\'');
-    result.append(text);
-    result.push_back('\'');
-    return result;
-}
+std::string quoted(std::string_view text) { return std::string("'").append(text).append("'"); }
 
 Sources sources_of(const Program& program) {
     Sources sources(program.values.size());
@@ -97,9 +86,8 @@ class SourceCheck {
     [[noreturn]] void fail(const Op& op, const char* role, const std::string& expected) const {
         const Source& found = source(op, role);
         std::string writer = "an input of the program";
-        if (found.op != nullptr) {
+        if (found.op != nullptr)
             writer = quoted(found.role) + " of op " + quoted(found.op->name) + " (" + op_name(found.op->kind) + ")";
-        }
         engine::fail(where_ + ": op " + quoted(op.name) + " (" + op_name(op.kind) + "): input " + quoted(role) +
                      " is " + quoted(program_.values[find_role(op.inputs, role)].name) + ", " + writer + "; expected " +
                      expected);

@@ -9,7 +9,6 @@
 #include <string>
 #include <string_view>
 
-#include "engine/act_inputs.hpp"
 #include "engine/engine_file.hpp"
 #include "lightwam/policy.hpp"
 #include "runtime/text.hpp"

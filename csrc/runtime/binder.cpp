@@ -21,19 +21,10 @@ cpu::DType kernel_dtype(engine::DType dtype) {
     return dtype == engine::DType::bf16 || dtype == engine::DType::f8 ? cpu::DType::bf16 : cpu::DType::f32;
 }
 
-cpu::Activation kernel_activation(engine::Activation activation) {
-    switch (activation) {
-        case engine::Activation::none:
-            return cpu::Activation::none;
-        case engine::Activation::silu:
-            return cpu::Activation::silu;
-        case engine::Activation::gelu:
-            return cpu::Activation::gelu;
-        case engine::Activation::gelu_tanh:
-            return cpu::Activation::gelu_tanh;
-    }
-    return cpu::Activation::none;
-}
+// Both have the same enumerators in the same order.
+static_assert(static_cast<int>(engine::Activation::silu) == static_cast<int>(cpu::Activation::silu) &&
+              static_cast<int>(engine::Activation::gelu) == static_cast<int>(cpu::Activation::gelu) &&
+              static_cast<int>(engine::Activation::gelu_tanh) == static_cast<int>(cpu::Activation::gelu_tanh));
 
 std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
 
@@ -148,7 +139,7 @@ class Binder {
     float eps() const { return number("eps"); }
     float scale() const { return number("scale"); }
     std::size_t heads() const { return count("heads"); }
-    cpu::Activation activation() const { return kernel_activation(op_->attributes.activation); }
+    cpu::Activation activation() const { return static_cast<cpu::Activation>(op_->attributes.activation); }
 
     void bind_matmul(std::int64_t rows, std::int64_t groups, std::int64_t depth, std::int64_t columns);
     cpu::Quantisation quantisation();

@@ -2,11 +2,11 @@
 // The CPU as a backend: every op of the graph bound to a kernel of the best instruction set.
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <optional>
 #include <system_error>
 
 #include "cpu/cpu.hpp"
+#include "cpu/isa/kernel_table.hpp"
 #include "runtime/backend.hpp"
 #include "runtime/binder.hpp"
 #include "runtime/block.hpp"
@@ -14,7 +14,6 @@
 #include "runtime/half.hpp"
 #include "runtime/instruction_cache.hpp"
 #include "runtime/instruction_rows.hpp"
-#include "runtime/resize_plans.hpp"
 #include "runtime/weights.hpp"
 
 namespace lightwam::runtime {
@@ -61,16 +60,59 @@ bool multiplies(const engine::Graph& graph, engine::DType dtype) {
 
 // What the engine's products lack on these kernels; empty when nothing.
 std::string slow_products(const engine::Graph& graph, const cpu::KernelTable& kernels) {
-    const std::string begin = std::string(cpu::level_name(cpu::level_of(kernels))) + " has no ";
+    const std::string begin = std::string(cpu::level_name(kernels.level)) + " has no ";
     std::string text;
-    if (multiplies(graph, engine::DType::i8) && !cpu::has_native_i8(kernels))
+    if (multiplies(graph, engine::DType::i8) && !kernels.native_i8)
         text = begin + "8-bit dot products (AVX512_VNNI or AVX_VNNI): engine '" + graph.name +
                "' widens its int8 products to 16 or 32 bits; the actions are right, but it is no faster than in f32";
-    if (multiplies(graph, engine::DType::bf16) && !cpu::has_native_bf16(kernels))
+    if (multiplies(graph, engine::DType::bf16) && !kernels.native_bf16)
         text += (text.empty() ? "" : "; ") + begin + "bf16 instructions (AVX512_BF16): engine '" + graph.name +
                 "' widens its bf16 products to f32; the actions are right, but an f32 export may be as fast";
     return text;
 }
+
+// How the cameras' pictures come onto the canvas: one resize plan a camera, made for the size seen last.
+class ResizePlans {
+  public:
+    ResizePlans(const std::vector<CameraInfo>& cameras, int threads)
+        : cameras_(cameras), threads_(threads), images_(cameras.size()), plans_(cameras.size()) {
+        for (std::size_t i = 0; i < cameras.size(); ++i) {
+            images_[i].rotate_180 = cameras[i].rotate_180;
+            images_[i].top = static_cast<std::size_t>(cameras[i].top);
+            images_[i].left = static_cast<std::size_t>(cameras[i].left);
+            images_[i].plan = &plans_[i];
+        }
+    }
+
+    // Points the canvas at checked images, one a camera in their order. Allocates only for a size not seen last.
+    void accept(const ImageView* const* images) {
+        for (std::size_t i = 0; i < cameras_.size(); ++i) {
+            const ImageView& image = *images[i];
+            const std::size_t height = static_cast<std::size_t>(image.height);
+            const std::size_t width = static_cast<std::size_t>(image.width);
+            if (!plans_[i].fits(height, width)) {
+                plans_[i] = cpu::ResizePlan(height, width, static_cast<std::size_t>(cameras_[i].height),
+                                            static_cast<std::size_t>(cameras_[i].width), threads_);
+                ++built_;
+            }
+            images_[i].pixels = image.pixels;
+            images_[i].row_stride = image.row_stride;
+            images_[i].column_stride = image.column_stride;
+            images_[i].channel_stride = image.channel_stride;
+        }
+    }
+
+    const cpu::CameraImage* images() const { return images_.data(); }
+    std::size_t count() const { return images_.size(); }
+    std::uint64_t built() const { return built_; }
+
+  private:
+    const std::vector<CameraInfo>& cameras_;
+    int threads_;
+    std::vector<cpu::CameraImage> images_;
+    std::vector<cpu::ResizePlan> plans_;
+    std::uint64_t built_ = 0;
+};
 
 class CpuBackend final : public Backend {
   public:
@@ -162,7 +204,7 @@ void CpuBackend::describe(PolicyInfo& info) const {
     info.arena_bytes = arena_.bytes();
     info.weight_bytes = weights_->bytes();
     info.threads = pool_->threads();
-    info.instruction_set = cpu::level_name(cpu::level_of(*kernels_));
+    info.instruction_set = cpu::level_name(kernels_->level);
     const int cores = process_budget().cores();
     if (info.threads > cores)
         info.warning = "threads is " + std::to_string(info.threads) + ", but this process may use " +
@@ -174,7 +216,7 @@ void CpuBackend::describe(PolicyInfo& info) const {
 
 std::string CpuBackend::device_info() const {
     const int threads = pool_->threads();
-    return std::string("the CPU, ") + cpu::level_name(cpu::level_of(*kernels_)) +
+    return std::string("the CPU, ") + cpu::level_name(kernels_->level) +
            (options_.instruction_set == "auto" ? " kernels (the best that this CPU and build have), "
                                                : " kernels (as requested), ") +
            std::to_string(threads) + (threads == 1 ? " thread" : " threads") +

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "cpu/core_budget.hpp"
+#include "cpu/thread_pool.hpp"
 
 namespace lightwam::runtime {
 

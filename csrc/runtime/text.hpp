@@ -2,10 +2,8 @@
 // From an instruction to context rows: known rows of the engine, or its hashed-words encoder.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -41,6 +41,28 @@ class CompiledTask:
     target: str
     kept: list[CompiledTactic] = field(default_factory=list)
     dropped: list[tuple[Tactic, str]] = field(default_factory=list)
+    _spilling: list[CompiledTactic] = field(default_factory=list, repr=False)
+
+    def judge(self, tactic: Tactic, key: str, outcome: Outcome, most_shared: int) -> None:
+        """Keep or drop a tactic. `most_shared`: bytes of shared memory that a program may have."""
+        if isinstance(outcome, str):
+            self.dropped.append((tactic, outcome))
+        elif outcome.shared > most_shared:
+            self.dropped.append((tactic, f"{outcome.shared} bytes of shared memory, the target has {most_shared}"))
+        elif outcome.stack:
+            self._spilling.append(CompiledTactic(tactic, key, outcome, f"spills {outcome.stack} bytes"))
+            self.dropped.append((tactic, self._spilling[-1].note))
+        else:
+            self.kept.append(CompiledTactic(tactic, key, outcome))
+
+    def keep_least_spilling(self) -> None:
+        """Of tactics that were all dropped. CompileError where none fits into shared memory."""
+        if not self._spilling:
+            reasons = "; ".join(dict.fromkeys(reason for _, reason in self.dropped)) or "it has no tactics"
+            raise CompileError(f"kernel {self.task.kernel} cannot be compiled for {self.target}: {reasons}")
+        least = min(self._spilling, key=lambda compiled: compiled.code.stack)
+        self.dropped = [(tactic, reason) for tactic, reason in self.dropped if tactic is not least.tactic]
+        self.kept.append(least)
 
 
 class Compiler:
@@ -72,11 +94,13 @@ class Compiler:
             variants = [Variant(r.task, tactic, r.target) for r, tactics in tried for tactic in tactics]
             self._make(variants, on_progress)
             for result, tactics in tried:
-                self._judge(result, tactics)
+                for tactic in tactics:
+                    key = variant_key(Variant(result.task, tactic, result.target))
+                    result.judge(tactic, key, self._outcomes[key], TARGETS[result.target].shared_bytes)
             open_ = [(r, tactics[_most(r.task, most_tactics) :]) for r, tactics in open_ if not r.kept]
             for result, tactics in open_:
                 if not tactics:
-                    self._keep_least_spilling(result)
+                    result.keep_least_spilling()
             open_ = [(result, tactics) for result, tactics in open_ if tactics]
         return results
 
@@ -104,40 +128,6 @@ class Compiler:
         outcomes = compile_variants([missing[key] for key in keys], self.jobs, on_done)
         self._outcomes.update({keys[index]: outcome for index, outcome in outcomes.items()})
         self.compiled += len(missing)
-
-    def _judge(self, result: CompiledTask, tactics: Sequence[Tactic]) -> None:
-        limit = TARGETS[result.target].shared_bytes
-        for tactic in tactics:
-            key = variant_key(Variant(result.task, tactic, result.target))
-            outcome = self._outcomes[key]
-            reason = drop_reason(outcome, limit)
-            if isinstance(outcome, str) or reason:
-                result.dropped.append((tactic, reason))
-            else:
-                result.kept.append(CompiledTactic(tactic, key, outcome))
-
-    def _keep_least_spilling(self, result: CompiledTask) -> None:
-        spilling: list[CompiledTactic] = []
-        for tactic, reason in result.dropped:
-            key = variant_key(Variant(result.task, tactic, result.target))
-            outcome = self._outcomes[key]
-            if isinstance(outcome, Code) and outcome.stack and reason.startswith("spills"):
-                spilling.append(CompiledTactic(tactic, key, outcome, reason))
-        if not spilling:
-            reasons = "; ".join(dict.fromkeys(reason for _, reason in result.dropped)) or "it has no tactics"
-            raise CompileError(f"kernel {result.task.kernel} cannot be compiled for {result.target}: {reasons}")
-        least = min(spilling, key=lambda compiled: compiled.code.stack)
-        result.dropped = [(tactic, reason) for tactic, reason in result.dropped if tactic is not least.tactic]
-        result.kept.append(least)
-
-
-def drop_reason(outcome: Outcome, most_shared: int) -> str:
-    """Why a tactic is dropped; '' where it is kept. `most_shared`: bytes of shared memory of a program."""
-    if isinstance(outcome, str):
-        return outcome
-    if outcome.shared > most_shared:
-        return f"{outcome.shared} bytes of shared memory, the target has {most_shared}"
-    return f"spills {outcome.stack} bytes" if outcome.stack else ""
 
 
 def candidates(task: Task, target: str) -> list[Tactic]:

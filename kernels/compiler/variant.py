@@ -11,7 +11,6 @@ import functools
 import hashlib
 import inspect
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -140,6 +139,12 @@ def compile_variant(variant: Variant) -> Code:
     return code_of(compiled)
 
 
+def one_line(error: Exception) -> str:
+    """What a compiler raised: its type and the last line of its message."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
+
+
 def code_of(compiled: CompiledKernel) -> Code:
     """What Triton compiled, with the registers and the stack that its machine code needs."""
     metadata, cubin = compiled.metadata, compiled.asm["cubin"]
@@ -165,13 +170,11 @@ def _source(variant: Variant) -> ASTSource:
 def _resources(cubin: bytes) -> tuple[int, int]:
     """Registers and bytes of stack a thread. Few registers can hide spills; the stack shows them."""
     tool = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    descriptor, name = tempfile.mkstemp(suffix=".cubin")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(cubin)
-        text = subprocess.run([tool, "--dump-resource-usage", name], capture_output=True, text=True, check=True).stdout
-    finally:
-        os.unlink(name)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     if found is None:
         raise ValueError(f"cuobjdump reports no resources: {text.strip()!r}")

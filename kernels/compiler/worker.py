@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from lightwam.kernels.compiler.variant import Code, Variant, clean_environment, compile_variant, source_hash
+from lightwam.kernels.compiler.variant import Code, Variant, clean_environment, compile_variant, one_line, source_hash
 
 #: Machine code, or why there is none, in one line.
 Outcome = Code | str
@@ -102,8 +102,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
                 raise ValueError("the kernel's source changed meanwhile: compile again")
             outcome = compile_variant(variant)
         except Exception as error:  # whatever the compiler raises: the parent tries another tactic
-            lines = str(error).strip().splitlines() or [""]
-            outcome = f"{type(error).__name__}: {lines[-1]}"
+            outcome = one_line(error)
         pickle.dump(outcome, answers)
         answers.flush()
 

@@ -95,10 +95,6 @@ _NARROW: dict[Any, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = 
 }
 
 
-def _is_bfloat16(handle: Any) -> bool:
-    return bool(handle.dtype.scalar == tl.bfloat16)
-
-
 def _widened(handle: Any) -> Any:
     """A handle of a narrow format as float32, others as they are."""
     element = handle.dtype.scalar
@@ -116,7 +112,7 @@ def _in_float32(original: Callable[..., Any]) -> Callable[..., Any]:
     """An operation of the builder, (self, handles..., function), that computes bfloat16 operands in float32."""
 
     def method(self: Any, *args: Any) -> Any:
-        if not any(isinstance(arg, _Handle) and _is_bfloat16(arg) for arg in args):
+        if not any(isinstance(arg, _Handle) and arg.dtype.scalar == tl.bfloat16 for arg in args):
             return original(self, *args)
         return _narrowed(original(self, *(_widened(arg) if isinstance(arg, _Handle) else arg for arg in args)))
 

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.elementwise import grid as grid
 from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
 
 MOST_STEPS = 2
@@ -92,11 +93,6 @@ def task(
 def tactics(task: Task, target: str) -> list[Tactic]:
     size = task.integer("ROWS") * task.integer("WIDTH")
     return [Tactic({"BLOCK": min(1 << 16, triton.next_power_of_2(size)) if target == "interpreter" else 256})]
-
-
-def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
-    size = task.integer("ROWS") * task.integer("WIDTH")
-    return (triton.cdiv(size, tactic.integer("BLOCK")), 1, 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:

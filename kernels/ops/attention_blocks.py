@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.targets import tuned_target
-from lightwam.kernels.task import DType, ProductType, Tactic, Task, distinct
+from lightwam.kernels.task import DType, ProductType, Tactic, Task, check_sizes, distinct
 
 LOG2_E = math.log2(math.e)
 LEAST_BLOCK = 16  # of a matmul on the tensor cores, in any direction
@@ -25,6 +25,14 @@ def matmul_format(kernel: str, x: DType) -> ProductType:
     if x not in ("f32", "f16", "bf16"):
         raise ValueError(f"{kernel}: operands in {x}; one of f32, f16, bf16 is needed")
     return x
+
+
+def check_heads(kernel: str, most: int, scale: float, width: int, proprio_keys: int = 0, **sizes: int) -> None:
+    """ValueError of one line unless sizes and scale are positive, and heads of `width` columns have `most` or fewer."""
+    check_sizes(kernel, width=width, **sizes)
+    if width > most or proprio_keys < 0 or not 0.0 < scale < math.inf:
+        got = f"heads of {width}, scale {scale}, {proprio_keys} proprio keys"
+        raise ValueError(f"{kernel}: {got}; heads of at most {most}, a positive scale and 0 or more keys are needed")
 
 
 def block_of(size: int, most: int) -> int:
@@ -225,13 +233,6 @@ def matmul_tactics(choices: Iterable[tuple[int, int, int, int, int]], m: int, n:
     return distinct(
         Tactic({"BLOCK_M": block_of(m, most_m), "BLOCK_N": block_of(n, most_n), "BLOCK_K": block_of(k, most_k)}, *more)
         for most_m, most_n, most_k, *more in choices
-    )
-
-
-def flash_tactic(keys: int, block_m: int, block_n: int, warps: int, stages: int) -> Tactic:
-    """Blocks of BLOCK_N keys while they are full, then one of TAIL_N for the rest."""
-    return Tactic(
-        {"BLOCK_M": block_m, "BLOCK_N": block_n, "TAIL_N": block_of(max(keys % block_n, 1), block_n)}, warps, stages
     )
 
 

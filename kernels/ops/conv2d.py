@@ -267,18 +267,14 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     y = np.einsum("abcij,oijc->abo", windows, weight, optimize=True)
     y = float64.activate(y + arguments.get("bias", 0.0), str(task.constants["ACTIVATION"]))
     y = y + arguments.get("residual", 0.0)
-    results: dict[str, Array] = {}
-    for argument in task.arguments:
-        if argument.name == "y":
-            results["y"] = y
-        elif argument.name == "z":
-            eps = task.real("EPS")
-            normed = y / np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + eps) * arguments["norm_weight"]
-            results["z"] = float64.activate(normed, "silu")
-        elif argument.name == "statistics":
-            dtype = task.dtype("y")
-            stored = decode(encode(y, dtype), dtype).reshape(-1, y.shape[-1])
-            results["statistics"] = float64.row_statistics(stored, "moments")
+    names = task.argument_names
+    results = {"y": y} if "y" in names else {}
+    if "z" in names:
+        normed = y / np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + task.real("EPS")) * arguments["norm_weight"]
+        results["z"] = float64.activate(normed, "silu")
+    if "statistics" in names:
+        stored = decode(encode(y, task.dtype("y")), task.dtype("y")).reshape(-1, y.shape[-1])
+        results["statistics"] = float64.row_statistics(stored, "moments")
     return results
 
 

@@ -65,10 +65,6 @@ def _block_k(task: Task, most: int) -> int:
     return min(most, divisor) if divisor >= 32 else max(16, min(most, next_power_of_2(depth)))
 
 
-def _element_bytes(task: Task) -> int:
-    return ELEMENT_BYTES[task.dtype("x")]
-
-
 def _most_sums(task: Task, warps: int) -> int:
     """Sums a thread may hold: a residual, a norm's second output, operands of f32 need registers beside them."""
     heavy = {"residual", "z"} & task.argument_names
@@ -78,23 +74,20 @@ def _most_sums(task: Task, warps: int) -> int:
 
 def _tactic(task: Task, device: Target, rows: int, columns: tuple[int, int], warps: int) -> Tactic:
     """The tile with as many stages as fit: short steps rather than few on their way."""
-    element = _element_bytes(task)
+    element = ELEMENT_BYTES[task.dtype("x")]
     step_bytes, stages, block_k = 256, 0, 0
     while stages < 3 and step_bytes > 32:
         step_bytes //= 2
         block_k = _block_k(task, step_bytes // element)
         stages = min(4, device.shared_bytes // ((rows + sum(columns)) * block_k * element))
-    return Tactic(_constants(rows, columns, block_k, _precision(task)), num_warps=warps, num_stages=stages)
+    # Matmuls of f32 by three of the tensor cores' (relative error about 2^-21); other formats are exact anyway.
+    precision = "tf32x3" if task.product_type == "f32" else "ieee"
+    return Tactic(_constants(rows, columns, block_k, precision), num_warps=warps, num_stages=stages)
 
 
 def _constants(rows: int, columns: tuple[int, int], block_k: int, precision: str) -> dict[str, Constant]:
     first, more = columns
     return {"BLOCK_M": rows, "BLOCK_N": first, "BLOCK_N_MORE": more, "BLOCK_K": block_k, "PRECISION": precision}
-
-
-def _precision(task: Task) -> str:
-    """Matmuls of f32 by three of the tensor cores' (relative error about 2^-21); other formats are exact anyway."""
-    return "tf32x3" if task.product_type == "f32" else "ieee"
 
 
 def _time(task: Task, device: Target, rows: int, blocks: tuple[int, int], warps: int) -> float:

@@ -17,6 +17,7 @@ from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     attention_tactics,
     block_of,
+    check_heads,
     flash_choices,
     load_keys,
     load_rows,
@@ -83,11 +84,7 @@ def task(
     (row = heads * width); key_bias f32 [keys]; key_count i32 [1], at most `keys`, at least 1 without proprio keys.
     """
     row = heads * width
-    if min(tokens, heads, width, keys) < 1 or proprio_keys < 0 or width > MAX_WIDTH:
-        sizes = f"{tokens} tokens, {heads} heads of {width}, {keys} + {proprio_keys} keys"
-        raise ValueError(f"cross_attention: {sizes}; positive numbers and heads of at most {MAX_WIDTH} are needed")
-    if not (scale > 0.0 and np.isfinite(scale)):
-        raise ValueError(f"cross_attention: scale {scale}; a positive number is needed")
+    check_heads("cross_attention", MAX_WIDTH, scale, width, proprio_keys, tokens=tokens, heads=heads, keys=keys)
     arguments = given(
         Argument("q", "r", x, (tokens, row)),
         Argument("key_text", "r", x, (keys, row)),

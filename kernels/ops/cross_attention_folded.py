@@ -21,6 +21,7 @@ from lightwam.kernels.ops import cross_attention
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
     block_of,
+    check_heads,
     load_columns,
     load_keys,
     load_rows,
@@ -136,10 +137,8 @@ def task(
     bias: bool = False,
     residual: DType | None = None,
     rms: bool = False,
-    weighted: bool = True,
     eps: float = 0.0,
     partials: int = 0,
-    partial_width: int = STATISTICS_WIDTH,
     statistics: Statistics | None = None,
 ) -> Task:
     """y [tokens, n] = sum over heads h and keys k of p[h, s, k] output[k, h * n ...], plus bias [n] and residual.
@@ -147,25 +146,18 @@ def task(
     p is the softmax of `cross_attention`, over key_count text keys and all proprio keys. q [tokens, heads * width],
     key_text [keys, heads * width], output_text [keys, heads * n] and their proprio_keys rows are in format `x`.
     rms: q is divided by the root of its row's mean square (+ eps), whose sum comes as q_statistics "squares",
-    `partials` of `partial_width` columns each, and (if `weighted`) multiplied by q_weight f32 [heads * width]. Where
-    the keys were multiplied by that weight instead, which comes to the same, q is read into the matmul as it is.
+    `partials` of 64 columns each, and multiplied by q_weight f32 [heads * width].
     statistics: of every 64 columns of y as stored.
     """
     row = heads * width
-    if min(tokens, heads, width, n, keys) < 1 or proprio_keys < 0 or width > cross_attention.MAX_WIDTH:
-        sizes = f"{tokens} tokens, {heads} heads of {width}, {keys} + {proprio_keys} keys, n {n}"
-        most = cross_attention.MAX_WIDTH
-        raise ValueError(f"cross_attention_folded: {sizes}; positive numbers and heads of at most {most} are needed")
-    if not (scale > 0.0 and np.isfinite(scale)):
-        raise ValueError(f"cross_attention_folded: scale {scale}; a positive number is needed")
-    if rms and partials != triton.cdiv(row, partial_width):
-        raise ValueError(
-            f"cross_attention_folded: {partials} squares of {partial_width} columns each; all {row} columns are needed"
-        )
+    sizes = {"tokens": tokens, "heads": heads, "n": n, "keys": keys}
+    check_heads("cross_attention_folded", cross_attention.MAX_WIDTH, scale, width, proprio_keys, **sizes)
+    if rms and partials != partials_of(row):
+        raise ValueError(f"cross_attention_folded: {partials} partial squares; all {row} columns are needed")
     arguments = given(
         Argument("q", "r", x, (tokens, row)),
         Argument("q_statistics", "r", "f32", (tokens, partials, 2)) if rms else None,
-        Argument("q_weight", "r", "f32", (row,)) if rms and weighted else None,
+        Argument("q_weight", "r", "f32", (row,)) if rms else None,
         Argument("key_text", "r", x, (keys, row)),
         Argument("output_text", "r", x, (keys, heads * n)),
         Argument("key_bias", "r", "f32", (keys,)),
@@ -236,7 +228,7 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     q, row = arguments["q"], task.integer("HEADS") * task.integer("WIDTH")
     if "q_statistics" in arguments:
         mean_square = arguments["q_statistics"][:, :, 0].sum(1, keepdims=True) / row
-        q = q / np.sqrt(mean_square + task.real("EPS")) * arguments.get("q_weight", 1.0)
+        q = q / np.sqrt(mean_square + task.real("EPS")) * arguments["q_weight"]
     outputs = arguments["output_text"][: int(arguments["key_count"][0])]
     if "output_proprio" in arguments:
         outputs = np.concatenate([outputs, arguments["output_proprio"]])
@@ -256,9 +248,8 @@ def tolerance(task: Task) -> float:
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """As of `cross_attention`, and squares that fit rows of ordinary size."""
     examples = cross_attention.example(task, generator)
-    for argument in task.arguments:
-        if argument.name == "q_statistics":
-            examples["q_statistics"] = generator.uniform(40.0, 90.0, argument.shape)
+    if "q_statistics" in task.argument_names:
+        examples["q_statistics"] = generator.uniform(40.0, 90.0, task.shape("q_statistics"))
     return examples
 
 
@@ -271,7 +262,7 @@ CASES = [
         partials=4, statistics="moments",
     ),
     task(
-        17, 1, 48, 100, 16, 1, x="bf16", y="bf16", scale=0.1, rms=True, weighted=False, eps=1e-6, partials=1,
+        17, 1, 48, 100, 16, 1, x="bf16", y="bf16", scale=0.1, rms=True, eps=1e-6, partials=1,
         statistics="range",
     ),
     task(9, 2, 16, 130, 5, 0, x="bf16", y="f32", scale=0.25, bias=True, statistics="squares"),

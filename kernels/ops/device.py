@@ -80,8 +80,9 @@ def largest_or_infinity(x):
 
 
 @triton.jit
-def combine_moments(statistics, row, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr, WIDTH: tl.constexpr):
-    """(mean, variance) of rows from their `moments`: statistics f32 [R, PARTIALS, 2], WIDTH columns each; row [B]."""
+def combine_moments(statistics, row, COLUMNS: tl.constexpr, PARTIALS: tl.constexpr):
+    """(mean, variance) of rows from their `moments`: statistics f32 [R, PARTIALS, 2], 64 columns each; row [B]."""
+    WIDTH: tl.constexpr = 64
     CHUNK: tl.constexpr = min(triton.next_power_of_2(PARTIALS), 32)
     partial = tl.arange(0, CHUNK)
     pointers = statistics + (row * (2 * PARTIALS))[:, None] + 2 * partial[None, :]
@@ -140,13 +141,13 @@ def store_statistics(
     COLUMNS: tl.constexpr,
     KIND: tl.constexpr,
     RAGGED: tl.constexpr,
-    WIDTH: tl.constexpr = 64,
 ):
     """Writes the partial statistics of a tile: value f32 [B, W], W a multiple of 64, as it was stored.
 
     row i32 [B]; column: the tile's first, a multiple of 64; inside_rows bool [B]: rows to write, read only if RAGGED;
-    COLUMNS: of the whole matrix; WIDTH: of one pair. KIND: "moments", "squares" or "range".
+    COLUMNS: of the whole matrix. KIND: "moments", "squares" or "range".
     """
+    WIDTH: tl.constexpr = 64
     PARTIALS: tl.constexpr = (COLUMNS + WIDTH - 1) // WIDTH
     PARTS: tl.constexpr = value.shape[1] // WIDTH
     EVEN: tl.constexpr = COLUMNS % WIDTH == 0

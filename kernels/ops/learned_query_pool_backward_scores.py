@@ -14,7 +14,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import matmul_tactics
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
+from lightwam.kernels.task import Argument, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -27,7 +27,6 @@ def kernel(
     WIDTH: tl.constexpr,
     SCORES: tl.constexpr,
     SKIPPED: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -49,7 +48,7 @@ def kernel(
         rows = (batch * TOKENS + token)[:, None] * WIDTH + column[None, :]
         block = tl.load(x + rows, mask=inside[:, None] & used, other=0.0).to(tl.float32)
         normal = (block - mean[:, None]) * scale[:, None]
-        accumulator = tl.dot(change, normal, accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(change, normal, accumulator, input_precision="tf32x3")
     offsets = (batch * SCORES + score)[:, None] * WIDTH + column[None, :]
     tl.store(dscores + offsets, accumulator, mask=(score < SCORES)[:, None] & used)
 
@@ -69,13 +68,7 @@ def task(tokens: int, width: int, scores: int, *, skipped: int, x: DType, batch:
         Argument("gradients", "r", "f32", (batch, tokens, skipped + scores)),
         Argument("dscores", "w", "f32", (batch, scores, width)),
     )
-    constants: dict[str, Constant] = {
-        "TOKENS": tokens,
-        "WIDTH": width,
-        "SCORES": scores,
-        "SKIPPED": skipped,
-        "PRECISION": "tf32x3",
-    }
+    constants = {"TOKENS": tokens, "WIDTH": width, "SCORES": scores, "SKIPPED": skipped}
     flops = 2 * batch * tokens * width * scores
     return Task("learned_query_pool_backward_scores", constants, arguments, flops, product_type="f32")
 

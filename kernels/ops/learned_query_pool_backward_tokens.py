@@ -16,7 +16,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import matmul_tactics
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
+from lightwam.kernels.task import Argument, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -31,7 +31,6 @@ def kernel(
     TOKENS: tl.constexpr,
     WIDTH: tl.constexpr,
     FACTORS: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -54,7 +53,7 @@ def kernel(
         mean += tl.sum(change * means[None, :], 1)
         rows = batch * (FACTORS * WIDTH) + factor[:, None] * WIDTH + column[None, :]
         block = tl.load(factors + rows, mask=(factor < FACTORS)[:, None] & used, other=0.0)
-        accumulator = tl.dot(change, block, accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(change, block, accumulator, input_precision="tf32x3")
     pair = moments + (batch * TOKENS + token) * 2
     token_mean = tl.load(pair, mask=inside, other=0.0)
     scale = tl.load(pair + 1, mask=inside, other=0.0)
@@ -81,7 +80,7 @@ def task(tokens: int, width: int, factors: int, *, x: DType, batch: int = 1) -> 
         Argument("gradients", "r", "f32", (batch, tokens, factors)),
         Argument("dx", "w", x, (batch, tokens, width)),
     )
-    constants: dict[str, Constant] = {"TOKENS": tokens, "WIDTH": width, "FACTORS": factors, "PRECISION": "tf32x3"}
+    constants = {"TOKENS": tokens, "WIDTH": width, "FACTORS": factors}
     flops = 2 * batch * tokens * width * factors
     return Task("learned_query_pool_backward_tokens", constants, arguments, flops, product_type="f32")
 

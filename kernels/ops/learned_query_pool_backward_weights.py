@@ -18,7 +18,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
-from lightwam.kernels.task import Argument, Constant, Tactic, Task, check_sizes
+from lightwam.kernels.task import Argument, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -97,7 +97,7 @@ def task(tokens: int, heads: int, queries: int, *, slots: int = 1, batch: int = 
         Argument("gradients", "w", "f32", (batch, tokens, columns)),
         Argument("dmerge", "w", "f32", (batch, heads, slots, queries)),
     )
-    constants: dict[str, Constant] = {
+    constants = {
         "TOKENS": tokens,
         "HEADS": heads,
         "QUERIES": queries,

@@ -17,7 +17,7 @@ import triton.language as tl
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import matmul_tactics
 from lightwam.kernels.ops.reference import layer_norm
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
+from lightwam.kernels.task import Argument, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -30,7 +30,6 @@ def kernel(
     WIDTH: tl.constexpr,
     QUERIES: tl.constexpr,  # of all heads
     EPS: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -77,7 +76,7 @@ def kernel(
             block = tl.load(pointers, mask=(start + k < WIDTH)[None, :], other=0.0)
             vectors = tl.load(score_pointers, mask=(start + k < WIDTH)[:, None], other=0.0)
         normal = (block.to(tl.float32) - mean[:, None]) * scale[:, None]
-        accumulator = tl.dot(normal, vectors, accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(normal, vectors, accumulator, input_precision="tf32x3")
         pointers += BLOCK_K
         score_pointers += BLOCK_K
     offsets = pooler * (TOKENS * QUERIES) + token[:, None] * QUERIES + query[None, :]
@@ -103,13 +102,7 @@ def task(tokens: int, width: int, heads: int, queries: int, *, x: DType, eps: fl
         Argument("logits", "w", "f32", (batch, tokens, heads * queries)),
         Argument("moments", "w", "f32", (batch, tokens, 2)),
     )
-    constants: dict[str, Constant] = {
-        "TOKENS": tokens,
-        "WIDTH": width,
-        "QUERIES": heads * queries,
-        "EPS": eps,
-        "PRECISION": "tf32x3",
-    }
+    constants = {"TOKENS": tokens, "WIDTH": width, "QUERIES": heads * queries, "EPS": eps}
     flops = 2 * batch * tokens * width * heads * queries
     return Task("learned_query_scores", constants, arguments, flops, product_type="f32")
 

@@ -16,7 +16,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import block_of
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task, check_sizes
+from lightwam.kernels.task import Argument, DType, Tactic, Task, check_sizes
 
 
 @triton.jit
@@ -38,7 +38,6 @@ def kernel(
     HEADS: tl.constexpr,
     QUERIES: tl.constexpr,  # of one head
     SLOTS: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -77,7 +76,7 @@ def kernel(
         offsets = (pooler * TOKENS + row)[:, None] * WIDTH + column[None, :]
         tokens = tl.load(x + offsets, mask=mask[:, None] & (column < WIDTH)[None, :], other=0.0).to(tl.float32)
         normal = (tokens - mean[:, None]) * scale[:, None]
-        accumulator = tl.dot(tl.trans(normal), weights, accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(tl.trans(normal), weights, accumulator, input_precision="tf32x3")
     row = (pooler * SLOTS + slot) * HEADS + head
     mask = (column < WIDTH)[:, None] & (head < HEADS)[None, :]
     tl.store(y + row[None, :] * WIDTH + column[:, None], accumulator.to(y.dtype.element_ty), mask=mask)
@@ -100,13 +99,12 @@ def task(
         Argument("merge", "r", "f32", (batch, slots, queries)),
         Argument("y", "w", y, (batch, slots, heads, width)),
     )
-    constants: dict[str, Constant] = {
+    constants = {
         "TOKENS": tokens,
         "WIDTH": width,
         "HEADS": heads,
         "QUERIES": queries,
         "SLOTS": slots,
-        "PRECISION": "tf32x3",
         "BLOCK_H": max(8, triton.next_power_of_2(heads)),
         "BLOCK_Q": triton.next_power_of_2(queries),
     }

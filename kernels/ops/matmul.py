@@ -21,7 +21,8 @@ from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import arguments_type
 from lightwam.kernels.ops.matmul_tactics import tactics as tactics
 from lightwam.kernels.ops.matmul_tile import matmul_program
-from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, Activation, Statistics
+from lightwam.kernels.ops.quantize_rows import rounded_rows
+from lightwam.kernels.ops.reference import ACTIVATIONS, STATISTICS, STATISTICS_WIDTH, Activation, Statistics
 from lightwam.kernels.task import EIGHT_BITS, FLOATS, Argument, DType, ProductType, Tactic, Task, given
 
 XMode = Literal["plain", "quantized", "layer_norm", "quantize"]
@@ -44,11 +45,9 @@ def kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     GROUPS: tl.constexpr,
-    RESIDUAL_ROWS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     X_MODE: tl.constexpr,
     X_PARTIALS: tl.constexpr,
-    X_PARTIAL_WIDTH: tl.constexpr,
     EPS: tl.constexpr,
     STATISTICS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -60,7 +59,7 @@ def kernel(
     matmul_program(
         _Arguments(
             x, x_scale, x_zero, x_statistics, weight, weight_scale, weight_sum, bias, residual, y, statistics,
-            ROWS, N, K, GROUPS, RESIDUAL_ROWS, ACTIVATION, X_MODE, X_PARTIALS, X_PARTIAL_WIDTH, EPS, STATISTICS,
+            ROWS, N, K, GROUPS, ACTIVATION, X_MODE, X_PARTIALS, EPS, STATISTICS,
             BLOCK_M, TAIL_M, BLOCK_N, BLOCK_K, STEP_SUMS,
         )
     )  # fmt: skip
@@ -80,10 +79,8 @@ def task(
     bias: bool = False,
     activation: Activation = "none",
     residual: DType | None = None,
-    residual_rows: int | None = None,
     x_mode: XMode = "plain",
     x_partials: int = 0,
-    x_partial_width: int = float64.STATISTICS_WIDTH,
     eps: float = 0.0,
     groups: int = 1,
     statistics: Statistics | None = None,
@@ -92,14 +89,13 @@ def task(
 
     f is `x_mode`: "plain" (x as it is; f32 with a narrower weight: the weight is widened), "quantized" (x is i8, with
     x_scale f32 and x_zero i32 [rows, groups], or f8, with x_scale), "layer_norm" (no affine, eps; from the `moments`
-    x_statistics [rows, x_partials, 2] of x_partial_width columns each; rounded to the weight's format) or "quantize"
+    x_statistics [rows, x_partials, 2]; rounded to the weight's format) or "quantize"
     (to the weight's i8 or f8 as `quantize_rows`, from the `range` x_statistics). Several groups go with "plain" and
     "quantized" only. An 8-bit weight comes with weight_scale f32 [groups, n], one of i8 also with weight_sum f32
-    [groups, n], the sum of every row of it (exact: below 2^24). residual: its format; [residual_rows, n * groups],
-    1 row or all. statistics: the kind to write, [rows, ceil(n / 64), 2]. Engine-format 4, `linear` and
+    [groups, n], the sum of every row of it (exact: below 2^24). residual: its format; [rows, n * groups].
+    statistics: the kind to write, [rows, ceil(n / 64), 2]. Engine-format 4, `linear` and
     `grouped_linear`. ValueError: a combination that the kernel does not compute.
     """
-    residual_rows = rows if residual_rows is None else residual_rows
     product_type = _matmul_type(x, weight, x_mode)
     arguments = given(
         Argument("x", "r", x, (rows, groups, k)),
@@ -110,7 +106,7 @@ def task(
         Argument("weight_scale", "r", "f32", (groups, n)) if weight in EIGHT_BITS else None,
         Argument("weight_sum", "r", "f32", (groups, n)) if weight == "i8" else None,
         Argument("bias", "r", "f32", (n * groups,)) if bias else None,
-        Argument("residual", "r", residual, (residual_rows, n * groups)) if residual else None,
+        Argument("residual", "r", residual, (rows, n * groups)) if residual else None,
         Argument("y", "w", y, (rows, n * groups)),
         Argument("statistics", "w", "f32", (rows, float64.partials(n), 2)) if statistics else None,
     )
@@ -119,11 +115,9 @@ def task(
         "N": n,
         "K": k,
         "GROUPS": groups,
-        "RESIDUAL_ROWS": residual_rows,
         "ACTIVATION": activation,
         "X_MODE": x_mode,
         "X_PARTIALS": x_partials,
-        "X_PARTIAL_WIDTH": x_partial_width,
         "EPS": eps,
         "STATISTICS": statistics or "none",
     }
@@ -148,9 +142,7 @@ def _matmul_type(x: DType, weight: DType, x_mode: XMode) -> ProductType:
 
 def _check(task: Task) -> Task:
     """The task. ValueError of one line for what the kernel can't do."""
-    rows, n, k, groups, residual_rows, partials, width = (
-        task.integer(name) for name in ("ROWS", "N", "K", "GROUPS", "RESIDUAL_ROWS", "X_PARTIALS", "X_PARTIAL_WIDTH")
-    )
+    rows, n, k, groups, partials = (task.integer(name) for name in ("ROWS", "N", "K", "GROUPS", "X_PARTIALS"))
     activation, x_mode, statistics = (str(task.constants[name]) for name in ("ACTIVATION", "X_MODE", "STATISTICS"))
     y, residual = task.dtype("y"), task.dtype("residual") if "residual" in task.argument_names else None
     if min(rows, n, k, groups) < 1:
@@ -167,10 +159,8 @@ def _check(task: Task) -> Task:
         )
     if statistics not in ("none", *STATISTICS):
         raise ValueError(f"matmul: statistics are {statistics!r}; they must be one of {', '.join(STATISTICS)}")
-    if residual is not None and residual_rows not in (1, rows):
-        raise ValueError(f"matmul: the residual has {residual_rows} rows; it must have 1 or {rows}")
-    if x_mode in ("layer_norm", "quantize") and partials != -(-k // width):
-        raise ValueError(f"matmul: {partials} partial statistics of {width} columns do not cover k = {k}")
+    if x_mode in ("layer_norm", "quantize") and partials != float64.partials(k):
+        raise ValueError(f"matmul: {partials} partial statistics of {STATISTICS_WIDTH} columns do not cover k = {k}")
     if y not in FLOATS or residual not in (None, *FLOATS):
         raise ValueError(f"matmul: y is {y} and the residual {residual}; they must be f32, f16 or bf16")
     return task
@@ -191,31 +181,21 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     statistics = arguments.get("x_statistics")
     scale, zero = arguments.get("x_scale"), arguments.get("x_zero")
     if constants["X_MODE"] == "layer_norm" and statistics is not None:
-        mean, variance = float64.moments_of(statistics, k, task.integer("X_PARTIAL_WIDTH"))
+        mean, variance = float64.moments_of(statistics, k)
         x = (x - mean[:, None, None]) / np.sqrt(variance + task.real("EPS"))[:, None, None]
         dtype = task.dtype("weight")
         x = decode(encode(x, dtype), dtype)
     elif constants["X_MODE"] == "quantize" and statistics is not None:
-        low, high = statistics[:, :, 0].min(axis=1), statistics[:, :, 1].max(axis=1)
-        if task.product_type == "f8":
-            scale = float64.e4m3_scale(low, high)
-            x = float64.round_to_e4m3(x.reshape(rows, k), scale).reshape(x.shape)
-        else:
-            scale, zero = float64.eight_bit_scale(low, high)
-            x = float64.round_to_eight_bits(x.reshape(rows, k), scale, zero).reshape(x.shape)
-            zero = zero[:, None]
-        scale = scale[:, None]
+        limits = statistics[:, :, 0].min(axis=1, keepdims=True), statistics[:, :, 1].max(axis=1, keepdims=True)
+        rounded = rounded_rows(x, integers=task.product_type == "i8", limits=limits)
+        x, scale, zero = rounded["y"], rounded["scale"], rounded.get("zero")
     y = np.einsum("rgk,gnk->rgn", x, weight, optimize=True)
     if zero is not None:
         y = y - zero[:, :, None] * arguments["weight_sum"]
     if scale is not None:
         y = y * scale[:, :, None] * arguments["weight_scale"]
     y = y.reshape(rows, -1)
-    if "bias" in arguments:
-        y = y + arguments["bias"]
-    y = float64.activate(y, str(constants["ACTIVATION"]))
-    if "residual" in arguments:
-        y = y + arguments["residual"]
+    y = float64.activate(y + arguments.get("bias", 0.0), str(constants["ACTIVATION"])) + arguments.get("residual", 0.0)
     if constants["STATISTICS"] == "none":
         return {"y": y}
     dtype = task.dtype("y")
@@ -231,8 +211,7 @@ def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     if "x_statistics" in arguments:
         x = decode(encode(generator.standard_normal((rows, k)) * 1.5 + 0.5, arguments["x"].dtype), arguments["x"].dtype)
         kind = "moments" if task.constants["X_MODE"] == "layer_norm" else "range"
-        width = task.integer("X_PARTIAL_WIDTH")
-        inputs = {"x": x.reshape(rows, groups, k), "x_statistics": float64.row_statistics(x, kind, width)}
+        inputs = {"x": x.reshape(rows, groups, k), "x_statistics": float64.row_statistics(x, kind)}
     if "weight_sum" in arguments:
         inputs["weight"] = generator.integers(-127, 128, arguments["weight"].shape)
         inputs["weight_sum"] = inputs["weight"].sum(axis=2)
@@ -259,13 +238,13 @@ CASES: list[Task] = [
     task(136, 96, 128, x="bf16", weight="bf16", y="bf16", bias=True, activation="gelu_tanh"),
     task(136, 100, 72, x="f16", weight="f16", y="f16", bias=True, activation="gelu", statistics="squares"),
     task(40, 64, 96, x="bf16", weight="bf16", y="f32", bias=True, residual="f32", statistics="moments"),
-    task(16, 200, 64, x="f32", weight="bf16", y="bf16", activation="silu", residual="bf16", residual_rows=1),
+    task(16, 200, 64, x="f32", weight="bf16", y="bf16", activation="silu", residual="bf16"),
     task(33, 7, 80, x="f32", weight="f32", y="f32", bias=True),
     task(
         136, 72, 200, x="f32", weight="bf16", y="bf16", bias=True,
         x_mode="layer_norm", x_partials=4, eps=1e-6, statistics="range",
     ),
-    task(40, 64, 128, x="f32", weight="f32", y="f32", x_mode="layer_norm", x_partials=1, x_partial_width=128, eps=1e-6),
+    task(40, 64, 128, x="f32", weight="f32", y="f32", x_mode="layer_norm", x_partials=2, eps=1e-6),
     task(
         136, 128, 192, x="i8", weight="i8", y="bf16", bias=True, activation="gelu_tanh",
         x_mode="quantized", statistics="range",

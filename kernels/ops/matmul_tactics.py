@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from triton import next_power_of_2
 
 from lightwam.kernels.targets import LATENCY, Target, tuned_target
-from lightwam.kernels.task import ELEMENT_BYTES, DType, Tactic, Task
+from lightwam.kernels.task import ELEMENT_BYTES, Tactic, Task
 
 MOST_TACTICS = 4
 _FILL = 48  # bytes a cycle that one multiprocessor takes from the second-level cache
@@ -128,15 +128,15 @@ def _tail(rows: int, block: int) -> int:
     return height if rows > block and height < block else block
 
 
-def _dtypes(task: Task) -> tuple[DType, DType]:
-    arguments = {argument.name: argument.dtype for argument in task.arguments}
-    return arguments["x"], arguments["weight"]
+def _element_bytes(task: Task) -> tuple[int, int]:
+    """Of x, of the weight."""
+    return ELEMENT_BYTES[task.dtype("x")], ELEMENT_BYTES[task.dtype("weight")]
 
 
 def _block_k(task: Task, tile: _Tile) -> int:
     """Columns a step: a power of two that divides K where there is one of at least 32, so that nothing is masked."""
     k = task.integer("K")
-    block = min(max(32, tile.k_bytes // ELEMENT_BYTES[_dtypes(task)[1]]), max(32, next_power_of_2(k)))
+    block = min(max(32, tile.k_bytes // _element_bytes(task)[1]), max(32, next_power_of_2(k)))
     if task.constants["X_MODE"] in ("layer_norm", "quantize"):  # these pass x through registers: 32 a thread
         block = max(32, min(block, 32 * 32 * tile.warps // tile.m))
     divisor = k & -k
@@ -145,7 +145,7 @@ def _block_k(task: Task, tile: _Tile) -> int:
 
 def _shared_bytes(task: Task, tile: _Tile, device: Target) -> int:
     """Bytes of tiles in shared memory: one step less than stages where operands move on to registers."""
-    x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
+    x, weight = _element_bytes(task)
     steps = tile.stages - 1 if device.tensor_core == "mma" else tile.stages
     return (tile.m * x + tile.n * weight) * _block_k(task, tile) * max(1, steps)
 
@@ -153,7 +153,7 @@ def _shared_bytes(task: Task, tile: _Tile, device: Target) -> int:
 def _cycles(task: Task, tile: _Tile, device: Target) -> float:
     """Estimated cycles of the launch with this tile."""
     rows, n, k = (task.integer(name) for name in ("ROWS", "N", "K"))
-    x, weight = (ELEMENT_BYTES[dtype] for dtype in _dtypes(task))
+    x, weight = _element_bytes(task)
     columns = math.ceil(n / tile.n) * task.integer("GROUPS")
     tail = _tail(rows, tile.m)
     whole = rows // tile.m if tail not in (0, tile.m) else math.ceil(rows / tile.m)

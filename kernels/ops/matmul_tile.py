@@ -57,10 +57,7 @@ def _finish(
         inside = inside & (column < a.N)[None, :]
     offset = (row * (a.GROUPS * a.N))[:, None] + (group * a.N + column)[None, :]
     if a.residual is not None:
-        if a.RESIDUAL_ROWS == 1:
-            value += tl.load(a.residual + group * a.N + column_read).to(tl.float32)[None, :]
-        else:
-            value += tl.load(a.residual + offset, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(a.residual + offset, mask=inside, other=0.0).to(tl.float32)
     stored = value.to(a.y.dtype.element_ty)
     tl.store(a.y + offset, stored, mask=inside)
     if a.STATISTICS != "none":
@@ -87,7 +84,7 @@ def _tile(a, row_start, column_start, group, BLOCK_M: tl.constexpr, RAGGED: tl.c
     row_read = tl.minimum(row, a.ROWS - 1) if RAGGED else row
     column_read = column if EVEN_N else tl.minimum(column, a.N - 1)
     if a.X_MODE == "layer_norm":
-        mean, variance = combine_moments(a.x_statistics, row_read, a.K, a.X_PARTIALS, a.X_PARTIAL_WIDTH)
+        mean, variance = combine_moments(a.x_statistics, row_read, a.K, a.X_PARTIALS)
         mean = _free_layout(mean)
         reciprocal = _free_layout(tl.rsqrt(variance + a.EPS))
     elif a.X_MODE == "quantize":

@@ -73,7 +73,6 @@ def kernel(
     N: tl.constexpr,
     K: tl.constexpr,
     ROWS: tl.constexpr,
-    X_SHARED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     X_MODE: tl.constexpr,
     EPS: tl.constexpr,
@@ -93,7 +92,7 @@ def kernel(
     column_read = column if N % BLOCK_N == 0 else tl.minimum(column, N - 1)
     inside_rows = row < ROWS
     row_read = row if ROWS % BLOCK_R == 0 else tl.minimum(row, ROWS - 1)
-    x_row = row_read if X_SHARED else batch * ROWS + row_read
+    x_row = batch * ROWS + row_read
     if NORMALISED:
         mean, reciprocal = _moments(x, x_row * K, inside_rows, K, EPS, BLOCK_X)
     if QUANTIZED_HERE:
@@ -155,7 +154,6 @@ def task(
     weight: DType,
     y: DType,
     batch: int = 1,
-    x_shared: bool = False,
     rows: int = 1,
     bias: bool = False,
     activation: Activation = "none",
@@ -165,18 +163,17 @@ def task(
 ) -> Task:
     """y [batch, rows, n] = act(f(x) Wᵀ + bias) + residual of x [batch, rows, k] and weight [batch, n, k].
 
-    x_shared: one x [rows, k] for the whole batch. f is `x_mode`: "plain", "quantized" (x is i8, with x_scale f32 and
-    x_zero i32, one a row of x, or f8, with x_scale), "layer_norm" (no affine, eps), "quantize" (to the weight's i8 or
-    f8 as `quantize_rows`) or "layer_norm_quantize": statistics of the rows are computed inside, and nothing is rounded
-    in between. An 8-bit weight comes with weight_scale f32 [batch, n]. bias f32 [batch, n]; residual: its format;
-    [batch, rows, n]. rows <= 4, or n <= 16. Engine-format 4, `linear` and `grouped_linear` (a group is a batch).
+    f is `x_mode`: "plain", "quantized" (x is i8, with x_scale f32 and x_zero i32, one a row of x, or f8, with x_scale),
+    "layer_norm" (no affine, eps), "quantize" (to the weight's i8 or f8 as `quantize_rows`) or "layer_norm_quantize":
+    statistics of the rows are computed inside, and nothing is rounded in between. An 8-bit weight comes with
+    weight_scale f32 [batch, n]. bias f32 [batch, n]; residual: its format; [batch, rows, n]. rows <= 4, or n <= 16.
+    Engine-format 4, `linear` and `grouped_linear` (a group is a batch).
     ValueError for anything else.
     """
-    x_batch = 1 if x_shared else batch
     arguments = given(
-        Argument("x", "r", x, (x_batch, rows, k)),
-        Argument("x_scale", "r", "f32", (x_batch, rows)) if x_mode == "quantized" else None,
-        Argument("x_zero", "r", "i32", (x_batch, rows)) if x == "i8" else None,
+        Argument("x", "r", x, (batch, rows, k)),
+        Argument("x_scale", "r", "f32", (batch, rows)) if x_mode == "quantized" else None,
+        Argument("x_zero", "r", "i32", (batch, rows)) if x == "i8" else None,
         Argument("weight", "r", weight, (batch, n, k)),
         Argument("weight_scale", "r", "f32", (batch, n)) if weight in EIGHT_BITS else None,
         Argument("bias", "r", "f32", (batch, n)) if bias else None,
@@ -187,7 +184,6 @@ def task(
         "N": n,
         "K": k,
         "ROWS": rows,
-        "X_SHARED": x_shared,
         "ACTIVATION": activation,
         "X_MODE": x_mode,
         "EPS": eps,
@@ -233,7 +229,7 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     """The tactic that reads about `step_bytes` of weights a step, `row_bytes` of each of their rows."""
     n, k, rows = (task.integer(name) for name in ("N", "K", "ROWS"))
-    element = _weight_bytes(task)
+    element = ELEMENT_BYTES[task.dtype("weight")]
     block_r = triton.next_power_of_2(rows) if rows <= MOST_ROWS else 1
     block_k = min(row_bytes // element, triton.next_power_of_2(k))
     divisor = k & -k
@@ -245,21 +241,18 @@ def _tactic(task: Task, step_bytes: int, row_bytes: int, warps: int) -> Tactic:
     return Tactic(constants, num_warps=warps, num_stages=2)
 
 
-def _weight_bytes(task: Task) -> int:
-    return ELEMENT_BYTES[task.dtype("weight")]
-
-
 def _cycles(task: Task, tactic: Tactic, device: Target) -> float:
     """Estimated cycles: whole waves of programs at the rate of device memory, then a last one that may only wait."""
     block_r, block_n, block_k = (tactic.integer(name) for name in ("BLOCK_R", "BLOCK_N", "BLOCK_K"))
+    element = ELEMENT_BYTES[task.dtype("weight")]
     threads, steps = 32 * tactic.num_warps, -(-task.integer("K") // block_k)
     step_elements = block_n * block_k
     registers = 30 if task.constants["X_MODE"] == "plain" else 44  # beside the sums and the weights on their way
-    registers += math.ceil(step_elements / threads * (block_r + _weight_bytes(task) / 4))
+    registers += math.ceil(step_elements / threads * (block_r + element / 4))
     resident = max(1, min(REGISTERS // (registers * threads), MOST_WARPS // tactic.num_warps))
     programs = math.prod(grid(task, tactic))
     waves, rest = divmod(programs, resident * device.multiprocessors)
-    one = step_elements * _weight_bytes(task) * steps / device.memory_rate  # alone on its multiprocessor
+    one = step_elements * element * steps / device.memory_rate  # alone on its multiprocessor
     last = max(math.ceil(rest / device.multiprocessors) * one, (steps + 2) * LATENCY) if rest else 0.0
     return waves * resident * one + last
 
@@ -286,13 +279,12 @@ def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
         x = x - zero[..., None]
     if scale is not None:
         x = x * scale[..., None]
-    y = np.einsum("brk,bnk->brn", np.broadcast_to(x, (len(weight), *x.shape[1:])), weight)
+    y = np.einsum("brk,bnk->brn", x, weight)
     if scale is not None:
         y = y * arguments["weight_scale"][:, None, :]
-    if "bias" in arguments:
-        y = y + arguments["bias"][:, None, :]
-    y = float64.activate(y, str(task.constants["ACTIVATION"]))
-    return {"y": y + arguments["residual"] if "residual" in arguments else y}
+    bias = arguments["bias"][:, None, :] if "bias" in arguments else 0.0
+    y = float64.activate(y + bias, str(task.constants["ACTIVATION"]))
+    return {"y": y + arguments.get("residual", 0.0)}
 
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
@@ -322,13 +314,13 @@ CASES: list[Task] = [
     task(100, 8, x="f32", weight="f32", y="bf16", bias=True, activation="gelu_tanh"),
     task(70, 200, x="bf16", weight="bf16", y="bf16", bias=True, activation="gelu", residual="f32"),
     task(64, 192, x="f16", weight="f16", y="f16", rows=3, activation="silu", residual="f16"),
-    task(24, 128, x="bf16", weight="bf16", y="bf16", batch=5, x_shared=True, bias=True),
+    task(24, 128, x="bf16", weight="bf16", y="bf16", batch=5, bias=True),
     task(24, 72, x="f32", weight="bf16", y="f32", batch=3, rows=2, bias=True, residual="f32"),
     task(7, 320, x="f32", weight="f32", y="f32", rows=9, bias=True),
     task(40, 192, x="f32", weight="bf16", y="bf16", bias=True, x_mode="layer_norm", eps=1e-5),
     task(40, 300, x="bf16", weight="f32", y="f32", rows=3, x_mode="layer_norm", eps=1e-6),
     task(40, 192, x="i8", weight="i8", y="bf16", bias=True, activation="gelu_tanh", x_mode="quantized"),
-    task(33, 100, x="i8", weight="i8", y="f32", batch=3, x_shared=True, rows=2, x_mode="quantized", residual="f32"),
+    task(33, 100, x="i8", weight="i8", y="f32", batch=3, rows=2, x_mode="quantized", residual="f32"),
     task(40, 192, x="bf16", weight="i8", y="f32", bias=True, batch=2, x_mode="quantize"),
     task(40, 192, x="f32", weight="i8", y="bf16", bias=True, x_mode="layer_norm_quantize", eps=1e-6),
     task(40, 192, x="f8", weight="f8", y="bf16", bias=True, activation="gelu_tanh", x_mode="quantized"),

@@ -31,7 +31,6 @@ def task(channels: int, height: int, width: int, *, x: DType, y: DType) -> Task:
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    del task
     side = 512 if target == "interpreter" else 32
     return [Tactic({"BLOCK_CHANNELS": side, "BLOCK_PIXELS": side})]
 
@@ -42,7 +41,6 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    del task
     return {"y": arguments["x"].transpose(1, 2, 0)}
 
 

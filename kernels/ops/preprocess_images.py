@@ -175,7 +175,6 @@ def task(cameras: Sequence[Camera], canvas: tuple[int, int], *, y: DType) -> Tas
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:
-    del task
     return [Tactic({"BLOCK": 1 << 14 if target == "interpreter" else 128})]
 
 

@@ -88,13 +88,12 @@ def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
-    names = task.argument_names
-    return rounded_rows(arguments["x"], integers="zero" in names)
+    return rounded_rows(arguments["x"], integers="zero" in task.argument_names)
 
 
-def rounded_rows(x: Array, *, integers: bool) -> dict[str, Array]:
-    """y, scale and (of integers) zero of rows x [..., K], in float64."""
-    low, high = x.min(axis=-1), x.max(axis=-1)
+def rounded_rows(x: Array, *, integers: bool, limits: tuple[Array, Array] | None = None) -> dict[str, Array]:
+    """y, scale and (of integers) zero of rows x [..., K], in float64. limits: smallest and largest, if known."""
+    low, high = limits or (x.min(axis=-1), x.max(axis=-1))
     if not integers:
         scale = float64.e4m3_scale(low, high)
         return {"y": float64.round_to_e4m3(x, scale), "scale": scale}

@@ -42,11 +42,11 @@ def layer_norm(x: Array, eps: float) -> Array:
     return normalised
 
 
-def row_statistics(y: Array, kind: str, width: int = STATISTICS_WIDTH) -> Array:
-    """Partial statistics of y [R, C]: [R, ceil(C / width), 2] (docs/reference/launch-plan.md, Row statistics)."""
+def row_statistics(y: Array, kind: str) -> Array:
+    """Partial statistics of y [R, C]: [R, ceil(C / 64), 2] (docs/reference/launch-plan.md, Row statistics)."""
     pairs = []
-    for start in range(0, y.shape[1], width):
-        part = y[:, start : start + width]
+    for start in range(0, y.shape[1], STATISTICS_WIDTH):
+        part = y[:, start : start + STATISTICS_WIDTH]
         if kind == "moments":
             mean = part.mean(axis=1)
             pairs.append((mean, np.sum((part - mean[:, None]) ** 2, axis=1)))
@@ -59,9 +59,9 @@ def row_statistics(y: Array, kind: str, width: int = STATISTICS_WIDTH) -> Array:
     return np.array(pairs).transpose(2, 0, 1)
 
 
-def moments_of(statistics: Array, columns: int, width: int = STATISTICS_WIDTH) -> tuple[Array, Array]:
-    """(mean, variance) [R] of rows of `columns` from their `moments` [R, P, 2] of `width` columns each."""
-    counts = np.minimum(width, columns - width * np.arange(statistics.shape[1]))
+def moments_of(statistics: Array, columns: int) -> tuple[Array, Array]:
+    """(mean, variance) [R] of rows of `columns` from their `moments` [R, P, 2]."""
+    counts = np.minimum(STATISTICS_WIDTH, columns - STATISTICS_WIDTH * np.arange(statistics.shape[1]))
     mean = (statistics[:, :, 0] * counts).sum(axis=1) / columns
     offset = statistics[:, :, 0] - mean[:, None]
     return mean, (statistics[:, :, 1] + counts * offset * offset).sum(axis=1) / columns

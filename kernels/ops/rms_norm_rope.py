@@ -94,8 +94,7 @@ def rotate_pairs(x: Array, cos: Array, sin: Array, width: int) -> Array:
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """Tables of angles."""
-    shape = (task.integer("ROWS"), task.integer("WIDTH") // 2)
-    angles = generator.uniform(0.0, 2.0 * np.pi, shape)
+    angles = generator.uniform(0.0, 2.0 * np.pi, task.shape("cos"))
     return {"cos": np.cos(angles), "sin": np.sin(angles)}
 
 

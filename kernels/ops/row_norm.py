@@ -17,7 +17,7 @@ from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate
 from lightwam.kernels.ops.quantize_rows import ROW_WIDTH_LIMIT, rounded_rows, row_tactics, store_rounded
-from lightwam.kernels.task import Argument, DType, Tactic, Task, given
+from lightwam.kernels.task import EIGHT_BITS, Argument, DType, Tactic, Task, given
 
 Kind = Literal["layer", "rms"]
 Addend = Literal["full", "row"]
@@ -35,11 +35,8 @@ def kernel(
     KIND: tl.constexpr,
     EPS: tl.constexpr,
     ACTIVATION: tl.constexpr,
-    BATCH: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    ONE_X: tl.constexpr,
-    ROWS_FIRST: tl.constexpr,
     ONE_ADDEND: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -51,12 +48,7 @@ def kernel(
     inside_columns = (column < WIDTH)[None, :]
     inside = inside_rows[:, None] & inside_columns
     y_row = batch * ROWS + row
-    x_row = y_row
-    if ONE_X:
-        x_row = row * 0
-    if ROWS_FIRST:
-        x_row = row * BATCH + batch
-    value = tl.load(x + x_row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(x + y_row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
     if addend is not None:
         addend_row = row * 0 if ONE_ADDEND else y_row
         value += tl.load(addend + addend_row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -90,43 +82,31 @@ def task(
     batch: int = 1,
     addend: Addend | None = None,
     addend_dtype: DType = "f32",
-    x_rows: int | None = None,
-    x_rows_first: bool = False,
-    quantize: bool = False,
 ) -> Task:
     """Arguments x, [addend], [weight], [bias], y, [scale, zero]; rows are counted per batch.
 
-    x [batch, rows, width]; or one row for all (`x_rows=1`, [1, width]); or [rows, batch, width] (`x_rows_first`).
-    addend: "full" [batch, rows, width] or "row" [1, width]. weight, bias f32 [batch, width]. y [batch, rows, width].
-    quantize: y is i8 with scale f32 and zero i32 [batch, rows], or f8 with scale, as `quantize_rows` makes them of the
+    x, y [batch, rows, width]; addend: "full", as x, or "row" [1, width]; weight, bias f32 [batch, width].
+    y: a float, or i8 with scale f32 and zero i32 [batch, rows], or f8 with scale, as `quantize_rows` makes them of the
     f32 result.
     """
     if width > ROW_WIDTH_LIMIT:
         raise ValueError(f"row_norm: rows of {width} elements; up to {ROW_WIDTH_LIMIT} fit into a program's registers")
-    if x_rows not in (None, 1) or (x_rows == 1 and x_rows_first):
-        raise ValueError(f"row_norm: x_rows is {x_rows}; it is None or 1, and 1 only without x_rows_first")
-    if quantize != (y in ("i8", "f8")):
-        raise ValueError(f"row_norm: y is {y} with quantize={quantize}; a quantised y is i8 or f8, another is not")
-    x_shape = (1, width) if x_rows == 1 else (rows, batch, width) if x_rows_first else (batch, rows, width)
-    addend_shape = (1, width) if addend == "row" else (batch, rows, width)
+    shape = (batch, rows, width)
     arguments = given(
-        Argument("x", "r", x, x_shape),
-        Argument("addend", "r", addend_dtype, addend_shape) if addend else None,
+        Argument("x", "r", x, shape),
+        Argument("addend", "r", addend_dtype, (1, width) if addend == "row" else shape) if addend else None,
         Argument("weight", "r", "f32", (batch, width)) if weight else None,
         Argument("bias", "r", "f32", (batch, width)) if bias else None,
-        Argument("y", "w", y, (batch, rows, width)),
-        Argument("scale", "w", "f32", (batch, rows)) if quantize else None,
+        Argument("y", "w", y, shape),
+        Argument("scale", "w", "f32", (batch, rows)) if y in EIGHT_BITS else None,
         Argument("zero", "w", "i32", (batch, rows)) if y == "i8" else None,
     )
     constants = {
         "KIND": kind,
         "EPS": eps,
         "ACTIVATION": activation,
-        "BATCH": batch,
         "ROWS": rows,
         "WIDTH": width,
-        "ONE_X": x_rows == 1,
-        "ROWS_FIRST": x_rows_first,
         "ONE_ADDEND": addend == "row",
     }
     return Task("row_norm", constants, arguments, flops=0)
@@ -138,15 +118,12 @@ def tactics(task: Task, target: str) -> list[Tactic]:
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
     blocks = triton.cdiv(task.integer("ROWS"), tactic.integer("BLOCK_ROWS"))
-    return (blocks, task.integer("BATCH"), 1)
+    return (blocks, task.shape("y")[0], 1)
 
 
 def reference(task: Task, arguments: Mapping[str, Array]) -> dict[str, Array]:
     constants = task.constants
-    batch, rows, width = (task.integer(name) for name in ("BATCH", "ROWS", "WIDTH"))
-    x = arguments["x"]
-    x = x.transpose(1, 0, 2) if constants["ROWS_FIRST"] else x
-    x = np.broadcast_to(x, (batch, rows, width)) + arguments.get("addend", 0.0)
+    x = arguments["x"] + arguments.get("addend", 0.0)
     eps = task.real("EPS")
     normed = float64.layer_norm(x, eps)
     if constants["KIND"] == "rms":
@@ -165,12 +142,11 @@ CASES = [
     task(1, 1536, kind="rms", x="f16", y="f16", eps=1e-6, weight=True),
     task(1, 5000, kind="layer", x="f32", y="bf16", eps=1e-5),
     task(3, 64, kind="rms", x="bf16", y="bf16", eps=1e-6, weight=True, batch=4),
-    task(5, 64, kind="rms", x="bf16", y="bf16", eps=1e-6, weight=True, batch=3, x_rows_first=True),
     task(1, 65, kind="layer", x="f32", y="f32", eps=1e-5, weight=True, bias=True, batch=3),
-    task(9, 48, kind="layer", x="f32", y="bf16", eps=1e-5, addend="full", x_rows=1),
+    task(9, 48, kind="layer", x="f32", y="bf16", eps=1e-5, addend="full"),
     task(9, 48, kind="layer", x="bf16", y="f32", eps=1e-5, addend="row", addend_dtype="bf16", batch=2),
-    task(19, 256, kind="layer", x="f32", y="i8", eps=1e-6, quantize=True),
-    task(6, 72, kind="layer", x="bf16", y="i8", eps=1e-6, weight=True, bias=True, batch=2, quantize=True),
-    task(19, 256, kind="layer", x="f32", y="f8", eps=1e-6, quantize=True),
-    task(6, 72, kind="rms", x="bf16", y="f8", eps=1e-6, weight=True, batch=2, quantize=True),
+    task(19, 256, kind="layer", x="f32", y="i8", eps=1e-6),
+    task(6, 72, kind="layer", x="bf16", y="i8", eps=1e-6, weight=True, bias=True, batch=2),
+    task(19, 256, kind="layer", x="f32", y="f8", eps=1e-6),
+    task(6, 72, kind="rms", x="bf16", y="f8", eps=1e-6, weight=True, batch=2),
 ]

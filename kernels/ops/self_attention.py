@@ -20,10 +20,11 @@ import triton.language as tl
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import (
     LOG2_E,
+    block_of,
+    check_heads,
     column_block,
     fit_blocks,
     flash_choices,
-    flash_tactic,
     load_rows,
     matmul_format,
     softmax_step,
@@ -32,6 +33,7 @@ from lightwam.kernels.ops.attention_blocks import (
 )
 from lightwam.kernels.ops.device import arguments_type, store_statistics
 from lightwam.kernels.ops.reference import STATISTICS_WIDTH, row_statistics
+from lightwam.kernels.ops.reference import partials as partials_of
 from lightwam.kernels.ops.rms_norm_rope import rotate_pairs
 from lightwam.kernels.ops.rope_on_load import prepared_rows, reciprocal_rms
 from lightwam.kernels.task import Argument, DType, Tactic, Task
@@ -172,7 +174,6 @@ def task(
     rope: bool = False,
     eps: float = 0.0,
     partials: int = 0,
-    partial_width: int = STATISTICS_WIDTH,
     statistics_row_stride: int | None = None,
     statistics: Literal["range"] | None = None,
     batch: int = 1,
@@ -183,8 +184,8 @@ def task(
 
     rope: q and k [tokens, heads * width] are divided by the root of their row's mean square (+ eps), multiplied by
     q_weight and k_weight [heads * width], and the pairs (2i, 2i+1) of a head turned by cos, sin [tokens, width / 2].
-    The row's squares come as `partials` sums of `partial_width` columns each: q_statistics, k_statistics "squares",
-    whose rows lie `statistics_row_stride` f32 elements apart (default: 2 * partials).
+    The row's squares come as `partials` sums of 64 columns each: q_statistics, k_statistics "squares", whose rows
+    lie `statistics_row_stride` f32 elements apart (default: 2 * partials).
     statistics "range": of what is stored, for every 64 columns; so the width is a multiple of 64.
     batch, queries: q and y are [batch, queries, row], k and v [batch, tokens, row], without rope, statistics, stride.
     logsumexp: also f32 [batch, heads, queries], the logarithm in base 2 of the sum of a query's exponentials.
@@ -192,15 +193,13 @@ def task(
     row = heads * width
     stride = row if row_stride is None else row_stride
     statistics_stride = 2 * partials if statistics_row_stride is None else statistics_row_stride
-    if min(tokens, heads, width) < 1 or width > MAX_WIDTH or stride < row:
-        sizes = f"{tokens} tokens, {heads} heads of {width}, rows {stride} apart"
-        raise ValueError(f"self_attention: {sizes}; heads of at most {MAX_WIDTH} that fit the row are needed")
-    if not (scale > 0.0 and np.isfinite(scale)):
-        raise ValueError(f"self_attention: scale {scale}; a positive number is needed")
-    if rope and (width % 2 or partials != triton.cdiv(row, partial_width) or statistics_stride < 2 * partials):
+    check_heads("self_attention", MAX_WIDTH, scale, width, tokens=tokens, heads=heads)
+    if stride < row:
+        raise ValueError(f"self_attention: {heads} heads of {width}, rows {stride} apart; heads must fit the row")
+    if rope and (width % 2 or partials != partials_of(row) or statistics_stride < 2 * partials):
         raise ValueError(
-            f"self_attention: rope of heads of {width} with {partials} squares of {partial_width} columns each, rows "
-            f"{statistics_stride} apart; an even width and partials for all {row} columns are needed"
+            f"self_attention: rope of heads of {width}, {partials} partial squares, rows {statistics_stride} apart; "
+            f"an even width and partials for all {row} columns are needed"
         )
     if statistics is not None and width % STATISTICS_WIDTH:
         raise ValueError(f"self_attention: statistics of heads of {width}; a multiple of {STATISTICS_WIDTH} is needed")
@@ -258,7 +257,10 @@ def _rows_shape(batch: int, rows: int, row: int, stride: int) -> tuple[int, ...]
 def tactics(task: Task, target: str) -> list[Tactic]:
     tokens, wide = task.integer("TOKENS"), task.integer("CHUNKS") > 2
     choices = flash_choices(task.product_type, target, wide=wide, rotated=bool(task.constants["ROPE"]))
-    return [flash_tactic(tokens, *choice) for choice in fit_blocks(choices, task.integer("QUERIES"), tokens)]
+    return [
+        Tactic({"BLOCK_M": m, "BLOCK_N": n, "TAIL_N": block_of(max(tokens % n, 1), n)}, warps, stages)
+        for m, n, warps, stages in fit_blocks(choices, task.integer("QUERIES"), tokens)
+    ]
 
 
 def grid(task: Task, tactic: Tactic) -> tuple[int, int, int]:
@@ -318,14 +320,11 @@ def tolerance(task: Task) -> float:
 
 def example(task: Task, generator: np.random.Generator) -> dict[str, Array]:
     """Statistics that fit rows of ordinary size, angles instead of any numbers."""
-    examples: dict[str, Array] = {}
-    for argument in task.arguments:
-        if argument.name in ("q_statistics", "k_statistics"):
-            examples[argument.name] = generator.uniform(40.0, 90.0, argument.shape)
-    if task.constants["ROPE"]:
-        angles = generator.uniform(0.0, 2.0 * np.pi, (task.integer("TOKENS"), task.integer("WIDTH") // 2))
-        examples |= {"cos": np.cos(angles), "sin": np.sin(angles)}
-    return examples
+    if not task.constants["ROPE"]:
+        return {}
+    statistics = {name: generator.uniform(40.0, 90.0, task.shape(name)) for name in ("q_statistics", "k_statistics")}
+    angles = generator.uniform(0.0, 2.0 * np.pi, task.shape("cos"))
+    return {**statistics, "cos": np.cos(angles), "sin": np.sin(angles)}
 
 
 CASES = [

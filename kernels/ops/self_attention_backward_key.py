@@ -13,14 +13,9 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array
-from lightwam.kernels.ops.attention_blocks import Choice, attention_tactics, load_rows, matmul_format, weights_tolerance
-from lightwam.kernels.ops.self_attention_backward_query import (
-    backward_constants,
-    check_backward,
-    split_heads,
-    weights_and_change,
-)
-from lightwam.kernels.task import Argument, DType, Tactic, Task
+from lightwam.kernels.ops.attention_blocks import Choice, attention_tactics, load_rows, weights_tolerance
+from lightwam.kernels.ops.self_attention_backward_query import backward_task, split_heads, weights_and_change
+from lightwam.kernels.task import DType, Tactic, Task
 
 
 @triton.jit
@@ -79,23 +74,9 @@ def task(queries: int, keys: int, heads: int, width: int, *, x: DType, scale: fl
     logsumexp (base 2) and delta are f32 [batch, heads, queries], from `self_attention` and
     `self_attention_backward_query`. A ValueError for heads of more than 256 columns.
     """
-    check_backward("self_attention_backward_key", queries, keys, heads, width, scale, batch)
-    row = heads * width
-    rows, key_rows, per_query = (batch, queries, row), (batch, keys, row), (batch, heads, queries)
-    arguments = (
-        Argument("q", "r", x, rows),
-        Argument("k", "r", x, key_rows),
-        Argument("v", "r", x, key_rows),
-        Argument("dy", "r", x, rows),
-        Argument("logsumexp", "r", "f32", per_query),
-        Argument("delta", "r", "f32", per_query),
-        Argument("dk", "w", x, key_rows),
-        Argument("dv", "w", x, key_rows),
-    )
-    constants = backward_constants(queries, keys, heads, width, scale)
-    product = matmul_format("self_attention_backward_key", x)
-    flops = 8 * batch * queries * keys * row
-    return Task("self_attention_backward_key", constants, arguments, flops, product_type=product)
+    sizes = {"batch": batch, "queries": queries, "keys": keys, "heads": heads, "width": width}
+    names = (("q", "k", "v", "dy", "logsumexp", "delta"), ("dk", "dv"))
+    return backward_task("self_attention_backward_key", names, 4, sizes, x, scale)
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:

@@ -8,7 +8,7 @@ kernel, `self_attention_backward_key`. A program makes BLOCK_M queries of one he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import triton
@@ -21,11 +21,12 @@ from lightwam.kernels.ops.attention_blocks import (
     Choice,
     attention_tactics,
     block_of,
+    check_heads,
     load_rows,
     matmul_format,
     weights_tolerance,
 )
-from lightwam.kernels.task import Argument, Constant, DType, Tactic, Task
+from lightwam.kernels.task import Argument, Constant, DType, Mode, Tactic, Task
 
 
 @triton.jit
@@ -85,42 +86,40 @@ def task(queries: int, keys: int, heads: int, width: int, *, x: DType, scale: fl
     q, y, dy are [batch, queries, heads * width], k and v [batch, keys, heads * width]; logsumexp f32
     [batch, heads, queries] in base 2, as `self_attention` writes it. A ValueError for heads of more than 256 columns.
     """
-    check_backward("self_attention_backward_query", queries, keys, heads, width, scale, batch)
-    row = heads * width
-    rows, key_rows, per_query = (batch, queries, row), (batch, keys, row), (batch, heads, queries)
-    arguments = (
-        Argument("q", "r", x, rows),
-        Argument("k", "r", x, key_rows),
-        Argument("v", "r", x, key_rows),
-        Argument("y", "r", x, rows),
-        Argument("dy", "r", x, rows),
-        Argument("logsumexp", "r", "f32", per_query),
-        Argument("dq", "w", x, rows),
-        Argument("delta", "w", "f32", per_query),
+    sizes = {"batch": batch, "queries": queries, "keys": keys, "heads": heads, "width": width}
+    names = (("q", "k", "v", "y", "dy", "logsumexp"), ("dq", "delta"))
+    return backward_task("self_attention_backward_query", names, 3, sizes, x, scale)
+
+
+def backward_task(
+    kernel: str,
+    names: tuple[Sequence[str], Sequence[str]],
+    matmuls: int,
+    sizes: Mapping[str, int],
+    x: DType,
+    scale: float,
+) -> Task:
+    """A backward kernel's task. names: of the arguments that are read, and written; matmuls: of queries and keys."""
+    check_heads(kernel, WIDEST_BLOCK, scale, **sizes)
+    batch, queries, keys, heads, width = (sizes[name] for name in ("batch", "queries", "keys", "heads", "width"))
+    row, per_query = heads * width, ("logsumexp", "delta")
+    modes: dict[str, Mode] = {**dict.fromkeys(names[0], "r"), **dict.fromkeys(names[1], "w")}
+    arguments = tuple(
+        Argument(name, mode, "f32", (batch, heads, queries))
+        if name in per_query
+        else Argument(name, mode, x, (batch, keys if name in ("k", "v", "dk", "dv") else queries, row))
+        for name, mode in modes.items()
     )
-    constants = backward_constants(queries, keys, heads, width, scale)
-    product = matmul_format("self_attention_backward_query", x)
-    flops = 6 * batch * queries * keys * row
-    return Task("self_attention_backward_query", constants, arguments, flops, product_type=product)
-
-
-def check_backward(kernel: str, queries: int, keys: int, heads: int, width: int, scale: float, batch: int) -> None:
-    """ValueError of one line unless the sizes are ones that the backward kernels have blocks for."""
-    if min(queries, keys, heads, width, batch) < 1 or width > WIDEST_BLOCK or not (0.0 < scale < float("inf")):
-        sizes = f"{batch} x {queries} queries, {keys} keys, {heads} heads of {width}, scale {scale}"
-        raise ValueError(f"{kernel}: {sizes}; positive numbers and heads of at most {WIDEST_BLOCK} are needed")
-
-
-def backward_constants(queries: int, keys: int, heads: int, width: int, scale: float) -> dict[str, Constant]:
-    """The constants that both backward kernels have."""
-    return {
+    constants: dict[str, Constant] = {
         "QUERIES": queries,
         "KEYS": keys,
         "WIDTH": width,
-        "ROW": heads * width,
+        "ROW": row,
         "SCALE": scale,
         "BLOCK_D": block_of(width, WIDEST_BLOCK),
     }
+    flops = 2 * matmuls * batch * queries * keys * row
+    return Task(kernel, constants, arguments, flops, matmul_format(kernel, x))
 
 
 def tactics(task: Task, target: str) -> list[Tactic]:

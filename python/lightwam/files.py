@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that appear whole or not at all: written aside, flushed to disk, renamed."""
+"""Files and folders that appear whole or not at all: written aside, flushed to disk, renamed; and files of JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -54,6 +56,19 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises `error`, which says `what` the file is, what is wrong, and the remedy."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as reason:
+        raise error(f"{what} {path} is missing: {remedy}") from reason
+    except (OSError, ValueError) as reason:
+        raise error(f"{what} {path} is unreadable ({reason}): {remedy}") from reason
+    if not isinstance(document, dict):
+        raise error(f"{what} {path} holds a {type(document).__name__}: it must hold a JSON object")
+    return document
 
 
 def _aside(name: str) -> str:

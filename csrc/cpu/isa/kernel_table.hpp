@@ -7,11 +7,9 @@
 
 #include "../attention.hpp"
 #include "../conv2d.hpp"
-#include "../elementwise.hpp"
 #include "../kernels.hpp"
 #include "../linear.hpp"
-#include "../norms.hpp"
-#include "../quantize.hpp"
+#include "../rows.hpp"
 #include "../types.hpp"
 
 namespace lightwam::cpu {
@@ -172,8 +170,8 @@ struct ResizeColumns {
 
 struct KernelTable {
     Level level;
-    bool native_bf16;
-    bool native_i8;
+    bool native_bf16;  // else bf16 products are widened to f32: correct, about twice as slow
+    bool native_i8;  // VNNI; else 8-bit products are widened to 16 or 32 bits: the same sums, slower than f32 products
     std::size_t lanes;
     std::size_t tile_rows;
     std::size_t tile_vectors;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Vectors of LIGHTWAM_VECTOR_BYTES bytes on the compiler's vector extension, loads and stores of f32 and bf16.
-// Included by level.inl inside the level's own anonymous namespace.
+// Included by level.cpp inside the level's own anonymous namespace.
 
 constexpr std::size_t kLanes = LIGHTWAM_VECTOR_BYTES / 4;
 

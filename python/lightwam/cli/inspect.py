@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
 from lightwam.engine.costs import GraphCosts, counted_text_rows, graph_costs
-from lightwam.engine.file import read_engine
+from lightwam.engine.file import read_engine, read_gpu_document
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.engine.ops import EIGHT_BIT_MATMULS
 from lightwam.engine.verify import check_graph
@@ -30,7 +31,7 @@ class InspectArgs:
     ops: bool = False
     """List every op of a chunk with its FLOPs and bytes."""
     savings: bool = False
-    """Say where the worth of each exact saving is written."""
+    """Name the page that says what each exact saving is worth."""
     text_rows: int | None = None
     """Rows of the instruction for the counts; those of the longest known one when absent, 32 where none is known."""
     json: bool = False
@@ -47,8 +48,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) -> str:
-    """Name, inputs, outputs, sizes, parity and provenance."""
+def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int, targets: Sequence[str] = ()) -> str:
+    """Name, inputs, outputs, sizes, targets with machine code, parity and provenance."""
     policy, provenance = graph.policy, graph.provenance
     known = [entry["text"] for entry in policy["instructions"]]
     encoder = policy["text_encoder"]
@@ -58,10 +59,13 @@ def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) ->
         "name": graph.name,
         "precision": _precision(graph),
         "file": f"{file_bytes / 1e6:.1f} MB, {len(graph.constants)} tensors",
+        "machine code": ", ".join(targets) or "none for GPUs: lightwam compile adds it",
         "starts at": start,
-        "cameras": ", ".join(f"{c['name']} {c['rect'][2]}x{c['rect'][3]}" for c in policy["cameras"]) or "none",
+        "cameras": ", ".join(map(_camera, policy["cameras"])) or "none",
         "state, action": f"{policy['state_width']}, {policy['horizon']} x {policy['action_width']}, "
         f"replan after {policy['replan']}",
+        "control rate": f"{policy.get('control_hz', '?')} Hz",
+        "gripper": policy.get("gripper") or ("as in the data" if policy.get("normalizer") else "no rule: normalised"),
         "instructions": f"{len(known)} known" + (f", any through {encoder['kind']}" if encoder else "")
         + (f": {'; '.join(known[:3])}" if known else ""),
         "memory": f"arena {graph.programs['act'].arena_bytes / 1e6:.1f} MB, "
@@ -73,6 +77,12 @@ def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int) ->
         "made by": f"lightwam {provenance.get('lightwam', '?')}, torch {provenance.get('torch', '?')}",
     }  # fmt: skip
     return "\n".join(f"{key:14s} {value}" for key, value in facts.items())
+
+
+def _camera(camera: Mapping[str, Any]) -> str:
+    """Name, height x width on the canvas, and whether the engine turns the live robot's frames."""
+    turned = " (turned by 180 degrees)" if camera["rotate_180"] else ""
+    return f"{camera['name']} {camera['rect'][2]}x{camera['rect'][3]}{turned}"
 
 
 def _precision(graph: Graph) -> str:
@@ -116,7 +126,8 @@ def main(arguments: InspectArgs) -> int:
     check_graph(graph)
     text_rows = counted_text_rows(graph) if arguments.text_rows is None else arguments.text_rows
     costs = graph_costs(graph, text_rows)
-    print(summary(graph, costs, text_rows, arguments.file.stat().st_size))
+    targets = (read_gpu_document(arguments.file) or {}).get("images", ())
+    print(summary(graph, costs, text_rows, arguments.file.stat().st_size, tuple(targets)))
     print(f"\n{stage_table(costs)}")
     if arguments.ops:
         print(f"\n{op_table(costs)}")

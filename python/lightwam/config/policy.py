@@ -18,9 +18,10 @@ from lightwam.config.flat import from_flat
 from lightwam.config.networks import ActionExpertConfig, TextConfig, VAEConfig, VideoDiTConfig
 from lightwam.config.objectives import FlowMatchingConfig, LossConfig, VideoConfig
 from lightwam.config.published import published_parts
-from lightwam.config.robot import CameraLayout, GripperRule, NormalizationConfig, RobotConfig, read_json
+from lightwam.config.robot import CameraLayout, RobotConfig
 from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
 from lightwam.errors import ConfigError
+from lightwam.files import read_json
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,6 @@ class LightWAMConfig:
         return len(self.robot.action)
 
     @property
-    def gripper(self) -> GripperRule | None:
-        """The robot's gripper rule."""
-        return self.robot.gripper
-
-    @property
-    def normalization(self) -> NormalizationConfig:
-        """How the robot's states and actions are normalised."""
-        return self.robot.normalization
-
-    @property
     def latent_size(self) -> tuple[int, int]:
         """(h, w) of the canvas's latents."""
         return self.cameras.height // self.vae.spatial_factor, self.cameras.width // self.vae.spatial_factor
@@ -104,12 +95,12 @@ class LightWAMConfig:
 
         The loss weights are those of the LIBERO recipes (8 supervised steps).
         """
-        return _preset("libero")
+        return preset("libero")
 
     @staticmethod
     def robotwin() -> LightWAMConfig:
         """The published RoboTwin 2.0 policy: three cameras, 14-d joint targets; 24 supervised steps."""
-        return _preset("robotwin")
+        return preset("robotwin")
 
     @staticmethod
     def nano() -> LightWAMConfig:
@@ -117,7 +108,7 @@ class LightWAMConfig:
 
         The VAE's latent statistics are placeholders until its training has measured them.
         """
-        return _preset("nano")
+        return preset("nano")
 
     @staticmethod
     def from_published(mapping: Mapping[str, Any], robot: RobotConfig | None = None) -> LightWAMConfig:
@@ -131,8 +122,8 @@ class LightWAMConfig:
         """
         parts = published_parts(mapping)
         widths = (parts.pop("state_dim"), parts.pop("action_dim"))
-        libero = _preset("libero")
-        known = [libero, _preset("robotwin")] if robot is None else [libero.with_robot(robot)]
+        libero = preset("libero")
+        known = [libero, preset("robotwin")] if robot is None else [libero.with_robot(robot)]
         bases = {(config.state_dim, config.action_dim): config for config in known}
         if widths not in bases:
             names = " or ".join(f"{config.robot.name} {sizes}" for sizes, config in bases.items())
@@ -161,10 +152,12 @@ class LightWAMConfig:
         Raises `ConfigError` on an unknown or missing field, a wrong type or a bad value.
         """
         if isinstance(mapping, Mapping) and "robot" not in mapping and "cameras" in mapping:
-            mapping = from_flat(mapping, [_preset(name).robot for name in ("libero", "robotwin")])
+            mapping = from_flat(mapping, [preset(name).robot for name in ("libero", "robotwin")])
         return dataclass_from_dict(LightWAMConfig, mapping, "config")
 
 
-def _preset(name: str) -> LightWAMConfig:
-    document = read_json(Path(__file__).parent / "presets" / f"{name}.json")
+def preset(name: str) -> LightWAMConfig:
+    """The configuration of `presets/NAME.json`."""
+    path = Path(__file__).parent / "presets" / f"{name}.json"
+    document = read_json(path, "preset", ConfigError, "reinstall lightwam")
     return dataclass_from_dict(LightWAMConfig, document, "config")

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightwam.config.policy import LightWAMConfig
-from lightwam.config.robot import RobotConfig, read_json
+from lightwam.config.policy import LightWAMConfig, preset
+from lightwam.config.robot import RobotConfig
 from lightwam.config.serialize import dataclass_from_dict
 from lightwam.errors import ConfigError
+from lightwam.files import read_json
 
 PRESETS = ("libero", "robotwin", "nano")
 
@@ -31,10 +32,10 @@ def read_config(source: str | os.PathLike[str]) -> LightWAMConfig:
     """
     name = os.fspath(source)
     if name in PRESETS:
-        return _preset(name)
+        return preset(name)
     if not Path(name).is_file():
         raise ConfigError(f"configuration {name!r} is no preset ({', '.join(PRESETS)}) and no file: give one of them")
-    document = read_json(Path(name))
+    document = _read(Path(name))
     return _on_base(document, Path(name)) if "base" in document else _whole(document)
 
 
@@ -45,9 +46,9 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
     if "robot" in changes:
         robot = dataclass_from_dict(RobotConfig, changes.pop("robot"), "robot")
     if base in PRESETS:
-        config = _preset(base)
+        config = preset(base)
     else:
-        below = read_json(path.parent / base)
+        below = _read(path.parent / base)
         if "base" in below:
             raise ConfigError(f"robot file {path}: its base {base!r} is a robot file: name a preset or a whole one")
         config = _whole(below, robot)
@@ -61,9 +62,8 @@ def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
     return LightWAMConfig.from_dict(merged)
 
 
-def _preset(name: str) -> LightWAMConfig:
-    preset: LightWAMConfig = getattr(LightWAMConfig, name)()
-    return preset
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path, "configuration", ConfigError, "give the path of a JSON file")
 
 
 def _whole(document: Mapping[str, Any], robot: RobotConfig | None = None) -> LightWAMConfig:

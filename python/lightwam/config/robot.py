@@ -8,19 +8,16 @@ the policy (`on_robot`, `robot_open`, ...). They may differ.
 
 from __future__ import annotations
 
-import json
 import math
 import typing
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lightwam.config.checks import require, require_positive, require_unique
-from lightwam.errors import ConfigError
 
 FloatArray = npt.NDArray[np.floating[Any]]
 Orientation = Literal["upright", "rotated_180", "flipped_vertical", "flipped_horizontal"]
@@ -254,14 +251,3 @@ class RobotConfig:
             column = self.gripper_column
             made[..., column] = convert(self.gripper, made[..., column])
         return made
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object. Raises `ConfigError`."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"configuration {path} is no JSON file ({error}): give the path of one") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"configuration {path} holds a {type(document).__name__}: it must hold a JSON object")
-    return document

@@ -27,7 +27,7 @@ from lightwam.convert.instructions import (
     umt5_faults,
 )
 from lightwam.convert.sources import open_weights
-from lightwam.data.normalize import Normalizer, read_statistics
+from lightwam.data.normalize import normalizers, read_statistics
 from lightwam.errors import CheckpointError, ConfigError, DataError
 from lightwam.model import umt5_tokenizer
 from lightwam.model.checkpoint_folder import (
@@ -125,12 +125,11 @@ def _check_options(arguments: ConvertArgs) -> None:
 
 def _read_statistics(path: Path, config: LightWAMConfig) -> dict[str, Any]:
     """The statistics file's content, everything that the configuration's normalisation needs checked."""
-    document, modes = read_statistics(path), config.normalization
+    document = read_statistics(path)
     place = _place_not_finite(document)
     if place is not None:
         raise DataError(f"statistics file {path}: {place} is NaN or infinite: measure the statistics again")
-    Normalizer.from_document(document, "state", modes.state, config.state_dim)
-    Normalizer.from_document(document, "action", modes.action, config.action_dim)
+    normalizers(config, document)
     return document
 
 

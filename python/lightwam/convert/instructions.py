@@ -20,7 +20,7 @@ from lightwam.convert.settings import check_settings
 from lightwam.convert.sources import WeightsSource, open_weights
 from lightwam.errors import CheckpointError, ConfigError, InstructionError
 from lightwam.model import UMT5Encoder
-from lightwam.model.fit import Fault, adopt, expected_shapes, find_faults, find_not_finite, is_finite, on_meta
+from lightwam.model.fit import Fault, expected_shapes, find_faults, find_not_finite, is_finite, load_exactly, on_meta
 from lightwam.model.names import UMT5_TIED, umt5_names
 from lightwam.model.text import Tokenizer, prompt
 
@@ -63,7 +63,7 @@ def encode_instructions(
         CheckpointError: weights that do not fit, or rows that are not finite.
     """
     encoder = on_meta(lambda: UMT5Encoder(config, tokenizer)).eval()
-    adopt(encoder.encoder, weights, "umT5 checkpoint", leave=(UMT5_TIED,))
+    load_exactly(encoder.encoder, weights, "umT5 checkpoint", leave=(UMT5_TIED,), adopt=True)
     model: Any = encoder.encoder
     model.set_input_embeddings(model.shared)  # transformers keeps its table twice; the second is still on meta
     return {text: _trimmed(encoder([text]).rows[0], text) for text in texts}

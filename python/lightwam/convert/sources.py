@@ -7,7 +7,6 @@ numbers are read when they are used. Only a `torch.save` file of the format befo
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightwam.errors import CheckpointError
+from lightwam.files import read_json
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
@@ -175,13 +175,7 @@ def _settings(folder: Path) -> Mapping[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is unreadable ({_first_line(error)}): fetch it again") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{file} holds a {type(document).__name__}: it must hold a JSON object")
-    return document
+    return read_json(file, "file", CheckpointError, "fetch it again")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,9 @@ Legend: T rows (rendered decision steps), K control steps a row, H W image size.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.errors import DataError
-from lightwam.files import replacing_folder
+from lightwam.files import read_json, replacing_folder
 
 Array = npt.NDArray[Any]
 
@@ -47,30 +49,46 @@ class Episode:
         return len(next(iter(self.columns.values()), []))
 
 
+def summary(values_NX: Array, count: int) -> dict[str, list[Any]]:
+    """min, max, mean and std over the first axis, and the count, as LeRobot keeps them."""
+    parts = {"min": values_NX.min(0), "max": values_NX.max(0), "mean": values_NX.mean(0), "std": values_NX.std(0)}
+    return {**{name: part.tolist() for name, part in parts.items()}, "count": [count]}
+
+
 def image_statistics(images: list[Array]) -> dict[str, list[float]]:
-    """Per-channel min, max, mean, std (0..1), and the pixel count, of T images [H, W, 3]."""
+    """Per-channel `summary` (0..1) of T images [H, W, 3]."""
     pixels = np.stack(images)[:, ::2, ::2].reshape(-1, 3).astype(np.float64) / 255.0
-    return {
-        "min": pixels.min(0).tolist(),
-        "max": pixels.max(0).tolist(),
-        "mean": pixels.mean(0).tolist(),
-        "std": pixels.std(0).tolist(),
-        "count": [len(images)],
-    }
+    return summary(pixels, len(images))
+
+
+@contextlib.contextmanager
+def encoding_video(path: Path, rate: Fraction, options: Mapping[str, str]) -> Iterator[Callable[[Array], None]]:
+    """An mp4 (H.264) to fill: the yielded function appends a uint8 image [H, W, 3]; H and W even, the same every time.
+
+    Raises DataError where none was appended.
+    """
+    with av.open(str(path), "w", format="mp4") as container:
+        stream: Any = None  # there is none before the first image
+
+        def append(image_HWC: Array) -> None:
+            nonlocal stream
+            if stream is None:
+                stream = container.add_stream("libx264", rate=rate, options=dict(options))
+                stream.height, stream.width = image_HWC.shape[:2]
+                stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image_HWC), format="rgb24")))
+
+        yield append
+        if stream is None:
+            raise DataError("a video has no frame: add one before closing it")
+        container.mux(stream.encode())
 
 
 def write_video(path: Path, images: list[Array], fps: int) -> None:
-    """Encode T images [H, W, 3] as H.264 without B-frames, so that files can be joined without decoding."""
-    height, width = images[0].shape[:2]
-    with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=Fraction(fps), options=VIDEO_OPTIONS)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1
+    """Encode T images [H, W, 3] without B-frames, so that files can be joined without decoding."""
+    with encoding_video(path, Fraction(fps), VIDEO_OPTIONS) as append:
         for image in images:
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+            append(image)
 
 
 def write_episode(folder: Path, episode: Episode, fps: int) -> None:
@@ -94,11 +112,7 @@ def write_episode(folder: Path, episode: Episode, fps: int) -> None:
 
 def read_episode_meta(folder: Path) -> dict[str, Any]:
     """The meta data written beside an episode's rows. Raises DataError where they are missing or damaged."""
-    try:
-        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"episode folder {folder} is damaged ({error}): delete it and record again") from error
-    return meta
+    return read_json(folder / META_FILE, "episode file", DataError, "delete its folder and record again")
 
 
 def read_episode_rows(folder: Path) -> dict[str, Array]:

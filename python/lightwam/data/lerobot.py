@@ -10,7 +10,7 @@ Legend: N rows, S control steps a row (`lightwam.action_substeps`, 1 where absen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightwam.config import LightWAMConfig
 from lightwam.errors import DataError
+from lightwam.files import read_json
 
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
@@ -104,6 +106,18 @@ def open_dataset(root: Path) -> LeRobotDataset:
         raise DataError(f"data set {root} is damaged: a value of its metadata is unfit ({reason})") from error
 
 
+def open_datasets(
+    folders: Sequence[Path], config: LightWAMConfig, max_episodes: int | None = None
+) -> list[LeRobotDataset]:
+    """Data sets with the configuration's cameras and widths, of each the first `max_episodes`. Raises `DataError`."""
+    if not folders:
+        raise DataError("no data set is given: name at least one folder after --data")
+    datasets = [first_episodes(open_dataset(folder), max_episodes) for folder in folders]
+    for dataset in datasets:
+        dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
+    return datasets
+
+
 def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset:
     """The data set's first `count` episodes (all of them for None), which must lie in order from row 0."""
     if count is None or count >= len(dataset.episodes):
@@ -120,13 +134,8 @@ def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset
 
 def _read_info(root: Path) -> dict[str, Any]:
     path = root / "meta" / "info.json"
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"data set {root} is missing: there is no {path}; record it or name another folder") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"data set {root} is damaged: {path} is unreadable ({error}); record it again") from error
-    if not isinstance(info, dict) or not isinstance(info.get("features"), dict):
+    info = read_json(path, "data set file", DataError, "record the data set, or name another folder")
+    if not isinstance(info.get("features"), dict):
         raise DataError(f"data set {root} is damaged: {path} has no 'features'; record it again")
     return info
 

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.progress import track
 
 from lightwam.config import RobotConfig
-from lightwam.data.episode_files import META_FILE, read_episode_meta, read_episode_rows
+from lightwam.data.episode_files import META_FILE, read_episode_meta, read_episode_rows, summary
 from lightwam.data.lerobot import IMAGE_PREFIX, SUBSTEPS_KEY
 from lightwam.errors import DataError
 from lightwam.files import replacing_folder
+from lightwam.progress import progress_bar
 
 Array = npt.NDArray[Any]
 
@@ -75,9 +75,10 @@ def write_dataset(staging: Path, out: Path, robot: RobotConfig, *, fps: int, rob
     info = _info(episodes, tasks, robot, fps, robot_type)
     groups = [episodes[start : start + EPISODES_A_FILE] for start in range(0, len(episodes), EPISODES_A_FILE)]
     listing: list[dict[str, Any]] = []
-    with replacing_folder(out) as building:
-        for file_index, group in enumerate(track(groups, description="joining episodes")):
+    with replacing_folder(out) as building, progress_bar("joining episodes", len(episodes), show=True) as advance:
+        for file_index, group in enumerate(groups):
             listing += _write_group(building, group, file_index, tasks, fps, listing)
+            advance(len(group))
         _write_table(building / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(listing))
         _write_tasks(building / "meta/tasks.parquet", tasks)
         _write_json(building / "meta/stats.json", _statistics(episodes))
@@ -194,14 +195,8 @@ def join_videos(parts: Iterable[tuple[Path, int]], path: Path, fps: int) -> None
 
 def _summary(values_NX: Array) -> dict[str, list[Any]]:
     values = values_NX.astype(np.float64)
-    summary: dict[str, list[Any]] = {
-        "min": values.min(0).tolist(),
-        "max": values.max(0).tolist(),
-        "mean": values.mean(0).tolist(),
-        "std": values.std(0).tolist(),
-        "count": [len(values)],
-    }
-    return summary | {name: np.quantile(values, q, axis=0).tolist() for name, q in QUANTILES.items()}
+    quantiles = {name: np.quantile(values, q, axis=0).tolist() for name, q in QUANTILES.items()}
+    return summary(values, len(values)) | quantiles
 
 
 def _pooled_images(parts: list[dict[str, list[float]]]) -> dict[str, Any]:

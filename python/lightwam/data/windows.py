@@ -11,13 +11,14 @@ Legend: N rows, H horizon, F frames, S control steps a row, A action width, P st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lightwam.config import LightWAMConfig
 from lightwam.data.lerobot import Episode, LeRobotDataset
-from lightwam.data.normalize import DatasetStatistics, Statistics
+from lightwam.data.normalize import measure
 from lightwam.errors import DataError
 
 
@@ -75,23 +76,21 @@ def build_windows(dataset: LeRobotDataset, config: LightWAMConfig) -> Windows:
     return Windows(action, action_is_pad, frame_rows, image_is_pad)
 
 
-def measure_statistics(datasets: list[LeRobotDataset], config: LightWAMConfig) -> DatasetStatistics:
-    """Statistics over all rows of all data sets, from tables only. Padded steps count in 'stepwise' as LIBERO's do."""
-    if not datasets:
-        raise DataError("no data set is given: name at least one folder")
-    for dataset in datasets:
-        dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
+def measure_statistics(datasets: list[LeRobotDataset], config: LightWAMConfig) -> dict[str, Any]:
+    """The content of a statistics file: over all rows of all data sets ('global'), and for each step of a window.
+
+    `state|action` -> `default` -> `{global,stepwise}_{min,max,mean,std,q01,q99}`, `num_episodes`, `num_transition`.
+    Made from tables only. Padded steps count in 'stepwise' as LIBERO's do.
+    """
     state = np.concatenate([dataset.state for dataset in datasets])
     action = np.concatenate([dataset.action.reshape(-1, config.action_dim) for dataset in datasets])
     chunks = np.concatenate([build_windows(dataset, config).action_NHA for dataset in datasets])
-    return DatasetStatistics(
-        state=Statistics.measure(state),
-        action=Statistics.measure(action),
-        stepwise_state=Statistics.measure(state[:, None]),
-        stepwise_action=Statistics.measure(chunks),
-        num_episodes=sum(len(dataset.episodes) for dataset in datasets),
-        num_transition=len(action),
-    )
+    return {
+        "state": {"default": {**measure(state, "global"), **measure(state[:, None], "stepwise")}},
+        "action": {"default": {**measure(action, "global"), **measure(chunks, "stepwise")}},
+        "num_episodes": sum(len(dataset.episodes) for dataset in datasets),
+        "num_transition": len(action),
+    }
 
 
 def split_episodes(dataset: LeRobotDataset, fraction: float, seed: int) -> tuple[list[Episode], list[Episode]]:

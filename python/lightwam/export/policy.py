@@ -31,21 +31,19 @@ class Normalization:
         """For engines that take normalised states and return normalised actions (tests, latency)."""
         state, action = config.state_dim, config.action_dim
         return Normalization(
-            np.ones(state), np.zeros(state), np.ones(action), np.zeros(action), config.normalization.clamp
+            np.ones(state), np.zeros(state), np.ones(action), np.zeros(action), config.robot.normalization.clamp
         )
 
     @staticmethod
     def from_statistics(config: LightWAMConfig, statistics: Mapping[str, Any]) -> Normalization:
         """By the configuration's modes, from a statistics file's content. Raises `DataError` or `ExportError`."""
-        from lightwam.data.normalize import Normalizer
+        from lightwam.data.normalize import normalizers
 
-        modes = config.normalization
-        state = Normalizer.from_document(statistics, "state", modes.state, config.state_dim, modes.clamp)
-        action = Normalizer.from_document(statistics, "action", modes.action, config.action_dim, modes.clamp)
+        state, action = normalizers(config, statistics)
         state_scale, state_offset, action_scale, action_offset = (
             np.asarray(vector, np.float64) for vector in (state.scale, state.offset, action.scale, action.offset)
         )
-        made = Normalization(state_scale, state_offset, action_scale, action_offset, modes.clamp)
+        made = Normalization(state_scale, state_offset, action_scale, action_offset, state.clamp)
         made.check(config)
         return made
 
@@ -120,6 +118,6 @@ def policy_section(
         "text_encoder": None,
         "instructions": [],
         "normalizer": None if normalization is None else normalization.to_json(),
-        "gripper": None if config.gripper is None or normalization is None else str(config.gripper),
+        "gripper": None if config.robot.gripper is None or normalization is None else str(config.robot.gripper),
         "control_hz": config.robot.control_hz if control_hz is None else control_hz,
     }

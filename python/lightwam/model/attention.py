@@ -6,7 +6,6 @@ Shapes: B batch, S query tokens, L key rows, D hidden width, E = heads * head_di
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Literal, NamedTuple
 
@@ -15,12 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightwam.config import VideoDiTConfig
-from lightwam.errors import ConfigError
 from lightwam.model import ops
 from lightwam.model.lora import LoRA, apply_linear, lora_for
 from lightwam.model.rope import RotaryTable, apply_rope
-
-log = logging.getLogger(__name__)
 
 AttentionMethod = Literal["sdpa", "softmax", "kernels"]
 """`sdpa`: torch's fused kernel. `softmax`: plain matmuls, whose backward in bf16 is several times faster on a
@@ -146,13 +142,3 @@ class CrossAttention(_Projections):
 
     def forward(self, x_BSD: Tensor, context_BLD: Tensor, mask: Tensor | None) -> Tensor:
         return self.output(self.queries(x_BSD), self.keys(context_BLD), self.values(context_BLD), mask)
-
-
-def set_attention_method(model: nn.Module, method: AttentionMethod) -> None:
-    """Choose how every attention layer below `model` computes. Raises `ConfigError` on an unknown method."""
-    if method not in ("sdpa", "softmax", "kernels"):
-        raise ConfigError(f"attention method is {method!r}: use 'sdpa', 'softmax' or 'kernels'")
-    log.info("attention: %s", "kernels (Triton on CUDA, PyTorch elsewhere)" if method == "kernels" else method)
-    for module in model.modules():
-        if isinstance(module, AttentionLayer):
-            module.method = method

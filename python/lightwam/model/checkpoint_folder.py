@@ -46,7 +46,7 @@ def save_checkpoint(
         folder: where to write.
         config: the policy's configuration.
         weights: name -> floating-point tensor.
-        statistics: the document of the statistics file (`DatasetStatistics.to_dict`).
+        statistics: the document of the statistics file (`lightwam.data.windows.measure_statistics`).
         instructions: instruction -> its context rows [n, text width].
         dtype: converts every weight; None keeps each as it is.
         on_bytes: receives the number of bytes written after each weight.

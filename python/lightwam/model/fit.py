@@ -107,43 +107,27 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def on_meta(build: Callable[[], Module]) -> Module:
-    """The module without memory for its weights: for names and shapes, or to be given weights by `adopt`."""
+    """The module without memory for its weights: for names and shapes, or to adopt weights by `load_exactly`."""
     with torch.device("meta"):
         return build()
 
 
-def adopt(module: Module, weights: Mapping[str, Tensor], what: str, leave: Iterable[str] = ()) -> Module:
-    """Make a module's parameters the given tensors themselves: no copy, their type kept. For modules `on_meta`.
+def load_exactly(
+    module: Module, weights: Mapping[str, Any], what: str, leave: Iterable[str] = (), *, adopt: bool = False
+) -> Module:
+    """Give a module the weights, if they are exactly those that it has.
 
     Args:
-        module: its parameters are replaced.
-        weights: exactly its names and shapes; may be memory-mapped, and read-only if the module is not trained.
+        module: its parameters keep their type and device, unless `adopt`.
+        weights: name -> tensor.
         what: name of the checkpoint in errors.
-        leave: parts of names; parameters whose names contain one of them are left as they are.
+        leave: parts of names; parameters whose names contain one of them are neither expected nor touched.
+        adopt: make the tensors themselves the parameters, without a copy: for modules `on_meta`. They may be
+            memory-mapped, and read-only if the module is not trained.
 
     Raises:
         CheckpointError: `MisfitError` where a name, shape or type does not fit.
     """
     refuse(what, find_faults(expected_shapes(module, leave), weights))
-    module.load_state_dict(dict(weights), strict=False, assign=True)
+    module.load_state_dict(dict(weights), strict=False, assign=adopt)
     return module
-
-
-def load_exactly(model: nn.Module, state_dict: Mapping[str, Any], what: str, leave: Iterable[str] = ()) -> None:
-    """Copy `state_dict` into `model` if it holds exactly the model's keys and shapes.
-
-    Args:
-        model: its parameters keep their type and device.
-        state_dict: name -> tensor.
-        what: name of the checkpoint in errors.
-        leave: parts of names; parameters whose names contain one of them are neither expected nor touched.
-
-    Raises:
-        CheckpointError: one line with up to four missing, unknown, wrongly shaped, integer and non-tensor keys each.
-    """
-    parts = tuple(leave)
-    refuse(what, find_faults(expected_shapes(model, parts), state_dict))
-    with torch.no_grad():
-        for key, value in model.state_dict().items():
-            if not any(part in key for part in parts):
-                value.copy_(state_dict[key])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from lightwam.config import TextConfig
 from lightwam.errors import ConfigError, InstructionError
-from lightwam.model.fit import load_exactly
-from lightwam.model.names import UMT5_TIED, umt5_names
 from lightwam.words import word_buckets
 
 Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
@@ -74,16 +72,6 @@ class UMT5Encoder(nn.Module):
         self.config = config
         self.tokenizer = tokenizer
         self.encoder = _umt5_model(config)
-
-    def load_published(self, state_dict: Mapping[str, Any]) -> UMT5Encoder:
-        """Load the published weights, official names (`blocks.0.attn.q.weight`, ...) or those of transformers.
-
-        Raises:
-            CheckpointError: where keys are missing, unknown, of another shape, or no float tensors; names them.
-        """
-        named = {name: state_dict[key] for key, name in umt5_names(state_dict).items()}
-        load_exactly(self.encoder, named, "umT5 checkpoint", leave=(UMT5_TIED,))
-        return self
 
     def encode_tokens(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Context rows [B, L, E] of tokens; the encoder sees the true mask, rows past the text are zeroed."""

@@ -7,8 +7,9 @@ H action horizon, A action width. Source: Light-WAM (arXiv 2606.08242).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,15 @@ from torch.nn import functional as F
 from lightwam.config import FeatureSource, LightWAMConfig
 from lightwam.errors import ConfigError, DataError
 from lightwam.model.action_expert import ExpertOutput, PoolerAttention, StateFusionActionExpert
-from lightwam.model.attention import AttentionMethod, set_attention_method
+from lightwam.model.attention import AttentionLayer, AttentionMethod
 from lightwam.model.dit import LayerState, VideoDiT, check_context
 from lightwam.model.fit import load_exactly
 from lightwam.model.flow_matching import FlowMatching
 from lightwam.model.lora import LoRA
 from lightwam.model.losses import action_loss, flow_loss, latent_padding
 from lightwam.model.names import flatten_published
+
+log = logging.getLogger(__name__)
 
 BATCH_KEYS = ("video_latents", "action", "proprio", "context", "context_mask")
 """What every training batch holds; see `LightWAM.training_losses`."""
@@ -65,12 +68,13 @@ class LightWAM(nn.Module):
         return video
 
     def set_attention(self, method: AttentionMethod) -> LightWAM:
-        """How attention is computed; logged.
-
-        'sdpa' (default, torch's fused kernel), 'softmax' (plain matmuls; much faster backward in bf16 on a CPU), or
-        'kernels' (the operators of `lightwam.model.ops`: Triton on CUDA, plain PyTorch elsewhere).
-        """
-        set_attention_method(self, method)
+        """How every attention layer computes (see `AttentionMethod`); logged. Raises `ConfigError` on another one."""
+        if method not in get_args(AttentionMethod):
+            raise ConfigError(f"attention method is {method!r}: use 'sdpa', 'softmax' or 'kernels'")
+        log.info("attention: %s", "kernels (Triton on CUDA, PyTorch elsewhere)" if method == "kernels" else method)
+        for module in self.modules():
+            if isinstance(module, AttentionLayer):
+                module.method = method
         return self
 
     def load_published(self, state_dict: Mapping[str, Any]) -> LightWAM:
@@ -104,15 +108,18 @@ class LightWAM(nn.Module):
         Raises:
             ConfigError: where a shape does not fit.
         """
-        return self._decode_chunk(
-            latents, context, context_mask, proprio, self.config.video_dit.num_layers - 1
-        ).actions_BHA
+        states = self._action_states(latents, context, context_mask, proprio, self.config.video_dit.num_layers - 1)
+        actions: Tensor = self.state_fusion_action_expert(states, self.config.horizon).actions_BHA
+        return actions
 
     def action_features(
         self, latents: Tensor, context: Tensor, context_mask: Tensor | None, proprio: Tensor
     ) -> ExpertOutput:
         """As `predict_actions`, with the pooled features of every fusion layer; stops after the last adapter."""
-        return self._decode_chunk(latents, context, context_mask, proprio, self.config.video_dit.adapters.layers[-1])
+        last_adapter = self.config.video_dit.adapters.layers[-1]
+        states = self._action_states(latents, context, context_mask, proprio, last_adapter)
+        output: ExpertOutput = self.state_fusion_action_expert(states, self.config.horizon)
+        return output
 
     def pooler_attention(
         self, latents: Tensor, context: Tensor, context_mask: Tensor | None, proprio: Tensor
@@ -131,13 +138,6 @@ class LightWAM(nn.Module):
             }
             for i, state in enumerate(states)
         }
-
-    def _decode_chunk(
-        self, latents: Tensor, context: Tensor, context_mask: Tensor | None, proprio: Tensor, last_block: int
-    ) -> ExpertOutput:
-        states = self._action_states(latents, context, context_mask, proprio, last_block)
-        output: ExpertOutput = self.state_fusion_action_expert(states, self.config.horizon)
-        return output
 
     def _action_states(
         self, latents: Tensor, context: Tensor, context_mask: Tensor | None, proprio: Tensor, last_block: int

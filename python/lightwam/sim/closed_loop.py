@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +23,9 @@ from lightwam.sim.policies import PolicyLike
 FRAME_STRIDE = 2  # a video shows every second control step
 
 
-class FrameSink(Protocol):
-    """Takes the pictures of a trial."""
-
-    def add(self, picture_HWC: Array, chunk_step: int, /) -> None:
-        """The picture, uint8, after `chunk_step` executed actions of a chunk."""
-
-
-OpenSink = Callable[[int], AbstractContextManager[FrameSink | None]]  # trial index -> who takes its pictures, if any
+AddPicture = Callable[[Array, int], None]
+"""Takes a picture of a trial, uint8 [H, W, 3], after so many executed actions of a chunk."""
+OpenFilm = Callable[[int], AbstractContextManager[AddPicture | None]]  # trial index -> who takes its pictures, if any
 
 
 @dataclass(frozen=True)
@@ -99,11 +94,11 @@ def run_trial(
     state_N: Array,
     index: int = 0,
     *,
-    frame_sink: FrameSink | None = None,
+    add_picture: AddPicture | None = None,
 ) -> Trial:
     """Reset, put the environment into `state_N`, settle, and let the policy drive.
 
-    Images are rendered only for the policy, and every `FRAME_STRIDE` control steps for `frame_sink` if given.
+    Images are rendered only for the policy, and every `FRAME_STRIDE` control steps for `add_picture` if given.
     """
     env.reset()
     env.set_state(state_N)
@@ -111,8 +106,8 @@ def run_trial(
     env.settle(protocol.settle_steps)
     limit, execute = protocol.step_limit(env.task.suite), protocol.steps_to_execute(policy.replan_steps)
     trial = Trial(index, False, 0)
-    if frame_sink:
-        frame_sink.add(env.picture(), 0)
+    if add_picture:
+        add_picture(env.picture(), 0)
     while trial.steps < limit:
         started = time.perf_counter()
         chunk = policy.infer(env.observation())
@@ -122,10 +117,10 @@ def run_trial(
         count = min(execute, len(actions_HA), limit - trial.steps)
         for number in range(count):
             trial.steps += 1
-            filmed = frame_sink is not None and trial.steps % FRAME_STRIDE == 0
+            filmed = add_picture is not None and trial.steps % FRAME_STRIDE == 0
             done = env.step(actions_HA[number], render=filmed or number == count - 1)
-            if frame_sink and filmed:
-                frame_sink.add(env.picture(), number + 1)
+            if add_picture and filmed:
+                add_picture(env.picture(), number + 1)
             if done:
                 trial.success = True
                 return trial
@@ -137,7 +132,7 @@ def run_trials(
     task: Task,
     policy: PolicyLike,
     plan: TrialPlan,
-    open_sink: OpenSink = lambda _: contextlib.nullcontext(),
+    open_film: OpenFilm = lambda _: contextlib.nullcontext(),
 ) -> Iterator[Trial]:
     """Run the plan's trials of one of its tasks, one by one, in one environment."""
     with (
@@ -149,7 +144,7 @@ def run_trials(
         policy.set_instruction(task.instruction)
         for index in plan.indices:
             state = start_state(env, official, index, plan.states)
-            with open_sink(index) as sink:
-                trial = run_trial(env, policy, plan.protocol, state, index, frame_sink=sink)
+            with open_film(index) as add_picture:
+                trial = run_trial(env, policy, plan.protocol, state, index, add_picture=add_picture)
             advance(1, int(trial.success))
             yield trial

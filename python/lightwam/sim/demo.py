@@ -4,40 +4,41 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightwam.sim.closed_loop import FrameSink, Trial, TrialPlan, run_trials
+from lightwam.sim.closed_loop import AddPicture, Trial, TrialPlan, run_trials
 from lightwam.sim.env import Array, Simulator
 from lightwam.sim.policies import PolicyLike
 from lightwam.sim.reports import environment_report, figures, heading
-from lightwam.sim.video import VideoSink, compose_frame, contact_sheet, mark_outcome, open_video
+from lightwam.sim.video import compose_frame, contact_sheet, mark_outcome, open_video
 
 HOLD_FRAMES = 8  # how long the video shows an outcome
 
 
-class Film(FrameSink):
+class Film:
     """The frames of every trial, each also added to one video."""
 
-    def __init__(self, video: VideoSink, chunk_length: int) -> None:
+    def __init__(self, append: Callable[[Array], None], chunk_length: int) -> None:
         self.rows: list[list[Array]] = []  # a trial
-        self._video, self._chunk_length = video, chunk_length
+        self._append, self._chunk_length = append, chunk_length
 
-    def start(self, index: int) -> contextlib.AbstractContextManager[Film]:
+    def start(self, index: int) -> contextlib.AbstractContextManager[AddPicture]:
         """Begin another trial."""
         self.rows.append([])
-        return contextlib.nullcontext(self)
+        return contextlib.nullcontext(self.add)
 
-    def add(self, picture_HWC: Array, chunk_step: int, /) -> None:
+    def add(self, picture_HWC: Array, chunk_step: int) -> None:
         """Append a picture with the strip of its chunk."""
         self.rows[-1].append(compose_frame(picture_HWC, chunk_step, self._chunk_length))
-        self._video.add_frame(self.rows[-1][-1])
+        self._append(self.rows[-1][-1])
 
     def finish(self, success: bool) -> None:
         """Mark the trial's last frame, and hold it for a moment."""
         self.rows[-1][-1] = mark_outcome(self.rows[-1][-1], success)
         for _ in range(HOLD_FRAMES):
-            self._video.add_frame(self.rows[-1][-1])
+            self._append(self.rows[-1][-1])
 
 
 def run_demo(
@@ -46,8 +47,8 @@ def run_demo(
     """Run the trials of a plan of one task; writes rollout.mp4 and contact_sheet.png into `out`, returns the report."""
     (task,) = plan.tasks
     trials: list[Trial] = []
-    with open_video(out / "rollout.mp4", simulator.robot.control_hz) as video:
-        film = Film(video, plan.protocol.steps_to_execute(policy.replan_steps))
+    with open_video(out / "rollout.mp4", simulator.robot.control_hz) as append:
+        film = Film(append, plan.protocol.steps_to_execute(policy.replan_steps))
         for trial in run_trials(simulator, task, policy, plan, film.start):
             film.finish(trial.success)
             trials.append(trial)

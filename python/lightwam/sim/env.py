@@ -64,7 +64,7 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Recording:
-    """What `lightwam record` must know of a simulator with a scripted expert."""
+    """What `lightwam record` must know of a simulator whose environments have a recorder."""
 
     robot_type: str  # as data sets name it
     row_hz: int  # recorded rows a second
@@ -172,7 +172,7 @@ class Simulator(Protocol):
     protocols: Mapping[str, EvaluationProtocol]  # the default first
     robot: RobotConfig  # cameras, widths, control rate, gripper
     packages: tuple[str, ...]  # distributions whose versions decide results
-    recording: Recording | None = None  # None: no scripted expert
+    recording: Recording | None = None  # None: `lightwam record` is an error
 
     @abstractmethod
     def tasks(self, suite: str) -> Sequence[Task]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from lightwam.sim.closed_loop import Trial, TrialPlan, run_trials
 from lightwam.sim.env import Simulator
 from lightwam.sim.policies import PolicyLike
 from lightwam.sim.reports import environment_report, figures, heading
-from lightwam.sim.video import open_video
+from lightwam.sim.video import compose_frame, open_video
 
 
 def evaluate(
@@ -32,12 +32,15 @@ def evaluate(
     every: list[Trial] = []
     for task in plan.tasks:
 
-        def open_sink(index: int, prefix: str = f"{task.suite}_{task.index}_{plan.states}") -> Any:
+        @contextlib.contextmanager
+        def open_film(index: int, prefix: str = f"{task.suite}_{task.index}_{plan.states}") -> Iterator[Any]:
             if videos is None:
-                return contextlib.nullcontext()
-            return open_video(videos / f"{prefix}_{index:03d}.mp4", simulator.robot.control_hz)
+                yield None
+                return
+            with open_video(videos / f"{prefix}_{index:03d}.mp4", simulator.robot.control_hz) as append:
+                yield lambda picture_HWC, _: append(compose_frame(picture_HWC))
 
-        trials = list(run_trials(simulator, task, policy, plan, open_sink))
+        trials = list(run_trials(simulator, task, policy, plan, open_film))
         about = {"suite": task.suite, "task": task.index, "instruction": task.instruction}
         per_task.append({**about, **figures(trials), "runs": [trial.as_json() for trial in trials]})
         every += trials

@@ -7,7 +7,6 @@ Legend: H action horizon, A action width, P state width, T control steps of a de
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from lightwam.config.robot import RobotConfig
 from lightwam.errors import ConfigError, DeviceError, EngineError
-from lightwam.runtime import Observation
+from lightwam.runtime import ActionChunk, Observation
 
 Array = npt.NDArray[Any]
 
@@ -47,14 +46,6 @@ class PolicyLike(Protocol):
         """Forget the episode."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """A plain action chunk, float32 [H, A] in the robot's units."""
-
-    actions: Array
-    timings: Mapping[str, float] = field(default_factory=dict)
-
-
 def runs_on(policy: PolicyLike) -> str:
     """One line on what computes a policy: an engine's `execution_info`; baselines are NumPy."""
     return str(getattr(policy, "execution_info", "NumPy"))
@@ -81,13 +72,13 @@ class ReplayPolicy:
         """Back to the demonstration's first action."""
         self._next = 0
 
-    def infer(self, observation: Observation, /) -> Chunk:
+    def infer(self, observation: Observation, /) -> ActionChunk:
         """The next H actions; past the end it stands still with an open gripper."""
         rest = self._actions[self._next : self._next + self._horizon]
         chunk = np.tile(self._rest_A, (self._horizon, 1))
         chunk[: len(rest)] = rest
         self._next += self.replan_steps
-        return Chunk(chunk)
+        return ActionChunk(chunk, {}, self.replan_steps)
 
 
 class BlindPolicy:
@@ -115,7 +106,7 @@ class BlindPolicy:
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def infer(self, observation: Observation, /) -> Chunk:
+    def infer(self, observation: Observation, /) -> ActionChunk:
         """A chunk from observation["state"] [P]."""
         x = (np.asarray(observation["state"], dtype=np.float32) - self._mean) / self._std
         for number, (weight, bias) in enumerate(self._layers):
@@ -123,7 +114,7 @@ class BlindPolicy:
             if number + 1 < len(self._layers):
                 x = 0.5 * x * (1.0 + np.tanh(0.7978845608 * (x + 0.044715 * x**3)))
         actions = x.reshape(self._horizon, -1) * self._action_std + self._action_mean
-        return Chunk(self._robot.to_robot(actions).astype(np.float32))
+        return ActionChunk(self._robot.to_robot(actions).astype(np.float32), {}, self.replan_steps)
 
 
 def load_policy(

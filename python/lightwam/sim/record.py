@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import queue
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -66,11 +66,11 @@ def make_recorder(
 def recording_of(simulator: Simulator, placements: str | None) -> tuple[Recording, str]:
     """What the simulator says of its recordings, and the name of their placements (None: its first).
 
-    Raises SimulatorError where it has no scripted expert, ConfigError for unknown placements.
+    Raises SimulatorError where it says nothing, ConfigError for unknown placements.
     """
     recording = simulator.recording
     if recording is None:
-        raise SimulatorError(f"simulator {simulator.name!r} has no scripted expert: it can evaluate, not record")
+        raise SimulatorError(f"simulator {simulator.name!r} sets no `recording`: it can be evaluated, not recorded")
     if placements is not None and placements not in recording.placements:
         raise ConfigError(f"unknown placements {placements!r}: choose one of {', '.join(recording.placements)}")
     return recording, placements or recording.placements[0]
@@ -108,18 +108,26 @@ def record_one(recorder: Recorder, staging: Staging, number: int, kind: str) -> 
     raise SimulatorError(f"episode {number} ({kind}): the expert failed {MAX_ATTEMPTS} times: check the task")
 
 
-def _work(make: Callable[[], Recorder], staging: Staging, jobs: Any, results: Any) -> None:
-    try:
-        recorder = make()
-        while True:
-            try:
-                number, kind = jobs.get_nowait()
-            except queue.Empty:
-                results.put(("done", os.getpid(), 0, ""))
-                return
-            results.put(("episode", number, record_one(recorder, staging, number, kind), kind))
-    except BaseException as error:  # reported to the parent, which stops the recording
-        results.put(("error", os.getpid(), 0, f"{type(error).__name__}: {error}"))
+_recorder: Recorder | None = None  # of this process
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _record_job(make: Callable[[], Recorder], staging: Staging, job: Job) -> int:
+    """Record one episode with this process's recorder; returns its rows."""
+    global _recorder
+    _recorder = _recorder or make()
+    return record_one(_recorder, staging, *job)
 
 
 def record(make: Callable[[], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
@@ -128,42 +136,24 @@ def record(make: Callable[[], Recorder], staging: Staging, jobs: list[Job], proc
     make: called in each process; it travels there by pickle. Raises SimulatorError where a process fails.
     """
     staging.folder.mkdir(parents=True, exist_ok=True)
-    left = staging.missing(jobs)
+    left, rows_total = staging.missing(jobs), 0
     log.info("%d of %d episodes left to record in %s", len(left), len(jobs), staging.folder)
     if not left:
         return 0
     context = multiprocessing.get_context("spawn")
-    job_queue, results = context.Queue(), context.Queue()
-    for job in left:
-        job_queue.put(job)
-    count = max(1, min(processes, len(left)))
-    arguments = (make, staging, job_queue, results)
-    workers = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(count)]
-    for worker in workers:
-        worker.start()
-    try:
-        return _collect(workers, results, len(jobs), len(left))
-    finally:
-        for worker in workers:
-            worker.terminate()
-
-
-def _collect(workers: list[Any], results: Any, total: int, left: int) -> int:
-    rows_total, running = 0, len(workers)
-    with tally_bar("recording", total, "rows", done=total - left) as advance:
-        while running:
-            try:
-                what, number, rows, text = results.get(timeout=5.0)
-            except queue.Empty:
-                if not any(worker.is_alive() for worker in workers):
-                    raise SimulatorError("all recording processes ended early: see their output") from None
-                continue
-            if what == "error":
-                raise SimulatorError(f"recording process {number} failed: {text}")
-            if what == "done":
-                running -= 1
-                continue
-            rows_total += rows
-            advance(1, rows)
-            log.info("episode %d (%s): %d rows", number, text, rows)
+    with (
+        tally_bar("recording", len(jobs), "rows", done=len(jobs) - len(left)) as advance,
+        ProcessPoolExecutor(min(processes, len(left)), context, _end_with_parent) as pool,
+    ):
+        running = {pool.submit(_record_job, make, staging, job): job for job in left}
+        try:
+            for future in as_completed(running):
+                rows = future.result()
+                rows_total += rows
+                advance(1, rows)
+                log.info("episode %d (%s): %d rows", *running[future], rows)
+        except Exception as error:  # whatever a simulator raises
+            raise SimulatorError(f"a recording process failed: {type(error).__name__}: {error}") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return rows_total

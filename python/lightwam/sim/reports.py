@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lightwam.errors import ConfigError, DataError
-from lightwam.files import replacing_file
+from lightwam.files import read_json, replacing_file
 from lightwam.sim.closed_loop import Trial, TrialPlan
 from lightwam.sim.env import Simulator
 from lightwam.sim.policies import PolicyLike, runs_on
@@ -92,10 +92,7 @@ def environment_report(simulator: Simulator) -> dict[str, Any]:
 
 def read_report(path: Path) -> dict[str, Any]:
     """An earlier report. Raises DataError where it is missing or no report."""
-    try:
-        report: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"report {path} cannot be read ({error}): make it with `lightwam eval`") from error
+    report = read_json(path, "report", DataError, "make it with `lightwam eval`")
     if "successes" not in report or "trials" not in report:
         raise DataError(f"report {path} has no successes and trials: make it with `lightwam eval`")
     return report

@@ -7,7 +7,7 @@ Legend: H W image size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 import av
 import numpy as np
 
-from lightwam.errors import DataError
+from lightwam.data.episode_files import encoding_video
 from lightwam.files import replacing_file
-from lightwam.sim.closed_loop import FRAME_STRIDE, FrameSink
+from lightwam.sim.closed_loop import FRAME_STRIDE
 from lightwam.sim.env import Array
 
 STRIP_HEIGHT = 16  # pixels under the cameras: one cell an executed step of the chunk
@@ -42,45 +42,18 @@ def mark_outcome(frame: Array, success: bool) -> Array:
     return marked
 
 
-class VideoSink(FrameSink):
-    """Encodes the frames of trials, all of one size. Made by `open_video`."""
-
-    def __init__(self, container: Any, rate: Fraction) -> None:
-        self._container, self._rate = container, rate
-        self.stream: Any = None  # there is none before the first frame
-
-    def add(self, picture_HWC: Array, chunk_step: int, /) -> None:
-        """Append a picture, over an empty strip."""
-        self.add_frame(compose_frame(picture_HWC))
-
-    def add_frame(self, frame_HWC: Array) -> None:
-        """Append a uint8 image [H, W, 3]; H and W even, the same every time."""
-        if self.stream is None:
-            self.stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "20"})
-            self.stream.height, self.stream.width = frame_HWC.shape[:2]
-            self.stream.pix_fmt = "yuv420p"
-            self.stream.codec_context.thread_count = 1
-        self.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24"))
-
-    def encode(self, frame: Any) -> None:
-        """Append a frame of av; None writes what the encoder still holds."""
-        for packet in self.stream.encode(frame):
-            self._container.mux(packet)
-
-
 @contextlib.contextmanager
-def open_video(path: Path, control_hz: float) -> Iterator[VideoSink]:
-    """A sink of frames, every `FRAME_STRIDE` control steps, into an mp4 (H.264) that appears when the block ends well.
+def open_video(path: Path, control_hz: float) -> Iterator[Callable[[Array], None]]:
+    """An mp4 (H.264) of a frame every `FRAME_STRIDE` control steps, which appears when the block ends well.
+
+    The yielded function appends a frame, uint8 [H, W, 3]; H and W even, the same every time.
 
     Raises DataError where no frame was added.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(path) as building, av.open(str(building), "w", format="mp4") as container:
-        sink = VideoSink(container, Fraction(control_hz) / FRAME_STRIDE)
-        yield sink
-        if sink.stream is None:
-            raise DataError(f"video {path} has no frame: add one before closing it")
-        sink.encode(None)
+    rate = Fraction(control_hz) / FRAME_STRIDE
+    with replacing_file(path) as building, encoding_video(building, rate, {"crf": "20"}) as append:
+        yield append
 
 
 def contact_sheet(rows: Sequence[Sequence[Array]], columns: int, path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightwam.config import read_config
-from lightwam.data.lerobot import open_dataset
+from lightwam.data.lerobot import open_datasets
 from lightwam.data.windows import build_windows
 from lightwam.files import replacing_file
 from lightwam.progress import counting_bar
@@ -49,9 +49,7 @@ def train_blind(args: BlindTrainArgs) -> None:
     """Train, and write a blind policy file. Raises `DataError` on data sets that do not fit."""
     device, schedule = use_device(args.machine.device), args.schedule
     config = read_config(args.inputs.config)
-    datasets = [open_dataset(folder) for folder in args.inputs.data]
-    for dataset in datasets:
-        dataset.check(tuple(c.name for c in config.cameras.cameras), config.state_dim, config.action_dim)
+    datasets = open_datasets(args.inputs.data, config)
     windows = [build_windows(dataset, config) for dataset in datasets]
     states, state_mean, state_std = _standardised(np.concatenate([dataset.state for dataset in datasets]))
     chunks = np.concatenate([window.action_NHA for window in windows])

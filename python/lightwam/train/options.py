@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightwam.errors import ConfigError, DataError
+from lightwam.errors import ConfigError
 from lightwam.model.attention import AttentionMethod
 
 
@@ -222,11 +222,9 @@ def flat_options(args: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_options(args: TrainArgs | BlindTrainArgs) -> None:
-    """Raise `ConfigError` or `DataError` for options of a run that lie out of range."""
+    """Raise `ConfigError` for options of a run that lie out of range."""
     for name, value in flat_options(args):
         if name in _LEAST and value is not None and value < _LEAST[name]:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}: use at least {_LEAST[name]}")
         if name == "held_out" and not 0.0 <= value < 1.0:
             raise ConfigError(f"--held-out is {value}: use a share from 0 to below 1")
-    if not args.inputs.data:
-        raise DataError("no data set is given: name at least one folder after --data")

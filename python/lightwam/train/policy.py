@@ -6,20 +6,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightwam.config import read_config
-from lightwam.data.normalize import DatasetStatistics
+from lightwam.data.normalize import read_statistics
 from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
 from lightwam.model.fit import load_exactly
 from lightwam.train.device import choose_attention, use_device
 from lightwam.train.options import PolicyTrainArgs
 from lightwam.train.policy_data import load_policy_data
-from lightwam.train.policy_losses import PolicyNetworks, training_losses, validate
+from lightwam.train.policy_losses import PolicyNetworks, check_trainable, training_losses, validate
 from lightwam.train.run import TrainingRun
 
 
@@ -37,6 +38,7 @@ class PolicyTrainer(TrainingRun):
         torch.manual_seed(seed)
         vae_config, vae_weights = load_checkpoint(args.inputs.vae)
         self.config = dataclasses.replace(read_config(args.inputs.config), vae=vae_config.vae)
+        check_trainable(self.config)  # before frames are decoded and encoded
         self.vae_weights = part(vae_weights, "vae.")
         vae = WanVAE(self.config.vae)
         load_exactly(vae, self.vae_weights, f"VAE checkpoint {args.inputs.vae}")
@@ -66,12 +68,12 @@ class PolicyTrainer(TrainingRun):
     def save_checkpoint(self, folder: Path) -> None:
         """The averaged weights, the VAE, and the statistics that the data was normalised with."""
         weights = {**self.average.weights(), **{f"vae.{name}": value for name, value in self.vae_weights.items()}}
-        save_checkpoint(folder, self.config, weights, self.statistics.to_dict())
+        save_checkpoint(folder, self.config, weights, self.statistics)
 
 
-def _earlier_statistics(args: PolicyTrainArgs) -> DatasetStatistics | None:
+def _earlier_statistics(args: PolicyTrainArgs) -> dict[str, Any] | None:
     """Statistics of the run that is resumed or started from, which its weights belong to; None for a fresh start."""
     for folder in (args.out / "checkpoint", args.inputs.init):
         if folder is not None and (folder / STATISTICS_FILE).exists():
-            return DatasetStatistics.load(folder / STATISTICS_FILE)
+            return read_statistics(folder / STATISTICS_FILE)
     return None

@@ -8,8 +8,9 @@ located objects.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,9 @@ from torch import Tensor
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache, LatentCache
 from lightwam.data.images import scale_pixels
-from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
-from lightwam.data.normalize import DatasetStatistics, Normalizer
+from lightwam.data.lerobot import LeRobotDataset, open_datasets
+from lightwam.data.normalize import normalizers
 from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
-from lightwam.errors import DataError
 from lightwam.model.vae import WanVAE
 from lightwam.train.device import mixed_precision, to_device
 from lightwam.train.options import PolicyInputs
@@ -115,15 +115,13 @@ def load_policy_data(
     vae: WanVAE,
     held_out: float,
     seed: int,
-    statistics: DatasetStatistics | None = None,
-) -> tuple[PolicyData, DatasetStatistics]:
+    statistics: Mapping[str, Any] | None = None,
+) -> tuple[PolicyData, Mapping[str, Any]]:
     """Read data sets, fill the caches, and normalise with `statistics` (measured over all of them when None).
 
     Raises `DataError`.
     """
-    if not inputs.data:
-        raise DataError("no data set is given: name at least one folder")
-    datasets = [first_episodes(open_dataset(folder), inputs.max_episodes) for folder in inputs.data]
+    datasets = open_datasets(inputs.data, config, inputs.max_episodes)
     statistics = statistics or measure_statistics(datasets, config)
     parts, start = [], 0
     for dataset in datasets:
@@ -132,26 +130,20 @@ def load_policy_data(
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tasks = tuple(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
     task_names = [[e.task] * e.length for dataset in datasets for e in dataset.episodes]
-    modes = config.normalization
-    state = Normalizer.from_statistics(modes.state, statistics.state, modes.clamp).forward(joined["state"])
-    action = Normalizer.from_statistics(modes.action, statistics.action, modes.clamp).forward(joined["action"])
-    located = joined["located"]
-    deviation = located.std(0) + 1e-6
+    state, action = normalizers(config, statistics)
+    joined["state_NP"], joined["action_NHA"] = state.forward(joined["state_NP"]), action.forward(joined["action_NHA"])
+    located_NK = joined["located_NK"]
+    deviation = located_NK.std(0) + 1e-6
+    joined["located_NK"] = ((located_NK - located_NK.mean(0)) / deviation).astype(np.float32)
+    training_rows, held_out_rows = joined.pop("training_rows"), joined.pop("held_out_rows")
     data = PolicyData(
-        first_NChw=torch.from_numpy(joined["first"]),
-        future_MTChw=torch.from_numpy(joined["future"]),
-        future_rows_M=torch.from_numpy(joined["future_rows"]),
-        state_NP=torch.from_numpy(state),
-        action_NHA=torch.from_numpy(action),
-        action_is_pad_NH=torch.from_numpy(joined["action_is_pad"]),
-        image_is_pad_NF=torch.from_numpy(joined["image_is_pad"]),
-        located_NK=torch.from_numpy(((located - located.mean(0)) / deviation).astype(np.float32)),
+        **{name: torch.from_numpy(array) for name, array in joined.items()},
         located_std_K=torch.from_numpy(deviation.astype(np.float32)),
         task_N=torch.tensor([tasks.index(name) for names in task_names for name in names]),
         tasks=tasks,
-        training_rows=joined["training_rows"],
-        held_out_rows=joined["held_out_rows"],
-        training_entries=np.flatnonzero(np.isin(joined["future_rows"], joined["training_rows"])),
+        training_rows=training_rows,
+        held_out_rows=held_out_rows,
+        training_entries=np.flatnonzero(np.isin(joined["future_rows_M"], training_rows)),
     )
     return data, statistics
 
@@ -169,8 +161,7 @@ def _load_one(
     dataset: LeRobotDataset, inputs: PolicyInputs, config: LightWAMConfig, vae: WanVAE, held_out: float, seed: int,
     first_row: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """One data set's arrays in robot units, its row numbers counted from `first_row`."""
-    dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
+    """One data set's arrays in robot units, named as in `PolicyData`; its row numbers counted from `first_row`."""
     windows = build_windows(dataset, config)
     frames = FrameCache(dataset, config.cameras, inputs.cache)
     latents = LatentCache(frames, inputs.cache, weights_fingerprint(vae), inputs.future_stride)
@@ -180,14 +171,14 @@ def _load_one(
     latents.build_future(encode_clips, windows.frame_rows_NF)
     training, kept_out = split_episodes(dataset, held_out, seed)
     return {
-        "first": latents.load_all("first"),
-        "future": latents.load_all("future"),
-        "future_rows": first_row + latents.future_rows(),
-        "state": dataset.state,
-        "action": windows.action_NHA,
-        "action_is_pad": windows.action_is_pad_NH,
-        "image_is_pad": windows.image_is_pad_NF,
-        "located": located_coordinates(dataset),
+        "first_NChw": latents.load_all("first"),
+        "future_MTChw": latents.load_all("future"),
+        "future_rows_M": first_row + latents.future_rows(),
+        "state_NP": dataset.state,
+        "action_NHA": windows.action_NHA,
+        "action_is_pad_NH": windows.action_is_pad_NH,
+        "image_is_pad_NF": windows.image_is_pad_NF,
+        "located_NK": located_coordinates(dataset),
         "training_rows": first_row + rows_of(training),
         "held_out_rows": first_row + rows_of(kept_out),
     }

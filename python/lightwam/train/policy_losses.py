@@ -25,13 +25,20 @@ from lightwam.train.options import PolicyLosses
 from lightwam.train.policy_data import PolicyData
 
 
+def check_trainable(config: LightWAMConfig) -> None:
+    """Raise `ConfigError` for a policy with another text encoder than the small one."""
+    if config.text.kind != "hashed_words":
+        raise ConfigError(
+            f"text.kind is {config.text.kind!r}: this trainer trains policies with 'hashed_words', as nano has"
+        )
+
+
 class PolicyNetworks(nn.Module):
     """What is trained: the policy, its text encoder, and the localisation head (training only, never exported)."""
 
     def __init__(self, config: LightWAMConfig, located: int) -> None:
         super().__init__()
-        if config.text.kind != "hashed_words":
-            raise ConfigError(f"text.kind is {config.text.kind!r}: this trainer trains policies with 'hashed_words'")
+        check_trainable(config)
         self.policy = LightWAM(config)
         self.text_encoder = HashedWordsEncoder(config.text)
         features = config.action_expert.per_layer_dim * len(config.video_dit.adapters.layers)
@@ -123,8 +130,9 @@ def validate(networks: PolicyNetworks, data: PolicyData, count: int = 256) -> di
                 centimetres = 100 * (located.float() - to_device(data.located_NK[rows], device)) * std_K
                 collected.append(centimetres.view(len(rows), -1, 2).norm(dim=-1))
     errors = torch.cat(squared)
-    figures = {"held_out/action_mse": errors.mean(), "held_out/translation_mse": errors[:, :3].mean(),
-               "held_out/gripper_mse": errors[:, -1].mean()}  # fmt: skip
+    figures = {"held_out/action_mse": errors.mean(), "held_out/translation_mse": errors[:, :3].mean()}
+    if config.robot.gripper is not None:
+        figures["held_out/gripper_mse"] = errors[:, config.robot.gripper_column].mean()
     for name, collected in (("target", off), ("target_state_hidden", off_blind)):
         if collected:
             distances = torch.cat(collected)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
 from lightwam.data.images import scale_pixels
-from lightwam.data.lerobot import LeRobotDataset, first_episodes, open_dataset
+from lightwam.data.lerobot import LeRobotDataset, open_datasets
 from lightwam.data.windows import build_windows, rows_of, split_episodes
 from lightwam.train.device import to_device
 from lightwam.train.options import FrameInputs
@@ -30,9 +30,7 @@ class FrameSource:
     ) -> None:
         self.device = device
         frames, held_out_rows, clips, located, start = [], [], [], [], 0
-        for folder in inputs.data:
-            dataset = first_episodes(open_dataset(folder), inputs.max_episodes)
-            dataset.check(tuple(c.name for c in config.cameras.cameras), config.state_dim, config.action_dim)
+        for dataset in open_datasets(inputs.data, config, inputs.max_episodes):
             cache = FrameCache(dataset, config.cameras, inputs.cache)
             cache.build()
             frames += [cache.load(episode) for episode in dataset.episodes]

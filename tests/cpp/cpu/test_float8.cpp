@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "check.hpp"
-#include "cpu/quantize.hpp"
+#include "cpu/rows.hpp"
 
 using namespace lightwam;
 using check::Buffer;

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "check.hpp"
+#include "cpu/isa/kernel_table.hpp"
 
 namespace cpu = lightwam::cpu;
 
@@ -42,7 +43,7 @@ int main() {
     check::that(cpu::kernels_of(cpu::Level::portable) != nullptr, "the portable level is always there");
     check::that(cpu::best_kernels() == cpu::kernels_of(cpu::best_level()), "best kernels");
     for (const cpu::Level level : check::levels()) {
-        check::that(cpu::level_of(*cpu::kernels_of(level)) == level, cpu::level_name(level));
+        check::that(cpu::kernels_of(level)->level == level, cpu::level_name(level));
     }
     return check::finish("thread_pool");
 }

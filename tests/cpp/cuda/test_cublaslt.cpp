@@ -10,8 +10,6 @@
 
 #include "cublaslt.h"
 #include "cuda/cublaslt.hpp"
-#include "cuda/graph.hpp"
-#include "cuda/memory.hpp"
 #include "engine/engine_file.hpp"
 #include "expect.hpp"
 #include "toy_kernels.hpp"

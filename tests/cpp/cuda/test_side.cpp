@@ -3,7 +3,7 @@
 // program is recorded (act) or not (set_instruction); and what the stand-in does not record.
 #include <string>
 
-#include "cuda/side_stream.hpp"
+#include "cuda/graph.hpp"
 #include "engine_tensors.hpp"
 #include "expect.hpp"
 #include "toy_kernels.hpp"

@@ -245,7 +245,7 @@ def test_flat_documents_of_earlier_versions_are_read(preset: Any, gripper: str) 
     narrow = LightWAMConfig.from_dict({**document, "replan": 3, "action_dim": 3, "cameras": {
         "height": 16, "width": 32, "cameras": [{"name": "a", "top": 0, "left": 0, "height": 16, "width": 32,
                                                 "flip_vertical": True}]}})  # fmt: skip
-    assert (narrow.action_dim, narrow.gripper) == (3, preset().gripper)
+    assert (narrow.action_dim, narrow.robot.gripper) == (3, preset().robot.gripper)
     assert (narrow.cameras.cameras[0].in_data, narrow.cameras.cameras[0].on_robot) == ("flipped_vertical",) * 2
     for change, named in (
         ({"gripper": "suction"}, "'suction'"),

@@ -153,7 +153,7 @@ def test_published_widths_name_a_published_robot() -> None:
 @pytest.mark.parametrize(
     ("document", "named"),
     [
-        ({"base": "nanoo"}, "nanoo is no JSON file"),
+        ({"base": "nanoo"}, "nanoo is missing"),
         ({"base": "nano", "robot": {**SO101, "colour": 1}}, r"robot has unknown fields \['colour'\]"),
         ({"base": "nano", "robots": SO101}, r"config has unknown fields \['robots'\]"),
         ({"base": "robot.json"}, "is a robot file"),

@@ -22,6 +22,7 @@ from helpers.convert_fixtures import (
     statistics,
     vae_weights,
 )
+from helpers.released import load_backbone
 from lightwam import cli
 from lightwam.cli import convert as command
 from lightwam.config import LightWAMConfig, read_config
@@ -32,7 +33,6 @@ from lightwam.errors import ConfigError, DataError
 from lightwam.export.checkpoint import open_checkpoint
 from lightwam.model import LightWAM
 from lightwam.model.checkpoint_folder import load_checkpoint, save_checkpoint, write_safetensors
-from lightwam.model.released import load_backbone
 
 
 @pytest.fixture

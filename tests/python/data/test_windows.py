@@ -58,10 +58,12 @@ def test_statistics_decode_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for path in tmp_path.glob("set/videos/**/*.mp4"):
         path.unlink()
     statistics = measure_statistics([dataset, dataset], LightWAMConfig.nano())
-    np.testing.assert_allclose(statistics.action.min, dataset.action.min((0, 1)))
-    np.testing.assert_allclose(statistics.state.mean, dataset.state.mean(0), rtol=1e-5)
-    assert statistics.stepwise_action.q01.shape == (16, 7)
-    assert (statistics.num_episodes, statistics.num_transition) == (2 * len(LENGTHS), 8 * sum(LENGTHS))
+    assert set(statistics) == {"state", "action", "num_episodes", "num_transition"}
+    state, action = statistics["state"]["default"], statistics["action"]["default"]
+    np.testing.assert_allclose(action["global_min"], dataset.action.min((0, 1)))
+    np.testing.assert_allclose(state["global_mean"], dataset.state.mean(0), rtol=1e-5)
+    assert np.shape(action["stepwise_q01"]) == (16, 7) and np.shape(state["stepwise_q99"]) == (1, 8)
+    assert (statistics["num_episodes"], statistics["num_transition"]) == (2 * len(LENGTHS), 8 * sum(LENGTHS))
 
 
 def test_split_is_by_episode_and_repeats(tmp_path: Path) -> None:

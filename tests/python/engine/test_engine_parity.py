@@ -98,20 +98,20 @@ class _NanoAnswer:
 
 @pytest.fixture(scope="module")
 def nano_answer() -> _NanoAnswer:
-    from lightwam.data.normalize import DatasetStatistics, Normalizer
+    from lightwam.data.normalize import normalizers
 
     model, vae, text = nano_policy()
-    rng, measured = np.random.default_rng(0), DatasetStatistics.from_dict(_statistics())
+    rng, (state_units, action_units) = np.random.default_rng(0), normalizers(model.config, _statistics())
     images = {camera.name: rng.integers(0, 256, (200, 256, 3), np.uint8) for camera in model.config.cameras.cameras}
     state = rng.uniform(-1, 1, 8).astype(np.float32)
     section = policy_section(model.config, "images", (1, 1, 1), 1, None, None)
     canvas = torch.as_tensor(compose_canvas(images, section), dtype=torch.float32)
-    proprio = torch.as_tensor(Normalizer.from_statistics("min/max", measured.state).forward(state))[None]
+    proprio = torch.as_tensor(state_units.forward(state))[None]
     with torch.no_grad():
         latents = vae.encode(canvas.permute(2, 0, 1)[None, :, None])
         context, mask = text([SENTENCE])
         chunk = model.predict_actions(latents, context, mask, proprio)[0].numpy()
-    return _NanoAnswer(images, state, Normalizer.from_statistics("min/max", measured.action).backward(chunk))
+    return _NanoAnswer(images, state, action_units.backward(chunk))
 
 
 @pytest.mark.parametrize(("precision", "weight_dtype", "stream_dtype"), FORMATS)

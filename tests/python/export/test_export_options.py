@@ -100,7 +100,7 @@ def _statistics(rng: np.random.Generator) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", ["min/max", "q01/q99", "z-score", "-1/1", "0/2"])
 def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
-    from lightwam.data.normalize import DatasetStatistics, Normalizer
+    from lightwam.data.normalize import normalizers
 
     config = tiny_config()
     config = with_robot(config, normalization=NormalizationConfig(mode, mode))
@@ -112,10 +112,10 @@ def test_normalizer_and_gripper_rule_apply_as_defined(mode: str) -> None:
     interpreter.set_instruction(np.ones((4, 32), np.float32))
     state = np.linspace(-9, 9, 8).astype(np.float32)
     actions = interpreter.act(state, np.ones((16, 8, 8), np.float32))
-    measured = DatasetStatistics.from_dict(statistics)
-    forward = Normalizer.from_statistics(mode, measured.state).forward(state)
+    state_units, action_units = normalizers(config, statistics)
+    forward = state_units.forward(state)
     np.testing.assert_allclose(interpreter.trace["state_normalized"][0], forward, rtol=1e-5, atol=1e-6)
-    wanted = Normalizer.from_statistics(mode, measured.action).backward(np.asarray(interpreter.trace[CHUNK]))
+    wanted = action_units.backward(np.asarray(interpreter.trace[CHUNK]))
     np.testing.assert_allclose(actions[:, :6], wanted[:, :6], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(actions[:, 6], np.sign(-(2 * wanted[:, 6] - 1)))
 
@@ -240,7 +240,7 @@ def test_weights_that_hold_nan_are_refused(tmp_path: Path) -> None:
 
 def test_without_a_normalizer_the_gripper_stays_normalised(tmp_path: Path) -> None:
     config = tiny_config()
-    assert config.gripper is not None
+    assert config.robot.gripper is not None
     model = random_model(config, seed=1)
     export_engine(
         model, tmp_path / "tiny.lwam", start_at="latents", latent_shape=(16, 8, 8), context_rows=4,
@@ -262,7 +262,7 @@ def test_state_of_zero_deviation_is_normalised_as_in_training(tmp_path: Path) ->
 
     Parity is measured as well: its random states must survive such scales.
     """
-    from lightwam.data.normalize import DatasetStatistics, Normalizer
+    from lightwam.data.normalize import normalizers
 
     config = tiny_config()
     config = with_robot(config, normalization=NormalizationConfig("z-score", "z-score"))
@@ -276,14 +276,15 @@ def test_state_of_zero_deviation_is_normalised_as_in_training(tmp_path: Path) ->
     )  # fmt: skip
     policy = Policy(tmp_path / "tiny.lwam", threads=1)
     policy.set_instruction("go")
-    measured = DatasetStatistics.from_dict(statistics)
-    state, latents = measured.state.mean, np.ones((16, 8, 8), np.float32)
-    proprio = Normalizer.from_statistics("z-score", measured.state).forward(state)
+    state_units, action_units = normalizers(config, statistics)
+    mean = np.asarray(statistics["state"]["default"]["global_mean"], np.float32)
+    state, latents = mean, np.ones((16, 8, 8), np.float32)
+    proprio = state_units.forward(state)
     np.testing.assert_array_equal(proprio, np.zeros(8))
     with torch.no_grad():
         inputs = (torch.ones(1, 16, 1, 8, 8), torch.ones(1, 4, 32), None, torch.tensor(proprio)[None])
         chunk = model.predict_actions(*inputs)[0].numpy()
-    wanted = Normalizer.from_statistics("z-score", measured.action).backward(chunk)[:, :6]
+    wanted = action_units.backward(chunk)[:, :6]
     made = policy.infer({"latents": latents, "state": state}).actions[:, :6]
     assert np.abs(made - wanted).max() <= 1e-4 * np.abs(wanted).max()
 

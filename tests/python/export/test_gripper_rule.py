@@ -54,7 +54,7 @@ def test_the_engine_applies_the_robots_rule(name: str) -> None:
     kinds = [op.op for op in graph.programs["act"].ops[-3:]]
     assert kinds[-1] == ("gripper_rule" if name == "two values, -1 open" else "scale_shift_clamp")
     assert ("gripper_rule" in kinds) == ("two values" in name)
-    assert graph.policy["gripper"] == str(config.gripper)
+    assert graph.policy["gripper"] == str(config.robot.gripper)
     assert lower(graph).programs
 
 

@@ -35,7 +35,6 @@ from gpu_driver import Gpu
 _KERNELS = """
 import hashlib
 from gpu_cases import check_kernels
-from lightwam.kernels.interpreter import parity
 from lightwam.kernels.ops import affine, text_key_bias
 from lightwam.kernels.compiler.cache import CompileCache
 from lightwam.kernels.compiler.tasks import Compiler

@@ -98,7 +98,6 @@ def test_linear_layers_that_a_library_may_compute_are_marked() -> None:
         ({"x": "f32", "weight": "bf16", "y": "f32"}, False),
         ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f16"}, True),
         ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f32"}, False),
-        ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f16", "residual_rows": 1}, False),
         ({"x": "f16", "weight": "f16", "y": "f16", "residual": "f16", "activation": "gelu_tanh"}, False),
         ({"x": "f16", "weight": "f16", "y": "f16", "activation": "gelu_tanh", "bias": True}, True),
         ({"x": "f16", "weight": "f16", "y": "f16", "activation": "silu"}, False),

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from helpers.dataset_fixture import write_v3
 from helpers.robots import with_square_cameras
-from lightwam.cli import train_vae
+from lightwam.cli import train
 from lightwam.config import AdapterConfig, LightWAMConfig
 from lightwam.train.options import FrameInputs, PolicyInputs, PolicyTrainArgs, VAETrainArgs, flat_options
 
@@ -68,4 +68,4 @@ def fill(root: Path) -> None:
     """data/, tiny.json, cache/ and vae/checkpoint in one folder."""
     write_v3(root / "data")
     (root / "tiny.json").write_text(json.dumps(tiny_config().to_dict()))
-    assert train_vae.main(vae_args(root, root / "vae")) == 0
+    assert train.main(vae_args(root, root / "vae")) == 0

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.kernel_runs import run_arrays
 from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import (
     cross_attention,
     cross_attention_folded,

@@ -10,8 +10,8 @@ import pytest
 import triton
 import triton.language as tl
 
+from helpers.kernel_runs import run_arrays
 from lightwam.kernels.formats import Array
-from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.device import activate, eight_bit_scale, round_even, round_to_eight_bits
 from lightwam.kernels.task import Argument, Tactic, Task

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -12,8 +13,10 @@ import torch
 import triton
 import triton.language as tl
 
+from helpers.kernel_runs import run_arrays
 from lightwam.kernels.formats import bfloat16_bits, bfloat16_values, decode, e4m3_bits, e4m3_values, encode
-from lightwam.kernels.interpreter.interpret import LaunchError, run, run_arrays
+from lightwam.kernels.interpreter.interpret import run
+from lightwam.kernels.interpreter.patches import LaunchError
 from lightwam.kernels.ops import elementwise
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
@@ -203,26 +206,30 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import numpy as np
 from lightwam.kernels.formats import POINTERS
-from lightwam.kernels.interpreter import interpret
+from helpers.kernel_runs import run_arrays
+from lightwam.kernels.interpreter.patches import LaunchError
 from lightwam.kernels.ops import elementwise
+from lightwam.kernels.task import Argument, Task, kernel_parameters
 task = elementwise.task("add", 4, [8, 8], x=["f32", "bf16"], y="bf16")
 tactic = elementwise.tactics(task, "sm_87")[0]
 arrays = {"x0": np.ones((4, 8), np.float32), "x1": np.zeros((4, 8), np.uint16)}
-first = interpret.run_arrays(task, tactic, arrays)
-shorter = interpret.Task(task.kernel, {**task.constants, "ROWS": 9}, task.arguments, flops=0)
+first = run_arrays(task, tactic, arrays)
+shorter = Task(task.kernel, {**task.constants, "ROWS": 9}, task.arguments, flops=0)
 try:
-    interpret.run_arrays(shorter, tactic, arrays)
-except interpret.LaunchError as error:
+    run_arrays(shorter, tactic, arrays)
+except LaunchError as error:
     print(error)
-bound = interpret.kernel_parameters(task, tactic)
-signature = {n: POINTERS[v.dtype] if isinstance(v, interpret.Argument) else "constexpr" for n, v in bound.items()}
+bound = kernel_parameters(task, tactic)
+signature = {n: POINTERS[v.dtype] if isinstance(v, Argument) else "constexpr" for n, v in bound.items()}
 constants = {(i,): v for i, (n, v) in enumerate(bound.items()) if signature[n] == "constexpr"}
 source = ASTSource(elementwise.kernel, signature, constants, {})
 binary = triton.compile(source, target=GPUTarget("cuda", 87, 32), options={"num_warps": 4})
 assert len(binary.asm["cubin"]) > 1000
-assert np.array_equal(first["y"], interpret.run_arrays(task, tactic, arrays)["y"])
+assert np.array_equal(first["y"], run_arrays(task, tactic, arrays)["y"])
 print("compiled")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "kernel elementwise: reads bytes 0 to 288 of x0, which has 128\ncompiled\n"

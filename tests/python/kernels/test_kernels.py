@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lightwam.kernels.interpreter import parity
-from lightwam.kernels.interpreter.interpret import run_arrays
+from helpers import kernel_parity as parity
+from helpers.kernel_runs import run_arrays
 from lightwam.kernels.task import Task
 
 

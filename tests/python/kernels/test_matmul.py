@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.kernel_runs import run_arrays
 from lightwam.kernels.formats import Array, decode, encode
-from lightwam.kernels.interpreter.interpret import run_arrays
 from lightwam.kernels.ops import matmul, matvec
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.targets import TARGETS
@@ -175,7 +175,6 @@ def test_tactics_of_full_size_matmuls(rows: int, n: int, k: int, dtype: Any) -> 
         ({"activation": "tanh"}, "activation is 'tanh'"),
         ({"groups": 2, "statistics": "range"}, "groups 2"),
         ({"statistics": "mean"}, "statistics are 'mean'"),
-        ({"residual": "f32", "residual_rows": 2}, "the residual has 2 rows"),
         ({"x_mode": "layer_norm", "x_partials": 2}, "2 partial statistics of 64 columns do not cover k = 64"),
         ({"y": "i8"}, "y is i8"),
     ],

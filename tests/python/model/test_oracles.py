@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from helpers.model_golden import relative_error
+from helpers.released import load_backbone, load_vae
 from lightwam.config import AdapterConfig, LightWAMConfig, LoRAConfig, VAEConfig, VideoDiTConfig
 from lightwam.errors import CheckpointError
-from lightwam.model import LightWAM, WanVAE, load_backbone, load_vae
+from lightwam.model import LightWAM, WanVAE
 
 DIT = VideoDiTConfig(
     hidden_dim=48,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers.model_golden import load_json, load_tensors, relative_error
+from helpers.released import load_umt5
 from lightwam.config import TextConfig
 from lightwam.errors import CheckpointError, ConfigError, InstructionError
 from lightwam.model.text import HashedWordsEncoder, UMT5Encoder, clean_text
@@ -48,7 +49,7 @@ def encoder(config: TextConfig, weights: dict[str, Tensor], golden: dict[str, Te
         assert length == 160 and all(p.startswith("A video recorded from a robot's point of view") for p in prompts)
         return golden["in.ids"][: len(prompts)], golden["in.mask"][: len(prompts)]
 
-    return UMT5Encoder(config, tokenizer).load_published(weights).requires_grad_(False)
+    return load_umt5(UMT5Encoder(config, tokenizer), weights).requires_grad_(False)
 
 
 def test_umt5_blocks_and_output(encoder: UMT5Encoder, golden: dict[str, Tensor]) -> None:
@@ -71,14 +72,14 @@ def test_umt5_context_of_instructions(encoder: UMT5Encoder, golden: dict[str, Te
 def test_umt5_refuses_a_wrong_checkpoint(config: TextConfig, weights: dict[str, Tensor]) -> None:
     broken = {key: value for key, value in weights.items() if key != "blocks.1.norm2.weight"}
     with pytest.raises(CheckpointError, match=r"1 missing: encoder.block.1.layer.1.layer_norm.weight"):
-        UMT5Encoder(config).load_published(broken)
+        load_umt5(UMT5Encoder(config), broken)
 
 
 def test_umt5_full_size_keys_and_shapes() -> None:
     reference = {key: tuple(shape) for key, (shape, _) in load_json("reference_keys")["text_encoder"].items()}
     with torch.device("meta"):
         encoder = UMT5Encoder(TextConfig())
-        encoder.load_published({key: torch.empty(shape) for key, shape in reference.items()})
+        load_umt5(encoder, {key: torch.empty(shape) for key, shape in reference.items()})
     assert sum(p.numel() for p in encoder.parameters()) == 5_680_910_336
 
 

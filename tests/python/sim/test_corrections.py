@@ -10,10 +10,10 @@ import pytest
 
 from helpers.toy_sim import Toy, ToyEnv
 from lightwam.data.episode_files import Episode
+from lightwam.runtime import ActionChunk
 from lightwam.sim.libero import corrections
 from lightwam.sim.libero.corrections import LONGEST_POLICY_STEPS, CorrectionRunner
 from lightwam.sim.libero.placements import NOMINAL
-from lightwam.sim.policies import Chunk
 
 
 def toy_env() -> ToyEnv:
@@ -33,9 +33,9 @@ class StandingPolicy:
     def reset(self) -> None:
         self.chunks = 0
 
-    def infer(self, observation: Any, /) -> Chunk:
+    def infer(self, observation: Any, /) -> ActionChunk:
         self.chunks += 1
-        return Chunk(np.zeros((16, 3), np.float32))
+        return ActionChunk(np.zeros((16, 3), np.float32), {}, self.replan_steps)
 
 
 @pytest.fixture

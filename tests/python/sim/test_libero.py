@@ -71,7 +71,7 @@ def test_shifted_states_are_reproducible_and_bounded(env: LiberoTaskEnv) -> None
         np.testing.assert_array_equal(state, start_state(env, official, index, "shifted"))
         moved = np.flatnonzero(state != official[index])
         allowed = {}
-        for name in env.object_names():
+        for name in env.raw.objects_dict:
             limit = {target: SHIFTED.target, place: SHIFTED.place}.get(name, SHIFTED.others)
             address = env.position_address(name)
             allowed |= {address: limit, address + 1: limit}

@@ -94,7 +94,7 @@ def test_what_makes_no_recording(capsys: pytest.CaptureFixture[str]) -> None:
         recording_of(Toy(), "wide")
     toy = Toy()
     toy.recording = None
-    with pytest.raises(SimulatorError, match="no scripted expert"):
+    with pytest.raises(SimulatorError, match="sets no `recording`"):
         recording_of(toy, None)
     assert cli.main(["record", "--out", "nowhere", "--processes", "0"]) == 2
     assert "processes 0" in capsys.readouterr().err

@@ -30,14 +30,14 @@ def test_the_picture_stands_over_the_chunk_strip() -> None:
 
 
 def test_a_video_appears_complete_or_not_at_all(tmp_path: Path) -> None:
-    with open_video(tmp_path / "a.mp4", 20.0) as sink:
-        for step in range(5):
-            sink.add(PICTURE, step)
+    with open_video(tmp_path / "a.mp4", 20.0) as append:
+        for _ in range(5):
+            append(compose_frame(PICTURE))
     assert len(decoded(tmp_path / "a.mp4")) == 5
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert container.streams.video[0].average_rate == 10  # every second control step
-    with pytest.raises(RuntimeError), open_video(tmp_path / "b.mp4", 20.0) as sink:
-        sink.add(PICTURE, 0)
+    with pytest.raises(RuntimeError), open_video(tmp_path / "b.mp4", 20.0) as append:
+        append(compose_frame(PICTURE))
         raise RuntimeError
     with pytest.raises(DataError, match="no frame"), open_video(tmp_path / "c.mp4", 20.0):
         pass

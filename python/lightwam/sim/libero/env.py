@@ -220,10 +220,6 @@ class LiberoEnv:
         """The LIBERO problem environment (robosuite) itself."""
         return self._env.env
 
-    def object_names(self) -> list[str]:
-        """Movable objects, in the order of the task file."""
-        return list(self.raw.objects_dict)
-
     def object_position(self, name: str) -> Array:
         """World position [3] (m) of an object's root body."""
         return np.array(self.sim.data.body_xpos[self.raw.obj_body_id[name]])

@@ -37,7 +37,7 @@ def move_objects(env: LiberoEnv, state_N: Array, spread: Spread, rng: np.random.
     Draw order: the goal's object, the place it goes to, then the others in the order of the task file, x before y.
     """
     target, place = env.goal_objects()
-    movable = env.object_names()
+    movable = list(env.raw.objects_dict)  # in the order of the task file
     order = [target, place, *(name for name in movable if name not in (target, place))]
     moved = np.array(state_N, dtype=np.float64)
     for name in order:

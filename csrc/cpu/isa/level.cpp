@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Builds the kernel table of one level. The including file defines
+// Builds the kernel table of one level. Compiled once for each (csrc/cpu/CMakeLists.txt), with
 //   LIGHTWAM_LEVEL          the level's name in `Level`
 //   LIGHTWAM_TABLE          the table's name
 //   LIGHTWAM_VECTOR_BYTES   16, 32 or 64
 //   LIGHTWAM_NATIVE_BF16    1 with vdpbf16ps
 //   LIGHTWAM_NATIVE_I8      1 with vpdpbusd
-// and is compiled with the flags of that level. Everything has internal linkage, see kernel_table.hpp.
+// and the flags of that level. Everything has internal linkage, see kernel_table.hpp.
 
 #include "kernel_table.hpp"
 

@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#define LIGHTWAM_LEVEL avx2
-#define LIGHTWAM_TABLE kAvx2Table
-#define LIGHTWAM_VECTOR_BYTES 32
-#define LIGHTWAM_NATIVE_BF16 0
-#define LIGHTWAM_NATIVE_I8 0
-#include "level.inl"
