@@ -6,10 +6,8 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <mutex>
-#include <thread>
 #include <type_traits>
 
 namespace lightwam::cpu {

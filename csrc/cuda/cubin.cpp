@@ -117,9 +117,7 @@ Cubin read_cubin(std::span<const std::byte> bytes) {
         ++entries;
     }
     if (entries != 1) throw CubinError("it has " + std::to_string(entries) + " entries; expected 1");
-    const auto info = std::find_if(sections.begin(), sections.end(), [&](const Section& section) {
-        return section.name.starts_with(kInfo) && section.name.substr(kInfo.size()) == cubin.entry;
-    });
+    const auto info = std::ranges::find(sections, std::string(kInfo) + cubin.entry, &Section::name);
     if (info == sections.end()) throw CubinError("it has no section .nv.info." + cubin.entry);
     read_attributes(info->bytes, cubin);
     return cubin;

@@ -5,8 +5,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
-#include <vector>
 
 #include "cuda/graph.hpp"
 #include "cuda/modules.hpp"

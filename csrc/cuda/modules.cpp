@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/modules.hpp"
 
-#include <algorithm>
 #include <cstring>
 #include <map>
 #include <utility>

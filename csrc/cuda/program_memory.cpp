@@ -40,9 +40,8 @@ ProgramMemory::ProgramMemory(const Driver& driver, const Gpu& gpu, const engine:
         offsets_.push_back(end);
         if (buffer.space == Space::input || buffer.space == Space::output) end += aligned(buffer.bytes.value_or(0));
         if (buffer.bytes) continue;
-        const auto camera = std::find_if(cameras.begin(), cameras.end(), [&](const CameraInfo& each) {
-            return buffer.name == std::string(engine::kFramePrefix) + each.name;
-        });
+        const std::string name = buffer.name.substr(engine::kFramePrefix.size());
+        const auto camera = std::ranges::find(cameras, name, &CameraInfo::name);
         cameras_of_[i] = static_cast<std::size_t>(camera - cameras.begin());
     }
 }

@@ -61,8 +61,7 @@ void upload_weights(const engine::EngineFile& file, const Driver& driver, Stream
     std::vector<std::size_t> order(tensors.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     // In the order of the file, which the system reads ahead.
-    std::sort(order.begin(), order.end(),
-              [&](std::size_t a, std::size_t b) { return tensors[a].offset < tensors[b].offset; });
+    std::ranges::sort(order, {}, [&](std::size_t index) { return tensors[index].offset; });
 
     UploadBuffer first(driver, stream);
     UploadBuffer second(driver, stream);

@@ -116,8 +116,7 @@ struct ExpectedInput {
 void check_inputs(const Program& program, const std::vector<ExpectedInput>& expected, const std::string& where) {
     for (const Value& value : program.values) {
         if (value.storage != Storage::input) continue;
-        const auto found = std::find_if(expected.begin(), expected.end(),
-                                        [&](const ExpectedInput& input) { return input.name == value.name; });
+        const auto found = std::ranges::find(expected, value.name, &ExpectedInput::name);
         if (found == expected.end()) fail(where + ": input '" + value.name + "' is unknown");
         if (found->dtype != value.dtype || found->shape != value.shape)
             fail(where + ": input '" + value.name + "' is " + dtype_name(value.dtype) + " " + shape_text(value.shape) +
@@ -138,8 +137,7 @@ void check_act_outputs(const Graph& graph) {
 }
 
 void check_preprocessing(const Graph& graph) {
-    const auto count = std::count_if(graph.act.ops.begin(), graph.act.ops.end(),
-                                     [](const Op& op) { return op.kind == OpKind::preprocess_images; });
+    const auto count = std::ranges::count(graph.act.ops, OpKind::preprocess_images, &Op::kind);
     const std::ptrdiff_t expected = graph.policy.starts_at_images ? 1 : 0;
     if (count != expected)
         fail("program 'act': has " + std::to_string(count) + " ops 'preprocess_images'; expected " +

@@ -137,8 +137,7 @@ class ProgramCheck {
             return policy_.cameras.size() * 2 * sizeof(std::int32_t);
         } else if (name.starts_with(kFramePrefix)) {
             const std::string_view camera = std::string_view(name).substr(kFramePrefix.size());
-            if (std::any_of(policy_.cameras.begin(), policy_.cameras.end(),
-                            [&](const CameraInfo& known) { return known.name == camera; }))
+            if (std::ranges::find(policy_.cameras, camera, &CameraInfo::name) != policy_.cameras.end())
                 return std::nullopt;
         }
         fail(text(buffer) + ": this input is unknown");

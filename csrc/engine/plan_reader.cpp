@@ -89,8 +89,7 @@ PlanLinear read_linear(const ObjectReader& reader, const std::vector<PlanArgumen
                     "; expected that or f32");
     linear.gelu_tanh = reader.one_of("activation", kGeluTanh);
     const auto has = [&](std::string_view name) {
-        return std::any_of(arguments.begin(), arguments.end(),
-                           [&](const PlanArgument& argument) { return argument.name == name; });
+        return std::ranges::find(arguments, name, &PlanArgument::name) != arguments.end();
     };
     linear.bias = has("bias");
     linear.residual = has("residual");

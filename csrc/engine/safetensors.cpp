@@ -87,9 +87,7 @@ std::string read_metadata(const JsonValue* metadata) {
 void expect_no_gaps(const std::vector<Tensor>& tensors, std::uint64_t data_begin, std::uint64_t file_bytes) {
     std::vector<const Tensor*> ordered;
     for (const Tensor& tensor : tensors) ordered.push_back(&tensor);
-    std::sort(ordered.begin(), ordered.end(), [](const Tensor* a, const Tensor* b) {
-        return std::pair(a->offset, a->bytes) < std::pair(b->offset, b->bytes);
-    });
+    std::ranges::sort(ordered, {}, [](const Tensor* tensor) { return std::pair(tensor->offset, tensor->bytes); });
     std::uint64_t end = data_begin;
     for (const Tensor* tensor : ordered) {
         if (tensor->offset != end)

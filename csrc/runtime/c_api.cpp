@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <exception>
 #include <new>
-#include <string>
 
 #include "lightwam/policy.h"
 #include "lightwam/policy.hpp"

@@ -2,7 +2,6 @@
 // The CPU as a backend: every op of the graph bound to a kernel of the best instruction set.
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <optional>
 #include <system_error>
 

@@ -8,7 +8,6 @@
 #include <fstream>
 #include <limits>
 #include <sstream>
-#include <string_view>
 #include <thread>
 
 namespace lightwam::runtime {
@@ -47,15 +46,6 @@ double smallest_share(const std::string& mount, std::string path, bool version_2
     }
 }
 
-bool names_cpu(std::string_view controllers) {
-    for (std::size_t begin = 0; begin <= controllers.size();) {
-        const std::size_t end = std::min(controllers.find(',', begin), controllers.size());
-        if (controllers.substr(begin, end - begin) == "cpu") return true;
-        begin = end + 1;
-    }
-    return false;
-}
-
 }  // namespace
 
 int quota_cpus(const std::string& root) {
@@ -70,7 +60,7 @@ int quota_cpus(const std::string& root) {
         const std::string path = line.substr(second + 1);
         if (controllers.empty()) {
             smallest = std::min(smallest, smallest_share(mount, path, true));
-        } else if (names_cpu(controllers)) {
+        } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
             smallest = std::min(smallest, smallest_share(mount + "/cpu", path, false));
             smallest = std::min(smallest, smallest_share(mount + "/" + controllers, path, false));
         }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // A GPU as a backend: the engine's launch plan on the driver, and which instruction is in which of its slots.
-#include <algorithm>
 #include <optional>
 
 #include "cuda/executor.hpp"

@@ -32,11 +32,6 @@ void widen(Program& program, const Graph& graph) {
     }
 }
 
-bool holds(const Program& program, DType dtype) noexcept {
-    return std::any_of(program.values.begin(), program.values.end(),
-                       [&](const Value& value) { return value.dtype == dtype; });
-}
-
 // Exponent and fraction keep their places above those of f32, whose exponent counts from 112 less: so does a factor of
 // 2^112, which also makes normal numbers of what is subnormal in f16.
 float widen(std::uint16_t half) noexcept {
@@ -48,7 +43,8 @@ float widen(std::uint16_t half) noexcept {
 }  // namespace
 
 bool has_values_of(const Graph& graph, DType dtype) noexcept {
-    return holds(graph.set_instruction, dtype) || holds(graph.act, dtype);
+    const auto is = [&](const Value& value) { return value.dtype == dtype; };
+    return std::ranges::any_of(graph.set_instruction.values, is) || std::ranges::any_of(graph.act.values, is);
 }
 
 Graph with_wide_values(const Graph& graph) {

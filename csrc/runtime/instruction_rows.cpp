@@ -53,8 +53,7 @@ InstructionRows::InstructionRows(const Graph& graph) {
     for (std::size_t i = program.ops.size(); i-- > 0;) {
         const Op& op = program.ops[i];
         ops[i] = engine::op_row(op.kind).rows == engine::OpRows::row_wise &&
-                 std::all_of(op.outputs.begin(), op.outputs.end(),
-                             [&](const Binding& output) { return values[output.index]; });
+                 std::ranges::all_of(op.outputs, [&](const Binding& output) { return values[output.index]; });
         if (ops[i]) continue;
         for (const Binding& output : op.outputs) values[output.index] = false;
         for (const Binding& input : op.inputs) values[input.index] = false;

@@ -12,11 +12,13 @@
 #include "engine/engine_file.hpp"
 #include "engine/error_reporter.hpp"
 #include "runtime/backend.hpp"
-#include "runtime/cameras.hpp"
 #include "runtime/text.hpp"
 
 namespace lightwam {
 namespace {
+
+// Bytes of a frame are counted in 32 bits on a GPU (kernels/preprocess_images.py).
+constexpr std::int64_t kMaxImageSize = 1 << 14;
 
 using Clock = std::chrono::steady_clock;
 
@@ -70,6 +72,51 @@ void expect_finite(const std::string& name, const float* values, std::size_t cou
         fail(name + "[" + std::to_string(at) + "] is " + std::to_string(values[at]) + "; expected a finite number");
 }
 
+std::string names(const std::vector<CameraInfo>& cameras) {
+    std::string text;
+    for (const CameraInfo& camera : cameras) text += (text.empty() ? "'" : ", '") + camera.name + "'";
+    return text.empty() ? "none" : text;
+}
+
+void check_image(const ImageView& image) {
+    const auto subject = [&] { return "image of camera '" + std::string(image.camera) + "'"; };
+    if (image.height < 1 || image.width < 1 || image.height > kMaxImageSize || image.width > kMaxImageSize)
+        fail(subject() + " is " + std::to_string(image.height) + " x " + std::to_string(image.width) +
+             " pixels; expected 1 to 16384 in both directions");
+    if (image.pixels == nullptr) fail(subject() + " has no pixels");
+}
+
+// The cameras of an engine: checks what an observation brings and puts it into the engine's order.
+class Cameras {
+  public:
+    explicit Cameras(const std::vector<CameraInfo>& cameras) : cameras_(cameras), images_(cameras.size()) {}
+
+    // The observation's images, one for each camera in the engine's order. Throws Error (observation) when a camera is
+    // missing, unknown, there twice, without pixels or of a size out of range. Allocates nothing.
+    const ImageView* const* accept(const Observation& observation) {
+        std::ranges::fill(images_, nullptr);
+        for (std::size_t at = 0; at < observation.image_count; ++at) {
+            const ImageView& image = observation.images[at];
+            const auto camera = std::ranges::find(cameras_, image.camera, &CameraInfo::name);
+            if (camera == cameras_.end())
+                fail("camera '" + std::string(image.camera) + "' is not one of this engine; expected " +
+                     names(cameras_));
+            const ImageView*& place = images_[static_cast<std::size_t>(camera - cameras_.begin())];
+            if (place != nullptr) fail("camera '" + camera->name + "' is there twice");
+            check_image(image);
+            place = &image;
+        }
+        for (std::size_t i = 0; i < cameras_.size(); ++i)
+            if (images_[i] == nullptr)
+                fail("camera '" + cameras_[i].name + "' is missing; expected " + names(cameras_));
+        return images_.data();
+    }
+
+  private:
+    const std::vector<CameraInfo>& cameras_;
+    std::vector<const ImageView*> images_;
+};
+
 }  // namespace
 
 struct Policy::Implementation {
@@ -86,7 +133,7 @@ struct Policy::Implementation {
     PolicyInfo info_;
     std::mutex mutex_;
     std::unique_ptr<runtime::Backend> backend_;
-    std::optional<runtime::Cameras> cameras_;
+    std::optional<Cameras> cameras_;
     bool needs_instruction_ = false;
     std::string instruction_;
     std::uint64_t instruction_computations_ = 0;
@@ -101,9 +148,8 @@ Policy::Implementation::Implementation(const std::string& path, const PolicyOpti
     std::string why;
     backend_ = make_backend(file, options, why);
     info_.metadata_json = file.document();
-    needs_instruction_ =
-        std::any_of(graph_.act.values.begin(), graph_.act.values.end(),
-                    [](const engine::Value& value) { return value.storage == engine::Storage::instruction; });
+    needs_instruction_ = std::ranges::any_of(
+        graph_.act.values, [](const engine::Value& value) { return value.storage == engine::Storage::instruction; });
     describe(why);
 }
 

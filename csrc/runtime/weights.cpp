@@ -91,9 +91,7 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
     place(file);
     std::vector<Piece> pieces = cut(file);
     // In the order of the file, which the system reads ahead. Stable: the pieces of an entry stay in order.
-    std::stable_sort(pieces.begin(), pieces.end(), [&](const Piece& a, const Piece& b) {
-        return tensors[a.tensor].offset < tensors[b.tensor].offset;
-    });
+    std::ranges::stable_sort(pieces, {}, [&](const Piece& piece) { return tensors[piece.tensor].offset; });
     std::size_t largest = 0;
     for (const Piece& piece : pieces)
         largest = std::max(largest, aligned(piece.bytes) + (is_widened(tensors[piece.tensor]) ? 2 * piece.bytes : 0));

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightwam.errors import DataError
 from lightwam.files import replacing_file
 
 SCHEMA, VERSION = "lightwam-figures", 1
@@ -69,15 +68,18 @@ class Record:
         return self.flops / self.seconds.p50 / self.peak_flops
 
 
+def _proc_entry(path: str, key: str) -> str | None:
+    """What a /proc file says of `key`; None where the system has no such file or line."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)
+
+
 def cpu_name() -> str:
     """The CPU's name where the system tells it, else its architecture."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return _proc_entry("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 def machine() -> dict[str, Any]:
@@ -87,26 +89,12 @@ def machine() -> dict[str, Any]:
 
 def peak_memory_bytes() -> int | None:
     """The most memory this process has had resident; None where the system does not tell."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    kilobytes = _proc_entry("/proc/self/status", "VmHWM:")
+    return None if kilobytes is None else int(kilobytes.split()[0]) * 1024
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
     return {**asdict(record), "share_of_peak": record.share_of_peak}
-
-
-def record_from_json(entry: Mapping[str, Any]) -> Record:
-    """Inverse of `record_to_json`. Raises `DataError` on a field that is missing or unknown."""
-    fields = {key: value for key, value in entry.items() if key != "share_of_peak"}
-    try:
-        return Record(**{**fields, "seconds": Seconds(**fields["seconds"])})
-    except (KeyError, TypeError) as error:
-        raise DataError(f"a record of figures does not fit ({error}): measure again") from None
 
 
 def write_figures(records: Sequence[Record], path: Path, **more: Any) -> None:
@@ -121,15 +109,3 @@ def write_figures(records: Sequence[Record], path: Path, **more: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as part:
         part.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def read_figures(path: Path) -> list[Record]:
-    """The records of a file of figures. Raises `DataError` on another schema or version."""
-    try:
-        document = json.loads(path.read_text())
-        found = (document["schema"], document["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a file of figures ({error}): measure again") from None
-    if found != (SCHEMA, VERSION):
-        raise DataError(f"{path}: schema and version are {found}, not {(SCHEMA, VERSION)}: measure again")
-    return [record_from_json(entry) for entry in document["records"]]

@@ -26,17 +26,16 @@ MAX_IMAGE_SIZE = 8192
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How a chunk is measured.
-
-    runs, warmup: chunks that count, and chunks before them that do not. device: what runs. image_size: side of the
-    square camera images, pixels. instruction: for an engine that carries none.
-    """
+    """How a chunk is measured."""
 
     runs: int = 200
+    """Chunks that count, after the warm-up."""
     warmup: int = 10
-    device: DeviceName = "cpu"
+    """Chunks that do not count."""
     image_size: int = 256
+    """Side of the square camera images, pixels."""
     instruction: str = "pick up the object"
+    """The instruction when the engine carries none of its own."""
 
 
 class Measurement(NamedTuple):
@@ -58,20 +57,20 @@ def set_any_instruction(policy: Policy, otherwise: str) -> None:
     policy.set_instruction(policy.instructions[0] if policy.instructions else otherwise)
 
 
-def measure_alone(engine: Path, threads: int | None, options: BenchOptions) -> Measurement:
+def measure_alone(engine: Path, device: DeviceName, threads: int | None, options: BenchOptions) -> Measurement:
     """`measure_engine` in a fresh process, so that memory and start-up time are the engine's own."""
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(measure_engine, engine, threads, options).result()
+            return pool.submit(measure_engine, engine, device, threads, options).result()
     except BrokenProcessPool:
         raise EngineError(f"{engine}: the measuring process was ended, mostly for lack of memory: free some") from None
 
 
-def measure_engine(engine: Path, threads: int | None, options: BenchOptions) -> Measurement:
+def measure_engine(engine: Path, device: DeviceName, threads: int | None, options: BenchOptions) -> Measurement:
     """Load, warm up and measure in this process. Raises `EngineError`, `DeviceError`."""
     begin = time.perf_counter()
-    policy = Policy(engine, device=options.device, threads=threads)
+    policy = Policy(engine, device=device, threads=threads)
     loaded = time.perf_counter()
     set_any_instruction(policy, options.instruction)
     observation = square_observation(policy, options.image_size)

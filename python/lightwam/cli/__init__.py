@@ -14,12 +14,11 @@ from lightwam.errors import LightWAMError, escaped
 
 @dataclass(frozen=True)
 class Verb:
-    """A subcommand: `module` holds the argument dataclass `arguments` and the function `function(arguments) -> int`."""
+    """A subcommand: `module` holds the argument dataclass `arguments` and `main(arguments) -> int`, the exit status."""
 
     help: str
     module: str
     arguments: str
-    function: str = "main"
 
 
 VERBS: dict[str, Verb] = {
@@ -28,9 +27,9 @@ VERBS: dict[str, Verb] = {
     "bench": Verb("measure the latency of an engine file", "lightwam.cli.bench", "BenchArgs"),
     "inspect": Verb("show what an engine file holds", "lightwam.cli.inspect", "InspectArgs"),
     "record": Verb("record demonstrations with the scripted expert", "lightwam.cli.record", "RecordArgs"),
-    "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.cli.train", "VAETrainArgs", "vae"),
-    "train policy": Verb("train the world action model", "lightwam.cli.train", "PolicyTrainArgs", "policy"),
-    "train blind": Verb("train the proprioception-only baseline", "lightwam.cli.train", "BlindTrainArgs", "blind"),
+    "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.cli.train", "VAETrainArgs"),
+    "train policy": Verb("train the world action model", "lightwam.cli.train", "PolicyTrainArgs"),
+    "train blind": Verb("train a baseline that sees the state alone", "lightwam.cli.train", "BlindTrainArgs"),
     "train replay": Verb("record a demonstration as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
     "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.cli.export", "ExportArgs"),
@@ -39,6 +38,30 @@ VERBS: dict[str, Verb] = {
     "tune": Verb("find the fastest tactics of a compiled engine on this GPU", "lightwam.cli.tune", "TuneArgs"),
     "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.cli.onnx", "OnnxArgs"),
 }
+
+_EXTRAS: dict[str, tuple[str, ...]] = {
+    "torch": ("train", "export"),
+    "safetensors": ("train", "export"),
+    "tensorboard": ("train",),
+    "pyarrow": ("train", "libero"),
+    "av": ("train", "libero"),
+    "matplotlib": ("train", "libero"),
+    "libero": ("libero",),
+    "onnx": ("onnx",),
+    "triton": ("gpu",),
+    "transformers": ("text",),
+    "sentencepiece": ("text",),
+    "ftfy": ("text",),
+}
+"""Module -> the extras of pyproject.toml that install it; `rich` and `tyro`, which nearly all have, are not here."""
+
+
+def missing_module(name: str) -> str:
+    """What is not installed, and the pip command that installs it."""
+    top = name.partition(".")[0]
+    extras = [f"'lightwam[{extra}]'" for extra in _EXTRAS.get(top, ())]
+    wanted = " or ".join(extras) or ("rich tyro" if top in ("rich", "tyro") else top)
+    return f"the module '{name}' is not installed: pip install {wanted}"
 
 
 def usage() -> str:
@@ -73,7 +96,7 @@ def run_verb(name: str, options: list[str]) -> int:
     module = importlib.import_module(verb.module)
     flat = (tyro.conf.OmitArgPrefixes,)  # groups of options show in the help, not in the options' names
     arguments = tyro.cli(getattr(module, verb.arguments), prog=f"lightwam {name}", args=options, config=flat)
-    return int(getattr(module, verb.function)(arguments))
+    return int(module.main(arguments))
 
 
 def print_faults(error: LightWAMError) -> None:
@@ -116,11 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lightwam {found[0]}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(
-            f"lightwam {found[0]}: the module '{error.name}' is not installed; "
-            "pip install 'lightwam[libero]' runs and evaluates policies, 'lightwam[train]' trains and exports them",
-            file=sys.stderr,
-        )
+        print(f"lightwam {found[0]}: {missing_module(error.name or str(error))}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"lightwam {found[0]}: out of memory ({error}): give it less at once", file=sys.stderr)

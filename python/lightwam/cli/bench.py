@@ -5,34 +5,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from lightwam.bench.figures import Record, write_figures
 from lightwam.bench.measure import MAX_IMAGE_SIZE, BenchOptions, measure_alone
 from lightwam.bench.show import draw, print_table, where
-from lightwam.cli import roofline
-from lightwam.cli.roofline import ModelledGpu
 from lightwam.errors import ConfigError
 from lightwam.kernels.targets import GPUS
 from lightwam.runtime.policy import DeviceName
 
+if TYPE_CHECKING:
+    ModelledGpu = str
+else:
+    ModelledGpu = Literal[tuple(GPUS)]
+
 
 @dataclass(frozen=True)
-class BenchArgs:
+class BenchArgs(BenchOptions):
     """Measure the latency of one action chunk on random observations."""
 
     engine: Path | None = None
     """Engine file (*.lwam); the bundled policy when absent."""
-    runs: int = 200
-    """Chunks that count, after the warm-up."""
-    warmup: int = 10
-    """Chunks that do not count."""
     threads: tuple[int, ...] = ()
     """Numbers of CPU threads, each measured in a process of its own; all cores when absent."""
-    image_size: int = 256
-    """Side of the square camera images, pixels."""
-    instruction: str = "pick up the object"
-    """The instruction when the engine carries none of its own."""
     out: Path | None = None
     """Folder for bench.json and bench.png (or roofline.json); nothing is written when absent."""
     roofline: bool = False
@@ -68,15 +63,14 @@ def main(arguments: BenchArgs) -> int:
 
     engine = arguments.engine or bundled_engine()
     if arguments.roofline:
-        return roofline.main(engine, arguments.predicted_for, arguments.out)
-    options = BenchOptions(
-        arguments.runs, arguments.warmup, arguments.runs_on, arguments.image_size, arguments.instruction
-    )
+        from lightwam.cli.roofline import main as predict
+
+        return predict(engine, arguments.predicted_for, arguments.out)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
-        measurement = measure_alone(engine, threads, options)
+        measurement = measure_alone(engine, arguments.runs_on, threads, arguments)
         record = measurement.record
-        print_table(measurement, f"{engine.name}, {record.precision}, {where(record)}, {options.runs} chunks")
+        print_table(measurement, f"{engine.name}, {record.precision}, {where(record)}, {arguments.runs} chunks")
         records.append(record)
     if arguments.out is not None:
         write_figures(records, arguments.out / "bench.json", engine=engine.name)

@@ -9,7 +9,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from lightwam.gpu import require_triton
 from lightwam.kernels.targets import TARGETS, describe
 
 _TARGETS_HELP = (
@@ -37,7 +36,6 @@ class CompileArgs:
 
 def main(arguments: CompileArgs) -> int:
     """Compile and print what was made. Raises `ConfigError`, `EngineError`, `ExportError`."""
-    require_triton("compiling for GPUs")
     from lightwam.gpu.compile import CompileOptions, compile_engine, parse_targets
 
     targets = None if arguments.targets is None else parse_targets(arguments.targets)

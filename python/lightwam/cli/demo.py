@@ -20,7 +20,7 @@ from lightwam.sim.reports import prepare_output, write_report
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Options of `lightwam demo`."""
+    """Run a policy for some episodes in a simulator; write a video, a picture and the success."""
 
     out: Path = Path("outputs/demo")
     policy: Path | None = None

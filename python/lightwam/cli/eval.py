@@ -20,7 +20,7 @@ from lightwam.sim.reports import prepare_output, read_report, summary_line, writ
 
 @dataclass(frozen=True)
 class EvalArgs:
-    """Options of `lightwam eval`."""
+    """Measure a policy's success in a simulator, and write a report."""
 
     policy: Path
     """Engine file (.lwam), or a baseline (.npz from `lightwam train blind` or `train replay`)."""

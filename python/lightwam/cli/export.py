@@ -13,7 +13,6 @@ from lightwam.errors import ExportError
 from lightwam.export.exporter import ExportReport, write_policy
 from lightwam.export.options import ExportOptions
 from lightwam.export.sources import export_folder, random_policy
-from lightwam.gpu import require_triton
 from lightwam.quantize.layers import float_precision, in_precision
 
 
@@ -68,25 +67,19 @@ class ExportArgs:
 def main(arguments: ExportArgs) -> int:
     """Export and print one line. Raises `ExportError`, `CheckpointError`, `ConfigError`, `DataError`."""
     _check(arguments)
-    targets = None if arguments.targets is None else _targets(arguments.targets)  # before minutes of work
+    if arguments.targets is not None:
+        from lightwam.gpu.compile import CompileOptions, compile_engine, parse_targets
+
+        compilation = CompileOptions(parse_targets(arguments.targets))  # before minutes of work
     if arguments.checkpoint is not None:
         report, checked = _from_checkpoint(arguments, arguments.checkpoint)
     else:
         report, checked = _from_random_weights(arguments)
     print(f"{report.path}: {report.num_bytes / 1e6:.1f} MB, {report.gflop:.3f} GFLOP a chunk, {checked}")
-    if targets is not None:
-        from lightwam.gpu.compile import CompileOptions, compile_engine
-
-        made = compile_engine(arguments.out, arguments.out, CompileOptions(targets), show_progress=True)
+    if arguments.targets is not None:
+        made = compile_engine(arguments.out, arguments.out, compilation, show_progress=True)
         print("\n".join(made.summary()))
     return 0
-
-
-def _targets(text: str) -> tuple[str, ...]:
-    require_triton("compiling for GPUs")
-    from lightwam.gpu.compile import parse_targets
-
-    return parse_targets(text)
 
 
 def _check(arguments: ExportArgs) -> None:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -30,7 +31,7 @@ class InspectArgs:
     ops: bool = False
     """List every op of a chunk with its FLOPs and bytes."""
     savings: bool = False
-    """Say where the worth of each exact saving is written."""
+    """Name the page that says what each exact saving is worth."""
     text_rows: int | None = None
     """Rows of the instruction for the counts; those of the longest known one when absent, 32 where none is known."""
     json: bool = False
@@ -60,9 +61,11 @@ def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int, ta
         "file": f"{file_bytes / 1e6:.1f} MB, {len(graph.constants)} tensors",
         "machine code": ", ".join(targets) or "none for GPUs: lightwam compile adds it",
         "starts at": start,
-        "cameras": ", ".join(f"{c['name']} {c['rect'][2]}x{c['rect'][3]}" for c in policy["cameras"]) or "none",
+        "cameras": ", ".join(map(_camera, policy["cameras"])) or "none",
         "state, action": f"{policy['state_width']}, {policy['horizon']} x {policy['action_width']}, "
         f"replan after {policy['replan']}",
+        "control rate": f"{policy.get('control_hz', '?')} Hz",
+        "gripper": policy.get("gripper") or ("as in the data" if policy.get("normalizer") else "no rule: normalised"),
         "instructions": f"{len(known)} known" + (f", any through {encoder['kind']}" if encoder else "")
         + (f": {'; '.join(known[:3])}" if known else ""),
         "memory": f"arena {graph.programs['act'].arena_bytes / 1e6:.1f} MB, "
@@ -74,6 +77,12 @@ def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int, ta
         "made by": f"lightwam {provenance.get('lightwam', '?')}, torch {provenance.get('torch', '?')}",
     }  # fmt: skip
     return "\n".join(f"{key:14s} {value}" for key, value in facts.items())
+
+
+def _camera(camera: Mapping[str, Any]) -> str:
+    """Name, height x width on the canvas, and whether the engine turns the live robot's frames."""
+    turned = " (turned by 180 degrees)" if camera["rotate_180"] else ""
+    return f"{camera['name']} {camera['rect'][2]}x{camera['rect'][3]}{turned}"
 
 
 def _precision(graph: Graph) -> str:

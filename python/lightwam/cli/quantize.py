@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
@@ -15,14 +14,14 @@ from lightwam.errors import ConfigError
 from lightwam.progress import progress_bar
 from lightwam.quantize.calibration import Observations, random_observations, recorded_observations
 from lightwam.quantize.quantize_engine import quantize_engine
-from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeReport, report_path
+from lightwam.quantize.report import Gates, LayerVerdict, QuantizeOptions, QuantizeReport, report_path
 
 #: Layers on the screen unless --all-layers; the report file holds all of them.
 SHOWN_LAYERS = 16
 
 
 @dataclass(frozen=True)
-class QuantizeArgs:
+class QuantizeArgs(Gates):
     """Compute an engine's large linears in eight bits, layer by layer where that is accurate enough."""
 
     engine: Positional[Path]
@@ -41,18 +40,6 @@ class QuantizeArgs:
     """Observations on which every layer's own error is measured."""
     seed: int = 0
     """Seed of the split into calibration and held-out episodes, or of the random observations."""
-    layer_gate: float = 0.05
-    """Largest relative RMS error of a layer's output; a layer beyond it stays float."""
-    chunk_gate: float = 0.999
-    """Least cosine of the normalised action chunk; below it further layers stay float, the worst first."""
-    keep_float: tuple[str, ...] = ()
-    """Layers to leave in float, by name or pattern ('expert.*')."""
-    reference: Path | None = None
-    """Float engine of the same weights to compare chunks with (say, in f32); the engine itself when absent."""
-    runner: Literal["runtime", "interpreter"] = "runtime"
-    """What runs the chunks: the runtime that robots use, or the slow reference in float32."""
-    threads: int | None = None
-    """Threads of the runtime; all cores when absent."""
     all_layers: bool = False
     """Show every layer on the screen, not the worst ones only."""
 
@@ -61,16 +48,8 @@ def main(arguments: QuantizeArgs) -> int:
     """Quantise and print the report; 1 when a gate cannot be met (nothing is written then). Raises `LightWAMError`s."""
     _check(arguments)
     observations = _observations(arguments)
-    options = QuantizeOptions(
-        arguments.layer_gate,
-        arguments.chunk_gate,
-        arguments.keep_float,
-        reference=arguments.reference,
-        runner=arguments.runner,
-        threads=arguments.threads,
-        show_progress=True,
-        precision=arguments.format,
-    )
+    gates = {field.name: getattr(arguments, field.name) for field in fields(Gates)}
+    options = QuantizeOptions(precision=arguments.format, show_progress=True, **gates)
     report = quantize_engine(arguments.engine, arguments.out, observations, options)
     print_report(report, None if arguments.all_layers else SHOWN_LAYERS)
     if not report.passed:

@@ -16,7 +16,7 @@ from lightwam.sim.registry import load_simulator
 
 @dataclass(frozen=True)
 class RecordArgs:
-    """Options of `lightwam record`."""
+    """Record demonstrations of a scripted expert as a LeRobot data set; a recording that was interrupted resumes."""
 
     out: Path
     """Folder of the finished data set."""

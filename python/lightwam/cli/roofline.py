@@ -6,28 +6,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
+from rich.console import Console
+from rich.table import Table
+
+from lightwam.engine.graph import STAGES
 from lightwam.files import replacing_file
-from lightwam.gpu import require_triton
-from lightwam.kernels.targets import GPUS
-
-if TYPE_CHECKING:
-    from lightwam.gpu.prediction import LaunchPrediction, Prediction
-
-    ModelledGpu = str
-else:
-    ModelledGpu = Literal[tuple(GPUS)]
+from lightwam.gpu.roofline import SHARE, LaunchPrediction, Prediction, predict_engine
+from lightwam.gpu.side import parts
 
 
-def main(engine: Path, gpu_name: ModelledGpu, out: Path | None) -> int:
-    """Print the prediction, write `roofline.json` into `out` if given; returns the exit status.
-
-    Raises `ConfigError` without Triton, and what `predict_engine` raises.
-    """
-    require_triton("--roofline")
-    from lightwam.gpu.prediction import predict_engine
-
+def main(engine: Path, gpu_name: str, out: Path | None) -> int:
+    """Print the prediction, write `roofline.json` into `out` if given. Raises what `predict_engine` does."""
     prediction = predict_engine(engine, gpu_name)
     print_prediction(prediction)
     if out is not None:
@@ -40,12 +30,6 @@ def main(engine: Path, gpu_name: ModelledGpu, out: Path | None) -> int:
 
 def print_prediction(prediction: Prediction) -> None:
     """Launches, FLOPs, bytes, predicted times without and with the cache model, by stage and kernel; bound; memory."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from lightwam.engine.graph import STAGES
-    from lightwam.gpu.roofline import SHARE
-
     costs, gpu = prediction.costs, prediction.gpu
     columns = ("MB", "ms, 100 %", f"ms, {SHARE:.0%}")
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
@@ -80,9 +64,6 @@ def print_prediction(prediction: Prediction) -> None:
 
 def _side_text(prediction: Prediction) -> str:
     """How much of a side stream is predicted to hide, as a line; empty without one."""
-    from lightwam.gpu.roofline import SHARE
-    from lightwam.gpu.side import parts
-
     side, beside, _ = parts(prediction.costs.side_stream, prediction.costs.launches)
     if not side:
         return ""
@@ -96,7 +77,6 @@ def _side_text(prediction: Prediction) -> str:
 
 def _figures(rows: Sequence[LaunchPrediction]) -> list[str]:
     """The cells of some launches together."""
-    from lightwam.gpu.roofline import SHARE
 
     def cells(num_bytes: int, seconds: float) -> list[str]:
         return [f"{num_bytes / 1e6:.1f}", f"{1e3 * seconds:.2f}", f"{1e3 * seconds / SHARE:.2f}"]

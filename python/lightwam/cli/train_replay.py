@@ -13,7 +13,7 @@ from lightwam.sim.replay import demonstrate, write_replay
 
 @dataclass(frozen=True)
 class ReplayArgs:
-    """Options of `lightwam train replay`."""
+    """Record one demonstration of the scripted expert, as an open-loop baseline."""
 
     out: Path
     """File to write (.npz)."""

@@ -99,18 +99,12 @@ class ProgramBuilder:
 
     def finish(self, outputs: Mapping[str, Value], also_needed: Iterable[str] = ()) -> Program:
         """The program without the ops that neither `outputs` nor the values named in `also_needed` depend on."""
-        program = Program(self._values, tuple(self._ops), {role: value.name for role, value in outputs.items()})
-        return prune(program, also_needed)
-
-
-def prune(program: Program, also_needed: Iterable[str] = ()) -> Program:
-    """Drop ops and values that nothing needs."""
-    needed = {*program.outputs.values(), *also_needed}
-    kept: list[Op] = []
-    for op in reversed(program.ops):
-        if needed.intersection(op.outputs.values()):
-            kept.append(op)
-            needed.update(op.inputs.values())
-            needed.update(op.outputs.values())
-    values = {name: value for name, value in program.values.items() if name in needed}
-    return Program(values, tuple(reversed(kept)), program.outputs)
+        names = {role: value.name for role, value in outputs.items()}
+        needed = {*names.values(), *also_needed}
+        kept: list[Op] = []
+        for op in reversed(self._ops):
+            if needed.intersection(op.outputs.values()):
+                kept.append(op)
+                needed.update((*op.inputs.values(), *op.outputs.values()))
+        values = {name: value for name, value in self._values.items() if name in needed}
+        return Program(values, tuple(reversed(kept)), names)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from lightwam.engine.dtypes import num_elements
 from lightwam.engine.graph import Graph, Op, Program, Stage, TensorType
 from lightwam.engine.ops import OPS
 from lightwam.engine.verify import op_operands
@@ -20,9 +19,9 @@ def assumed_text_rows(known: Iterable[int], context_rows: int) -> int:
     return max(known, default=min(UNKNOWN_TEXT_ROWS, context_rows))
 
 
-def keys_in_use(text_rows: int, context_rows: int) -> int:
-    """Keys of a cross-attention: the text rows, one padded row for the rest (saving 7), the proprio row."""
-    return min(text_rows + 1, context_rows) + 1
+def text_keys(text_rows: int, context_rows: int) -> int:
+    """Text keys of a cross-attention: the instruction's rows, and one padded row for the rest (saving 7)."""
+    return min(text_rows + 1, context_rows)
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,10 @@ class OpCost:
 
 @dataclass(frozen=True)
 class GraphCosts:
-    """Costs of one chunk. `constant_bytes`: constants of `act`, each once; `matmul_weights`: numbers in matmuls."""
+    """Costs of one chunk. `constant_bytes`: constants of `act`, each once."""
 
     ops: tuple[OpCost, ...]
     constant_bytes: int
-    matmul_weights: int
 
     @property
     def flops(self) -> int:
@@ -67,19 +65,14 @@ def graph_costs(graph: Graph, text_rows: int | None = None) -> GraphCosts:
     program = graph.programs["act"]
     ops = tuple(_op_cost(graph, program, op, text_rows) for op in program.ops)
     used = {name for op in program.ops for name in op.constants.values()}
-    weights = {op.constants["weight"] for op in program.ops if OPS[op.op].matmul}
-    return GraphCosts(
-        ops,
-        sum(graph.constants[name].type.num_bytes for name in used),
-        sum(num_elements(graph.constants[name].type.shape) for name in weights),
-    )
+    return GraphCosts(ops, sum(graph.constants[name].type.num_bytes for name in used))
 
 
 def _op_cost(graph: Graph, program: Program, op: Op, text_rows: int | None) -> OpCost:
     spec, operands = OPS[op.op], op_operands(op, program, graph.constants)
     if text_rows is not None:  # the keys that a shorter instruction leaves: one zero row for the rest
         shorter = {
-            role: TensorType(tensor.dtype, (min(text_rows + 1, tensor.shape[0]), *tensor.shape[1:]))
+            role: TensorType(tensor.dtype, (text_keys(text_rows, tensor.shape[0]), *tensor.shape[1:]))
             for role, tensor in operands.inputs.items()
             if role in spec.text_inputs
         }

@@ -29,19 +29,6 @@ ITEM_SIZE: dict[DType, int] = {dtype: held.itemsize for dtype, held in NUMPY_DTY
 EIGHT_BITS: tuple[DType, ...] = ("i8", "f8")
 
 
-def num_elements(shape: Shape) -> int:
-    """All sides multiplied; 1 for a scalar."""
-    total = 1
-    for side in shape:
-        total *= side
-    return total
-
-
-def num_bytes(dtype: DType, shape: Shape) -> int:
-    """Bytes of a dense array."""
-    return ITEM_SIZE[dtype] * num_elements(shape)
-
-
 def decode(stored: Array, dtype: DType) -> Array:
     """Numbers as a file holds them -> numbers to compute with: floats become float32, integers stay."""
     if dtype == "bf16":

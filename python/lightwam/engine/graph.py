@@ -7,11 +7,12 @@ interpreted, so a graph of any size can be counted and planned without any weigh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, num_bytes
+from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, Array, DType, Shape
 from lightwam.errors import EngineError, ExportError
 
 FORMAT = "lightwam-engine"
@@ -39,16 +40,12 @@ class TensorType:
 
     @property
     def num_bytes(self) -> int:
-        return num_bytes(self.dtype, self.shape)
+        return ITEM_SIZE[self.dtype] * math.prod(self.shape)
 
     @property
     def matrix(self) -> tuple[int, int]:
         """The matrix view [R, C]: C is the last dimension, R all others multiplied."""
-        columns = self.shape[-1] if self.shape else 1
-        rows = 1
-        for side in self.shape[:-1]:
-            rows *= side
-        return rows, columns
+        return math.prod(self.shape[:-1]), self.shape[-1] if self.shape else 1
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
@@ -83,8 +80,24 @@ class Constant:
         return array
 
 
+class WithAttrs:
+    """Reads attrs whose kind is known, by the op table or by the fusion that set them."""
+
+    attrs: Mapping[str, Attr]
+
+    def count(self, attr: str, default: int | None = None) -> int:
+        value = self.attrs.get(attr, default)
+        assert isinstance(value, int), f"{attr} is {value!r}"
+        return value
+
+    def number(self, attr: str) -> float:
+        value = self.attrs[attr]
+        assert isinstance(value, (int, float)), f"{attr} is {value!r}"
+        return float(value)
+
+
 @dataclass(frozen=True)
-class Op:
+class Op(WithAttrs):
     """One step of a program; roles map to value names (inputs, outputs) or constant names."""
 
     op: str

@@ -174,16 +174,11 @@ class BackboneBuilder:
         """Embed the text rows [L, E] and keep keys and values, or outputs, of every block."""
         rows = context.type.shape[0]
         first, second = self._fold.text_embedding()
-        hidden = self._emit.linear(
-            first,
-            self._emit.to_compute("context_in", context),
-            activation="gelu_tanh",
-            dtype=self._emit.formats.compute,
-        )
-        embedded = self._emit.linear(second, hidden, dtype=self._emit.formats.compute)
+        hidden = self._emit.linear(first, self._emit.to_compute("context_in", context), activation="gelu_tanh")
+        embedded = self._emit.linear(second, hidden)
         keys = tuple(self._key(layer, embedded, "text", cached=True) for layer in range(blocks))
         carried = tuple(self._carried(layer, embedded, "text", cached=True) for layer in range(blocks))
-        bias = self._emit.program.emit_many(
+        bias = self._emit.emit_many(
             "text_key_bias", "text_key_bias", {"text_rows": text_rows},
             {"key_bias": TensorType("f32", (rows,)), "key_count": TensorType("i32", (1,))}, "instruction",
         )  # fmt: skip
@@ -193,15 +188,15 @@ class BackboneBuilder:
         """The cache as values that this program reads."""
 
         def bind(value: Value) -> Value:
-            return self._emit.program.bind(value.name, value.type.dtype, value.type.shape, "instruction")
+            return self._emit.bind(value.name, value.type.dtype, value.type.shape, "instruction")
 
         keys, carried = (tuple(bind(value) for value in group) for group in (cache.keys, cache.carried))
         return InstructionCache(keys, carried, bind(cache.key_bias), bind(cache.key_count))
 
     def _key(self, layer: int, row: Value, kind: str, cached: bool = False) -> Value:
         name = f"blocks.{layer}.cross_attn.key_{kind}"
-        raw = self._emit.linear(self._fold.cross(layer, "k"), row, f"{name}.raw", dtype=self._emit.formats.compute)
-        return self._emit.program.emit(
+        raw = self._emit.linear(self._fold.cross(layer, "k"), row, f"{name}.raw")
+        return self._emit.emit(
             "rms_norm", name, {"x": raw}, {"weight": self._fold.head_norm(layer, "cross_attn", "k")},
             self._emit.formats.compute, None, "instruction" if cached else "arena",
             eps=self._dit.eps, activation="none",
@@ -213,7 +208,7 @@ class BackboneBuilder:
         storage: Storage = "instruction" if cached else "arena"
         value = self._emit.linear(
             self._fold.cross(layer, "v"), row, f"{name}.value_{kind}",
-            dtype=compute, storage="arena" if self._fold_output else storage,
+            storage="arena" if self._fold_output else storage,
         )  # fmt: skip
         if not self._fold_output:
             return value
@@ -223,10 +218,8 @@ class BackboneBuilder:
     def emit_proprio(self, state: Value) -> Value:
         """Normalised state [1, P] -> its embedded context row [1, D]. The first, tiny linear computes in float32."""
         _, second = self._fold.text_embedding()
-        hidden = self._emit.linear(
-            self._fold.proprio_embedding(), state, activation="gelu_tanh", dtype=self._emit.formats.compute
-        )
-        return self._emit.linear(second, hidden, "proprio_row", dtype=self._emit.formats.compute)
+        hidden = self._emit.linear(self._fold.proprio_embedding(), state, activation="gelu_tanh")
+        return self._emit.linear(second, hidden, "proprio_row")
 
     def emit_tokens(self, latents: Value) -> Value:
         """Patchify: [h, w, Z] -> tokens [S, D], ordered by row, then column."""
@@ -268,14 +261,14 @@ class BackboneBuilder:
         parts: dict[str, Value] = {}
         for part in "qkv":
             linear = self._fold.modulated(layer, f"self_attn.{part}", dit.attention_dim)
-            parts[part] = self._emit.linear(linear, normed, dtype=compute)
+            parts[part] = self._emit.linear(linear, normed)
         for part in "qk":
             tables = {"weight": self._fold.head_norm(layer, "self_attn", part), "cos": rope[0], "sin": rope[1]}
-            parts[part] = self._emit.program.emit(
+            parts[part] = self._emit.emit(
                 "rms_norm_rope", f"{name}.{part}_rope", {"x": parts[part]}, tables, compute,
                 eps=dit.eps, heads=dit.num_heads,
             )  # fmt: skip
-        attended = self._emit.program.emit(
+        attended = self._emit.emit(
             "self_attention", f"{name}.attention", parts, {}, compute,
             heads=dit.num_heads, scale=1.0 / math.sqrt(dit.head_dim),
         )  # fmt: skip
@@ -284,8 +277,8 @@ class BackboneBuilder:
     def _cross_attention(self, layer: int, tokens: Value, proprio: Value, cache: InstructionCache) -> Value:
         name, compute, dit = f"blocks.{layer}.cross_attn", self._emit.formats.compute, self._dit
         normed = self._emit.layer_norm(f"blocks.{layer}.norm3", tokens, dit.eps)
-        raw = self._emit.linear(self._fold.cross_query(layer), normed, dtype=compute)
-        query = self._emit.program.emit(
+        raw = self._emit.linear(self._fold.cross_query(layer), normed)
+        query = self._emit.emit(
             "rms_norm", f"{name}.q_norm", {"x": raw}, {"weight": self._fold.head_norm(layer, "cross_attn", "q")},
             compute, eps=dit.eps, activation="none",
         )  # fmt: skip
@@ -301,11 +294,11 @@ class BackboneBuilder:
         }
         output, scale = self._fold.cross(layer, "o"), 1.0 / math.sqrt(dit.head_dim)
         if self._fold_output:
-            return self._emit.program.emit(
+            return self._emit.emit(
                 "cross_attention_folded", f"{name}.o", {**inputs, "residual": tokens}, {"bias": output.bias()},
                 self._emit.formats.stream, heads=dit.num_heads, scale=scale,
             )  # fmt: skip
-        attended = self._emit.program.emit(
+        attended = self._emit.emit(
             "cross_attention", f"{name}.attention", inputs, {}, compute, heads=dit.num_heads, scale=scale
         )
         return self._added(output, attended, tokens)
@@ -313,7 +306,7 @@ class BackboneBuilder:
     def _feed_forward(self, layer: int, tokens: Value) -> Value:
         normed = self._emit.layer_norm(f"blocks.{layer}.norm2", tokens, self._dit.eps)
         first = self._fold.modulated(layer, "ffn.0", self._dit.ffn_dim)
-        hidden = self._emit.linear(first, normed, activation="gelu_tanh", dtype=self._emit.formats.compute)
+        hidden = self._emit.linear(first, normed, activation="gelu_tanh")
         return self._added(self._fold.gated(layer, "ffn.2", self._dit.ffn_dim), hidden, tokens)
 
     def _added(self, layer: Linear, x: Value, tokens: Value) -> Value:
@@ -324,11 +317,11 @@ class BackboneBuilder:
         """backbone h, delta h' - h, adapted h'. What nothing reads is pruned later."""
         down, up = self._fold.adapter(layer)
         normed = self._emit.layer_norm(f"adapters.{layer}.norm", tokens, self._dit.eps)
-        hidden = self._emit.linear(down, normed, activation="gelu_tanh", dtype=self._emit.formats.compute)
+        hidden = self._emit.linear(down, normed, activation="gelu_tanh")
         layers = self._dit.adapters.layers
         if "delta" not in self._fold.config.action_expert.sources_per_layer(len(layers))[layers.index(layer)]:
             return {"backbone": tokens, "adapted": self._added(up, hidden, tokens)}
         stream = self._emit.formats.stream
         delta = self._emit.linear(up, hidden, dtype=stream)
-        adapted = self._emit.program.emit("add", f"adapters.{layer}.adapted", {"a": tokens, "b": delta}, dtype=stream)
+        adapted = self._emit.emit("add", f"adapters.{layer}.adapted", {"a": tokens, "b": delta}, dtype=stream)
         return {"backbone": tokens, "delta": delta, "adapted": adapted}

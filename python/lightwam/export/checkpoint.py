@@ -20,8 +20,6 @@ from lightwam.model.checkpoint_folder import INSTRUCTIONS_FILE, STATISTICS_FILE,
 from lightwam.model.fit import expected_shapes, find_faults, find_not_finite, load_exactly, on_meta, refuse
 from lightwam.progress import progress_bar
 
-_PARTS = ("vae.", "text_encoder.")
-
 
 @dataclass(frozen=True)
 class PolicyCheckpoint:
@@ -36,17 +34,11 @@ class PolicyCheckpoint:
 
 
 def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress: bool = False) -> PolicyCheckpoint:
-    """Open a policy's checkpoint folder.
+    """Open a policy's checkpoint folder; `replan_steps` replaces the configuration's.
 
-    Args:
-        folder: config.json, model.safetensors with a VAE, stats.json; instructions.safetensors where there is one.
-        replan_steps: replaces the configuration's where given.
-        show_progress: draw a progress bar.
-
-    Raises:
-        CheckpointError: damaged files; a key, shape or type that does not fit (`MisfitError` lists all), NaN, infinity.
-        DataError: no statistics.
-        ConfigError: a bad configuration.
+    It holds config.json, model.safetensors with a VAE, stats.json, and perhaps instructions.safetensors. Raises
+    `CheckpointError` for damaged files and for a key, shape or type that does not fit (`MisfitError` lists all), NaN or
+    infinity, `DataError` without statistics, `ConfigError` for a bad configuration.
     """
     config, tensors = load_checkpoint(folder)
     if replan_steps is not None:
@@ -62,9 +54,7 @@ def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress
         faults += find_not_finite(tensors, advance)
     refuse(f"checkpoint folder {folder}", faults)
     for prefix, part in parts:
-        own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix or "")}
-        if not prefix:
-            own = {name: x for name, x in own.items() if not name.startswith(_PARTS)}
+        own = {name: tensors[prefix + name] for name in expected_shapes(part)}
         load_exactly(part.eval(), own, f"checkpoint folder {folder}", adopt=True)
     vae.set_latent_statistics()
     statistics = read_statistics(folder / STATISTICS_FILE)

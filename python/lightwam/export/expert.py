@@ -35,9 +35,9 @@ class ExpertBuilder:
         chosen = expert.sources_per_layer(len(layers))
         compressed = [self._compress(i, sources[layer], chosen[i]) for i, layer in enumerate(layers)]
         fused = self._concat("expert.fused", compressed)
-        x = self._mlp_input("expert.fused_norm", fused)
+        x = self.emitter.layer_norm("expert.fused_norm", fused, _EPS)
         projection = self._behind_norm("fused_proj", "fused_norm", fused.type.matrix[1], expert.trunk_dim)
-        state = self.emitter.linear(projection, x)
+        state = self.emitter.linear(projection, x, dtype="f32")
         for block in range(expert.num_trunk_blocks):
             state = self._mlp(f"trunk.{block}", state, expert.trunk_dim, residual=True)
         return self._decode(state)
@@ -45,18 +45,16 @@ class ExpertBuilder:
     def _decode(self, state: Value) -> Value:
         """One row a step: fused state plus the step's constant; the last, tiny linear computes in float32."""
         width, actions = self.config.action_expert.trunk_dim, self.config.action_dim
-        rows = self.emitter.program.emit("add", "expert.steps", {"b": state}, {"a": self._step_constant()})
+        rows = self.emitter.emit("add", "expert.steps", {"b": state}, {"a": self._step_constant()})
         first = self._behind_norm("output.0", "output_norm", width, width)
         last = load_linear(self.weights, f"{EXPERT}output.2", "expert.output.2", width, actions)
-        hidden = self.emitter.linear(first, self._mlp_input("expert.output_norm", rows), activation="gelu_tanh")
-        return self.emitter.linear(last, hidden, "expert.actions")
+        normed = self.emitter.layer_norm("expert.output_norm", rows, _EPS)
+        hidden = self.emitter.linear(first, normed, activation="gelu_tanh", dtype="f32")
+        return self.emitter.linear(last, hidden, "expert.actions", dtype="f32")
 
     def _step_constant(self) -> Constant:
-        dim, width, horizon = (
-            self.config.action_expert.step_pos_dim,
-            self.config.action_expert.trunk_dim,
-            self.config.horizon,
-        )
+        expert, horizon = self.config.action_expert, self.config.horizon
+        dim, width = expert.step_pos_dim, expert.trunk_dim
 
         def make() -> Tensor:
             prefix = f"{EXPERT}step_pos_proj"
@@ -74,18 +72,15 @@ class ExpertBuilder:
     def _concat(self, name: str, parts: list[Value]) -> Value:
         if len(parts) == 1:
             return parts[0]
-        return self.emitter.program.emit("concat", name, {f"x.{i}": part for i, part in enumerate(parts)})
+        return self.emitter.emit("concat", name, {f"x.{i}": part for i, part in enumerate(parts)})
 
     def _mlp(self, name: str, x: Value, out_dim: int, residual: bool) -> Value:
         """Norm, linear, GELU(tanh), linear, maybe plus x."""
         first = self._behind_norm(f"{name}.fc1", f"{name}.norm", x.type.matrix[1], out_dim)
         second = load_linear(self.weights, f"{EXPERT}{name}.fc2", f"expert.{name}.fc2", out_dim, out_dim)
-        normed = self._mlp_input(f"expert.{name}.norm", x)
-        hidden = self.emitter.linear(first, normed, activation="gelu_tanh", dtype=self.emitter.formats.compute)
-        return self.emitter.linear(second, hidden, residual=x if residual else None)
-
-    def _mlp_input(self, name: str, x: Value) -> Value:
-        return self.emitter.layer_norm(name, x, _EPS)
+        normed = self.emitter.layer_norm(f"expert.{name}.norm", x, _EPS)
+        hidden = self.emitter.linear(first, normed, activation="gelu_tanh")
+        return self.emitter.linear(second, hidden, residual=x if residual else None, dtype="f32")
 
     def _behind_norm(self, source: str, norm: str, in_dim: int, out_dim: int) -> Linear:
         """A linear with the affine of the norm before it folded in."""
@@ -98,48 +93,38 @@ class ExpertBuilder:
 
     def _pool(self, index: int, source: FeatureSource, tokens: Value) -> Value:
         if self.config.action_expert.pooling == "mean":
-            return self.emitter.program.emit("mean_pool", f"expert.pool.{index}.{source}", {"x": tokens})
-        return PoolerBuilder(self, f"layer_poolers.{index}.{source}").emit(tokens)
+            return self.emitter.emit("mean_pool", f"expert.pool.{index}.{source}", {"x": tokens})
+        return self._learned_pool(f"layer_poolers.{index}.{source}", tokens)
 
-
-@dataclass(frozen=True)
-class PoolerBuilder:
-    """One learned-query pooler: scores, query averages, then value, output and norm on one row a slot."""
-
-    expert: ExpertBuilder
-    source: str
-
-    @property
-    def _name(self) -> str:
-        return f"expert.{self.source}"
-
-    def emit(self, tokens: Value) -> Value:
-        emitter, config = self.expert.emitter, self.expert.config.action_expert
+    def _learned_pool(self, source: str, tokens: Value) -> Value:
+        """Scores, query averages, then value, output and norm on one row a slot."""
+        emitter, expert, name = self.emitter, self.config.action_expert, f"expert.{source}"
         width = tokens.type.matrix[1]
-        folded = self._constants(width)
-        slots = folded["merge"].type.shape[0]
-        averages = emitter.program.emit(
-            "learned_query_pool", f"{self._name}.pool", {"x": tokens},
+        folded = self._pool_constants(source, width)
+        averages = emitter.emit(
+            "learned_query_pool", f"{name}.pool", {"x": tokens},
             {"scores": folded["scores"], "merge": folded["merge"]}, emitter.formats.compute,
-            heads=config.num_heads, queries=config.num_queries, eps=_EPS,
+            heads=expert.num_heads, queries=expert.num_queries, eps=_EPS,
         )  # fmt: skip
-        values = emitter.program.emit(
-            "grouped_linear", f"{self._name}.value", {"x": averages},
+        values = emitter.emit(
+            "grouped_linear", f"{name}.value", {"x": averages},
             {"weight": folded["value"], "bias": folded["value_bias"]}, emitter.formats.compute,
         )  # fmt: skip
-        out = load_linear(
-            self.expert.weights, f"{EXPERT}{self.source}.attn.out_proj", f"{self._name}.out", width, width
-        )
-        pooled = emitter.linear(out, values)
-        if config.merge_dim is not None:
-            pooled = self._merge_slots(pooled, slots * width, config.merge_dim)
-        return self._output_norm(pooled)
+        out = load_linear(self.weights, f"{EXPERT}{source}.attn.out_proj", f"{name}.out", width, width)
+        pooled = emitter.linear(out, values, dtype="f32")
+        if expert.merge_dim is not None:
+            pooled = self._merge_slots(source, pooled, folded["merge"].type.shape[0] * width, expert.merge_dim)
+        norm, columns = f"{source}.output_norm", pooled.type.matrix[1]  # not folded: the next norm is over all sources
+        affine = {
+            part: load_vector(self.weights, f"{EXPERT}{norm}.{part}", f"expert.{norm}.{part}", columns)
+            for part in ("weight", "bias")
+        }
+        return emitter.emit("layer_norm", f"expert.{norm}", {"x": pooled}, affine, eps=_EPS)
 
-    def _constants(self, width: int) -> dict[str, Constant]:
-        config, weights, formats = self.expert.config.action_expert, self.expert.weights, self.expert.emitter.formats
+    def _pool_constants(self, source: str, width: int) -> dict[str, Constant]:
+        config, weights, prefix, name = self.config.action_expert, self.weights, EXPERT + source, f"expert.{source}"
         heads, queries = config.num_heads, config.num_queries
         slots = 1 if config.merge_dim is None else config.merge_slots
-        prefix = EXPERT + self.source
 
         def make() -> FoldedPooler:
             packed = Affine(
@@ -153,31 +138,21 @@ class PoolerBuilder:
             tokens = weights.get(f"{prefix}.query_tokens", (queries, width))
             return fold_pooler(load_norm(weights, f"{prefix}.token_norm", width), tokens, packed, logits, heads)
 
-        name = self._name
+        value_shape, stored = (heads, width // heads, width), self.emitter.formats.weight
         return {
             "scores": constant(f"{name}.scores", "f32", (heads * queries, width), lambda: make().scores),
             "merge": constant(f"{name}.merge", "f32", (slots, queries), lambda: make().merge),
-            "value": constant(
-                f"{name}.value.weight", formats.weight, (heads, width // heads, width), lambda: make().value
-            ),
+            "value": constant(f"{name}.value.weight", stored, value_shape, lambda: make().value),
             "value_bias": constant(f"{name}.value.bias", "f32", (width,), lambda: make().value_bias),
         }
 
-    def _merge_slots(self, pooled: Value, width: int, merge_dim: int) -> Value:
-        emitter, weights = self.expert.emitter, self.expert.weights
-        prefix = f"{EXPERT}{self.source}.query_merge_projector"
-        row = emitter.reshape(f"{self._name}.slots", pooled, (1, width))
-        normed = emitter.layer_norm(f"{self._name}.slots_norm", row, _EPS)
-        plain = load_linear(weights, f"{prefix}.1", f"{self._name}.merge_projector", width, merge_dim)
-        return emitter.linear(
-            plain.folded(lambda linear: absorb_scale_shift(linear, *load_norm(weights, f"{prefix}.0", width))), normed
+    def _merge_slots(self, source: str, pooled: Value, width: int, merge_dim: int) -> Value:
+        prefix, name = f"{EXPERT}{source}.query_merge_projector", f"expert.{source}"
+        row = self.emitter.reshape(f"{name}.slots", pooled, (1, width))
+        normed = self.emitter.layer_norm(f"{name}.slots_norm", row, _EPS)
+        plain = load_linear(self.weights, f"{prefix}.1", f"{name}.merge_projector", width, merge_dim)
+        return self.emitter.linear(
+            plain.folded(lambda linear: absorb_scale_shift(linear, *load_norm(self.weights, f"{prefix}.0", width))),
+            normed,
+            dtype="f32",
         )
-
-    def _output_norm(self, pooled: Value) -> Value:
-        """Kept with its affine: the compressor's norm follows, over all sources together."""
-        width, weights = pooled.type.matrix[1], self.expert.weights
-        source, name = f"{EXPERT}{self.source}.output_norm", f"{self._name}.output_norm"
-        affine = {
-            part: load_vector(weights, f"{source}.{part}", f"{name}.{part}", width) for part in ("weight", "bias")
-        }
-        return self.expert.emitter.program.emit("layer_norm", name, {"x": pooled}, affine, eps=_EPS)

@@ -79,24 +79,17 @@ def export_engine(
         raise ExportError("vae is None: an engine that starts at images needs the VAE, or start_at='latents'")
     config = model.config
     folded = config if vae is None else replace(config, vae=vae.config)
-    normalization = _normalization(config, normalizer)
+    if isinstance(normalizer, Mapping):
+        normalizer = Normalization.from_statistics(config, normalizer)
     weights = StateDictWeights(_state_dict(model, vae, text_encoder))
-    graph = build_policy_graph(folded, weights, options, text_encoder is not None, instructions, normalization)
+    graph = build_policy_graph(folded, weights, options, text_encoder is not None, instructions, normalizer)
     parity = None
     if options.parity_seeds:
-        units = normalization or Normalization.identity(config)
+        units = normalizer or Normalization.identity(config)
         bar = progress_bar("measuring parity", len(options.parity_seeds), show_progress)
         with bar as advance, computing_in_float32(model, vae):
             parity = measure_parity(graph, model, vae and vae.encode, units, options, advance)
     return write_policy(graph, config, path, options.provenance, parity, show_progress)
-
-
-def _normalization(
-    config: LightWAMConfig, normalizer: Normalization | Mapping[str, Any] | None
-) -> Normalization | None:
-    if normalizer is None or isinstance(normalizer, Normalization):
-        return normalizer
-    return Normalization.from_statistics(config, normalizer)
 
 
 def _state_dict(model: LightWAM, vae: WanVAE | None, text_encoder: HashedWordsEncoder | None) -> dict[str, Tensor]:
@@ -119,32 +112,25 @@ def write_policy(
     show_progress: bool = False,
 ) -> ExportReport:
     """Write a policy's graph with versions, configuration, costs and parity in its provenance."""
-    graph = _with_provenance(graph, config, parity, provenance)
-    with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
-        size = write_engine(graph, path, advance)
-    return ExportReport(os.fspath(path), size, graph.provenance["gflop"], parity)
-
-
-def _with_provenance(
-    graph: Graph, config: LightWAMConfig, parity: Parity | None, extra: Mapping[str, Any] | None
-) -> Graph:
     try:
-        json.dumps(dict(extra or {}), allow_nan=False)
+        json.dumps(dict(provenance or {}), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ExportError(f"provenance cannot be stored ({error}): give strings and finite numbers") from None
     text_rows = counted_text_rows(graph)
     costs = graph_costs(graph, text_rows)
-    provenance = {
+    gflop = costs.flops / 1e9
+    known = {
         "lightwam": _version(),
         "torch": torch.__version__,
         "config": config.to_dict(),
-        "gflop": costs.flops / 1e9,
+        "gflop": gflop,
         "gflop_text_rows": text_rows,
         "weight_bytes": costs.constant_bytes,
         "parity": None if parity is None else parity.to_json(),
-        **(extra or {}),
     }
-    return replace(graph, provenance=provenance)
+    with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
+        size = write_engine(replace(graph, provenance=known | dict(provenance or {})), path, advance)
+    return ExportReport(os.fspath(path), size, gflop, parity)
 
 
 def _version() -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightwam.engine.builder import ProgramBuilder
 from lightwam.engine.dtypes import Array, DType, Shape
-from lightwam.engine.graph import Constant, FloatPrecision, Storage, TensorType, Value
+from lightwam.engine.graph import Constant, Stage, Storage, TensorType, Value
 from lightwam.errors import ExportError
 from lightwam.export.fold import Affine, split_heads
 from lightwam.export.weights import Weights
@@ -28,10 +28,6 @@ class Formats:
     compute: DType
     weight: DType
     stream: DType = "f32"
-
-    @staticmethod
-    def of(precision: FloatPrecision, weight_dtype: DType | None, stream_dtype: DType = "f32") -> Formats:
-        return Formats(compute=precision, weight=weight_dtype or precision, stream=stream_dtype)
 
 
 def constant(name: str, dtype: DType, shape: Shape, make: Callable[[], Tensor]) -> Constant:
@@ -114,12 +110,12 @@ def load_norm(weights: Weights, source: str, dim: int) -> tuple[Tensor, Tensor]:
     return weights.get(f"{source}.weight", (dim,)), weights.get(f"{source}.bias", (dim,))
 
 
-@dataclass(frozen=True)
-class Emitter:
+class Emitter(ProgramBuilder):
     """Appends the ops of folded layers to a program, in the engine's formats."""
 
-    program: ProgramBuilder
-    formats: Formats
+    def __init__(self, constants: dict[str, Constant], stage: Stage, formats: Formats) -> None:
+        super().__init__(constants, stage)
+        self.formats = formats
 
     def linear(
         self,
@@ -128,16 +124,19 @@ class Emitter:
         name: str | None = None,
         activation: str = "none",
         residual: Value | None = None,
-        dtype: DType = "f32",
+        dtype: DType | None = None,
         storage: Storage = "arena",
     ) -> Value:
-        """y = act(x W^T + b) + residual. An f32 `x` in a bf16 or f16 engine keeps f32 weights (small layers only)."""
+        """y = act(x W^T + b) + residual, in the compute format unless `dtype` is given.
+
+        An f32 `x` in a bf16 or f16 engine keeps f32 weights (small layers only).
+        """
         widened = x.type.dtype == "f32" and self.formats.compute != "f32"
         weight = layer.weight("f32" if widened else self.formats.weight)
         inputs = {"x": x} if residual is None else {"x": x, "residual": residual}
-        return self.program.emit(
-            "linear", name or layer.name, inputs, {"weight": weight, "bias": layer.bias()}, dtype, None, storage,
-            activation=activation,
+        return self.emit(
+            "linear", name or layer.name, inputs, {"weight": weight, "bias": layer.bias()},
+            dtype or self.formats.compute, None, storage, activation=activation,
         )  # fmt: skip
 
     def by_head(self, layer: Linear, x: Value, heads: int, name: str, dtype: DType, storage: Storage) -> Value:
@@ -145,7 +144,7 @@ class Emitter:
         rows, width = x.type.shape
         split = self.reshape(f"{name}.heads", x, (rows, heads, width // heads))
         weight = layer.weight_by_head(self.formats.weight, heads)
-        return self.program.emit("grouped_linear", name, {"x": split}, {"weight": weight}, dtype, None, storage)
+        return self.emit("grouped_linear", name, {"x": split}, {"weight": weight}, dtype, None, storage)
 
     def conv2d(
         self,
@@ -160,19 +159,19 @@ class Emitter:
     ) -> Value:
         """y = conv(x) + b + residual; `dtype` is the compute format unless given."""
         inputs = {"x": x} if residual is None else {"x": x, "residual": residual}
-        return self.program.emit(
+        return self.emit(
             "conv2d", name, inputs, {"weight": weight, "bias": bias}, dtype or self.formats.compute,
             stride=stride, padding=padding, activation="none",
         )  # fmt: skip
 
     def layer_norm(self, name: str, x: Value, eps: float, dtype: DType | None = None) -> Value:
         """Norm without affine (folded into what follows), in the compute format unless `dtype` is given."""
-        return self.program.emit("layer_norm", name, {"x": x}, {}, dtype or self.formats.compute, eps=eps)
+        return self.emit("layer_norm", name, {"x": x}, {}, dtype or self.formats.compute, eps=eps)
 
     def reshape(self, name: str, x: Value, shape: Shape) -> Value:
-        return x if x.type.shape == shape else self.program.emit("reshape", name, {"x": x}, {}, x.type.dtype, shape)
+        return x if x.type.shape == shape else self.emit("reshape", name, {"x": x}, {}, x.type.dtype, shape)
 
     def to_compute(self, name: str, x: Value) -> Value:
         """`x` in the compute format."""
         same = x.type.dtype == self.formats.compute
-        return x if same else self.program.emit("cast", name, {"x": x}, {}, self.formats.compute)
+        return x if same else self.emit("cast", name, {"x": x}, {}, self.formats.compute)

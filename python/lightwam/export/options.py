@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import DType
@@ -72,14 +72,11 @@ class ExportOptions:
 
     def check(self) -> None:
         """Raise `ExportError` on a value that is unknown or does not fit the precision."""
-        if self.precision not in ("f32", "bf16", "f16"):
-            raise ExportError(f"precision is {self.precision!r}: use 'f32', 'bf16' or 'f16'")
-        if self.start_at not in ("images", "latents"):
-            raise ExportError(f"start_at is {self.start_at!r}: use 'images' or 'latents'")
-        if self.cross_output not in ("auto", "folded", "projected"):
-            raise ExportError(f"cross_output is {self.cross_output!r}: use 'auto', 'folded' or 'projected'")
         exact = self.precision == "f32"
         allowed = {
+            "precision": get_args(FloatPrecision),
+            "start_at": get_args(StartAt),
+            "cross_output": get_args(CrossOutput),
             "weight_dtype": (None, "f32", "bf16") if exact else (None, self.precision),
             "stream_dtype": ("f32",) if exact else ("f32", "f16"),
         }

@@ -10,7 +10,7 @@ import torch
 
 from lightwam.config import LightWAMConfig, VideoDiTConfig
 from lightwam.engine.builder import ProgramBuilder
-from lightwam.engine.costs import assumed_text_rows, keys_in_use
+from lightwam.engine.costs import assumed_text_rows, text_keys
 from lightwam.engine.graph import Constant, Graph, Program, Value
 from lightwam.engine.memory_plan import plan_graph
 from lightwam.export.backbone import BackboneBuilder, BackboneFold
@@ -40,10 +40,10 @@ def build_graph(
     for which saving 13 is weighed; 32 where none is known.
     """
     options.check()
-    latent_shape, rows = options.resolved_latent_shape(config), options.resolved_context_rows(config)
-    check_foldable(config, options.start_at, latent_shape)
-    (normalization or Normalization.identity(config)).check(config)
     builder = _GraphBuilder(config, weights, options, normalization, text_rows)
+    latent_shape, rows = builder.latent_shape, builder.context_rows
+    check_foldable(config, options.start_at, latent_shape)
+    builder.units.check(config)
     programs, constants = builder.programs()
     graph = Graph(
         name=options.name or config.name,
@@ -79,28 +79,28 @@ class _GraphBuilder:
     def programs(self) -> tuple[dict[str, Program], dict[str, Constant]]:
         """Both programs without dead ops, and the constants that they use."""
         constants: dict[str, Constant] = {}
-        formats = Formats.of(self.options.precision, self.options.weight_dtype, self.options.stream_dtype)
+        options = self.options
+        formats = Formats(options.precision, options.weight_dtype or options.precision, options.stream_dtype)
         fold, fold_output = BackboneFold(self.weights, self.config), self._fold_output()
 
-        text = ProgramBuilder(constants, "text")
+        text = Emitter(constants, "text", formats)
         context = text.bind("context", "f32", (self.context_rows, self.config.text.width))
         text_rows = text.bind("text_rows", "i32", (1,))
-        cache = BackboneBuilder(Emitter(text, formats), fold, fold_output).emit_instruction(
+        cache = BackboneBuilder(text, fold, fold_output).emit_instruction(
             context, text_rows, blocks_needed(self.config.video_dit)
         )
 
-        act = ProgramBuilder(constants, "preprocess")
+        act = Emitter(constants, "preprocess", formats)
         state = act.bind("state", "f32", (1, self.config.state_dim))
-        emitter = Emitter(act, formats)
-        backbone = BackboneBuilder(emitter, fold, fold_output)
+        backbone = BackboneBuilder(act, fold, fold_output)
         own_cache = backbone.bind_instruction(cache)
         proprio_state = self._normalize_state(act, state)
-        latents = self._latents(emitter)
+        latents = self._latents(act)
         act.stage = "backbone"
         tokens = backbone.emit_tokens(latents)
         sources = backbone.emit_blocks(tokens, self._grid(), backbone.emit_proprio(proprio_state), own_cache)
         act.stage = "expert"
-        chunk = ExpertBuilder(emitter, self.weights, self.config).emit(sources)
+        chunk = ExpertBuilder(act, self.weights, self.config).emit(sources)
         act.stage = "postprocess"
         act_program = act.finish({"actions": self._to_robot_units(act, chunk)})
         read = {name for op in act_program.ops for name in op.inputs.values()}
@@ -111,7 +111,7 @@ class _GraphBuilder:
     def _fold_output(self) -> bool:
         """Whether saving 13 is applied."""
         known = () if self.text_rows is None else (self.text_rows,)
-        keys = keys_in_use(assumed_text_rows(known, self.context_rows), self.context_rows)
+        keys = text_keys(assumed_text_rows(known, self.context_rows), self.context_rows) + 1  # the proprio key
         rows, columns = self._grid()
         return folds_output(self.options.cross_output, self.config.video_dit, rows * columns, keys)
 
@@ -121,16 +121,16 @@ class _GraphBuilder:
         (_, height, width), (_, patch_h, patch_w) = self.latent_shape, self.config.video_dit.patch_size
         return height // factor // patch_h, width // factor // patch_w
 
-    def _latents(self, emitter: Emitter) -> Value:
+    def _latents(self, program: Emitter) -> Value:
         """Latents [h, w, Z] in the compute format: encoded from the images, or as delivered."""
-        program, compute = emitter.program, emitter.formats.compute
+        compute = program.formats.compute
         if self.options.start_at == "latents":
             delivered = program.bind("latents", "f32", self.latent_shape)
             return program.emit("nchw_to_nhwc", "latents_in", {"x": delivered}, {}, compute)
         shape = (self.config.cameras.height, self.config.cameras.width, 3)
         canvas = program.emit("preprocess_images", "canvas", {}, {}, compute, shape)
         program.stage = "vae"
-        return VAEEncoderBuilder(emitter, self.weights, self.config.vae).emit(canvas)
+        return VAEEncoderBuilder(program, self.weights, self.config.vae).emit(canvas)
 
     def _normalize_state(self, program: ProgramBuilder, state: Value) -> Value:
         """Scale, then shift, as two ops that each round once to float32, as training does.

@@ -38,12 +38,8 @@ def export_folder(
 ) -> ExportReport:
     """Export a policy's checkpoint folder; the digest of its weights goes into the engine's provenance.
 
-    Args:
-        folder, out, options: what is folded, where to, and how.
-        replan_steps: replaces the configuration's where given.
-        instructions: safetensors file, text -> context rows [n, text width], beside those of the folder.
-        known: further instructions, their rows from the folder's own text encoder.
-        show_progress: draw progress bars.
+    `replan_steps` replaces the configuration's. Beside the folder's own instructions: those of the safetensors file
+    `instructions`, text -> context rows [n, text width], and `known` ones, by the folder's text encoder.
 
     Raises what `open_checkpoint` and `export_engine` do; `ExportError` for an instruction that is given twice.
     """

@@ -72,7 +72,7 @@ class VAEEncoderBuilder:
         gamma = constant(
             f"vae.{name}.weight", "f32", (dim,), lambda: self._weights.get(f"{VAE}{source}.gamma", shape).flatten()
         )
-        return self._emit.program.emit(
+        return self._emit.emit(
             "rms_norm", f"vae.{name}", {"x": x}, {"weight": gamma}, self._emit.formats.compute,
             eps=_NORM_EPS, activation=activation,
         )  # fmt: skip
@@ -102,8 +102,8 @@ class VAEEncoderBuilder:
         normed = self._norm(f"{name}.norm", f"{source}.norm", stream, "none", gamma_dims=2)
         parts = [self._pointwise(f"{name}.{part}", f"{source}.to_qkv", dim, 3, i) for i, part in enumerate("qkv")]
         compute = self._emit.formats.compute
-        q, k, v = (self._emit.linear(layer, normed, dtype=compute) for layer in parts)
-        attended = self._emit.program.emit(
+        q, k, v = (self._emit.linear(layer, normed) for layer in parts)
+        attended = self._emit.emit(
             "self_attention", f"vae.{name}.attention", {"q": q, "k": k, "v": v}, {}, compute,
             heads=1, scale=1.0 / math.sqrt(dim),
         )  # fmt: skip

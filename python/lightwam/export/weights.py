@@ -38,11 +38,10 @@ class Weights(Protocol):
 
 
 class StateDictWeights:
-    """Weights of a model in memory. `used` collects the names that were read."""
+    """Weights of a model in memory."""
 
     def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
         self._tensors = state_dict
-        self.used: set[str] = set()
 
     def get(self, name: str, shape: Shape) -> Tensor:
         tensor = self._tensors.get(name)
@@ -54,7 +53,6 @@ class StateDictWeights:
             raise ExportError(f"weight {name} is on the meta device: such a model can be counted, not exported")
         if tensor.dtype not in FLOAT_DTYPES:
             raise ExportError(f"weight {name} has type {tensor.dtype}: load a checkpoint with floating-point weights")
-        self.used.add(name)
         wide = tensor.detach().to("cpu", torch.float64, copy=True)
         if not is_finite(wide):
             raise ExportError(f"weight {name} holds NaN or infinity: the checkpoint is damaged")
@@ -73,10 +71,8 @@ class RandomWeights:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self.used: set[str] = set()
 
     def get(self, name: str, shape: Shape) -> Tensor:
-        self.used.add(name)
         generator = torch.Generator().manual_seed((self._seed << 32) ^ zlib.crc32(name.encode()))
         noise = torch.randn(shape, generator=generator, dtype=torch.float32)
         return self._scaled(name, shape, noise).to(torch.float64)

@@ -5,19 +5,18 @@ A model, pessimistic where in doubt: least recently used lines of 4 KiB, half of
 launch first touches what each of its programs reads anew; through everything else it goes at one pace, so a long read
 (weights) drives out what the launch itself has written. Written lines cost a write when they leave, dead or not, and
 at the end of the chunk. A side stream goes through its arguments while the launches beside it go through theirs: both
-at one pace from the first line to the last. All that is known of caches stands in this file;
-`predict_engine(..., cache_model=False)` switches it off.
+at one pace from the first line to the last. All that is known of caches stands in this file.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain, pairwise
 
 from lightwam.gpu.intervals import Intervals
-from lightwam.gpu.plan import Launch, LaunchPlan, ProgramPlan, accesses
+from lightwam.gpu.plan import Launch, LaunchPlan, ProgramPlan, Touch, accesses
 from lightwam.gpu.report import counted_end
 from lightwam.gpu.side import parts
 
@@ -33,17 +32,6 @@ _FIRST: Mapping[str, tuple[str, ...]] = {
     "cross_attention": ("key_text", "value_text"),
     "cross_attention_folded": ("key_text", "output_text"),
 }
-
-
-@dataclass(frozen=True)
-class Touch:
-    """Bytes [start, end) of a block of memory that a launch reads or writes as one argument."""
-
-    argument: str
-    block: str
-    start: int
-    end: int
-    written: bool
 
 
 #: Block and number; bytes of it that are used; whether written.
@@ -131,14 +119,6 @@ def _at_one_pace(*parts: Sequence[tuple[int, Line]]) -> list[tuple[int, Line]]:
 
 
 def launch_touches(launch: Launch, plan: LaunchPlan, program: ProgramPlan, text_rows: int) -> list[Touch]:
-    """A launch's arguments as bytes of memory; buffers that share their place in the arena share it here."""
-    touches: list[Touch] = []
-    for access in accesses(launch, plan, program):
-        buffer, block, base = access.buffer, "weights", 0
-        if buffer is not None:
-            block = buffer.space if buffer.space in ("arena", "instruction") else buffer.name
-            base = buffer.offset
-        end = base + counted_end(access, text_rows)
-        if base + access.start < end:
-            touches.append(Touch(access.argument.name, block, base + access.start, end, access.writes))
-    return touches
+    """A launch's arguments as bytes of memory, those without any left out."""
+    counted = (replace(access, end=counted_end(access, text_rows)) for access in accesses(launch, plan, program))
+    return [access.touch() for access in counted if access.start < access.end]

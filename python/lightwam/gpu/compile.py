@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lightwam.engine.dtypes import Array
 from lightwam.engine.file import GpuPart, check_checksums, read_engine, write_engine
 from lightwam.engine.graph import Constant, Graph, TensorType
 from lightwam.errors import ConfigError, ExportError
@@ -21,7 +20,7 @@ from lightwam.gpu.verify import verify_plan
 from lightwam.kernels.compiler.cache import CompileCache, user_cache_folder
 from lightwam.kernels.compiler.tasks import MOST_TACTICS, CompiledTactic, CompiledTask, CompileError, Compiler
 from lightwam.kernels.targets import TARGETS, known_targets, lacking
-from lightwam.kernels.task import Tactic, Task, kernel_module
+from lightwam.kernels.task import Task, kernel_module
 from lightwam.progress import counting_bar, progress_bar
 
 CODE_ALIGNMENT = 64  # of every cubin module in the machine code of its target
@@ -56,15 +55,6 @@ class CompiledPlan:
     plan: LaunchPlan
     machine_code: Mapping[str, bytes]
     results: tuple[Mapping[str, CompiledTask], ...]
-
-    def kernels(self) -> dict[tuple[str, str], tuple[Task, Tactic]]:
-        """(SHA-256, entry) of each cubin -> a task and tactic that it computes, for running launches without a GPU."""
-        return {
-            (hashlib.sha256(compiled.code.cubin).hexdigest(), compiled.code.entry): (result.task, compiled.tactic)
-            for row in self.results
-            for result in row.values()
-            for compiled in result.kept
-        }
 
 
 @dataclass(frozen=True)
@@ -124,7 +114,7 @@ def compile_engine(engine: Path, out: Path, options: CompileOptions, show_progre
         compiled = compile_plan(plan, targets, compiler, options.tactics, on_progress)
     total = size + sum(map(len, compiled.machine_code.values()))
     with progress_bar("writing", total, show_progress) as advance:
-        written = write_gpu_engine(graph, compiled, out, advance)
+        written = write_engine(graph, out, advance, gpu_part(compiled, graph))
     return CompiledEngine(out, written, compiled, compiler.compiled, left_out)
 
 
@@ -191,20 +181,8 @@ def gpu_part(compiled: CompiledPlan, graph: Graph) -> GpuPart:
     tensors = dict(compiled.plan.derived)
     for target, code in compiled.machine_code.items():
         name = compiled.plan.machine_code[target]
-        tensors[name] = _code_tensor(name, code)
+        tensors[name] = Constant(name, TensorType("i8", (len(code),)), functools.partial(np.frombuffer, code, np.int8))
     taken = sorted(tensors.keys() & graph.constants.keys())
     if taken:
         raise ExportError(f"tensor {taken[0]} of the graph has a name of the launch plan: rename it")
     return GpuPart(plan_to_json(compiled.plan), tensors)
-
-
-def _code_tensor(name: str, code: bytes) -> Constant:
-    def load() -> Array:
-        return np.frombuffer(code, np.int8)
-
-    return Constant(name, TensorType("i8", (len(code),)), load)
-
-
-def write_gpu_engine(graph: Graph, compiled: CompiledPlan, path: Path, on_bytes: Callable[[int], None]) -> int:
-    """Write the graph with the plan and its machine code, tensor by tensor. Returns the file's size in bytes."""
-    return write_engine(graph, path, on_bytes, gpu_part(compiled, graph))

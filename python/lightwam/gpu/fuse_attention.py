@@ -7,7 +7,7 @@ from lightwam.engine.dtypes import ITEM_SIZE
 from lightwam.engine.graph import TensorType
 from lightwam.gpu.nodes import ADDRESS_ALIGNMENT, Node, Nodes
 from lightwam.gpu.statistics import STATISTICS_WIDTH, with_statistics
-from lightwam.gpu.tasks import fits
+from lightwam.gpu.tasks import fit_with
 
 
 def qkv_in_one_matmul(nodes: Nodes) -> None:
@@ -53,11 +53,8 @@ def _fuse_qkv(nodes: Nodes, attention: Node, ropes: list[Node]) -> None:
             return
         _rotate_on_load(fused, matmul, ropes, columns)
         types[matmul.outputs["statistics"]] = TensorType("f32", (rows, 3 * columns // STATISTICS_WIDTH, 2))
-    with nodes.trial(types) as trial:
-        if fits(nodes, matmul) and fits(nodes, fused) and nodes.rows.join(*matmul.weights.values()):
-            trial.keep()
-            nodes.replace(linears, matmul)
-            nodes.replace([attention, *ropes], fused)
+    if fit_with(nodes, types, matmul, fused):
+        nodes.replace([*linears, attention, *ropes], matmul, fused)
 
 
 def _alike(nodes: Nodes, linears: list[Node], values: list[str]) -> bool:

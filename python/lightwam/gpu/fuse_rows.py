@@ -9,7 +9,8 @@ from typing import TypeVar
 from lightwam.engine.dtypes import ITEM_SIZE
 from lightwam.engine.graph import TensorType
 from lightwam.gpu.nodes import ADDRESS_ALIGNMENT, Node, Nodes
-from lightwam.gpu.tasks import fits
+from lightwam.gpu.simplify import pool_steps
+from lightwam.gpu.tasks import fit_with
 
 T = TypeVar("T")
 _BATCHED = ("linear", "layer_norm", "rms_norm")
@@ -56,10 +57,8 @@ def _merge_matmuls(nodes: Nodes, members: list[Node]) -> None:
     merged.name = f"{members[0].name}..{members[-1].name}"
     merged.weights = {role: tuple(node.weights[role][0] for node in members) for role in merged.weights}
     merged.outputs = {"y": merged.name}
-    with nodes.trial({merged.name: TensorType(dtype, (1, sum(widths)))}) as trial:
-        if not fits(nodes, merged) or not nodes.rows.join(*merged.weights.values()):
-            return
-        trial.keep()
+    if not fit_with(nodes, {merged.name: TensorType(dtype, (1, sum(widths)))}, merged):
+        return
     offset = 0
     for value, width in zip(results, widths, strict=True):
         nodes.put(value, merged.name, offset)
@@ -76,7 +75,7 @@ def single_rows_side_by_side(nodes: Nodes) -> None:
         one_format = {nodes.types[x].dtype for x in sources} == {nodes.types[y].dtype}
         if one_row and one_format and nodes.side_by_side(sources, f"{y}.bytes"):
             place = nodes.place(sources[0])
-            nodes.remove(node)
+            nodes.replace([node])
             nodes.put(y, place.base, place.offset)
 
 
@@ -115,16 +114,9 @@ def _merge_pools(nodes: Nodes, members: list[tuple[Node, Node]]) -> None:
     if x is None or y is None:
         return
     order, attrs = max(node.order for node in totals), {**scores[0].attrs, "batch": count}
-    between = {
-        role: nodes.new_value(f"{name}.{role}", batched(scores[0].outputs[role])) for role in ("logits", "moments")
-    }
-    stage = totals[0].stage
-    first = Node(
-        "learned_query_scores", f"{name}.scores", stage, {"x": x}, {"scores": weights[0]}, between, attrs, order
-    )
-    second = Node("learned_query_sum", name, stage, {"x": x, **between}, {"merge": weights[1]}, {"y": y}, attrs, order)
-    nodes.replace(scores, first)
-    nodes.replace(totals, second)
+    roles = {"scores": weights[0], "merge": weights[1]}
+    pool = Node("learned_query_pool", name, totals[0].stage, {"x": x}, roles, {"y": y}, attrs, order)
+    nodes.replace([*scores, *totals], *pool_steps(nodes, pool))
 
 
 def like_rows_in_batches(nodes: Nodes) -> None:
@@ -185,10 +177,10 @@ def _merge_batch(nodes: Nodes, members: list[Node]) -> None:
         merged.inputs["x"]: TensorType(x.dtype, (batch, width)),
         merged.name: TensorType(y.dtype, (batch, y.matrix[0] * y.matrix[1] * len(members) // batch)),
     }
-    with nodes.trial(types):
-        if not fits(nodes, merged) or not nodes.rows.join(*merged.weights.values()):
-            return
-    if nodes.row_of(results, merged.name, types[merged.name]) is None:
+    if not fit_with(nodes, types, merged):
         return
-    nodes.row_of([node.inputs["x"] for node in members], merged.inputs["x"], types[merged.inputs["x"]])
-    nodes.replace(members, merged)
+    rows = {merged.name: results, merged.inputs["x"]: [node.inputs["x"] for node in members]}
+    for name in types:  # each becomes the row of what it stands for
+        del nodes.types[name]
+    if all(nodes.row_of(values, name, types[name]) for name, values in rows.items()):
+        nodes.replace(members, merged)

@@ -13,13 +13,11 @@ from lightwam.gpu.memory import place_values, place_weights
 from lightwam.gpu.nodes import Node, Nodes, WeightRows
 from lightwam.gpu.plan import (
     Address,
-    BufferAddress,
     Launch,
     LaunchPlan,
     PlannedTask,
     ProgramPlan,
     SideStream,
-    WeightAddress,
 )
 from lightwam.gpu.side import find_side_stream
 from lightwam.gpu.simplify import SIMPLIFICATIONS, weight_sums
@@ -120,6 +118,6 @@ def _used_weights(lowered: Iterable[_Lowered]) -> list[str]:
 
 def _address(nodes: Nodes, operand: Operand, offsets: dict[str, int], buffers: dict[str, int]) -> Address:
     if isinstance(operand, WeightOperand):
-        return WeightAddress(offsets[operand.names[0]])
+        return Address(None, offsets[operand.names[0]])
     place = nodes.place(operand.value)
-    return BufferAddress(buffers[place.base], place.offset + operand.offset)
+    return Address(buffers[place.base], place.offset + operand.offset)

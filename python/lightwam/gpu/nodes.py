@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lightwam.engine.dtypes import ITEM_SIZE
-from lightwam.engine.graph import Attr, Constant, Graph, Op, Program, Stage, TensorType
+from lightwam.engine.graph import Attr, Constant, Graph, Op, Program, Stage, TensorType, WithAttrs
 from lightwam.errors import ExportError
 
 #: Every address that a launch passes is a multiple of it: kernels load 16 bytes at once.
@@ -25,7 +25,7 @@ class Part:
 
 
 @dataclass(eq=False)
-class Node:
+class Node(WithAttrs):
     """One step, or several steps fused. `kind` is the name of a graph's op; `order` ranks nodes that may swap.
 
     `weights`: role -> constants that lie side by side in the block of weights and are read as one.
@@ -44,16 +44,6 @@ class Node:
         value = self.attrs.get(attr, default)
         assert isinstance(value, str)
         return value
-
-    def count(self, attr: str, default: int = 0) -> int:
-        value = self.attrs.get(attr, default)
-        assert isinstance(value, int)
-        return value
-
-    def number(self, attr: str) -> float:
-        value = self.attrs[attr]
-        assert isinstance(value, (int, float))
-        return float(value)
 
 
 @dataclass
@@ -89,16 +79,6 @@ class WeightRows:
         return not known and names in parts
 
 
-@dataclass
-class Trial:
-    """Whether a fusion that was tried goes ahead."""
-
-    kept: bool = False
-
-    def keep(self) -> None:
-        self.kept = True
-
-
 class Nodes:
     """One program under fusion. Values are written once; `order` and the reads decide who runs when."""
 
@@ -113,7 +93,7 @@ class Nodes:
         self.parts: dict[str, Part] = {}
         self.nodes: list[Node] = [_node(op, index) for index, op in enumerate(program.ops)]
         self._readers: dict[str, list[tuple[Node, str]]] | None = None
-        self._writers: dict[str, list[Node]] | None = None
+        self._writers: dict[str, list[tuple[Node, str]]] | None = None
 
     # Values
 
@@ -175,42 +155,36 @@ class Nodes:
         one_base = len({place.base for place in places}) == 1
         return one_base and all(end == after.offset for end, after in zip(ends[:-1], places[1:], strict=True))
 
-    @contextmanager
-    def trial(self, types: Mapping[str, TensorType]) -> Iterator[Trial]:
-        """Values that exist while a fusion is tried; they stay if it calls `keep`."""
-        for name, tensor in types.items():
-            self.new_value(name, tensor)
-        trial = Trial()
-        yield trial
-        if not trial.kept:
-            for name in types:
-                del self.types[name]
-
     # Who reads, who writes
 
     def changed(self) -> None:
         """Forget the index of readers and writers: call it after a node was edited by hand."""
         self._readers = self._writers = None
 
-    def _index(self) -> tuple[dict[str, list[tuple[Node, str]]], dict[str, list[Node]]]:
+    def _index(self) -> tuple[dict[str, list[tuple[Node, str]]], dict[str, list[tuple[Node, str]]]]:
+        """Base -> who reads and who writes a part of it, and which."""
         if self._readers is None or self._writers is None:
             self._readers, self._writers = {}, {}
             for node in self.nodes:
                 for value in node.inputs.values():
                     self._readers.setdefault(self.place(value).base, []).append((node, value))
                 for value in node.outputs.values():
-                    self._writers.setdefault(self.place(value).base, []).append(node)
+                    self._writers.setdefault(self.place(value).base, []).append((node, value))
         return self._readers, self._writers
+
+    def _meeting(self, value: str, index: dict[str, list[tuple[Node, str]]]) -> list[Node]:
+        """Nodes of an index that touch any byte of a value, each once."""
+        place, size = self.place(value), self.num_bytes(value)
+        found: dict[int, Node] = {}
+        for node, touched in index.get(place.base, ()):
+            start = self.place(touched).offset
+            if start < place.offset + size and place.offset < start + self.num_bytes(touched):
+                found[id(node)] = node
+        return list(found.values())
 
     def readers(self, value: str) -> list[Node]:
         """Nodes that read any byte of a value, each once."""
-        place, size = self.place(value), self.num_bytes(value)
-        found: dict[int, Node] = {}
-        for node, read in self._index()[0].get(place.base, ()):
-            other = self.place(read)
-            if other.offset < place.offset + size and place.offset < other.offset + self.num_bytes(read):
-                found[id(node)] = node
-        return list(found.values())
+        return self._meeting(value, self._index()[0])
 
     def only_reader(self, value: str) -> Node | None:
         """The one node that reads a value which nothing outside the program sees."""
@@ -220,10 +194,8 @@ class Nodes:
 
     def writer(self, value: str) -> Node | None:
         """The node that writes exactly a value's rows; None for inputs, parts of what a node writes, and other rows."""
-        for node in self._index()[1].get(self.place(value).base, ()):
-            if any(self.same(output, value) for output in node.outputs.values()):
-                return node
-        return None
+        written = self._index()[1].get(self.place(value).base, ())
+        return next((node for node, output in written if self.same(output, value)), None)
 
     def same(self, a: str, b: str) -> bool:
         """Whether two names are the same bytes, and rows of the same width."""
@@ -231,26 +203,15 @@ class Nodes:
 
     # Edits
 
-    def replace(self, old: Iterable[Node], new: Node) -> None:
-        """Put one node in the place of others."""
+    def replace(self, old: Iterable[Node], *new: Node) -> None:
+        """Put nodes in the place of others."""
         gone = {id(node) for node in old}
-        self.nodes = [node for node in self.nodes if id(node) not in gone]
-        self.nodes.append(new)
+        self.nodes = [*(node for node in self.nodes if id(node) not in gone), *new]
         self.changed()
 
     def edited(self, node: Node) -> Node:
         """A copy of a node to change and try, before `replace` puts it in the node's place."""
-        return replace(
-            node,
-            inputs=dict(node.inputs),
-            weights=dict(node.weights),
-            outputs=dict(node.outputs),
-            attrs=dict(node.attrs),
-        )
-
-    def remove(self, node: Node) -> None:
-        self.nodes = [other for other in self.nodes if other is not node]
-        self.changed()
+        return copy.deepcopy(node)
 
     def of_kind(self, *kinds: str) -> Iterator[Node]:
         """The nodes of some kinds, in order; nodes taken out meanwhile are passed over."""
@@ -263,9 +224,9 @@ class Nodes:
         blockers: dict[int, set[int]] = {}
         waiting: dict[int, list[Node]] = {}
         for node in self.nodes:
-            before = {id(writer): writer for value in node.inputs.values() for writer in self._writers_of(value)}
-            blockers[id(node)] = set(before)
-            for writer in before:
+            values, writers = node.inputs.values(), self._index()[1]
+            blockers[id(node)] = {id(writer) for value in values for writer in self._meeting(value, writers)}
+            for writer in blockers[id(node)]:
                 waiting.setdefault(writer, []).append(node)
         ready = [(node.order, index, node) for index, node in enumerate(self.nodes) if not blockers[id(node)]]
         heapq.heapify(ready)
@@ -281,18 +242,6 @@ class Nodes:
             raise ExportError(f"{len(self.nodes) - len(done)} nodes wait for each other after fusion: switch it off")
         self.nodes = done
         self.changed()
-
-    def _writers_of(self, value: str) -> list[Node]:
-        place, size = self.place(value), self.num_bytes(value)
-        return [
-            node
-            for node in self._index()[1].get(place.base, ())
-            if any(self._meets(output, place.offset, size) for output in node.outputs.values())
-        ]
-
-    def _meets(self, value: str, offset: int, size: int) -> bool:
-        start = self.place(value).offset
-        return start < offset + size and offset < start + self.num_bytes(value)
 
 
 def _node(op: Op, index: int) -> Node:

@@ -29,21 +29,14 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class BufferAddress:
-    """An address in a program's buffer, by its index."""
+class Address:
+    """An address in a program's buffer, by its index, or in the block of weights (no buffer)."""
 
-    buffer: int
+    buffer: int | None
     offset: int
 
-
-@dataclass(frozen=True)
-class WeightAddress:
-    """An address in the block of weights."""
-
-    offset: int
-
-
-Address = BufferAddress | WeightAddress
+    def to_json(self) -> list[Any]:
+        return ["w", self.offset] if self.buffer is None else ["b", self.buffer, self.offset]
 
 
 @dataclass(frozen=True)
@@ -116,6 +109,22 @@ class LaunchPlan:
 
 
 @dataclass(frozen=True)
+class Touch:
+    """Bytes [start, end) of a block of memory that a launch reads or writes as one argument."""
+
+    argument: str
+    block: str
+    start: int
+    end: int
+    written: bool
+
+    def conflicts(self, other: Touch) -> bool:
+        """Whether the two must keep their order: they share bytes, and one writes."""
+        shared = self.block == other.block and self.start < other.end and other.start < self.end
+        return shared and (self.written or other.written)
+
+
+@dataclass(frozen=True)
 class Access:
     """An argument of a launch: bytes [start, end) of its buffer, or of the block of weights (no buffer)."""
 
@@ -133,20 +142,19 @@ class Access:
         """What it lies in, for messages."""
         return "the weights" if self.buffer is None else self.buffer.name
 
-    def meets(self, other: Access) -> bool:
-        """Whether the two share bytes of a buffer."""
-        if self.buffer is None or other.buffer is None or self.buffer.space != other.buffer.space:
-            return False
-        if self.buffer.space in ("input", "output") and self.buffer.name != other.buffer.name:
-            return False
-        a, b = self.buffer.offset, other.buffer.offset
-        return a + self.start < b + other.end and b + other.start < a + self.end
+    def touch(self) -> Touch:
+        """The bytes in their block, where buffers may share a place; inputs and outputs are blocks of their own."""
+        buffer, block = self.buffer, "weights"
+        if buffer is not None:
+            block = buffer.space if buffer.space in ("arena", "instruction") else buffer.name
+        base = 0 if buffer is None else buffer.offset
+        return Touch(self.argument.name, block, base + self.start, base + self.end, self.writes)
 
 
 def accesses(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> Iterator[Access]:
     """What a launch touches, argument by argument; camera frames from their start to their unknown end as 0 bytes."""
     for argument, address in zip(plan.tasks[launch.task].task.arguments, launch.arguments, strict=True):
-        buffer = None if isinstance(address, WeightAddress) else program.buffers[address.buffer]
+        buffer = None if address.buffer is None else program.buffers[address.buffer]
         yield Access(argument, buffer, address.offset, address.offset + (argument.num_bytes or 0))
 
 
@@ -201,7 +209,12 @@ def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
         "arena_bytes": program.arena_bytes,
         "buffers": [_fields(buffer) for buffer in program.buffers],
         "launches": [
-            _fields(launch) | {"arguments": [_address_to_json(address) for address in launch.arguments]}
+            _fields(launch)
+            | {
+                "arguments": [
+                    ["w", a.offset] if a.buffer is None else ["b", a.buffer, a.offset] for a in launch.arguments
+                ]
+            }
             for launch in program.launches
         ],
     }
@@ -210,9 +223,3 @@ def _program_to_json(program: ProgramPlan) -> dict[str, Any]:
 def _fields(part: Buffer | Code | Launch | SideStream) -> dict[str, Any]:
     """The fields of a part of the plan in their order, as the file names them."""
     return {"bytes" if name == "num_bytes" else name: value for name, value in vars(part).items()}
-
-
-def _address_to_json(address: Address) -> list[Any]:
-    if isinstance(address, WeightAddress):
-        return ["w", address.offset]
-    return ["b", address.buffer, address.offset]

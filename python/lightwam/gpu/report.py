@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lightwam.engine.costs import counted_text_rows, graph_costs
+from lightwam.engine.costs import counted_text_rows, graph_costs, text_keys
 from lightwam.engine.graph import Graph, Op, Program, Stage
 from lightwam.gpu.intervals import Intervals
 from lightwam.gpu.plan import Access, Launch, LaunchPlan, SideStream, accesses
@@ -82,14 +82,9 @@ def _launch_cost(plan: LaunchPlan, launch: Launch, text_rows: int) -> LaunchCost
         if access.argument.name == "key_text" and access.argument.shape is not None:
             proprio = [a.shape[0] for a in task.arguments if a.name == "key_proprio" and a.shape is not None]
             length, others = access.argument.shape[0], sum(proprio)
-            flops *= (_keys(length, text_rows) + others) / (length + others)
+            flops *= (text_keys(text_rows, length) + others) / (length + others)
     num_bytes = sum(intervals.total() for intervals in touched.values())
     return LaunchCost(launch.name, launch.stage, task.kernel, round(flops), num_bytes, task.product_type)
-
-
-def _keys(length: int, text_rows: int) -> int:
-    """Text keys that an attention reads: the instruction's rows, and one for all padding."""
-    return min(text_rows + 1, length)
 
 
 def counted_end(access: Access, text_rows: int) -> int:
@@ -98,7 +93,7 @@ def counted_end(access: Access, text_rows: int) -> int:
     if argument.shape is None:
         return access.start + math.prod(FRAME_SIZE) * 3
     if argument.name in _TEXT:
-        return access.start + (access.end - access.start) * _keys(argument.shape[0], text_rows) // argument.shape[0]
+        return access.start + (access.end - access.start) * text_keys(text_rows, argument.shape[0]) // argument.shape[0]
     return access.end
 
 
@@ -156,5 +151,5 @@ def _sources(value: str, program: Program, writers: Mapping[str, Op]) -> Iterato
 def _read_bytes(source: str, role: str, program: Program, text_rows: int) -> int:
     tensor = program.values[source].type
     if role in _TEXT:
-        return tensor.num_bytes * _keys(tensor.shape[0], text_rows) // tensor.shape[0]
+        return tensor.num_bytes * text_keys(text_rows, tensor.shape[0]) // tensor.shape[0]
     return tensor.num_bytes

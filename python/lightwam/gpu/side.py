@@ -14,30 +14,13 @@ from typing import TypeVar
 
 from lightwam.errors import ExportError
 from lightwam.gpu.nodes import Nodes
-from lightwam.gpu.plan import LaunchPlan, ProgramPlan, SideStream, accesses
+from lightwam.gpu.plan import LaunchPlan, ProgramPlan, SideStream, Touch, accesses
 from lightwam.gpu.tasks import Call, ValueOperand
 
 #: A side stream has at least so many launches, and as many run beside it: parting and joining cost about two.
 LEAST_LAUNCHES = 3
 LATENTS = "latents"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Bytes:
-    """Bytes [start, end) of a value that is part of no other, as a launch touches them."""
-
-    base: str
-    start: int
-    end: int
-    written: bool
-
-    def conflicts(self, others: dict[str, list[_Bytes]]) -> bool:
-        """Whether this and one of the others, listed by base, must keep their order."""
-        return any(
-            self.start < other.end and other.start < self.end and (self.written or other.written)
-            for other in others.get(self.base, ())
-        )
 
 
 def find_side_stream(nodes: Nodes, calls: Sequence[Call]) -> tuple[list[int], SideStream | None]:
@@ -49,26 +32,32 @@ def find_side_stream(nodes: Nodes, calls: Sequence[Call]) -> tuple[list[int], Si
     observed = nodes.frames | {LATENTS}
     side: list[int] = []
     rest: list[int] = []
-    reached: dict[str, list[_Bytes]] = {}  # what the calls of `rest` touch, by base
-    apart: dict[str, list[_Bytes]] = {}  # what those of `side` touch
+    reached: dict[str, list[Touch]] = {}  # what the calls of `rest` touch, by block
+    apart: dict[str, list[Touch]] = {}  # what those of `side` touch
     for index, ranges in enumerate(touched):
-        late = any(one.base in observed or one.conflicts(reached) for one in ranges)
+        late = any(one.block in observed or _conflicts(one, reached) for one in ranges)
         (rest if late else side).append(index)
         for one in ranges:
-            (reached if late else apart).setdefault(one.base, []).append(one)
-    beside = next((at for at, index in enumerate(rest) if any(one.conflicts(apart) for one in touched[index])), 0)
+            (reached if late else apart).setdefault(one.block, []).append(one)
+    beside = next((at for at, index in enumerate(rest) if any(_conflicts(one, apart) for one in touched[index])), 0)
     if min(len(side), beside) < LEAST_LAUNCHES:
         return list(range(len(calls))), None
     return side + rest, SideStream(len(side), len(side) + beside)
 
 
-def _touched(nodes: Nodes, call: Call) -> Iterator[_Bytes]:
-    """Values that a call reads or writes; a camera's frame, of unknown size, as no byte."""
+def _conflicts(one: Touch, others: dict[str, list[Touch]]) -> bool:
+    """Whether it must keep its order with one of the others, listed by block."""
+    return any(one.conflicts(other) for other in others.get(one.block, ()))
+
+
+def _touched(nodes: Nodes, call: Call) -> Iterator[Touch]:
+    """Values that a call reads or writes, each base as a block; a camera's frame, of unknown size, as no byte."""
     for argument, operand in zip(call.task.arguments, call.operands, strict=True):
         if isinstance(operand, ValueOperand):
             place = nodes.place(operand.value)
             start = place.offset + operand.offset
-            yield _Bytes(place.base, start, start + (argument.num_bytes or 0), argument.mode == "w")
+            end = start + (argument.num_bytes or 0)
+            yield Touch(argument.name, place.base, start, end, argument.mode == "w")
 
 
 def parts(stream: SideStream | None, launches: Sequence[T]) -> tuple[Sequence[T], Sequence[T], Sequence[T]]:
@@ -98,7 +87,7 @@ def verify_side_stream(plan: LaunchPlan, program: ProgramPlan) -> None:
     for launch in beside:
         for access in accesses(launch, plan, program):
             for other, touched in written:
-                if access.meets(touched):
+                if access.touch().conflicts(touched.touch()):
                     names = f"{access.argument.name} shares bytes with {touched.argument.name} of {other.name}"
                     raise ExportError(f"launch {launch.name}: {names}, which runs beside it: join before it")
 

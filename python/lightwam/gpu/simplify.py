@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lightwam.engine.dtypes import Array
@@ -17,7 +19,7 @@ def reshapes_as_parts(nodes: Nodes) -> None:
         x, y = nodes.place(node.inputs["x"]).base, node.outputs["y"]  # so far, parts are whole values
         if y in nodes.pinned and x in nodes.pinned:
             raise ExportError(f"op {node.name}: reshape of {x}, which is not in the arena: copy it first")
-        nodes.remove(node)
+        nodes.replace([node])
         if y in nodes.pinned:  # the bytes are where the world outside looks for them: x is another name of them
             nodes.put(x, y, 0)
         else:
@@ -36,23 +38,22 @@ def single_rows_of_groups(nodes: Nodes) -> None:
 def pools_in_two_steps(nodes: Nodes) -> None:
     """Learned-query pooling: the logits and the moments of every row, then softmax and the weighted sum."""
     for node in nodes.of_kind("learned_query_pool"):
-        tokens = nodes.types[node.inputs["x"]].matrix[0]
-        columns = node.count("heads") * node.count("queries")
-        logits = nodes.new_value(f"{node.name}.logits", TensorType("f32", (tokens, columns)))
-        moments = nodes.new_value(f"{node.name}.moments", TensorType("f32", (tokens, 2)))
-        between = {"logits": logits, "moments": moments}
-        x = {"x": node.inputs["x"]}
-        scores = Node(
-            "learned_query_scores", f"{node.name}.scores", node.stage, x, {"scores": node.weights["scores"]},
-            between, node.attrs, node.order,
-        )  # fmt: skip
-        total = Node(
-            "learned_query_sum", node.name, node.stage, x | between, {"merge": node.weights["merge"]}, node.outputs,
-            node.attrs, node.order,
-        )  # fmt: skip
-        nodes.replace([node], scores)
-        nodes.nodes.append(total)
-        nodes.changed()
+        nodes.replace([node], *pool_steps(nodes, node))
+
+
+def pool_steps(nodes: Nodes, pool: Node) -> tuple[Node, Node]:
+    """A pooling, or a batch of them, as its two steps."""
+    tokens = nodes.types[pool.inputs["x"]].matrix[0]
+    widths = {"logits": pool.count("heads") * pool.count("queries"), "moments": 2}
+    between = {
+        role: nodes.new_value(f"{pool.name}.{role}", TensorType("f32", (tokens, width)))
+        for role, width in widths.items()
+    }
+    scores, merge = ({role: pool.weights[role]} for role in ("scores", "merge"))
+    return (
+        replace(pool, kind="learned_query_scores", name=f"{pool.name}.scores", weights=scores, outputs=between),
+        replace(pool, kind="learned_query_sum", inputs=pool.inputs | between, weights=merge),
+    )
 
 
 def scalings_as_affine_steps(nodes: Nodes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from lightwam.engine.graph import TensorType
 from lightwam.gpu.nodes import Node, Nodes
-from lightwam.gpu.tasks import fits, uses_matvec
+from lightwam.gpu.tasks import fit_with, fuse, uses_matvec
 
 #: Columns of one partial (docs/reference/launch-plan.md, "Row statistics").
 STATISTICS_WIDTH = 64
@@ -22,10 +22,7 @@ def with_statistics(nodes: Nodes, x: str, kind: str, consumer: Node, role: str, 
         return False
     if writer.attrs.get("statistics") == kind:
         consumer.inputs[role] = writer.outputs["statistics"]
-        if not fits(nodes, consumer):
-            return False
-        nodes.replace(replaced, consumer)
-        return True
+        return fuse(nodes, replaced, consumer)
     if "statistics" in writer.attrs or writer in replaced:
         return False
     rows, columns = nodes.types[x].matrix
@@ -34,10 +31,8 @@ def with_statistics(nodes: Nodes, x: str, kind: str, consumer: Node, role: str, 
     producer.attrs["statistics"] = kind
     producer.outputs["statistics"] = statistics
     consumer.inputs[role] = statistics
-    with nodes.trial({statistics: TensorType("f32", (rows, -(-columns // STATISTICS_WIDTH), 2))}) as trial:
-        if not (fits(nodes, producer) and fits(nodes, consumer)):
-            return False
-        trial.keep()
-        nodes.replace([writer], producer)
-        nodes.replace(replaced, consumer)
+    types = {statistics: TensorType("f32", (rows, -(-columns // STATISTICS_WIDTH), 2))}
+    if not fit_with(nodes, types, producer, consumer):
+        return False
+    nodes.replace([writer, *replaced], producer, consumer)
     return True

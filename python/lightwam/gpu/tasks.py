@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightwam.engine.dtypes import EIGHT_BITS
+from lightwam.engine.graph import TensorType
 from lightwam.errors import ExportError
 from lightwam.gpu.nodes import Node, Nodes
 from lightwam.kernels.ops import (
@@ -70,13 +71,17 @@ class Builder:
     def __init__(self, nodes: Nodes, node: Node) -> None:
         self.nodes, self.node = nodes, node
 
+    def type(self, role: str) -> TensorType:
+        """Of an input, an output or a weight, of several side by side the first."""
+        if role in self.node.weights:
+            return self.nodes.constants[self.node.weights[role][0]].type
+        return self.nodes.types[self.node.inputs.get(role) or self.node.outputs[role]]
+
     def format(self, role: str) -> Any:
-        """Format of an input, output or weight; None where the node has no such role."""
+        """None where the node has no such role."""
         node = self.node
-        value = node.inputs.get(role) or node.outputs.get(role)
-        if value is not None:
-            return self.nodes.types[value].dtype
-        return self.nodes.constants[node.weights[role][0]].type.dtype if role in node.weights else None
+        present = role in node.inputs or role in node.outputs or role in node.weights
+        return self.type(role).dtype if present else None
 
     def formats(self, *roles: str) -> dict[str, Any]:
         """`format` by role."""
@@ -87,13 +92,10 @@ class Builder:
         return self.node.attrs.get(name)
 
     def matrix(self, role: str) -> tuple[int, int]:
-        return self.nodes.types[self.node.inputs.get(role) or self.node.outputs[role]].matrix
+        return self.type(role).matrix
 
     def shape(self, role: str) -> tuple[int, ...]:
-        return self.nodes.types[self.node.inputs.get(role) or self.node.outputs[role]].shape
-
-    def weight_shape(self, role: str) -> tuple[int, ...]:
-        return self.nodes.constants[self.node.weights[role][0]].type.shape
+        return self.type(role).shape
 
     def weight_elements(self, role: str) -> int:
         types = [self.nodes.constants[name].type.matrix for name in self.node.weights[role]]
@@ -111,7 +113,7 @@ class Builder:
         value = node.inputs.get(role) or node.outputs.get(role)
         if value is None:
             raise ExportError(f"node {node.name}: {node.kind} has no {role!r} for its kernel's argument {argument!r}")
-        return ValueOperand(value, node.count(f"{role}.offset"))
+        return ValueOperand(value, node.count(f"{role}.offset", 0))
 
 
 def make_call(nodes: Nodes, node: Node) -> Call:
@@ -126,6 +128,21 @@ def fits(nodes: Nodes, node: Node) -> bool:
     except ValueError:
         return False
     return True
+
+
+def fit_with(nodes: Nodes, types: Mapping[str, TensorType], *made: Node) -> bool:
+    """Whether kernels can do nodes that need these values, and their weights can lie as they read them.
+
+    If so, the values exist and the weights lie so from then on; else all is as before.
+    """
+    for name, tensor in types.items():
+        nodes.new_value(name, tensor)
+    weights = [names for node in made for names in node.weights.values()]
+    if all(fits(nodes, node) for node in made) and nodes.rows.join(*weights):
+        return True
+    for name in types:
+        del nodes.types[name]
+    return False
 
 
 def fuse(nodes: Nodes, old: Iterable[Node], new: Node) -> bool:
@@ -148,7 +165,7 @@ def uses_matvec(nodes: Nodes, node: Node) -> bool:
 def _linear(b: Builder) -> Call:
     node = b.node
     batch = node.count("batch", 1)
-    k = b.weight_shape("weight")[-1]
+    k = b.shape("weight")[-1]
     n = b.weight_elements("weight") // k // batch
     mode = "quantized" if b.format("x") in EIGHT_BITS else node.text("x_mode", "plain")
     options = b.formats("x", "weight", "y", "residual")
@@ -163,7 +180,7 @@ def _linear(b: Builder) -> Call:
 
 
 def _grouped_linear(b: Builder) -> Call:
-    groups, n, k = b.weight_shape("weight")
+    groups, n, k = b.shape("weight")
     rows = b.shape("x")[0]
     task = matmul.task(
         rows, n, k, **b.formats("x", "weight", "y"), bias="bias" in b.node.weights,
@@ -175,7 +192,7 @@ def _grouped_linear(b: Builder) -> Call:
 def _conv2d(b: Builder) -> Call:
     node = b.node
     height, width, channels = b.shape("x")
-    out, kernel_height, kernel_width, _ = b.weight_shape("weight")
+    out, kernel_height, kernel_width, _ = b.shape("weight")
     norm: dict[str, Any] = {"norm": "rms", "eps": node.attrs["eps"], "z": b.format("z")} if "z" in node.outputs else {}
     task = conv2d.task(
         height, width, channels, out, kernel=(kernel_height, kernel_width),
@@ -190,7 +207,7 @@ def _conv2d(b: Builder) -> Call:
 def _row_norm(b: Builder) -> Call:
     node = b.node
     batch = node.count("batch", 1)
-    elements, width = b.matrix("y")[0] * b.matrix("y")[1], node.count("width") or b.matrix("x")[1]
+    elements, width = b.matrix("y")[0] * b.matrix("y")[1], node.count("width", 0) or b.matrix("x")[1]
     options: dict[str, Any] = {}
     if "addend" in node.inputs or "addend" in node.weights:
         options = {"addend": node.text("addend_rows"), "addend_dtype": b.format("addend")}
@@ -269,7 +286,7 @@ def _learned_query_scores(b: Builder) -> Call:
 
 
 def _learned_query_sum(b: Builder) -> Call:
-    slots, batch = b.weight_shape("merge")[0], b.node.count("batch", 1)
+    slots, batch = b.shape("merge")[0], b.node.count("batch", 1)
     task = learned_query_sum.task(*_pool(b), slots=slots, x=b.format("x"), y=b.format("y"), batch=batch)
     return b.call(task)
 

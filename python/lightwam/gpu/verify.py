@@ -18,7 +18,6 @@ from lightwam.gpu.plan import (
     Launch,
     LaunchPlan,
     ProgramPlan,
-    WeightAddress,
     accesses,
 )
 from lightwam.gpu.side import verify_side_stream
@@ -30,8 +29,7 @@ def verify_plan(plan: LaunchPlan, graph: Graph) -> None:
     """Raise `ExportError`, naming the tensor, buffer or launch, if the plan breaks a rule."""
     if set(plan.programs) != set(PROGRAM_NAMES):
         raise ExportError(f"programs are {sorted(plan.programs)}: they must be {sorted(PROGRAM_NAMES)}")
-    _verify_weights(plan, graph)
-    instruction = Intervals()
+    weights, instruction = _verify_weights(plan, graph), Intervals()
     for name in PROGRAM_NAMES:
         program = plan.programs[name]
         names = Counter(buffer.name for buffer in program.buffers)
@@ -41,7 +39,7 @@ def verify_plan(plan: LaunchPlan, graph: Graph) -> None:
             _verify_buffer(buffer, name, program, graph)
         for launch in program.launches:
             _verify_launch(launch, plan, program)
-        _verify_reads(plan, name, instruction, graph)
+        _verify_reads(plan, name, weights, instruction, graph)
         _verify_lifetimes(plan, name)
         verify_side_stream(plan, program)
 
@@ -50,15 +48,18 @@ def _wrong(fault: str) -> ExportError:
     return ExportError(f"{fault}: lower the graph anew")
 
 
-def _verify_weights(plan: LaunchPlan, graph: Graph) -> None:
-    end = 0
+def _verify_weights(plan: LaunchPlan, graph: Graph) -> Intervals:
+    """Their places; returns the bytes of the block that they fill."""
+    end, filled = 0, Intervals()
     for name, offset in sorted(plan.weights.items(), key=lambda item: item[1]):
         constant = graph.constants.get(name) or plan.derived.get(name)
         if constant is None or offset % WEIGHT_ALIGNMENT or offset < end:
             raise _wrong(f"weight {name}: unknown, or offset {offset} is unaligned or taken")
         end = offset + constant.type.num_bytes
+        filled.add(offset, end)
     if end > plan.weights_bytes:
         raise _wrong(f"weights end at {end}, after their block of {plan.weights_bytes} bytes")
+    return filled
 
 
 def _verify_buffer(buffer: Buffer, program_name: str, program: ProgramPlan, graph: Graph) -> None:
@@ -98,7 +99,7 @@ def _verify_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> No
         given = f"{len(launch.arguments)} addresses for {len(arguments)} arguments"
         raise _wrong(f"launch {launch.name}: {given}")
     for address in launch.arguments:
-        if not isinstance(address, WeightAddress) and not 0 <= address.buffer < len(program.buffers):
+        if address.buffer is not None and not 0 <= address.buffer < len(program.buffers):
             raise _wrong(f"launch {launch.name}: buffer {address.buffer} is unknown")
     touched = list(accesses(launch, plan, program))
     for access in touched:
@@ -111,17 +112,17 @@ def _verify_launch(launch: Launch, plan: LaunchPlan, program: ProgramPlan) -> No
             place = f"bytes {access.start}..{access.end} of {access.block}: outside, unaligned or read-only"
             raise ExportError(f"launch {launch.name}: {access.argument.name} is {place}")
     for one, other in combinations(touched, 2):
-        if (one.writes or other.writes) and one.meets(other):
+        if one.touch().conflicts(other.touch()):
             names = f"{one.argument.name} and {other.argument.name}"
             raise _wrong(f"launch {launch.name}: {names} share bytes and one is written")
 
 
-def _verify_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Graph) -> None:
+def _verify_reads(plan: LaunchPlan, name: str, weights: Intervals, instruction: Intervals, graph: Graph) -> None:
     """Every byte is written before it is read, through the same buffer, and the output is written whole.
 
     `instruction` holds what `set_instruction` writes there, through any buffer; `act` only reads it.
     """
-    program, weights = plan.programs[name], _filled_weights(plan, graph)
+    program = plan.programs[name]
     written = {buffer.name: Intervals() for buffer in program.buffers}
     for given in program.buffers:
         if given.space == "input":
@@ -148,15 +149,6 @@ def _verify_reads(plan: LaunchPlan, name: str, instruction: Intervals, graph: Gr
     for value in graph.programs[name].outputs.values():
         if value not in outputs or not written[value].covers(0, graph.programs[name].values[value].type.num_bytes):
             raise _wrong(f"output {value} is not written whole")
-
-
-def _filled_weights(plan: LaunchPlan, graph: Graph) -> Intervals:
-    """The bytes of the block of weights that tensors fill."""
-    filled = Intervals()
-    for tensor, offset in plan.weights.items():
-        constant = graph.constants.get(tensor) or plan.derived[tensor]
-        filled.add(offset, offset + constant.type.num_bytes)
-    return filled
 
 
 def _verify_lifetimes(plan: LaunchPlan, name: str) -> None:

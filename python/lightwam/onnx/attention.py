@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from lightwam.engine.dtypes import Array, Shape
+from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Op
 from lightwam.onnx.lowering import Lowering
 from lightwam.onnx.rope import half_split_order
@@ -28,22 +28,17 @@ def reordered(t: Lowering, op: Op, role: str, heads: int) -> str:
 
 
 def rms_norm_rope(t: Lowering, op: Op) -> None:
-    heads = op.attrs["heads"]
-    assert isinstance(heads, int)
+    heads = op.count("heads")
     if op.inputs["x"] in t.half_split:
         _half_split_rope(t, op, heads)
         return
     width = t.type(op.inputs["x"]).shape[-1]
     normed = row_norm(t, op, t.constant(op, "weight"))
-    tables = [t.model.constant(t.graph.constants[op.constants[part]], "batch", _with_batch(t, op, part),
-                               lambda table: table[None]) for part in ("cos", "sin")]  # fmt: skip
+    parts = [t.graph.constants[op.constants[part]] for part in ("cos", "sin")]
+    tables = [t.model.constant(part, "batch", (1, *part.type.shape), lambda table: table[None]) for part in parts]
     x = t.model.reshape(normed, (1, -1, width), f"{op.name}:batch")
     y = t.model.node("RotaryEmbedding", [x, *tables], f"{op.name}:rotated", interleaved=1, num_heads=heads)
     t.put(op.outputs["y"], "rows", t.model.reshape(y, (-1, width), f"{op.name}:rows"))
-
-
-def _with_batch(t: Lowering, op: Op, part: str) -> Shape:
-    return (1, *t.graph.constants[op.constants[part]].type.shape)
 
 
 def _half_split_rope(t: Lowering, op: Op, heads: int) -> None:
@@ -72,8 +67,7 @@ def _doubled(t: Lowering, op: Op, part: str) -> str:
 
 
 def self_attention(t: Lowering, op: Op) -> None:
-    heads = op.attrs["heads"]
-    assert isinstance(heads, int)
+    heads = op.count("heads")
     q, k, v = (t.heads(op.inputs[role], heads) for role in "qkv")
     attended = t.model.node("Attention", [q, k, v], f"{op.name}:attended", scale=op.attrs["scale"])
     _join_heads(t, op, attended, t.type(op.outputs["y"]).shape[-1])
@@ -86,8 +80,7 @@ def _join_heads(t: Lowering, op: Op, attended: str, width: int) -> None:
 
 
 def cross_attention(t: Lowering, op: Op) -> None:
-    shares, heads = _shares(t, op), op.attrs["heads"]
-    assert isinstance(heads, int)
+    shares, heads = _shares(t, op), op.count("heads")
     width = t.type(op.inputs["value_text"]).shape[-1]
     values = t.split_heads(_with_proprio(t, op, "value"), heads, width, f"{op.name}:values")
     _join_heads(t, op, t.model.node("MatMul", [shares, values], f"{op.name}:attended"), width)
@@ -103,8 +96,7 @@ def _with_proprio(t: Lowering, op: Op, what: str) -> str:
 
 def _shares(t: Lowering, op: Op) -> str:
     """softmax(q k * scale + bias) over text and state keys, [1, heads, S, n + E]."""
-    model, heads, scale = t.model, op.attrs["heads"], op.attrs["scale"]
-    assert isinstance(heads, int) and isinstance(scale, float)
+    model, heads, scale = t.model, op.count("heads"), op.number("scale")
     width = t.type(op.inputs["key_text"]).shape[-1]
     joined = model.reshape(_with_proprio(t, op, "key"), (1, -1, heads, width // heads), f"{op.name}:keys_split")
     keys = model.node("Transpose", [joined], f"{op.name}:keys", perm=[0, 2, 3, 1])
@@ -121,8 +113,7 @@ def _shares(t: Lowering, op: Op) -> str:
 
 def cross_attention_folded(t: Lowering, op: Op) -> None:
     """One matmul of [S, heads * keys] with [heads * keys, N]."""
-    model, heads = t.model, op.attrs["heads"]
-    assert isinstance(heads, int)
+    model, heads = t.model, op.count("heads")
     width = t.type(op.outputs["y"]).shape[-1]
     shares = model.node("Transpose", [_shares(t, op)], f"{op.name}:by_token", perm=[0, 2, 1, 3])
     tokens = t.type(op.inputs["q"]).shape[0]

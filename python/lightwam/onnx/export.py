@@ -14,7 +14,7 @@ from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
 from lightwam.files import replacing_file
 from lightwam.onnx.lowering import Lowering
-from lightwam.onnx.model import ModelBuilder, WeightFile, require_onnx
+from lightwam.onnx.model import ModelBuilder, WeightFile
 from lightwam.onnx.ops import lower
 
 
@@ -48,9 +48,8 @@ def write_onnx(
     [1]) on; [n, text width] and no `text_rows` where n is fixed.
 
     Raises:
-        ExportError: `onnx` is not installed, an op has no ONNX form or is eight-bit, `text_rows` is out of range.
+        ExportError: an op has no ONNX form or is eight-bit, `text_rows` is out of range.
     """
-    require_onnx()
     length = int(graph.policy["context_rows"])
     if text_rows is not None and not 1 <= text_rows <= length:
         raise ExportError(f"text_rows is {text_rows}: use 1..{length}, the engine's context rows")

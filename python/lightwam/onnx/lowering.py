@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lightwam.engine.costs import text_keys
 from lightwam.engine.graph import Graph, Op, Program, TensorType
 from lightwam.onnx.model import ModelBuilder
 from lightwam.onnx.rope import half_split_values
@@ -31,7 +32,7 @@ class Lowering:
     def keys(self) -> int:
         """Text keys of every cross-attention: one row stands for the padded ones."""
         length = int(self.graph.policy["context_rows"])
-        return length if self.text_rows is None else min(self.text_rows + 1, length)
+        return length if self.text_rows is None else text_keys(self.text_rows, length)
 
     def type(self, value: str) -> TensorType:
         """The value's type, an instruction's rows cut to those that are there."""

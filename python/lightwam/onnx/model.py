@@ -7,13 +7,15 @@ stored in 16 bits is widened by a Cast, which every runtime folds while it loads
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from lightwam.engine.dtypes import ITEM_SIZE, Array, Shape, num_elements
+import onnx
+from lightwam.engine.dtypes import ITEM_SIZE, Array, Shape
 from lightwam.engine.graph import Constant
 from lightwam.errors import ExportError
 
@@ -23,15 +25,6 @@ PAGE = 4096  # a mapped tensor begins on a page
 _INLINE_ELEMENTS = 64
 
 Transform = Callable[[Array], Array]
-
-
-def require_onnx() -> Any:
-    """The `onnx` package. Raises `ExportError` where it is not installed."""
-    try:
-        import onnx
-    except ModuleNotFoundError:
-        raise ExportError("the package 'onnx' is not installed: pip install 'lightwam[onnx]'") from None
-    return onnx
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class StoredTensor:
 
     @property
     def num_bytes(self) -> int:
-        return ITEM_SIZE[self.constant.type.dtype] * num_elements(self.shape)
+        return ITEM_SIZE[self.constant.type.dtype] * math.prod(self.shape)
 
 
 @dataclass
@@ -82,7 +75,6 @@ class ModelBuilder:
     """Appends nodes to one ONNX graph. Every method returns the name of the value it made."""
 
     def __init__(self, name: str, weights: WeightFile) -> None:
-        self._onnx = require_onnx()
         self._name = name
         self._weights = weights
         self._nodes: list[Any] = []
@@ -93,13 +85,13 @@ class ModelBuilder:
 
     def bind(self, name: str, shape: Shape, integer: bool = False) -> str:
         """An input of the model: float32, or int32."""
-        kind = self._onnx.TensorProto.INT32 if integer else self._onnx.TensorProto.FLOAT
-        self._inputs.append(self._onnx.helper.make_tensor_value_info(name, kind, list(shape)))
+        kind = onnx.TensorProto.INT32 if integer else onnx.TensorProto.FLOAT
+        self._inputs.append(onnx.helper.make_tensor_value_info(name, kind, list(shape)))
         return name
 
     def node(self, op: str, inputs: list[str], output: str, **attrs: Any) -> str:
         """A node with one output, called like it."""
-        self._nodes.append(self._onnx.helper.make_node(op, inputs, [output], name=output, **attrs))
+        self._nodes.append(onnx.helper.make_node(op, inputs, [output], name=output, **attrs))
         return output
 
     def reshape(self, x: str, shape: Shape, output: str) -> str:
@@ -107,19 +99,16 @@ class ModelBuilder:
 
     def integers(self, *numbers: int) -> str:
         """An int64 vector."""
-        return self._inline("i64." + ".".join(map(str, numbers)), np.array(numbers, np.int64))
+        return self.table("i64." + ".".join(map(str, numbers)), np.array(numbers, np.int64))
 
     def number(self, value: float) -> str:
         """A float32 scalar."""
-        return self._inline(f"f32.{value!r}", np.array(value, np.float32))
+        return self.table(f"f32.{value!r}", np.array(value, np.float32))
 
     def table(self, name: str, array: Array) -> str:
-        """A small array that the lowering itself made, by name."""
-        return self._inline(name, array)
-
-    def _inline(self, name: str, array: Array) -> str:
+        """A small array within the model, by name."""
         if name not in self._initializers:
-            self._initializers[name] = self._onnx.numpy_helper.from_array(array, name)
+            self._initializers[name] = onnx.numpy_helper.from_array(array, name)
         return name
 
     def constant(
@@ -133,19 +122,19 @@ class ModelBuilder:
             raise ExportError(
                 f"constant {constant.name} is {constant.type}: export the policy in a float precision for ONNX"
             )
-        if stored_as == "f32" and num_elements(made) <= _INLINE_ELEMENTS:
+        if stored_as == "f32" and math.prod(made) <= _INLINE_ELEMENTS:
             array = constant.array()
-            return self._inline(name, np.array(array if transform is None else transform(array)))
+            return self.table(name, np.array(array if transform is None else transform(array)))
         if name not in self._initializers:
             self._initializers[name] = self._external(name, self._weights.place(constant, variant, made, transform))
         if stored_as == "f32":
             return name
         if name not in self._widened:
-            self._widened[name] = self.node("Cast", [name], f"{name}:f32", to=self._onnx.TensorProto.FLOAT)
+            self._widened[name] = self.node("Cast", [name], f"{name}:f32", to=onnx.TensorProto.FLOAT)
         return self._widened[name]
 
     def _external(self, name: str, stored: StoredTensor) -> Any:
-        proto = self._onnx.TensorProto
+        proto = onnx.TensorProto
         types = {"f32": proto.FLOAT, "bf16": proto.BFLOAT16, "f16": proto.FLOAT16}
         tensor = proto(name=name, dims=stored.shape, data_type=types[stored.constant.type.dtype])
         tensor.data_location = proto.EXTERNAL
@@ -158,12 +147,12 @@ class ModelBuilder:
         """Declare an output; `x` is renamed to `name`."""
         if x != name:
             self.node("Identity", [x], name)
-        info = self._onnx.helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, list(shape))
+        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(shape))
         self._outputs.append(info)
 
     def serialize(self, metadata: Mapping[str, str]) -> bytes:
         """The model without its weights. `metadata`: its free key-value entries."""
-        helper = self._onnx.helper
+        helper = onnx.helper
         graph = helper.make_graph(
             self._nodes, self._name, self._inputs, self._outputs, list(self._initializers.values())
         )

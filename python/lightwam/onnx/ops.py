@@ -98,8 +98,7 @@ def _rms_norm(t: Lowering, op: Op) -> None:
 def _channel_norm(t: Lowering, op: Op) -> str:
     """Over the channels of [1, C, h, w]: x / |x| * (weight sqrt(C)), the shape that is recognised as one L2 norm."""
     model, x, width = t.model, t.map(op.inputs["x"]), t.type(op.inputs["x"]).shape[-1]
-    weight, eps = t.graph.constants[op.constants["weight"]], op.attrs["eps"]
-    assert isinstance(eps, float)
+    weight, eps = t.graph.constants[op.constants["weight"]], op.number("eps")
     square = model.node("Pow", [x, model.number(2.0)], f"{op.name}:square")
     total = model.node("ReduceSum", [square, model.integers(1)], f"{op.name}:sum", keepdims=1)
     lifted = model.node("Add", [total, model.number(eps * width)], f"{op.name}:lifted")
@@ -112,8 +111,7 @@ def _channel_norm(t: Lowering, op: Op) -> str:
 
 def _learned_query_pool(t: Lowering, op: Op) -> None:
     model, name = t.model, op.name
-    heads, queries, eps = op.attrs["heads"], op.attrs["queries"], op.attrs["eps"]
-    assert isinstance(heads, int) and isinstance(queries, int)
+    heads, queries, eps = op.count("heads"), op.count("queries"), op.number("eps")
     tokens, width = t.type(op.inputs["x"]).matrix
     ones = model.table(f"ones.{width}", np.ones(width, np.float32))
     normed = model.node(
@@ -151,10 +149,8 @@ def _scale_shift_clamp(t: Lowering, op: Op) -> None:
     scaled = t.model.node("Mul", [t.rows(op.inputs["x"]), t.constant(op, "scale")], f"{op.name}:scaled")
     y = t.model.node("Add", [scaled, t.constant(op, "shift")], f"{op.name}:shifted")
     for attr, kind in (("minimum", "Max"), ("maximum", "Min")):
-        limit = op.attrs[attr]
-        if limit is not None:
-            assert isinstance(limit, (int, float))
-            y = t.model.node(kind, [y, t.model.number(float(limit))], f"{op.name}:{attr}")
+        if op.attrs[attr] is not None:
+            y = t.model.node(kind, [y, t.model.number(op.number(attr))], f"{op.name}:{attr}")
     t.put(op.outputs["y"], "rows", y)
 
 

@@ -34,7 +34,7 @@ def half_split_values(program: Program) -> dict[str, int]:
             continue
         sources = [_rotated_linear(op.inputs[role], op, writers, readers) for role in "qk"]
         if all(source is not None for source in sources):
-            chosen.update({source: int(op.attrs["heads"]) for source in sources if source})  # type: ignore[arg-type]
+            chosen.update({source: op.count("heads") for source in sources if source})
     return chosen
 
 

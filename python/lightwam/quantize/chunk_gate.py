@@ -8,7 +8,7 @@ figures are reported beside it. Symbols: H horizon, A action width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,10 @@ class Agreement:
     gripper_steps: int
     flip_score_change: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Seven digits of each."""
+        return {name: round(value, 7) if isinstance(value, float) else value for name, value in vars(self).items()}
+
 
 def chunk_value(graph: Graph) -> str:
     """Name of the value that holds the normalised chunk: what the last matmul makes."""
@@ -62,8 +66,7 @@ def chunk_value(graph: Graph) -> str:
 
 def gripper_column(graph: Graph) -> int | None:
     """The column that the sign rule acts on."""
-    columns = [op.attrs["column"] for op in graph.programs["act"].ops if op.op == "gripper_rule"]
-    return int(columns[0]) if columns else None  # type: ignore[arg-type]
+    return next((op.count("column") for op in graph.programs["act"].ops if op.op == "gripper_rule"), None)
 
 
 def probe_graph(graph: Graph) -> Graph:
@@ -148,8 +151,3 @@ def _cosines(made: Array, expected: Array) -> Array:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = (a == b).all(axis=1)
     return np.asarray(np.where(same, 1.0, (a * b).sum(axis=1) / np.maximum(norms, 1e-300)))
-
-
-def rounded(agreement: Agreement) -> Mapping[str, Any]:
-    """As JSON, seven digits."""
-    return {name: round(value, 7) if isinstance(value, float) else value for name, value in vars(agreement).items()}

@@ -11,13 +11,14 @@ Symbols: N output width, K input width, R rows, G groups.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, decode, num_elements
+from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, decode
 from lightwam.engine.graph import (
     EIGHT_BIT_FORMATS,
     Constant,
@@ -67,12 +68,12 @@ def find_layers(graph: Graph, min_weights: int = MIN_WEIGHTS) -> tuple[Layer, ..
     if graph.precision in EIGHT_BIT_FORMATS:
         raise ExportError(f"engine {graph.name} is quantised already: give the float engine it was made from")
     act = graph.programs["act"]
-    edges = _edge_weights(act)
+    edges = set(_edge_weights(act))
     readers = _weight_readers(graph)
     paying: dict[str, Shape] = {}
     for linears in _linears_by_input(act).values():
         fitting = [op for op in linears if op.constants["weight"] not in edges]
-        numbers = sum(_size(graph, op) for op in fitting)
+        numbers = sum(math.prod(graph.constants[op.constants["weight"]].type.shape) for op in fitting)
         for op in fitting if numbers >= min_weights else ():
             weight = op.constants["weight"]
             shape = graph.constants[weight].type.shape
@@ -93,10 +94,6 @@ def _linears_by_input(program: Program) -> dict[str, list[Op]]:
     return groups
 
 
-def _size(graph: Graph, op: Op) -> int:
-    return num_elements(graph.constants[op.constants["weight"]].type.shape)
-
-
 def _weight_readers(graph: Graph) -> dict[str, list[tuple[str, Op]]]:
     """Constant -> (program, op) of every op that reads it."""
     readers: dict[str, list[tuple[str, Op]]] = {}
@@ -107,29 +104,16 @@ def _weight_readers(graph: Graph) -> dict[str, list[tuple[str, Op]]]:
     return readers
 
 
-def _edge_weights(act: Program) -> set[str]:
+def _edge_weights(act: Program) -> Iterator[str]:
     """Weights of the first matmuls behind the state and of the last ones before the actions."""
-    return {op.constants["weight"] for op in (*_first_matmuls(act), *_last_matmuls(act))}
-
-
-def _first_matmuls(act: Program) -> Iterator[Op]:
-    reached = {"state"}
-    for op in act.ops:
-        if reached.intersection(op.inputs.values()):
-            if OPS[op.op].matmul:
-                yield op
-            else:
-                reached.update(op.outputs.values())
-
-
-def _last_matmuls(act: Program) -> Iterator[Op]:
-    needed = set(act.outputs.values())
-    for op in reversed(act.ops):
-        if needed.intersection(op.outputs.values()):
-            if OPS[op.op].matmul:
-                yield op
-            else:
-                needed.update(op.inputs.values())
+    forward = [(op, op.inputs.values(), op.outputs.values()) for op in act.ops]
+    backward = [(op, after, before) for op, before, after in reversed(forward)]
+    for steps, reached in ((forward, {"state"}), (backward, set(act.outputs.values()))):
+        for op, near, far in steps:
+            if reached.intersection(near) and OPS[op.op].matmul:
+                yield op.constants["weight"]
+            elif reached.intersection(near):
+                reached.update(far)
 
 
 def quantize_graph(graph: Graph, layers: Collection[Layer], precision: EightBit = "int8") -> Graph:

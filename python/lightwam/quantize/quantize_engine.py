@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from lightwam.engine.dtypes import Array
 from lightwam.engine.file import check_checksums, read_engine, write_engine
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.engine.verify import check_graph
-from lightwam.errors import ConfigError, ExportError
+from lightwam.errors import ConfigError
 from lightwam.files import replacing_file
 from lightwam.progress import progress_bar
 from lightwam.quantize.calibration import Observations
 from lightwam.quantize.chunk_gate import Agreement, agreement, gripper_column, probe_graph, run_probe
-from lightwam.quantize.layer_errors import LayerError, measure_layers
+from lightwam.quantize.layer_errors import measure_layers
 from lightwam.quantize.layers import Layer, find_layers, quantize_graph, scale_name
 from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeReport, report_path
 
@@ -81,10 +81,7 @@ def _layers(layers: Sequence[Layer], engine: str, keep_float: Sequence[str]) -> 
             names = [layer.name for layer in layers[:3]]
             raise ConfigError(f"keep_float {pattern!r} names no layer of engine {engine}: they are {names}, ...")
     excluded = [layer for layer in layers if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in keep_float)]
-    rest = [layer for layer in layers if layer not in excluded]
-    if not rest:
-        raise ExportError(f"engine {engine} has no layer to quantise: use it as it is")
-    return rest, excluded
+    return [layer for layer in layers if layer not in excluded], excluded
 
 
 def fewest_kept_float(count: int, passes: Callable[[int], bool]) -> int | None:
@@ -122,7 +119,8 @@ class _Run:
         options = self.options
         self._write_probe(self._quantised, self.layers)
         self.stored = read_engine(self._quantised)
-        errors = self._measure_layers()
+        with progress_bar("layers", len(self.observations.calibration), options.show_progress) as advance:
+            errors = measure_layers(self.graph, self.stored, self.layers, self.observations.calibration, advance)
         kept = {layer.weight: "float: asked for" for layer in excluded}
         for layer in self.layers:
             if errors[layer.weight].output > options.layer_gate:
@@ -150,11 +148,6 @@ class _Run:
     def _quantised(self) -> Path:
         """The probe with every layer in eight bits: the store of the quantised numbers."""
         return self.folder / f"{self.options.precision}.lwam"
-
-    def _measure_layers(self) -> Mapping[str, LayerError]:
-        calibration = self.observations.calibration
-        with progress_bar("layers", len(calibration), self.options.show_progress) as advance:
-            return measure_layers(self.graph, self.stored, self.layers, calibration, advance)
 
     def _search(self, worst_first: Sequence[Layer], tried: dict[int, Agreement]) -> int | None:
         if not worst_first:

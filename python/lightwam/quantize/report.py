@@ -8,31 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from lightwam.engine.graph import EightBit
-from lightwam.quantize.chunk_gate import Agreement, Runner, rounded
+from lightwam.quantize.chunk_gate import Agreement, Runner
 from lightwam.quantize.layer_errors import LayerError
 from lightwam.quantize.layers import MIN_WEIGHTS, Layer
 
 
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """The gates and how they are measured.
-
-    layer_gate: largest relative RMS error of a layer's output. chunk_gate: least cosine of a normalised chunk over the
-    held-out observations. keep_float: layer names (or patterns with `*`) that are not quantised. min_weights: see
-    `find_layers`. reference: a float engine of the same weights that chunks are compared with (say, the f32 one of a
-    bf16 engine) instead of the engine itself. runner, threads: what runs the whole chunks. show_progress: draw bars.
-    precision: of the engine that is made.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """The gates, and what they are measured with."""
 
     layer_gate: float = 0.05
+    """Largest relative RMS error of a layer's output; a layer beyond it stays float."""
     chunk_gate: float = 0.999
+    """Least cosine of the normalised action chunk; below it further layers stay float, the worst first."""
     keep_float: tuple[str, ...] = ()
-    min_weights: int = MIN_WEIGHTS
+    """Layers to leave in float, by name or pattern ('expert.*')."""
     reference: Path | None = None
+    """Float engine of the same weights to compare chunks with (say, in f32); the engine itself when absent."""
     runner: Runner = "runtime"
+    """What runs the chunks: the runtime that robots use, or the slow reference in float32."""
     threads: int | None = None
-    show_progress: bool = False
+    """Threads of the runtime; all cores when absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(Gates):
+    """`precision`: of the engine that is made. `min_weights`: see `find_layers`. `show_progress`: draw bars."""
+
     precision: EightBit = "int8"
+    min_weights: int = MIN_WEIGHTS
+    show_progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class QuantizeReport:
             "runner": self.options.runner,
             f"layers_{self.options.precision}": len(self.layers) - len(self.fallbacks),
             "layers_float": {entry.layer.name: entry.verdict for entry in self.fallbacks},
-            "chunk": None if self.chunk is None else rounded(self.chunk),
+            "chunk": None if self.chunk is None else self.chunk.to_json(),
         }  # fmt: skip
 
 

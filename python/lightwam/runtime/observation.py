@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of an observation's types; its camera names, sizes and finiteness are checked in C++."""
+"""Checks of an observation's types and camera names; sizes and finiteness are checked in C++."""
 
 from __future__ import annotations
 
@@ -35,13 +35,8 @@ class ObservationShape:
     state_width: int
 
 
-@dataclass(frozen=True, eq=False)
-class CheckedObservation:
-    """Arrays of the right type; `images` is a private dictionary, so the caller may change theirs meanwhile."""
-
-    images: dict[str, NDArray[np.uint8]]
-    latents: NDArray[np.float32] | None
-    state: NDArray[np.float32]
+#: Images, latents and state as arrays of the right type; the dictionary is a copy, so the caller may change theirs.
+CheckedObservation = tuple[dict[str, NDArray[np.uint8]], NDArray[np.float32] | None, NDArray[np.float32]]
 
 
 def _describe(value: object) -> str:
@@ -104,6 +99,6 @@ def check_observation(observation: Mapping[str, Any], shape: ObservationShape) -
             raise ObservationError(f"the observation's key {key!r} is unknown; expected '{source}' and 'state'")
     state = _check_state(observation["state"], shape.state_width)
     if shape.cameras is not None:
-        return CheckedObservation(_check_images(observation["images"], shape.cameras), None, state)
+        return _check_images(observation["images"], shape.cameras), None, state
     assert shape.latents is not None
-    return CheckedObservation({}, _check_latents(observation["latents"], shape.latents), state)
+    return {}, _check_latents(observation["latents"], shape.latents), state

@@ -147,11 +147,11 @@ class Policy:
         before the first `set_instruction`; EngineError if the engine computes an action that is not finite. After an
         error the policy serves the next good call.
         """
-        checked = check_observation(observation, self._shape)
+        images, latents, state = check_observation(observation, self._shape)
         actions = np.empty(self._actions_shape, dtype=np.float32)
         seconds = np.empty(len(_engine.STAGES) + 1, dtype=np.float64)
         infer = self._engine.infer_by_stage if by_stage else self._engine.infer
-        infer(checked.images, checked.latents, checked.state, actions, seconds)
+        infer(images, latents, state, actions, seconds)
         timings = {stage: float(value) for stage, value in zip(_engine.STAGES, seconds[1:], strict=True) if value >= 0}
         timings["total"] = float(seconds[0])
         return ActionChunk(actions=actions, timings=timings, replan_steps=self._replan_steps)
@@ -167,9 +167,9 @@ class Policy:
         """
         if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= _MAX_REPEATS:
             raise DeviceError(f"repeats is {repeats!r}; expected a whole number from 1 to {_MAX_REPEATS}")
-        checked = check_observation(observation, self._shape)
+        images, latents, state = check_observation(observation, self._shape)
         report = on_progress or (lambda done, total: None)
-        found = self._engine.tune(checked.images, checked.latents, checked.state, repeats, report)
+        found = self._engine.tune(images, latents, state, repeats, report)
         return Tuning(**{**found, "tasks": tuple(TaskTiming(**task) for task in found["tasks"])})
 
     def reset(self) -> None:

@@ -20,7 +20,7 @@ from lightwam.model.fit import load_exactly
 from lightwam.train.device import choose_attention, use_device
 from lightwam.train.options import PolicyTrainArgs
 from lightwam.train.policy_data import load_policy_data
-from lightwam.train.policy_losses import PolicyNetworks, training_losses, validate
+from lightwam.train.policy_losses import PolicyNetworks, check_trainable, training_losses, validate
 from lightwam.train.run import TrainingRun
 
 
@@ -38,6 +38,7 @@ class PolicyTrainer(TrainingRun):
         torch.manual_seed(seed)
         vae_config, vae_weights = load_checkpoint(args.inputs.vae)
         self.config = dataclasses.replace(read_config(args.inputs.config), vae=vae_config.vae)
+        check_trainable(self.config)  # before frames are decoded and encoded
         self.vae_weights = part(vae_weights, "vae.")
         vae = WanVAE(self.config.vae)
         load_exactly(vae, self.vae_weights, f"VAE checkpoint {args.inputs.vae}")

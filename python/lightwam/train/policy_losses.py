@@ -25,13 +25,20 @@ from lightwam.train.options import PolicyLosses
 from lightwam.train.policy_data import PolicyData
 
 
+def check_trainable(config: LightWAMConfig) -> None:
+    """Raise `ConfigError` for a policy with another text encoder than the small one."""
+    if config.text.kind != "hashed_words":
+        raise ConfigError(
+            f"text.kind is {config.text.kind!r}: this trainer trains policies with 'hashed_words', as nano has"
+        )
+
+
 class PolicyNetworks(nn.Module):
     """What is trained: the policy, its text encoder, and the localisation head (training only, never exported)."""
 
     def __init__(self, config: LightWAMConfig, located: int) -> None:
         super().__init__()
-        if config.text.kind != "hashed_words":
-            raise ConfigError(f"text.kind is {config.text.kind!r}: this trainer trains policies with 'hashed_words'")
+        check_trainable(config)
         self.policy = LightWAM(config)
         self.text_encoder = HashedWordsEncoder(config.text)
         features = config.action_expert.per_layer_dim * len(config.video_dit.adapters.layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_every_verb_has_a_frozen_argument_dataclass_and_answers_help(
     arguments = getattr(module, verb.arguments)
     assert dataclasses.is_dataclass(arguments)
     assert arguments.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert callable(getattr(module, verb.function))
+    assert callable(module.main)
     with pytest.raises(SystemExit) as stop:
         cli.main([*name.split(), "--help"])
     assert stop.value.code == 0
@@ -69,6 +70,27 @@ def test_lightwam_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     captured = capsys.readouterr()
     assert captured.err.strip().count("\n") == 0
     assert "EngineError" in captured.err and "absent.lwam" in captured.err
+
+
+def test_a_missing_module_names_the_extras_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extras = pytest.importorskip("tomllib").loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    extras = extras["project"]["optional-dependencies"]
+    for module, names in cli._EXTRAS.items():
+        for name in names:
+            assert any(re.match(rf"{module}\b", requirement) for requirement in extras[name]), (module, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "lightwam.cli.onnx", raising=False)
+    monkeypatch.delitem(sys.modules, "lightwam.onnx.export", raising=False)
+    monkeypatch.delitem(sys.modules, "lightwam.onnx.model", raising=False)
+    assert cli.main(["onnx", "--engine", "a", "--out", "b"]) == 2
+    error = capsys.readouterr().err
+    assert "'onnx' is not installed: pip install 'lightwam[onnx]'" in error and error.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert cli.main(["inspect", "a.lwam"]) == 2
+    error = capsys.readouterr().err
+    assert "pip install rich tyro" in error and "lightwam[" not in error
 
 
 def test_help_imports_neither_torch_nor_the_simulator() -> None:

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 from lightwam import cli
-from lightwam.bench.figures import Record, Seconds, read_figures, record_from_json, record_to_json, write_figures
-from lightwam.errors import DataError
+from lightwam.bench.figures import Record, Seconds, write_figures
 
 
 def record(**more: object) -> Record:
     seconds = Seconds.of([0.4, 0.1, 0.2, 0.3])
     return Record("chunk", "nano", "lightwam-f32", "f32", 2, seconds, **more)  # type: ignore[arg-type]
+
+
+def read_figures(path: Path) -> list[Record]:
+    records = json.loads(path.read_text())["records"]
+    for entry in records:
+        del entry["share_of_peak"]
+    return [Record(**{**entry, "seconds": Seconds(**entry["seconds"])}) for entry in records]
 
 
 def test_percentiles_are_numpys() -> None:
@@ -38,18 +44,6 @@ def test_a_file_keeps_every_field(tmp_path: Path) -> None:
     assert read_figures(tmp_path / "figures.json") == [made]
     assert json.loads((tmp_path / "figures.json").read_text())["engine"] == "x"
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other", "version": 1, "records": []}'])
-def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "f.json").write_text(text)
-    with pytest.raises(DataError, match=r"f\.json"):
-        read_figures(tmp_path / "f.json")
-
-
-def test_a_record_with_an_unknown_field_is_refused() -> None:
-    with pytest.raises(DataError, match="colour"):
-        record_from_json({**record_to_json(record()), "colour": "red"})
 
 
 def test_bench_measures_each_number_of_threads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from helpers.convert_fixtures import GOLDEN, GROUPS
+from helpers.released import ADDED_TO_BACKBONE
 from lightwam.config import LightWAMConfig, TextConfig
 from lightwam.convert.gather import DIT, VAE, Gathered
 from lightwam.convert.instructions import open_umt5, umt5_faults
@@ -20,7 +21,6 @@ from lightwam.convert.sources import WeightsSource
 from lightwam.model import UMT5Encoder
 from lightwam.model.fit import on_meta
 from lightwam.model.names import dit_names, umt5_names, vae_names
-from lightwam.model.released import ADDED_TO_BACKBONE
 
 
 @pytest.fixture(scope="module")

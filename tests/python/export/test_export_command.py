@@ -67,6 +67,9 @@ def test_checkpoint_to_engine_to_report(checkpoint: Path, tmp_path: Path, capsys
     for part in (
         "can",
         "replan after 5",
+        "(turned by 180 degrees)",
+        "control rate   20.0 Hz",
+        "g becomes sign(-(2g - 1)): -1 open, +1 close",
         "any through hashed_words",
         "machine code   none for GPUs",
         "blocks.0.self_attn.attention",

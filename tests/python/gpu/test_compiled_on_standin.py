@@ -17,23 +17,24 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from helpers.engine_files import quantised, small_engine, write_engine
-from helpers.standin import Standin, interpreted
-from lightwam.engine.file import read_engine
-from lightwam.gpu.compile import compile_plan, write_gpu_engine
+from helpers.engine_files import quantised, small_engine
+from helpers.engine_files import write_engine as write_small
+from helpers.standin import Standin, interpreted, kernels_of
+from lightwam.engine.file import read_engine, write_engine
+from lightwam.gpu.compile import compile_plan, gpu_part
 from lightwam.gpu.lower import lower
 from lightwam.kernels.compiler.tasks import Compiler
 from lightwam.runtime import Policy
 
 _, library, folder, target, eight_bit, tolerance = sys.argv
 source, path = Path(folder) / "plain.lwam", Path(folder) / "gpu.lwam"
-write_engine(source, quantised(small_engine(images=False)) if int(eight_bit) else small_engine())
+write_small(source, quantised(small_engine(images=False)) if int(eight_bit) else small_engine())
 graph = read_engine(source)
 compiled = compile_plan(lower(graph), [target], Compiler(None, 2), 1)
-write_gpu_engine(graph, compiled, path, lambda count: None)
+write_engine(graph, path, gpu=gpu_part(compiled, graph))
 standin = Standin(library)
 standin.set_device(int(target.removeprefix("sm_")))
-standin.set_kernel(interpreted(standin, compiled.kernels()))
+standin.set_kernel(interpreted(standin, kernels_of(compiled)))
 generator = np.random.default_rng(5)
 facts = graph.policy
 seen = {"state": generator.normal(size=facts["state_width"]).astype(np.float32)}

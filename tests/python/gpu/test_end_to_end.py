@@ -43,10 +43,11 @@ from helpers.shells import write_shell_engine
 compiled = write_shell_engine(graph, lower(graph), folder / "gpu.lwam")
 """
 MACHINE_CODE = """
+from helpers.standin import kernels_of
 from lightwam.gpu.compile import compile_plan
 from lightwam.kernels.compiler.cache import CompileCache
 from lightwam.kernels.compiler.tasks import Compiler
-compiled = compile_plan(lower(graph), ["sm_87"], Compiler(CompileCache(folder / "cache"), 1), 1).kernels()
+compiled = kernels_of(compile_plan(lower(graph), ["sm_87"], Compiler(CompileCache(folder / "cache"), 1), 1))
 """
 END = """
 figures = measure(standin, folder / "gpu.lwam", compiled, plain, int(count), bool(int(integrated)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from helpers.gpu_graphs import full_size_costs, full_size_graph, full_size_plan
 from lightwam.engine.costs import graph_costs
-from lightwam.gpu.cache import LINE, USABLE, Cache, Touch, bytes_through_memory, chunk_lines, launch_lines
-from lightwam.gpu.plan import Buffer, BufferAddress, Launch, LaunchPlan, PlannedTask, ProgramPlan, SideStream
+from lightwam.gpu.cache import LINE, USABLE, Cache, bytes_through_memory, chunk_lines, launch_lines
+from lightwam.gpu.plan import Address, Buffer, Launch, LaunchPlan, PlannedTask, ProgramPlan, SideStream, Touch
 from lightwam.kernels.task import Argument, Task
 
 
@@ -79,7 +79,7 @@ def test_a_side_stream_goes_through_the_cache_beside_other_launches() -> None:
     written = Argument("y", "w", "i8", (2 * LINE,))
     tasks = [Task("row_norm", {}, arguments, 0, "none") for arguments in ((long,), (written,), (row,), (row,))]
     buffers = (Buffer("state", "input", 0, 4 * LINE), Buffer("y", "arena", 0, 2 * LINE))
-    launches = [Launch(str(i), "backbone", i, (BufferAddress(min(i, 1), 0),)) for i in range(4)]
+    launches = [Launch(str(i), "backbone", i, (Address(min(i, 1), 0),)) for i in range(4)]
     for side, moved in ((None, [4, 0, 0, 2]), (SideStream(1, 3), [6, 0, 2, 0])):
         program = ProgramPlan(2 * LINE, buffers, tuple(launches), side)
         plan = LaunchPlan(0, {}, tuple(PlannedTask("", task) for task in tasks), {"act": program})

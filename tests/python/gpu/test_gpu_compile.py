@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from helpers.gpu_graphs import small_sample
+from helpers.standin import kernels_of
 from lightwam.cli import main
 from lightwam.engine.file import check_checksums, read_engine, read_gpu_document, write_engine
 from lightwam.engine.graph import Graph, graph_to_json
 from lightwam.errors import EngineError, ExportError
-from lightwam.gpu.compile import CODE_ALIGNMENT, CompiledPlan, compile_plan, gpu_part, write_gpu_engine
+from lightwam.gpu.compile import CODE_ALIGNMENT, CompiledPlan, compile_plan, gpu_part
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import plan_to_json
 from lightwam.kernels.compiler.cache import CompileCache
@@ -67,7 +68,7 @@ def test_a_file_with_machine_code_is_read_by_both_readers(tmp_path: Path, precis
     compiled = made_up(graph)
     heard: list[int] = []
     path = tmp_path / "gpu.lwam"
-    size = write_gpu_engine(graph, compiled, path, heard.append)
+    size = write_engine(graph, path, heard.append, gpu_part(compiled, graph))
     assert size == path.stat().st_size and sum(heard) < size
     check_checksums(path)
     document = read_gpu_document(path)
@@ -89,7 +90,7 @@ def test_the_graph_read_from_such_a_file_is_the_graph_alone(tmp_path: Path) -> N
     write_engine(graph, plain)
     compiled = made_up(graph)
     assert compiled.plan.derived  # sums of the 8-bit weights' rows: the file's, not the graph's
-    write_gpu_engine(graph, compiled, with_code, lambda count: None)
+    write_engine(graph, with_code, gpu=gpu_part(compiled, graph))
     back = read_engine(with_code)
     assert graph_to_json(back) == graph_to_json(read_engine(plain)) and back.constants.keys() == graph.constants.keys()
     assert read_gpu_document(plain) is None
@@ -97,7 +98,7 @@ def test_the_graph_read_from_such_a_file_is_the_graph_alone(tmp_path: Path) -> N
     write_engine(back, again[0])
     write_engine(read_engine(plain), again[1])
     assert again[0].read_bytes() == again[1].read_bytes()
-    write_gpu_engine(back, made_up(back), with_code, lambda count: None)  # over the file that it is read from
+    write_engine(back, with_code, gpu=gpu_part(made_up(back), back))  # over the file that it is read from
     np.testing.assert_equal(
         {name: constant.array() for name, constant in read_engine(with_code).constants.items()},
         {name: constant.array() for name, constant in graph.constants.items()},
@@ -106,7 +107,7 @@ def test_the_graph_read_from_such_a_file_is_the_graph_alone(tmp_path: Path) -> N
 
 def test_inspect_names_the_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = small_sample("int8").graph
-    write_gpu_engine(graph, made_up(graph), tmp_path / "gpu.lwam", lambda count: None)
+    write_engine(graph, tmp_path / "gpu.lwam", gpu=gpu_part(made_up(graph), graph))
     assert main(["inspect", str(tmp_path / "gpu.lwam")]) == 0
     assert f"machine code   {', '.join(TARGETS)}\n" in capsys.readouterr().out
 
@@ -164,7 +165,7 @@ def test_compile_writes_a_golden_policy_for_a_target(
     assert main(["compile", str(plain), str(tmp_path / "gpu.lwam"), *options]) == 0
     assert "0 variants compiled, others were in the cache" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "gpu.lwam").read_bytes() == (compiled_golden / "gpu.lwam").read_bytes()
-    kernels = compile_plan(lower(read_engine(plain)), ["sm_87"], Compiler(CompileCache(cache), 1), 1).kernels()
+    kernels = kernels_of(compile_plan(lower(read_engine(plain)), ["sm_87"], Compiler(CompileCache(cache), 1), 1))
     assert {task.kernel for task, _ in kernels.values()} == {task["kernel"] for task in document["tasks"]}
 
 

@@ -157,7 +157,7 @@ def test_bench_without_triton_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith("lightwam.gpu"):
+        if name.startswith(("lightwam.gpu", "lightwam.cli.roofline")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "triton", None)
     for name in list(sys.modules):

@@ -17,7 +17,7 @@ from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
 from lightwam.gpu.lower import lower
-from lightwam.gpu.plan import BufferAddress, Launch, LaunchPlan, ProgramPlan, SideStream, accesses
+from lightwam.gpu.plan import Launch, LaunchPlan, ProgramPlan, SideStream, accesses
 from lightwam.gpu.verify import verify_plan
 
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -114,7 +114,7 @@ def test_memory_of_the_side_stream_is_nobody_s_until_it_is_joined(plan: LaunchPl
         address.buffer
         for launch in act.launches[act.side_stream.launches : act.side_stream.join]
         for address in launch.arguments[-1:]
-        if isinstance(address, BufferAddress) and act.buffers[address.buffer].name not in apart
+        if address.buffer is not None and act.buffers[address.buffer].name not in apart
     ]
     for taken in apart.values():
         buffers = list(act.buffers)

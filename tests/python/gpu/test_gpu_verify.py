@@ -17,7 +17,7 @@ from helpers.plan_runner import PlanRunner
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
 from lightwam.gpu.intervals import Intervals
-from lightwam.gpu.plan import BufferAddress, Launch, LaunchPlan, ProgramPlan, WeightAddress, plan_to_json
+from lightwam.gpu.plan import Address, Launch, LaunchPlan, ProgramPlan, plan_to_json
 from lightwam.gpu.verify import verify_plan
 
 
@@ -56,11 +56,11 @@ def _with_buffer(plan: LaunchPlan, space: str, /, **fields: object) -> LaunchPla
     return _with_program(plan, changed)
 
 
-def _first(launch: Launch, address: BufferAddress | WeightAddress) -> Launch:
+def _first(launch: Launch, address: Address) -> Launch:
     return replace(launch, arguments=(address, *launch.arguments[1:]))
 
 
-def _written(launch: Launch) -> BufferAddress | WeightAddress:
+def _written(launch: Launch) -> Address:
     return launch.arguments[-1]
 
 
@@ -83,16 +83,16 @@ DAMAGES: dict[str, tuple[Callable[[LaunchPlan], LaunchPlan], str]] = {
     "output's size": (lambda p: _with_buffer(p, "output", num_bytes=4), "do not fit"),
     "size of no frame": (lambda p: _with_buffer(p, "arena", num_bytes=None), "do not fit"),
     "task": (lambda p: _with_launch(p, 0, lambda launch: replace(launch, task=999)), "task 999"),
-    "buffer": (lambda p: _with_launch(p, 0, lambda launch: _first(launch, BufferAddress(999, 0))), "buffer 999"),
+    "buffer": (lambda p: _with_launch(p, 0, lambda launch: _first(launch, Address(999, 0))), "buffer 999"),
     "addresses": (lambda p: _with_launch(p, 0, lambda launch: replace(launch, arguments=())), "0 addresses"),
     "extent": (
-        lambda p: _with_launch(p, 0, lambda launch: _first(launch, WeightAddress(p.weights_bytes))), "outside"
+        lambda p: _with_launch(p, 0, lambda launch: _first(launch, Address(None, p.weights_bytes))), "outside"
     ),
-    "negative": (lambda p: _with_launch(p, 0, lambda launch: _first(launch, WeightAddress(-16))), "outside"),
-    "unaligned address": (lambda p: _with_launch(p, 3, lambda launch: _first(launch, WeightAddress(8))), "unaligned"),
+    "negative": (lambda p: _with_launch(p, 0, lambda launch: _first(launch, Address(None, -16))), "outside"),
+    "unaligned address": (lambda p: _with_launch(p, 3, lambda launch: _first(launch, Address(None, 8))), "unaligned"),
     "write to weights": (
         lambda p: _with_launch(
-            p, 0, lambda launch: replace(launch, arguments=(*launch.arguments[:-1], WeightAddress(0)))
+            p, 0, lambda launch: replace(launch, arguments=(*launch.arguments[:-1], Address(None, 0)))
         ), "read-only",
     ),
     "in place": (lambda p: _with_launch(p, 3, lambda launch: _first(launch, _written(launch))), "share bytes"),

@@ -23,12 +23,10 @@ from lightwam.gpu.plan import (
     SPACES,
     Address,
     Buffer,
-    BufferAddress,
     Launch,
     LaunchPlan,
     ProgramPlan,
     SideStream,
-    WeightAddress,
     plan_to_json,
 )
 from lightwam.gpu.verify import verify_plan
@@ -102,8 +100,8 @@ class Changes:
         arguments = list(launch.arguments)
         index = self._random.randrange(len(arguments))
         drawn: tuple[Callable[[], Address], ...] = (
-            lambda: BufferAddress(self._random.randrange(len(buffers) + 1), self._random.choice((0, 0, 0, 8, 16, 64))),
-            lambda: WeightAddress(self._random.choice((*OFFSETS, weights_bytes))),
+            lambda: Address(self._random.randrange(len(buffers) + 1), self._random.choice((0, 0, 0, 8, 16, 64))),
+            lambda: Address(None, self._random.choice((*OFFSETS, weights_bytes))),
             lambda: replace(arguments[index], offset=self._random.choice(OFFSETS)),
             lambda: self._random.choice(arguments),
         )
@@ -194,8 +192,8 @@ def test_a_frame_is_passed_from_its_first_byte(tmp_path: Path) -> None:
     plan = lower(graph)
     act = plan.programs["act"]
     frames = {index for index, buffer in enumerate(act.buffers) if buffer.num_bytes is None}
-    launch = next(launch for launch in act.launches if BufferAddress(min(frames), 0) in launch.arguments)
-    moved = tuple(BufferAddress(a.buffer, 16) if a == BufferAddress(min(frames), 0) else a for a in launch.arguments)
+    launch = next(launch for launch in act.launches if Address(min(frames), 0) in launch.arguments)
+    moved = tuple(Address(a.buffer, 16) if a == Address(min(frames), 0) else a for a in launch.arguments)
     launches = tuple(replace(each, arguments=moved) if each is launch else each for each in act.launches)
     changed = replace(plan, programs={**plan.programs, "act": replace(act, launches=launches)})
     assert "outside" in fault(changed, graph)

@@ -59,7 +59,7 @@ seen = policy.infer(observation(), by_stage=True)
 assert list(seen.timings) == ["preprocess", "backbone", "expert", "postprocess", "total"], seen.timings
 assert 100 <= seen.timings["expert"] < 110
 
-measured = measure_engine(path, None, BenchOptions(device="cuda", runs=2, warmup=1))
+measured = measure_engine(path, "cuda", None, BenchOptions(runs=2, warmup=1))
 assert set(measured.record.stages) == {"preprocess", "backbone", "expert", "postprocess"}, measured
 assert measured.samples["expert"].p50 >= 100
 

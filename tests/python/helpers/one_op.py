@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.op_cases import OpCase
 from lightwam.engine.builder import ProgramBuilder
-from lightwam.engine.dtypes import DType, num_elements
+from lightwam.engine.dtypes import DType
 from lightwam.engine.graph import Constant, Graph, Program, TensorType, Value
 from lightwam.engine.memory_plan import plan_graph
 from lightwam.export.layers import constant
@@ -126,7 +126,7 @@ def _operand(
     act: ProgramBuilder, state: Value, role: str, tensor: TensorType, rng: torch.Generator, grid: DType | None
 ) -> Value:
     """Random numbers of order one that depend on the state, or, on a grid of eight bits, the same for every state."""
-    count = num_elements(tensor.shape)
+    count = math.prod(tensor.shape)
     weight = torch.randn(count, STATE_WIDTH, generator=rng) / math.sqrt(STATE_WIDTH)
     bias = 0.5 * torch.randn(count, generator=rng)
     if grid is not None:

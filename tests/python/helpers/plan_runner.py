@@ -16,7 +16,7 @@ from helpers.fast_interpreter import speed_up
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.errors import ExportError
-from lightwam.gpu.plan import Buffer, Launch, LaunchPlan, ProgramPlan, WeightAddress
+from lightwam.gpu.plan import Buffer, Launch, LaunchPlan, ProgramPlan
 from lightwam.gpu.side import parts
 from lightwam.kernels import formats
 from lightwam.kernels.interpreter import interpret
@@ -114,7 +114,7 @@ class PlanRunner:
     def _bytes(self, name: str, program: ProgramPlan, argument: Argument, launch: Launch, index: int) -> Array:
         """The memory that an argument of a launch may touch."""
         address = launch.arguments[index]
-        if isinstance(address, WeightAddress):
+        if address.buffer is None:
             block, start = self._weights, address.offset
         else:
             buffer = program.buffers[address.buffer]

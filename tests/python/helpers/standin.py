@@ -15,8 +15,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightwam
+
+if TYPE_CHECKING:
+    from lightwam.gpu.compile import CompiledPlan
 
 ROOT = Path(__file__).parents[3]
 STANDIN = ("calls", "driver", "driver_streams", "state", "streams")
@@ -158,6 +162,16 @@ def _launch_of(raw: _Launch) -> Launch:
 
 #: (SHA-256 of the cubin, entry) -> task, tactic: entries alone are not unique.
 Compiled = Mapping[tuple[str, str], tuple["object", "object"]]
+
+
+def kernels_of(compiled: CompiledPlan) -> Compiled:
+    """What each cubin of a plan computes."""
+    return {
+        (hashlib.sha256(tactic.code.cubin).hexdigest(), tactic.code.entry): (result.task, tactic.tactic)
+        for row in compiled.results
+        for result in row.values()
+        for tactic in result.kept
+    }
 
 
 def interpreted(standin: Standin, compiled: Compiled) -> Kernel:

@@ -68,4 +68,4 @@ def fill(root: Path) -> None:
     """data/, tiny.json, cache/ and vae/checkpoint in one folder."""
     write_v3(root / "data")
     (root / "tiny.json").write_text(json.dumps(tiny_config().to_dict()))
-    assert train.vae(vae_args(root, root / "vae")) == 0
+    assert train.main(vae_args(root, root / "vae")) == 0

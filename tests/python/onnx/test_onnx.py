@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import builtins
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,19 +208,6 @@ def test_bad_options_are_one_line(arguments: dict[str, Any], message: str, tmp_p
         write_onnx(nano_graph(), tmp_path / arguments.pop("path"), **arguments)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_onnx_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., Any] = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "onnx":
-            raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ExportError, match=r"pip install 'lightwam\[onnx\]'"):
-        write_onnx(nano_graph(), tmp_path / "model.onnx")
 
 
 def test_a_failure_leaves_no_file(tmp_path: Path) -> None:

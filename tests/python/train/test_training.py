@@ -17,7 +17,7 @@ from helpers.dataset_fixture import TASK, write_v3
 from helpers.training import changed, fill, policy_args, tiny_config, vae_args
 from lightwam.cli import train
 from lightwam.data.normalize import read_statistics
-from lightwam.errors import CheckpointError, DataError
+from lightwam.errors import CheckpointError, ConfigError, DataError
 from lightwam.model.attention import AttentionMethod
 from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.train import vae_losses
@@ -34,7 +34,7 @@ def folders(built_once: BuiltOnce) -> Path:
 
     def build(root: Path) -> None:
         fill(root)
-        assert train.policy(policy_args(root, root / "whole")) == 0
+        assert train.main(policy_args(root, root / "whole")) == 0
 
     return built_once("training", build)
 
@@ -52,7 +52,7 @@ def test_resume_is_exact(folders: Path, tmp_path: Path) -> None:
     for _ in range(2):
         trainer.train_step()
     trainer.save()
-    assert train.policy(policy_args(folders, tmp_path)) == 0
+    assert train.main(policy_args(folders, tmp_path)) == 0
     whole, parts = (load_resume_point(out / "resume.pt") for out in (folders / "whole", tmp_path))
     assert whole is not None and parts is not None and whole["step"] == parts["step"] == 4
     for part in ("networks", "average"):
@@ -70,7 +70,7 @@ def test_resume_is_exact(folders: Path, tmp_path: Path) -> None:
 
 def test_the_vae_resumes_exactly_and_stops_where_it_is_told(folders: Path, tmp_path: Path) -> None:
     for stop_after in (1, None):  # save_every is 3: the first run saves where it stops
-        assert train.vae(vae_args(folders, tmp_path, stop_after=stop_after)) == 0
+        assert train.main(vae_args(folders, tmp_path, stop_after=stop_after)) == 0
         state = load_resume_point(tmp_path / "resume.pt")
         assert state is not None and state["step"] == (stop_after or 3)
     whole = load_resume_point(folders / "vae/resume.pt")
@@ -98,6 +98,16 @@ def test_training_data_of_another_robot_is_refused(folders: Path, tmp_path: Path
     other = write_v3(tmp_path / "set", action_width=6)
     with pytest.raises(DataError, match="action width 6"):
         PolicyTrainer(policy_args(folders, tmp_path, data=(other,)))
+
+
+def test_another_text_encoder_is_an_error_before_any_work(folders: Path, tmp_path: Path) -> None:
+    document = tiny_config().to_dict()
+    document["text"]["kind"] = "umt5"
+    (tmp_path / "umt5.json").write_text(json.dumps(document))
+    args = policy_args(folders, tmp_path / "out", config=str(tmp_path / "umt5.json"), cache=tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"text\.kind is 'umt5'"):
+        PolicyTrainer(args)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_grippers_error_is_of_its_column(folders: Path, tmp_path: Path) -> None:
@@ -135,7 +145,7 @@ def test_blind_baseline_drives(folders: Path, tmp_path: Path) -> None:
     from lightwam.sim.policies import load_policy
 
     inputs = Inputs(data=(folders / "data",), config=str(folders / "tiny.json"))
-    assert train.blind(changed(BlindTrainArgs(inputs=inputs, out=tmp_path / "blind.npz"), steps=20)) == 0
+    assert train.main(changed(BlindTrainArgs(inputs=inputs, out=tmp_path / "blind.npz"), steps=20)) == 0
     policy = load_policy(tmp_path / "blind.npz", tiny_config().robot)
     chunk = policy.infer({"state": np.zeros(8, np.float32), "images": {}})
     assert chunk.actions.shape == (16, 7)
@@ -152,11 +162,11 @@ def test_learning_rate_warms_up_and_falls_to_one_percent() -> None:
 
 def test_nothing_held_out_trains_all_the_same(folders: Path, tmp_path: Path) -> None:
     """A data set of which nothing is held out has no held-out figures; training and saving go on."""
-    assert train.vae(vae_args(folders, tmp_path / "vae", steps=1, held_out=0.0)) == 0
+    assert train.main(vae_args(folders, tmp_path / "vae", steps=1, held_out=0.0)) == 0
     policy = policy_args(
         folders, tmp_path / "policy", vae=tmp_path / "vae/checkpoint", cache=tmp_path / "cache", steps=1, held_out=0.0
     )
-    assert train.policy(policy) == 0
+    assert train.main(policy) == 0
     assert (tmp_path / "policy/checkpoint/model.safetensors").is_file()
 
 
@@ -164,11 +174,11 @@ def test_a_resume_point_of_another_run_is_one_line(folders: Path, tmp_path: Path
     args = policy_args(folders, tmp_path)
     (tmp_path / "resume.pt").write_bytes((folders / "vae/resume.pt").read_bytes())
     with pytest.raises(CheckpointError, match="is of another run") as caught:
-        train.policy(args)
+        train.main(args)
     assert "\n" not in str(caught.value)
     (tmp_path / "resume.pt").write_bytes(b"noise")
     with pytest.raises(CheckpointError, match="is damaged") as caught:
-        train.policy(args)
+        train.main(args)
     assert "\n" not in str(caught.value)
 
 

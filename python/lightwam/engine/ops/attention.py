@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from lightwam.engine.dtypes import Shape, num_elements
+from lightwam.engine.dtypes import Shape
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import F, torch
 from lightwam.engine.ops.spec import BIAS, RESIDUAL, AttrKind, Call, Operands, OpSpec, Role, X
@@ -24,7 +24,7 @@ def _self_attention_shape(o: Operands) -> dict[str, Shape]:
 
 def _self_attention_flops(o: Operands) -> int:
     """Logits of all pairs of tokens, and the averages."""
-    return 4 * o.inputs["q"].shape[0] * num_elements(o.inputs["q"].shape)
+    return 4 * o.inputs["q"].shape[0] * math.prod(o.inputs["q"].shape)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
@@ -39,8 +39,8 @@ def _shares(q: Tensor, k: Tensor, heads: int, scale: float, key_bias: Tensor | N
 
 
 def _self_attention(c: Call) -> Tensor:
-    shares = _shares(c["q"], c["k"], c.int("heads"), c.float("scale"))
-    return (shares @ _by_head(c["v"], c.int("heads"))).transpose(0, 1).flatten(1)
+    shares = _shares(c["q"], c["k"], c.count("heads"), c.number("scale"))
+    return (shares @ _by_head(c["v"], c.count("heads"))).transpose(0, 1).flatten(1)
 
 
 def _require_keys(o: Operands) -> None:
@@ -69,18 +69,18 @@ def _num_keys(o: Operands) -> int:
 
 
 def _cross_attention_flops(o: Operands) -> int:
-    return 4 * num_elements(o.inputs["q"].shape) * _num_keys(o)
+    return 4 * math.prod(o.inputs["q"].shape) * _num_keys(o)
 
 
 def _cross_shares(c: Call, role: str) -> tuple[Tensor, Tensor]:
     """Shares p[h, s, k] of the text keys in use and the proprio keys, and what the keys carry, [heads, k, n]."""
-    count, heads = int(c["key_count"].item()), c.int("heads")
+    count, heads = int(c["key_count"].item()), c.count("heads")
     keys, carried, bias = c["key_text"][:count], c[f"{role}_text"][:count], c["key_bias"][:count]
     if c.get("key_proprio") is not None:
         keys = torch.cat([keys, c["key_proprio"]])
         carried = torch.cat([carried, c[f"{role}_proprio"]])
         bias = F.pad(bias, (0, c["key_proprio"].shape[0]))
-    return _shares(c["q"], keys, heads, c.float("scale"), bias), _by_head(carried, heads)
+    return _shares(c["q"], keys, heads, c.number("scale"), bias), _by_head(carried, heads)
 
 
 def _cross_attention(c: Call) -> Tensor:
@@ -149,8 +149,8 @@ def _learned_query_pool_flops(o: Operands) -> int:
 
 
 def _learned_query_pool(c: Call) -> Tensor:
-    heads, queries = c.int("heads"), c.int("queries")
-    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.float("eps"))
+    heads, queries = c.count("heads"), c.count("queries")
+    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.number("eps"))
     shares = (c["scores"] @ normed.T).softmax(-1).reshape(heads, queries, -1)  # p[h, q, s]
     return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from lightwam.engine.dtypes import Shape, num_elements
+from lightwam.engine.dtypes import Shape
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import torch
 from lightwam.engine.ops.spec import X_IN_PLACE, Call, Operands, OpSpec, Role, X, same_as_x
@@ -45,7 +46,7 @@ def _scale_shift_clamp(c: Call) -> Tensor:
     y = y.to(torch.float32).to(y.dtype)  # the op's own precision: a normaliser's large scales make it visible
     for name, limit in (("minimum", torch.maximum), ("maximum", torch.minimum)):
         if c.attrs[name] is not None:
-            y = limit(y, y.new_tensor(c.float(name)))
+            y = limit(y, y.new_tensor(c.number(name)))
     return y
 
 
@@ -56,14 +57,14 @@ def _gripper_rule_shape(o: Operands) -> dict[str, Shape]:
 
 def _gripper_rule(c: Call) -> Tensor:
     y = c["x"].clone()
-    column = c.int("column")
+    column = c.count("column")
     y[:, column] = torch.sign(-(2 * y[:, column] - 1))
     return y
 
 
 def _reshape_shape(o: Operands) -> dict[str, Shape]:
     x, y = o.inputs["x"], o.declared["y"]
-    o.require(x.dtype == y.dtype and num_elements(x.shape) == num_elements(y.shape), "an output of x's format and size")
+    o.require(x.dtype == y.dtype and math.prod(x.shape) == math.prod(y.shape), "an output of x's format and size")
     return {"y": y.shape}
 
 

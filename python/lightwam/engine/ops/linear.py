@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lightwam.engine.dtypes import EIGHT_BITS, DType, Shape, num_elements
+from lightwam.engine.dtypes import EIGHT_BITS, DType, Shape
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import F, torch
 from lightwam.engine.ops.spec import BIAS, MATMUL_TOLERANCE, RESIDUAL, WEIGHT, Call, Operands, OpSpec, Role, X
@@ -47,7 +48,7 @@ def _require_scales(o: Operands) -> None:
 
 
 def _linear_flops(o: Operands) -> int:
-    return 2 * o.inputs["x"].matrix[0] * num_elements(o.constants["weight"].shape)
+    return 2 * o.inputs["x"].matrix[0] * math.prod(o.constants["weight"].shape)
 
 
 def _linear(c: Call) -> Tensor:
@@ -80,7 +81,7 @@ def _grouped_linear_shape(o: Operands) -> dict[str, Shape]:
 
 
 def _grouped_linear_flops(o: Operands) -> int:
-    return 2 * o.inputs["x"].shape[0] * num_elements(o.constants["weight"].shape)
+    return 2 * o.inputs["x"].shape[0] * math.prod(o.constants["weight"].shape)
 
 
 def _grouped_linear(c: Call) -> Tensor:

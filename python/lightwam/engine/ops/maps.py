@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from lightwam.engine.dtypes import Shape, num_elements
+from lightwam.engine.dtypes import Shape
 from lightwam.engine.lazy_torch import F
 from lightwam.engine.ops.spec import BIAS, RESIDUAL, WEIGHT, Call, Operands, OpSpec, X
 from lightwam.errors import ExportError
@@ -55,13 +56,13 @@ def _conv2d_shape(o: Operands) -> dict[str, Shape]:
 
 def _conv2d_flops(o: Operands) -> int:
     height, width, _ = _conv2d_shape(o)["y"]
-    return 2 * height * width * num_elements(o.constants["weight"].shape)
+    return 2 * height * width * math.prod(o.constants["weight"].shape)
 
 
 def _conv2d(c: Call) -> Tensor:
     top, left, bottom, right = _padding(c.attrs["padding"])
     x = F.pad(c["x"].permute(2, 0, 1)[None], (left, right, top, bottom))
-    y = F.conv2d(x, c["weight"].permute(0, 3, 1, 2), c.get("bias"), stride=c.int("stride"))
+    y = F.conv2d(x, c["weight"].permute(0, 3, 1, 2), c.get("bias"), stride=c.count("stride"))
     return c.add_residual(c.activate(y[0].permute(1, 2, 0)))
 
 

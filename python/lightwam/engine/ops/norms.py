@@ -23,12 +23,12 @@ def _norm_shape(o: Operands) -> dict[str, Shape]:
 
 
 def _layer_norm(c: Call) -> Tensor:
-    return F.layer_norm(c["x"], c["x"].shape[-1:], c.get("weight"), c.get("bias"), c.float("eps"))
+    return F.layer_norm(c["x"], c["x"].shape[-1:], c.get("weight"), c.get("bias"), c.number("eps"))
 
 
 def _scaled_rms_norm(c: Call) -> Tensor:
     x = c["x"]
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + c.float("eps")) * c["weight"]
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + c.number("eps")) * c["weight"]
 
 
 def _rms_norm_rope_shape(o: Operands) -> dict[str, Shape]:
@@ -43,7 +43,7 @@ def _rms_norm_rope_shape(o: Operands) -> dict[str, Shape]:
 
 def _rms_norm_rope(c: Call) -> Tensor:
     x = _scaled_rms_norm(c)
-    even, odd = x.reshape(x.shape[0], c.int("heads"), -1, 2).unbind(-1)
+    even, odd = x.reshape(x.shape[0], c.count("heads"), -1, 2).unbind(-1)
     cos, sin = c["cos"].unsqueeze(1), c["sin"].unsqueeze(1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(1)
 

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 from lightwam.engine.dtypes import EIGHT_BITS, DType, Shape
-from lightwam.engine.graph import Attr, TensorType
+from lightwam.engine.graph import Attr, TensorType, WithAttrs
 from lightwam.engine.lazy_torch import F
 from lightwam.errors import ExportError
 
@@ -34,7 +34,7 @@ class Role:
 
 
 @dataclass(frozen=True)
-class Operands:
+class Operands(WithAttrs):
     """What an op is applied to. `declared` holds the output types of the graph."""
 
     op: str
@@ -46,11 +46,6 @@ class Operands:
     def operand(self, role: str) -> TensorType:
         """The input or constant of that role."""
         return self.inputs[role] if role in self.inputs else self.constants[role]
-
-    def count(self, attr: str) -> int:
-        value = self.attrs[attr]
-        assert isinstance(value, int)
-        return value
 
     def require(self, condition: bool, what: str) -> None:
         """Raise a one-line `ExportError` that names the op and its operands."""
@@ -66,7 +61,7 @@ class Operands:
 
 
 @dataclass(frozen=True)
-class Call:
+class Call(WithAttrs):
     """An op with its operands as tensors, for its reference.
 
     `declared`: the output types of the graph. `canvas`: the camera images on their canvas [H, W, 3], if there are any.
@@ -82,12 +77,6 @@ class Call:
 
     def get(self, role: str) -> Tensor | None:
         return self.tensors.get(role)
-
-    def int(self, attr: str) -> int:
-        return int(self.attrs[attr])  # type: ignore[arg-type]
-
-    def float(self, attr: str) -> float:
-        return float(self.attrs[attr])  # type: ignore[arg-type]
 
     def activate(self, x: Tensor) -> Tensor:
         """The op's activation of x."""
