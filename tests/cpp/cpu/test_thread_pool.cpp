@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
+#include <thread>
 
 #include "check.hpp"
 #include "cpu/isa/kernel_table.hpp"
