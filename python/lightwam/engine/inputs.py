@@ -38,7 +38,7 @@ def random_state(policy: Mapping[str, Any], rng: np.random.Generator) -> NDArray
     """A state [P] in robot units: normal numbers in normalised ones. `policy`: that section of an engine's document."""
     state = rng.standard_normal(policy["state_width"])
     units = policy["normalizer"]
-    if units is not None:
+    if units:  # informative: a foreign engine may leave it empty
         state = (state - np.asarray(units["state_offset"])) / np.asarray(units["state_scale"])
     return np.asarray(state, np.float32)
 
