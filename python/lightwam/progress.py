@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress bars on the terminal."""
+"""Progress bars on the terminal, by standard error: standard output is for results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ def progress_bar(label: str, total: int, show: bool) -> Iterator[Advance]:
     if not show:
         yield lambda _: None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     remaining = TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(TextColumn(label), BarColumn(), TaskProgressColumn(), remaining) as progress:
+    with Progress(
+        TextColumn(label), BarColumn(), TaskProgressColumn(), remaining, console=Console(stderr=True)
+    ) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -29,10 +32,11 @@ def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]
     if not show:
         yield lambda done, total: None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     time = TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), time) as progress:
+    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), time, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -41,10 +45,12 @@ def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]
 def tally_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A bar with a tally, `3/10  2 solved`: the yielded function advances both, the second in `unit`."""
     from rich import progress as rich
+    from rich.console import Console
 
     tally = rich.TextColumn("{task.fields[tally]} " + unit)
     columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), tally)
-    with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
+    columns = (*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total, completed=done, tally=0)
 
         def advance(count: int, more: int) -> None:
