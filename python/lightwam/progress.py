@@ -18,10 +18,8 @@ def progress_bar(label: str, total: int, show: bool) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    remaining = TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(
-        TextColumn(label), BarColumn(), TaskProgressColumn(), remaining, console=Console(stderr=True)
-    ) as progress:
+    columns = TextColumn(label), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -48,9 +46,9 @@ def tally_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[Call
     from rich.console import Console
 
     tally = rich.TextColumn("{task.fields[tally]} " + unit)
-    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), tally)
-    columns = (*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
-    with rich.Progress(*columns, console=Console(stderr=True)) as progress:
+    counts = rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), tally
+    times = rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
+    with rich.Progress(*counts, *times, console=Console(stderr=True)) as progress:
         task = progress.add_task(label, total=total, completed=done, tally=0)
 
         def advance(count: int, more: int) -> None:
