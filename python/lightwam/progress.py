@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress bars on the terminal, by standard error: standard output is for results."""
+"""Progress bars on the terminal."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ def progress_bar(label: str, total: int, show: bool) -> Iterator[Advance]:
     if not show:
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn(label), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(TextColumn(label), BarColumn(), TaskProgressColumn(), remaining) as progress:
         task = progress.add_task(label, total=total)
         yield lambda count: progress.advance(task, count)
 
 
 @contextlib.contextmanager
-def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]:
+def counting_bar(label: str, show: bool, stderr: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A bar with numbers: the yielded function takes how much is done, and of how much."""
     if not show:
         yield lambda done, total: None
@@ -33,8 +32,8 @@ def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    time = TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), time, console=Console(stderr=True)) as progress:
+    columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(*columns, console=Console(stderr=stderr)) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -43,12 +42,10 @@ def counting_bar(label: str, show: bool) -> Iterator[Callable[[int, int], None]]
 def tally_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A bar with a tally, `3/10  2 solved`: the yielded function advances both, the second in `unit`."""
     from rich import progress as rich
-    from rich.console import Console
 
     tally = rich.TextColumn("{task.fields[tally]} " + unit)
-    counts = rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), tally
-    times = rich.TimeElapsedColumn(), rich.TimeRemainingColumn()
-    with rich.Progress(*counts, *times, console=Console(stderr=True)) as progress:
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), tally)
+    with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
         task = progress.add_task(label, total=total, completed=done, tally=0)
 
         def advance(count: int, more: int) -> None:

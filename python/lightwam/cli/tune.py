@@ -47,7 +47,7 @@ def tune(arguments: TuneArgs) -> Tuning:
     policy = Policy(arguments.engine, device="cuda")
     set_any_instruction(policy, arguments.instruction)
     seen = square_observation(policy, arguments.image_size)
-    with counting_bar("timing tactics", show=True) as on_progress:
+    with counting_bar("timing tactics", show=True, stderr=True) as on_progress:
         tuning = policy.tune(seen, arguments.repeats, on_progress)
     replaced = write_tuning(arguments.engine, tuning)
     if replaced:
