@@ -26,6 +26,10 @@ class DataError(LightWAMError):
     """A data set is missing, empty, damaged, or its cameras and widths do not fit the configuration."""
 
 
+class TrainingError(LightWAMError):
+    """A loss or a gradient is not finite; the weights are as before the step."""
+
+
 class ExportError(LightWAMError):
     """The model uses an option that the exporter does not fold, or the folded graph failed its own parity check."""
 

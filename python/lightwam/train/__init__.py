@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: the VAE, the policy, the blind baseline."""
+"""Training: one step as published (`TrainStep`), the trainers of the VAE, the policy and the blind baseline."""
+
+from lightwam.train.step import PublishedSchedule as PublishedSchedule
+from lightwam.train.step import TrainStep as TrainStep
