@@ -108,9 +108,8 @@ def test_large_tensors_move_as_published() -> None:
             assert error <= 4e-6, (step, name, error)
 
 
-@pytest.mark.parametrize("limit", [None, math.inf, 1e9])
-def test_without_clipping_the_losses_are_the_shipped_launchs(limit: float | None) -> None:
-    losses = [figures["loss"] for figures in run_trace(limit)[1]]
+def test_without_clipping_the_losses_are_the_shipped_launchs() -> None:
+    losses = [figures["loss"] for figures in run_trace(None)[1]]
     assert losses == pytest.approx(trace()[0]["without_clipping"]["losses"], rel=1e-5)
 
 
