@@ -34,7 +34,7 @@ from lightwam.gpu.compile import CompiledPlan, compile_plan
 from lightwam.gpu.lower import lower
 from lightwam.gpu.plan import LaunchPlan
 from lightwam.kernels.compiler.cache import CompileCache, user_cache_folder
-from lightwam.kernels.compiler.tasks import MOST_TACTICS, Compiler, tactics_to_try
+from lightwam.kernels.compiler.tasks import Compiler, tactics_to_try
 from lightwam.kernels.compiler.variant import Variant, variant_key
 from lightwam.kernels.targets import TARGETS, lacking
 from lightwam.progress import counting_bar
@@ -120,10 +120,11 @@ def page(document: Mapping[str, Any]) -> str:
     most = {name: max(entry[name] for _, entry in entries) for name in ("registers", "shared", "stack")}
     spilling = "No default tactic spills." if most["stack"] == 0 else f"A tactic spills {most['stack']} bytes."
     without = [name for name, target in TARGETS.items() if not target.fp8]
+    tactics = "tactic that fits" if document["tactics"] == 1 else f"{document['tactics']} tactics that fit"
     words = (
         f"Made by `make gpu-kernels` on {document['made']} with Triton {document['triton']}, without a GPU; nothing "
-        f"here was run on one. Every task of a launch plan was compiled for every target, with up to "
-        f"{document['tactics']} of the tactics of each matmul. Tactics that spill, or need more shared memory than the "
+        f"here was run on one. Every task of a launch plan was compiled for every target, each matmul "
+        f"with its first {tactics}. Tactics that spill, or need more shared memory than the "
         f"target has, are dropped ({sum(entry['dropped'] for _, entry in entries)} of "
         f"{sum(entry['tactics'] + entry['dropped'] for _, entry in entries)}). {spilling} The most of a default "
         f"tactic: {most['registers']} registers, {most['shared']} bytes of shared memory. "
@@ -134,7 +135,6 @@ def page(document: Mapping[str, Any]) -> str:
         "# Machine code of the GPU kernels",
         "",
         textwrap.fill(words, 120, break_long_words=False, break_on_hyphens=False),
-        *(f"Not compiled yet: {name}." for name in CONFIGURATIONS if name not in configurations),
         "",
         "Machine code in an engine file, MB:",
         "",
@@ -166,7 +166,7 @@ def write(path: Path, contents: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="kernels compiled at a time")
-    parser.add_argument("--tactics", type=int, default=MOST_TACTICS, help="tactics of each matmul")
+    parser.add_argument("--tactics", type=int, default=1, help="tactics of each matmul (default: 1)")
     parser.add_argument("--cache", type=Path, default=user_cache_folder(), help="folder that keeps compiled kernels")
     parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=CONFIGURATIONS)
     arguments = parser.parse_args(words)
