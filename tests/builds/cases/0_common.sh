@@ -24,8 +24,8 @@ needs() {
 library() {
     local folder=$1
     shift
-    cmake -S "$SOURCE" -B "$folder" -DLIGHTWAM_BUILD_PYTHON=OFF -DLIGHTWAM_BUILD_SHARED_LIBRARY=ON \
-        -DLIGHTWAM_WARNINGS_AS_ERRORS=ON "$@"
+    cmake -S "$SOURCE" -B "$folder" -DCMAKE_BUILD_TYPE="$BUILD_TYPE" -DLIGHTWAM_BUILD_PYTHON=OFF \
+        -DLIGHTWAM_BUILD_SHARED_LIBRARY=ON -DLIGHTWAM_WARNINGS_AS_ERRORS=ON "$@"
     cmake --build "$folder"
 }
 

@@ -45,7 +45,7 @@ flags flags-native "-march=native"
 flags flags-debug "-O0" -DCMAKE_BUILD_TYPE=Debug
 flags flags-lto "" -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON
 flags flags-no-exceptions "-fno-exceptions -fno-rtti"
-flags flags-assertions "-D_GLIBCXX_ASSERTIONS -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fno-plt"
+flags flags-assertions "-D_GLIBCXX_ASSERTIONS -fstack-protector-strong -fno-plt -funsigned-char"
 
 # Fast math is taken out, at compiling and at linking (GCC 12 links code that turns denormal numbers off).
 case_fast_math() {
