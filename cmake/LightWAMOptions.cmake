@@ -68,10 +68,15 @@ if(removed)
                   "set it on your own targets only")
 endif()
 
-# Relied on, whatever the flags before these say. An empty build type (a parent's) would mean no optimisation.
+# Relied on, whatever the flags before these say. GCC's -fno-fast-math leaves the parts that were set by name; in Clang
+# it is enough, and -fno-unsafe-math-optimizations would forbid the contraction that csrc/cpu wants (14 to 16). An empty
+# build type (a parent's) would mean no optimisation.
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fexceptions> $<$<COMPILE_LANGUAGE:CXX>:-frtti> -fno-fast-math
-                    -fno-unsafe-math-optimizations -fno-finite-math-only -fno-associative-math -fno-reciprocal-math
-                    -fsigned-zeros $<$<CONFIG:>:-O2>)
+                    $<$<CONFIG:>:-O2>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_compile_options(-fno-unsafe-math-optimizations -fno-finite-math-only -fno-associative-math -fno-reciprocal-math
+                      -fsigned-zeros)
+endif()
 
 if(LIGHTWAM_SANITIZE)
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)

@@ -15,13 +15,10 @@ endif()
 
 foreach(lightwam_kind IN LISTS lightwam_kinds)
   set(lightwam_file "${CMAKE_CURRENT_LIST_DIR}/lightwam-${lightwam_kind}.cmake")
-  get_property(lightwam_languages GLOBAL PROPERTY ENABLED_LANGUAGES)
   set(lightwam_${lightwam_kind}_FOUND FALSE)
   if(NOT EXISTS "${lightwam_file}")
     set(lightwam_why "this installation has no component '${lightwam_kind}' (known: shared, static; lightwam's own build "
                      "has LIGHTWAM_BUILD_SHARED_LIBRARY and LIGHTWAM_BUILD_STATIC_LIBRARY)")
-  elseif(lightwam_kind STREQUAL "static" AND NOT "CXX" IN_LIST lightwam_languages)
-    set(lightwam_why "the static library is linked by a C++ compiler: project(... LANGUAGES C CXX)")
   else()
     if(lightwam_kind STREQUAL "static")
       include(CMakeFindDependencyMacro)

@@ -25,6 +25,9 @@ case_installed() {
     cmake --build consumer
     compare consumer/act_c
     compare consumer/act_cpp
+    cmake -S "$SOURCE/tests/cpp/package" -B c_only "-DCMAKE_PREFIX_PATH=$where" # a project without C++
+    cmake --build c_only
+    c_only/somebody_elses "$SOURCE/tests/data/engines"
     case $kind in
         shared) # exports the headers' names alone
             ! nm -D --defined-only -C "$where"/lib*/liblightwam.so "$where"/lib/*/liblightwam.so 2>/dev/null |
