@@ -52,7 +52,7 @@ lint: $(VENV)/.test-installed
 	$(BIN)/ruff format --check python kernels tests benchmarks
 	$(BIN)/mypy
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache
-	find csrc tests/cpp tests/standin benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/cpp tests/builds tests/standin benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,stddev,rounds

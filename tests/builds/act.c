@@ -30,7 +30,8 @@ int main(int argc, char** argv) {
     if (lightwam_policy_sizes(policy, &sizes) != LIGHTWAM_OK || sizes.camera_count > kMaxCameras) return fail("sizes");
     for (i = 0; i < sizeof(pixels); ++i) pixels[i] = (uint8_t)(i * 37 % 251);
     for (i = 0; i < (size_t)sizes.camera_count; ++i) {
-        const lightwam_image image = {lightwam_policy_camera(policy, (int64_t)i), pixels, kSize, kSize, kSize * 3, 3, 1};
+        const lightwam_image image = {
+            lightwam_policy_camera(policy, (int64_t)i), pixels, kSize, kSize, kSize * 3, 3, 1};
         images[i] = image;
     }
     count = (size_t)(sizes.horizon * sizes.action_width);

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program of somebody else, in C++: see act.c. It also catches the library's own exception.
-#include <lightwam/policy.hpp>
-
 #include <cstdio>
+#include <lightwam/policy.hpp>
 #include <vector>
 
 int main(int argc, char** argv) {
