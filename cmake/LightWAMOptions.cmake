@@ -45,7 +45,7 @@ endif()
 # Flags of the environment or of a parent project that would change what is computed are taken out, and said. GCC also
 # links start-up code for them that turns denormal numbers off in the whole process.
 set(fast_math -Ofast -ffast-math -funsafe-math-optimizations -fassociative-math -freciprocal-math -ffinite-math-only
-              -fno-signed-zeros -mdaz-ftz)
+              -fno-signed-zeros -ffp-model=fast -mdaz-ftz)
 set(removed "")
 foreach(variable CMAKE_CXX_FLAGS CMAKE_CXX_FLAGS_DEBUG CMAKE_CXX_FLAGS_RELEASE CMAKE_CXX_FLAGS_RELWITHDEBINFO
                  CMAKE_CXX_FLAGS_MINSIZEREL)
