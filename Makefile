@@ -13,12 +13,13 @@ BUILD_SETTINGS := SKBUILD_BUILD_DIR=$(BUILD) \
 NATIVE := $(shell find csrc tests/cpp tests/standin benchmarks/cpp cmake CMakeLists.txt pyproject.toml constraints.txt -type f)
 SOURCES := $(NATIVE) $(shell find python kernels -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-.PHONY: help demo develop test test-cpp test-python lint bench bench-full bench-peers gpu-kernels clean
+.PHONY: help demo develop test test-cpp test-python test-builds test-builds-all lint bench bench-full bench-peers gpu-kernels clean
 
 help:
 	@echo "make demo        build, install and run the bundled policy in LIBERO (outputs/demo/)"
 	@echo "make develop     editable install with all development tools, and the C++ tests, into .venv"
 	@echo "make test        all tests, C++ and Python"
+	@echo "make test-builds-all  other compilers, Pythons and projects: all of tests/build_matrix.sh (an hour)"
 	@echo "make lint        formatters, linters, the type checker and the layers of the package"
 	@echo "make bench       latency figures (pytest-benchmark)"
 	@echo "make bench-full  with the full-size model as well (minutes, 16 GB of memory)"
@@ -31,7 +32,7 @@ demo: $(firstword $(wildcard $(VENV)/.test-installed) $(VENV)/.demo-installed)
 
 develop: $(VENV)/.test-installed
 
-test: test-cpp test-python
+test: test-cpp test-python test-builds
 
 test-cpp: $(VENV)/.test-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
@@ -39,13 +40,19 @@ test-cpp: $(VENV)/.test-installed
 test-python: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests/python -n $(JOBS) --dist worksteal
 
+test-builds: $(VENV)/.test-installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON="$(CURDIR)/$(BIN)/python" tests/build_matrix.sh quick
+
+test-builds-all: $(VENV)/.test-installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHON="$(CURDIR)/$(BIN)/python" tests/build_matrix.sh
+
 lint: $(VENV)/.test-installed
 	ln -sfn ../../kernels python/lightwam/kernels
 	$(BIN)/ruff check python kernels tests benchmarks
 	$(BIN)/ruff format --check python kernels tests benchmarks
 	$(BIN)/mypy
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache
-	find csrc tests/cpp tests/standin benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/cpp tests/builds tests/standin benchmarks/cpp -name '*.[ch]pp' -o -name '*.h' -o -name '*.c' | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,stddev,rounds

@@ -59,6 +59,10 @@ std::unique_ptr<runtime::Backend> make_backend(const engine::EngineFile& file, c
     return runtime::make_cpu_backend(file, options);
 }
 
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "lightwam is compiled without -ffast-math: with it, no NaN would be found"
+#endif
+
 // First element that is NaN or infinite; `count` when all are finite.
 std::size_t first_non_finite(const float* values, std::size_t count) {
     return static_cast<std::size_t>(

@@ -7,6 +7,10 @@
 //   policy.infer(observation, actions.data(), actions.size());
 #pragma once
 
+#if __cplusplus < 201703L
+#error "lightwam/policy.hpp needs C++17 or newer (-std=c++17); lightwam/policy.h works in C99 and any C++"
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+# find_package(lightwam 0.1 REQUIRED [COMPONENTS shared|static]): the target lightwam::lightwam. Without components it is
+# the shared library where that is installed, and the static one otherwise.
+cmake_policy(PUSH)
+cmake_policy(VERSION 3.22)
+
+set(lightwam_FOUND TRUE)
+set(lightwam_kinds ${lightwam_FIND_COMPONENTS})
+if(NOT lightwam_kinds)
+  set(lightwam_kinds shared)
+  if(NOT EXISTS "${CMAKE_CURRENT_LIST_DIR}/lightwam-shared.cmake")
+    set(lightwam_kinds static)
+  endif()
+endif()
+
+foreach(lightwam_kind IN LISTS lightwam_kinds)
+  set(lightwam_file "${CMAKE_CURRENT_LIST_DIR}/lightwam-${lightwam_kind}.cmake")
+  set(lightwam_${lightwam_kind}_FOUND FALSE)
+  if(NOT EXISTS "${lightwam_file}")
+    set(lightwam_why "this installation has no component '${lightwam_kind}' (known: shared, static; lightwam's own build "
+                     "has LIGHTWAM_BUILD_SHARED_LIBRARY and LIGHTWAM_BUILD_STATIC_LIBRARY)")
+  else()
+    if(lightwam_kind STREQUAL "static")
+      include(CMakeFindDependencyMacro)
+      find_dependency(Threads)
+    endif()
+    include("${lightwam_file}")
+    set(lightwam_${lightwam_kind}_FOUND TRUE)
+  endif()
+  if(NOT lightwam_${lightwam_kind}_FOUND AND (lightwam_FIND_REQUIRED_${lightwam_kind} OR NOT lightwam_FIND_COMPONENTS))
+    set(lightwam_FOUND FALSE)
+    string(CONCAT lightwam_NOT_FOUND_MESSAGE ${lightwam_why})
+  endif()
+endforeach()
+
+if(NOT TARGET lightwam::lightwam AND TARGET lightwam::lightwam_static)
+  add_library(lightwam::lightwam INTERFACE IMPORTED)
+  set_target_properties(lightwam::lightwam PROPERTIES INTERFACE_LINK_LIBRARIES lightwam::lightwam_static)
+endif()
+cmake_policy(POP)
