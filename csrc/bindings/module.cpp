@@ -138,6 +138,12 @@ std::string instruction(const lightwam::Policy& policy) {
     return policy.instruction();
 }
 
+// Ctrl-C ends what takes long.
+void look_for_signals() {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
                                               const std::string& precision, const std::string& instruction_set) {
     lightwam::PolicyOptions options;
@@ -145,6 +151,7 @@ std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std
     options.threads = threads;
     options.precision = precision;
     options.instruction_set = instruction_set;
+    options.while_opening = look_for_signals;
     const py::gil_scoped_release release;
     return std::make_unique<lightwam::Policy>(path, options);
 }
@@ -152,7 +159,7 @@ std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std
 // Verifies an engine file, numbers included, without keeping its weights; returns its JSON document.
 std::string verify(const std::string& path) {
     const py::gil_scoped_release release;
-    const lightwam::engine::EngineFile file(path);
+    const lightwam::engine::EngineFile file(path, look_for_signals);
     file.check_all_numbers();
     return file.document();
 }

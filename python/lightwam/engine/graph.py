@@ -31,6 +31,11 @@ PROGRAM_NAMES = ("set_instruction", "act")
 Attr = int | float | str | bool | None | tuple[int, ...]
 
 
+def matrix_view(shape: Shape) -> tuple[int, int]:
+    """[R, C]: C is the last dimension, R all others multiplied."""
+    return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Format and shape of a value or a constant."""
@@ -44,8 +49,8 @@ class TensorType:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """The matrix view [R, C]: C is the last dimension, R all others multiplied."""
-        return math.prod(self.shape[:-1]), self.shape[-1] if self.shape else 1
+        """The matrix view [R, C]."""
+        return matrix_view(self.shape)
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"

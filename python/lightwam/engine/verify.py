@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
-from lightwam.engine.graph import ALIGNMENT, PROGRAM_NAMES, STAGES, Constant, Graph, Op, Program, Value
+from lightwam.engine.graph import ALIGNMENT, PROGRAM_NAMES, STAGES, Constant, Graph, Op, Program, Value, matrix_view
 from lightwam.engine.ops import OPS, Operands
 from lightwam.errors import ExportError
 
@@ -45,9 +45,19 @@ def _check_ops(graph: Graph, program: Program) -> None:
             raise ExportError(f"op {op.name}: {op.op!r} in stage {op.stage!r} is unknown: use the ops of the table")
         operands = op_operands(op, program, graph.constants)
         shapes = OPS[op.op].check(operands)
-        declared = {role: tensor.shape for role, tensor in operands.declared.items()}
-        if shapes != declared:
+        view = tuple if OPS[op.op].exact else matrix_view
+        made = {role: view(shape) for role, shape in shapes.items()}
+        if made != {role: view(tensor.shape) for role, tensor in operands.declared.items()}:
+            declared = {role: tensor.shape for role, tensor in operands.declared.items()}
             raise ExportError(f"op {op.name}: writes {shapes}, declared {declared}: build the graph anew")
+        if OPS[op.op].view:
+            _check_view(op, program)
+
+
+def _check_view(op: Op, program: Program) -> None:
+    x, y = program.values[op.inputs["x"]], program.values[op.outputs["y"]]
+    if x.storage != "arena" or (x.storage, x.offset) != (y.storage, y.offset):
+        raise ExportError(f"op {op.name}: {y.name} does not lie on the bytes of {x.name} in the arena: plan again")
 
 
 def _check_order(program: Program, instruction: set[str]) -> set[str]:
