@@ -202,7 +202,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse
 
 def short(value: object, length: int = 80) -> str:
     """A value's text for a message, cut: what a file holds must not fill the terminal."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, lists in lists without end
+        text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= length else f"{text[:length]}..."
 
 

@@ -59,7 +59,7 @@ def published_parts(mapping: Mapping[str, Any]) -> dict[str, Any]:
         if mapping.get(name) is None:
             raise ConfigError(f"published configuration has no {name}: it must be given")
     for name in _SECTIONS:
-        if not isinstance(mapping.get(name) or {}, Mapping):
+        if mapping.get(name) is not None and not isinstance(mapping[name], Mapping):
             raise ConfigError(f"{name} is {short(mapping[name])}: give a mapping of its fields")
     dit = _video_dit(mapping["video_dit_config"])
     scheduler = mapping.get("scheduler") or {}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, SAFETENSORS_NAME, Array, DType
-from lightwam.engine.graph import ALIGNMENT, Constant, Graph, TensorType, graph_from_json, graph_to_json
+from lightwam.engine.graph import ALIGNMENT, Constant, Graph, graph_from_json, graph_to_json, tensor_type
 from lightwam.engine.verify import check_graph
 from lightwam.errors import EngineError
 from lightwam.files import parse_json, replacing_file, short
@@ -176,9 +176,10 @@ def check_checksums(path: str | os.PathLike[str], on_bytes: Callable[[int], None
 
 
 def _stored_constant(file: Path, data_start: int, name: str, entry: dict[str, Any]) -> Constant:
-    tensor = TensorType(_DTYPE_OF_NAME[entry["dtype"]], tuple(entry["shape"]))
+    tensor = tensor_type(_DTYPE_OF_NAME[entry["dtype"]], entry["shape"])
     begin, end = entry["data_offsets"]
-    if end - begin != tensor.num_bytes or data_start + end > file.stat().st_size:
+    whole = type(begin) is int and type(end) is int and begin >= 0
+    if not whole or end - begin != tensor.num_bytes or data_start + end > file.stat().st_size:
         raise ValueError(f"tensor {name} has {end - begin} bytes of {tensor.num_bytes}, or ends after the file")
 
     def load() -> Array:

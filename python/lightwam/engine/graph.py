@@ -14,10 +14,13 @@ from typing import Any, Literal, cast
 
 from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, Array, DType, Shape
 from lightwam.errors import EngineError, ExportError
+from lightwam.files import short
 
 FORMAT = "lightwam-engine"
 FORMAT_VERSION = 1
 ALIGNMENT = 64
+# Bounds of a file's numbers (csrc/engine/graph.hpp).
+MOST_BLOCK_BYTES, MOST_ELEMENTS, MOST_DIMENSIONS = 16 << 30, 1 << 40, 6
 
 Storage = Literal["arena", "input", "instruction"]
 Stage = Literal["preprocess", "vae", "backbone", "expert", "postprocess", "text"]
@@ -188,38 +191,85 @@ def graph_from_json(document: Mapping[str, Any], constants: Mapping[str, Constan
         )
     try:
         return Graph(
-            name=document["name"],
+            name=_text(document["name"]),
             precision=document["precision"],
-            policy=document["policy"],
+            policy=_object(document["policy"]),
             programs={name: _program_from_json(program) for name, program in document["programs"].items()},
             constants=constants,
-            instruction_bytes=document["instruction_bytes"],
-            provenance=document["provenance"],
+            instruction_bytes=_bytes(document["instruction_bytes"]),
+            provenance=_object(document["provenance"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"the graph lacks or mistypes {error}: export the policy again") from error
+    except KeyError as error:
+        raise EngineError(f"the graph lacks {error}: export the policy again") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise EngineError(f"the graph is damaged ({error}): export the policy again") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{short(value)} stands where a text should")
+    return value
+
+
+def _bytes(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MOST_BLOCK_BYTES:
+        raise TypeError(f"{short(value)} stands where a number of bytes should")
+    return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{short(value)} stands where an object should")
+    return value
+
+
+def _names(value: object) -> dict[str, str]:
+    return {role: _text(name) for role, name in _object(value).items()}
+
+
+def _attr(value: Any) -> Attr:
+    if isinstance(value, list):
+        return tuple(_attr(item) for item in value)  # type: ignore[return-value, misc]
+    if isinstance(value, dict):
+        raise TypeError(f"{short(value)} stands where an attribute should")
+    return cast(Attr, value)
+
+
+def tensor_type(dtype: object, shape: object) -> TensorType:
+    """A format and shape as a file gives them. Raises TypeError on a shape that is none, KeyError on a format."""
+    if not isinstance(shape, list) or not 1 <= len(shape) <= MOST_DIMENSIONS:
+        raise TypeError(f"{short(shape)} stands where a shape of 1 to {MOST_DIMENSIONS} dimensions should")
+    if not all(type(size) is int and size >= 1 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
+        raise TypeError(f"{short(shape)} stands where a shape should")
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
+        raise KeyError(f"format {short(dtype)}")
+    return TensorType(cast(DType, dtype), tuple(shape))
+
+
+def _value_from_json(entry: dict[str, Any]) -> Value:
+    name, storage, offset = _text(entry["name"]), entry["storage"], entry.get("offset")
+    if storage not in ("arena", "input", "instruction"):
+        raise TypeError(f"{short(storage)} stands where a storage should")
+    if (storage == "input") != ("offset" not in entry):
+        raise TypeError(f"value {name} has an offset, or lacks one")
+    return Value(name, tensor_type(entry["dtype"], entry["shape"]), storage, None if offset is None else _bytes(offset))
 
 
 def _program_from_json(document: Mapping[str, Any]) -> Program:
-    values = {
-        entry["name"]: Value(
-            entry["name"],
-            TensorType(cast(DType, entry["dtype"]), tuple(entry["shape"])),
-            cast(Storage, entry["storage"]),
-            entry.get("offset"),
-        )
-        for entry in document["values"]
-    }
+    values = [_value_from_json(entry) for entry in document["values"]]
+    by_name = {value.name: value for value in values}
+    if len(by_name) < len(values):
+        raise ValueError("a value is there twice")
     ops = tuple(
         Op(
-            op=entry["op"],
-            name=entry["name"],
-            stage=cast(Stage, entry["stage"]),
-            inputs=entry["inputs"],
-            constants=entry["constants"],
-            outputs=entry["outputs"],
-            attrs={key: tuple(attr) if isinstance(attr, list) else attr for key, attr in entry["attrs"].items()},
+            op=_text(entry["op"]),
+            name=_text(entry["name"]),
+            stage=cast(Stage, _text(entry["stage"])),
+            inputs=_names(entry["inputs"]),
+            constants=_names(entry["constants"]),
+            outputs=_names(entry["outputs"]),
+            attrs={key: _attr(value) for key, value in _object(entry["attrs"]).items()},
         )
         for entry in document["ops"]
     )
-    return Program(values, ops, document["outputs"], document["arena_bytes"])
+    return Program(by_name, ops, _names(document["outputs"]), _bytes(document["arena_bytes"]))

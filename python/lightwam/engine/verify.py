@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import combinations
 
 from lightwam.engine.graph import ALIGNMENT, PROGRAM_NAMES, STAGES, Constant, Graph, Op, Program, Value, matrix_view
 from lightwam.engine.ops import OPS, Operands
+from lightwam.engine.ops.attention import probabilities
+from lightwam.engine.verify_policy import check_policy
 from lightwam.errors import ExportError
+
+MOST_OPERATIONS = 10**14
+OPERATIONS_PER_ELEMENT = 16
 
 
 def op_operands(op: Op, program: Program, constants: Mapping[str, Constant]) -> Operands:
@@ -33,11 +39,13 @@ def check_graph(graph: Graph) -> None:
         written = _check_order(program, written)
         _check_offsets(program, graph.instruction_bytes)
         _check_lifetimes(program)
+        _check_work(graph, program, name)
+    check_policy(graph)
 
 
 def _check_ops(graph: Graph, program: Program) -> None:
     for op in program.ops:
-        missing = [name for name in op.inputs.values() if name not in program.values]
+        missing = [name for name in (*op.inputs.values(), *op.outputs.values()) if name not in program.values]
         missing += [name for name in op.constants.values() if name not in graph.constants]
         if missing:
             raise ExportError(f"op {op.name}: {missing[0]} is neither a value nor a constant: add it to the graph")
@@ -52,6 +60,44 @@ def _check_ops(graph: Graph, program: Program) -> None:
             raise ExportError(f"op {op.name}: writes {shapes}, declared {declared}: build the graph anew")
         if OPS[op.op].view:
             _check_view(op, program)
+
+
+def check_usual_forms(graph: Graph) -> None:
+    """Raise `ExportError` on an op in a form of the format that our exporter never writes, which translators to GPUs
+    and ONNX do not know: the CPU runs it.
+    """
+    for program in graph.programs.values():
+        for op in program.ops:
+            operands = op_operands(op, program, graph.constants)
+            made = OPS[op.op].shape(operands)
+            usual = all(made[role] == tensor.shape for role, tensor in operands.declared.items())
+            if op.op in ("self_attention", "cross_attention", "cross_attention_folded", "rms_norm_rope"):
+                usual &= all(len(tensor.shape) <= 2 for tensor in operands.inputs.values())
+            elif op.op == "layer_norm":
+                usual &= len(operands.constants) != 1
+            elif op.op in ("add", "subtract"):
+                usual &= bool(operands.inputs) and operands.operand("b").shape[-2:] in (
+                    operands.operand("a").shape[-2:],
+                    (1, made["y"][-1]),
+                )
+            elif op.op == "learned_query_pool":
+                usual &= operands.constants["scores"].dtype == "f32"
+            residual = operands.inputs.get("residual")
+            if not usual or (residual is not None and residual.shape != made["y"]):
+                raise ExportError(f"op {op.name}: {op.op} in a form that only the CPU runs: export the policy again")
+
+
+def _check_work(graph: Graph, program: Program, name: str) -> None:
+    """A bound on what one chunk or one instruction computes, which no policy comes near (csrc/engine/work.cpp)."""
+    total = 0
+    for op in program.ops:
+        operands = op_operands(op, program, graph.constants)
+        if not OPS[op.op].view:
+            groups = (operands.inputs, operands.constants, operands.declared)
+            elements = sum(math.prod(tensor.shape) for group in groups for tensor in group.values())
+            total += OPS[op.op].flops(operands) + OPERATIONS_PER_ELEMENT * (elements + probabilities(operands))
+    if total > MOST_OPERATIONS:
+        raise ExportError(f"program {name} needs {total:.3g} operations: at most {MOST_OPERATIONS:.3g} are run")
 
 
 def _check_view(op: Op, program: Program) -> None:

@@ -113,6 +113,7 @@ def _cross_attention_folded(c: Call) -> Tensor:
 
 
 def _text_key_bias_shape(o: Operands) -> dict[str, Shape]:
+    o.require("key_bias" in o.declared, "an output key_bias")
     rows = o.declared["key_bias"].shape
     o.require(o.inputs["text_rows"] == TensorType("i32", (1,)), "text_rows i32[1]")
     declared = {"key_bias": TensorType("f32", rows[:1]), "key_count": TensorType("i32", (1,))}
@@ -150,6 +151,15 @@ def _learned_query_pool(c: Call) -> Tensor:
     normed = layer_norm(c.matrix("x"), c.number("eps"))
     shares = (c["scores"] @ normed.T).softmax(-1).reshape(heads, queries, -1)  # p[h, q, s]
     return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
+
+
+def probabilities(o: Operands) -> int:
+    """How many numbers the softmax of an attention or of a pooling makes; 0 for other ops."""
+    if o.op == "self_attention":
+        return o.inputs["q"].matrix[0] ** 2 * o.count("heads")
+    if o.op in ("cross_attention", "cross_attention_folded"):
+        return o.inputs["q"].matrix[0] * _num_keys(o) * o.count("heads")
+    return o.inputs["x"].matrix[0] * o.constants["scores"].shape[0] if o.op == "learned_query_pool" else 0
 
 
 def _mean_pool_shape(o: Operands) -> dict[str, Shape]:

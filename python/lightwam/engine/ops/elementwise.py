@@ -87,6 +87,7 @@ def _cast_shape(o: Operands) -> dict[str, Shape]:
 
 
 def _reshape_shape(o: Operands) -> dict[str, Shape]:
+    o.require("y" in o.declared, "an output y")
     x, y = o.inputs["x"], o.declared["y"]
     o.require(x.dtype == y.dtype and math.prod(x.shape) == math.prod(y.shape), "an output of x's format and size")
     return {"y": y.shape}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def _preprocess_images_shape(o: Operands) -> dict[str, Shape]:
+    o.require("y" in o.declared, "an output y")
     shape = o.declared["y"].shape
     o.require(len(shape) == 3 and shape[2] == 3, "an output [height, width, 3]")
     return {"y": shape}

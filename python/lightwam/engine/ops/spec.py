@@ -151,7 +151,9 @@ class OpSpec:
         """The output shapes. Raises `ExportError` on a missing, extra or misfit role, format or attr."""
         _check_roles(operands, self.inputs, operands.inputs, "input")
         _check_roles(operands, self.constants, operands.constants, "constant")
-        operands.require(set(operands.declared) <= set(self.outputs), f"outputs among {list(self.outputs)}")
+        named = set(operands.declared)
+        first = not named or self.outputs[0] in named
+        operands.require(first and named <= set(self.outputs), f"outputs among {list(self.outputs)}")
         operands.require(set(operands.attrs) == set(self.attrs), f"exactly the attrs {sorted(self.attrs)}")
         for name, kind in self.attrs.items():
             operands.require(_attr_fits(operands.attrs[name], kind), f"attr {name} of kind {kind}")
