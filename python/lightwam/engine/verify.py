@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from itertools import combinations
 
 from lightwam.engine.graph import ALIGNMENT, PROGRAM_NAMES, STAGES, Constant, Graph, Op, Program, Value, matrix_view
 from lightwam.engine.ops import OPS, Operands
@@ -135,31 +135,73 @@ def _check_offsets(program: Program, instruction_bytes: int) -> None:
             )
 
 
+class _Blocks:
+    """What lives in a block of memory: value (the first of its views) by offset. No two share a byte."""
+
+    def __init__(self) -> None:
+        self._offsets: list[int] = []
+        self._values: list[Value] = []
+
+    def sharing(self, value: Value) -> list[Value]:
+        """Those that share bytes with `value`."""
+        begin = _offset(value)
+        first = max(bisect_right(self._offsets, begin) - 1, 0)
+        found = self._values[first : bisect_left(self._offsets, begin + value.type.num_bytes)]
+        return [other for other in found if _offset(other) + other.type.num_bytes > begin]
+
+    def add(self, value: Value) -> None:
+        at = bisect_left(self._offsets, _offset(value))
+        self._offsets.insert(at, _offset(value))
+        self._values.insert(at, value)
+
+    def remove(self, value: Value) -> None:
+        at = bisect_left(self._offsets, _offset(value))
+        if at < len(self._values) and self._values[at] == value:
+            del self._offsets[at], self._values[at]
+
+
 def _check_lifetimes(program: Program) -> None:
     """No two values alive at once share bytes, but for views and outputs in place."""
-    last_reads = program.last_reads()
-    writers = {name: index for index, op in enumerate(program.ops) for name in op.outputs.values()}
-    arena = [value for value in program.values.values() if value.storage == "arena"]
-    arena.sort(key=lambda value: writers[value.name])
-    roots = _view_roots(program)
-    for early, late in combinations(arena, 2):
-        alive_together = writers[late.name] <= last_reads.get(early.name, writers[early.name])
-        if alive_together and _share_bytes(early, late) and roots[early.name] != roots[late.name]:
-            op = program.ops[writers[late.name]]
-            if not _in_place(op, early, late, last_reads.get(early.name) == writers[late.name]):
-                raise ExportError(f"values {early.name} and {late.name} share bytes while both live: plan again")
+    roots, last = _view_roots(program), _last_uses(program)
+    blocks = {"arena": _Blocks(), "instruction": _Blocks()}
+    for index, op in enumerate(program.ops):
+        for name in () if OPS[op.op].view else op.outputs.values():
+            value = program.values[name]
+            live = blocks[value.storage]
+            for other in live.sharing(value):
+                if last[other.name] != index or not _in_place(op, other, value, roots, program):
+                    raise ExportError(f"values {other.name} and {name} share bytes while both live: plan again")
+                live.remove(other)
+            live.add(value)
+        for name in (*op.inputs.values(), *op.outputs.values()):
+            root = program.values[roots[name]]
+            if root.storage in blocks and last[root.name] == index:
+                blocks[root.storage].remove(root)
 
 
-def _share_bytes(a: Value, b: Value) -> bool:
-    assert a.offset is not None and b.offset is not None
-    return a.offset < b.offset + b.type.num_bytes and b.offset < a.offset + a.type.num_bytes
+def _offset(value: Value) -> int:
+    assert value.offset is not None
+    return value.offset
 
 
-def _in_place(op: Op, value: Value, output: Value, last_read: bool) -> bool:
-    """Whether `op` may write `output` over its input `value`: marked role, last read, read through one role only."""
-    roles = [role for role, name in op.inputs.items() if name == value.name]
-    exact = value.offset == output.offset and value.type == output.type
-    return last_read and exact and len(roles) == 1 and roles[0] in OPS[op.op].in_place_roles()
+def _last_uses(program: Program) -> dict[str, int]:
+    """Value -> index of the last op that reads or writes it or a view of it; the number of ops if it stays."""
+    roots, last = _view_roots(program), dict.fromkeys(program.values, 0)
+    for index, op in enumerate(program.ops):
+        for name in (*op.inputs.values(), *op.outputs.values()):
+            last[roots[name]] = index
+    kept = [value.name for value in program.values.values() if value.storage == "instruction"]
+    last.update({roots[name]: len(program.ops) for name in (*program.outputs.values(), *kept)})
+    return last
+
+
+def _in_place(op: Op, value: Value, output: Value, roots: Mapping[str, str], program: Program) -> bool:
+    """Whether `op` may write `output` over `value`: read through one role only, a marked one, of the same type."""
+    read = [(role, program.values[name]) for role, name in op.inputs.items() if roots[name] == value.name]
+    if len(read) != 1 or value.offset != output.offset:
+        return False
+    (role, operand), *_ = read
+    return operand.type == output.type and role in OPS[op.op].in_place_roles()
 
 
 def _view_roots(program: Program) -> dict[str, str]:
