@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, Array, DType, Shape
 from lightwam.errors import EngineError, ExportError
@@ -192,12 +192,12 @@ def graph_from_json(document: Mapping[str, Any], constants: Mapping[str, Constan
     try:
         return Graph(
             name=_text(document["name"]),
-            precision=document["precision"],
+            precision=_precision(document["precision"]),
             policy=_object(document["policy"]),
             programs={name: _program_from_json(program) for name, program in document["programs"].items()},
             constants=constants,
             instruction_bytes=_bytes(document["instruction_bytes"]),
-            provenance=_object(document["provenance"]),
+            provenance=_provenance(document["provenance"]),
         )
     except KeyError as error:
         raise EngineError(f"the graph lacks {error}: export the policy again") from error
@@ -223,6 +223,25 @@ def _object(value: object) -> dict[str, Any]:
     return value
 
 
+def _precision(value: object) -> Precision:
+    if value not in get_args(Precision):
+        raise TypeError(f"{short(value)} stands where a precision should")
+    return cast(Precision, value)
+
+
+def _provenance(value: object) -> dict[str, Any]:
+    """Free JSON, which our exporter writes as an object."""
+    return value if isinstance(value, dict) else {"provenance": value}
+
+
+def _only(entry: object, *keys: str) -> dict[str, Any]:
+    """An object without other keys."""
+    for key in _object(entry):
+        if key not in keys:
+            raise TypeError(f"the key {short(key)} is unknown")
+    return _object(entry)
+
+
 def _names(value: object) -> dict[str, str]:
     return {role: _text(name) for role, name in _object(value).items()}
 
@@ -246,7 +265,8 @@ def tensor_type(dtype: object, shape: object) -> TensorType:
     return TensorType(cast(DType, dtype), tuple(shape))
 
 
-def _value_from_json(entry: dict[str, Any]) -> Value:
+def _value_from_json(entry: object) -> Value:
+    entry = _only(entry, "name", "dtype", "shape", "storage", "offset")
     name, storage, offset = _text(entry["name"]), entry["storage"], entry.get("offset")
     if storage not in ("arena", "input", "instruction"):
         raise TypeError(f"{short(storage)} stands where a storage should")
@@ -255,7 +275,9 @@ def _value_from_json(entry: dict[str, Any]) -> Value:
     return Value(name, tensor_type(entry["dtype"], entry["shape"]), storage, None if offset is None else _bytes(offset))
 
 
-def _program_from_json(document: Mapping[str, Any]) -> Program:
+def _program_from_json(document: object) -> Program:
+    document = _only(document, "arena_bytes", "values", "outputs", "ops")
+    keys = ("op", "name", "stage", "inputs", "constants", "outputs", "attrs")
     values = [_value_from_json(entry) for entry in document["values"]]
     by_name = {value.name: value for value in values}
     if len(by_name) < len(values):
@@ -270,6 +292,6 @@ def _program_from_json(document: Mapping[str, Any]) -> Program:
             outputs=_names(entry["outputs"]),
             attrs={key: _attr(value) for key, value in _object(entry["attrs"]).items()},
         )
-        for entry in document["ops"]
+        for entry in (_only(item, *keys) for item in document["ops"])
     )
     return Program(by_name, ops, _names(document["outputs"]), _bytes(document["arena_bytes"]))
