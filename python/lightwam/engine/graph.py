@@ -248,7 +248,7 @@ def _names(value: object) -> dict[str, str]:
 
 def _attr(value: Any) -> Attr:
     if isinstance(value, list):
-        return tuple(_attr(item) for item in value)  # type: ignore[return-value, misc]
+        return tuple(_attr(item) for item in value)  # type: ignore[misc]
     if isinstance(value, dict):
         raise TypeError(f"{short(value)} stands where an attribute should")
     return cast(Attr, value)
@@ -262,7 +262,7 @@ def tensor_type(dtype: object, shape: object) -> TensorType:
         raise TypeError(f"{short(shape)} stands where a shape should")
     if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
         raise KeyError(f"format {short(dtype)}")
-    return TensorType(cast(DType, dtype), tuple(shape))
+    return TensorType(dtype, tuple(shape))
 
 
 def _value_from_json(entry: object) -> Value:

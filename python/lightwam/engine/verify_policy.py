@@ -64,7 +64,9 @@ def _texts(types: Mapping[str, TensorType]) -> str:
 def _check_text(graph: Graph) -> None:
     policy = graph.policy
     length, width = policy["context_rows"], policy["text_width"]
-    tables = [(known["context"], range(1, length + 1)) for known in policy["instructions"]]
+    tables: list[tuple[str, range | None]] = [
+        (known["context"], range(1, length + 1)) for known in policy["instructions"]
+    ]
     if encoder := policy["text_encoder"]:
         tables += [(encoder["embedding"], None), (encoder["position"], range(length, length + 1))]
     for name, rows in tables:
