@@ -131,10 +131,11 @@ def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dic
 
 def load_json(path: Path) -> Any:
     """The value of a JSON file. Raises OSError, and ValueError (one line) for what is no JSON (`parse_json`)."""
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"it has {size} bytes; expected at most {MAX_JSON_BYTES}")
-    return parse_json(path.read_bytes())
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
+    return parse_json(content)
 
 
 def parse_json(text: str | bytes) -> Any:
