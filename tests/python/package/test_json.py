@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lightwam import files
 from lightwam.config import LightWAMConfig
 from lightwam.config.policy import preset
 from lightwam.config.read import read_config
@@ -17,7 +18,7 @@ from lightwam.data.lerobot import open_dataset
 from lightwam.data.normalize import Normalizer, read_statistics
 from lightwam.engine.file import read_engine
 from lightwam.errors import CheckpointError, ConfigError, DataError, EngineError, LightWAMError
-from lightwam.files import MAX_JSON_BYTES, parse_json, read_json
+from lightwam.files import parse_json, read_json
 from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.runtime.tuning import read_tunings
 from lightwam.sim.reports import read_report
@@ -89,12 +90,12 @@ def test_every_reader_says_so_in_its_own_words(tmp_path: Path, reader: str, text
     assert str(path) in message or str(tmp_path) in message
 
 
-def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "sparse.json"
-    with path.open("wb") as file:
-        file.truncate(MAX_JSON_BYTES + 1)
-    with pytest.raises(DataError, match=f"has more than {MAX_JSON_BYTES} bytes"):
-        read_json(path, "report", DataError, "make it again")
+def test_a_file_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 1000)
+    with pytest.raises(
+        DataError, match=r"report /dev/zero is unreadable \(it has more than 1000 bytes\): make it again"
+    ):
+        read_json(Path("/dev/zero"), "report", DataError, "make it again")
 
 
 @pytest.mark.parametrize(
