@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -138,6 +139,17 @@ std::string instruction(const lightwam::Policy& policy) {
     return policy.instruction();
 }
 
+// What is called while a file is read: Ctrl-C ends that. Python handles signals on its main thread alone, so on another
+// one there is nothing to call.
+std::function<void()> signals_of_this_thread() {
+    const py::module_ threading = py::module_::import("threading");
+    if (!threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"))) return nullptr;
+    return [] {
+        const py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    };
+}
+
 std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
                                               const std::string& precision, const std::string& instruction_set) {
     lightwam::PolicyOptions options;
@@ -145,14 +157,16 @@ std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std
     options.threads = threads;
     options.precision = precision;
     options.instruction_set = instruction_set;
+    options.while_opening = signals_of_this_thread();
     const py::gil_scoped_release release;
     return std::make_unique<lightwam::Policy>(path, options);
 }
 
 // Verifies an engine file, numbers included, without keeping its weights; returns its JSON document.
 std::string verify(const std::string& path) {
+    std::function<void()> signals = signals_of_this_thread();
     const py::gil_scoped_release release;
-    const lightwam::engine::EngineFile file(path);
+    const lightwam::engine::EngineFile file(path, std::move(signals));
     file.check_all_numbers();
     return file.document();
 }

@@ -18,10 +18,9 @@ std::size_t window_row(const Conv2dArgs& a) noexcept { return a.kernel_width * a
 // bf16 sums over pairs, and pairs may not straddle two pointers: with an odd window row every window is copied.
 bool copies_all(const Conv2dArgs& a) noexcept { return a.x.dtype == DType::bf16 && window_row(a) % 2 != 0; }
 
-// Unsigned arithmetic: a position left of or above the image wraps to a huge number.
-bool sticks_out(const Conv2dArgs& a, std::size_t ox) noexcept {
-    const std::size_t x = ox * a.stride - a.padding_left;
-    return x >= a.width || x + a.kernel_width > a.width;
+// Output columns whose windows lie inside the image from left to right.
+InsideColumns inside_columns(const Conv2dArgs& a) noexcept {
+    return {a.width, a.padding_left, a.kernel_width, a.stride, out_width(a)};
 }
 
 Panels panels_of(const KernelTable& kernels, const Conv2dArgs& a) noexcept {
@@ -32,8 +31,8 @@ Panels panels_of(const KernelTable& kernels, const Conv2dArgs& a) noexcept {
 // Most windows that one block of output positions may have to copy.
 std::size_t copied_windows(const Conv2dArgs& a, std::size_t rows_per_block) noexcept {
     if (copies_all(a)) return rows_per_block;
-    std::size_t columns = 0;
-    for (std::size_t ox = 0; ox < out_width(a); ++ox) columns += sticks_out(a, ox) ? 1 : 0;
+    const InsideColumns inside = inside_columns(a);
+    const std::size_t columns = out_width(a) - (inside.last - inside.first);
     return std::min(rows_per_block, columns * (ceil_div(rows_per_block, out_width(a)) + 1));
 }
 
@@ -89,16 +88,6 @@ void copy_window(const Conv2dArgs& a, std::size_t oy, std::size_t ox, bool insid
     }
 }
 
-// Output columns [first, last) whose windows lie inside the image from left to right.
-struct Inside {
-    explicit Inside(const Conv2dArgs& a) noexcept
-        : first(std::min(ceil_div(a.padding_left, a.stride), out_width(a))), last(first) {
-        while (last < out_width(a) && !sticks_out(a, last)) ++last;
-    }
-    std::size_t first;
-    std::size_t last;
-};
-
 // Pointers to the windows of the output positions (oy, ox) ... (oy, ox + count - 1), which lie inside.
 void point_inside(const Conv2dArgs& a, std::size_t oy, std::size_t ox, std::size_t count, std::size_t row_stride,
                   const std::byte* zeros, const void** rows) noexcept {
@@ -120,7 +109,7 @@ void point_to_windows(const Conv2dArgs& a, const Panels& panels, std::size_t fir
     const std::size_t columns = out_width(a);
     const std::size_t tap_bytes = panels.depth * size_of(a.x.dtype);
     const bool all = copies_all(a);
-    const Inside inside(a);
+    const InsideColumns inside = inside_columns(a);
     std::byte* window = mine.windows;
     for (std::size_t i = 0; i < count;) {
         const std::size_t oy = (first + i) / columns;

@@ -4,6 +4,8 @@
 // of the direct form's products in f32 (F(4x4, 3x3)) and a third in bf16 (F(2x4, 3x3)). Conventions: linear.hpp.
 #pragma once
 
+#include <algorithm>
+
 #include "linear.hpp"
 
 namespace lightwam::cpu {
@@ -37,6 +39,17 @@ constexpr std::size_t out_height(const Conv2dArgs& a) noexcept {
 constexpr std::size_t out_width(const Conv2dArgs& a) noexcept {
     return (a.width + a.padding_left + a.padding_right - a.kernel_width) / a.stride + 1;
 }
+
+// Positions [first, last) of `count` whose windows of `window` columns, `stride` apart, lie inside a row of `width`
+// pixels with `padding` before it.
+struct InsideColumns {
+    constexpr InsideColumns(std::size_t width, std::size_t padding, std::size_t window, std::size_t stride,
+                            std::size_t count) noexcept
+        : first(std::min((padding + stride - 1) / stride, count)),
+          last(width + padding < window ? first : std::clamp((width + padding - window) / stride + 1, first, count)) {}
+    std::size_t first;
+    std::size_t last;
+};
 
 // The faster form for a shape, by sizes and dtype of x alone, so that every instruction set and number of threads takes
 // the same.

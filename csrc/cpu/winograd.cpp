@@ -36,8 +36,9 @@ bool sticks_out(const Conv2dArgs& a, std::size_t tile_column) noexcept {
 
 // Most windows that `tiles` tiles in a row may have to copy.
 std::size_t copied_windows(const Conv2dArgs& a, std::size_t tiles) noexcept {
-    std::size_t columns = 0;
-    for (std::size_t column = 0; column < tile_columns(a); ++column) columns += sticks_out(a, column) ? 1 : 0;
+    const WinogradTile shape = tile_of(a);
+    const InsideColumns inside(a.width, a.padding_left, shape.window_columns(), shape.columns, tile_columns(a));
+    const std::size_t columns = tile_columns(a) - (inside.last - inside.first);
     return std::min(tiles, columns * (ceil_div(tiles, tile_columns(a)) + 1));
 }
 

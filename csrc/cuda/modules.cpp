@@ -2,6 +2,7 @@
 #include "cuda/modules.hpp"
 
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -18,6 +19,16 @@ using Place = std::pair<std::uint64_t, std::uint64_t>;  // offset and bytes of a
 
 std::span<const std::byte> cubin_of(const engine::Tactic& tactic, std::span<const std::byte> code) {
     return code.subspan(static_cast<std::size_t>(tactic.offset), static_cast<std::size_t>(tactic.bytes));
+}
+
+// Modules stand one after the other, so that all of them together are read once.
+void expect_apart(const std::map<Place, Cubin>& cubins, const engine::Tactic& tactic, const std::string& where) {
+    const auto next = cubins.lower_bound({tactic.offset, 0});
+    const bool before =
+        next != cubins.begin() && std::prev(next)->first.first + std::prev(next)->first.second > tactic.offset;
+    if (before || (next != cubins.end() && next->first.first < tactic.offset + tactic.bytes))
+        engine::fail("launch plan: " + where + ": its machine code, bytes " + std::to_string(tactic.offset) + " to " +
+                     std::to_string(tactic.offset + tactic.bytes) + ", overlaps another tactic's");
 }
 
 // What does not fit between a tactic and its cubin; empty when all does.
@@ -90,6 +101,7 @@ void check_cubins(const engine::LaunchPlan& plan, const Gpu& gpu, std::span<cons
                                       " of " + plan.targets[gpu.target].name;
             auto found = cubins.find({tactic.offset, tactic.bytes});
             if (found == cubins.end()) {
+                expect_apart(cubins, tactic, where);
                 try {
                     found =
                         cubins.emplace(Place{tactic.offset, tactic.bytes}, read_cubin(cubin_of(tactic, code))).first;

@@ -76,6 +76,7 @@ void upload_weights(const engine::EngineFile& file, const Driver& driver, Stream
         reports.clear();
         for (std::size_t begin = 0; begin < tensor.bytes; begin += kPieceBytes) {
             const std::size_t bytes = std::min(kPieceBytes, tensor.bytes - begin);
+            if (begin % (kPieceBytes * 16) == 0) file.opening();
             UploadBuffer& buffer = *buffers[turn++ % 2];
             std::byte* const data = buffer.acquire();
             reports.push_back(file.read(tensor, begin, bytes, data));

@@ -34,7 +34,10 @@ void read_checksums(const ObjectReader& document, std::vector<Tensor>& tensors) 
         if (error != std::errc() || end != text.data() + text.size() || text.size() != 8)
             fail("'checksums' has '" + text + "' for tensor '" + tensor.name + "'; expected eight hexadecimal digits");
         tensor.checksum = value;
+        texts.erase(entry);
     }
+    if (!texts.empty())
+        fail("'checksums' names the tensor '" + std::string(texts.begin()->first) + "', which is not there");
 }
 
 void mark_weight_scales(const Program& program, std::vector<Tensor>& tensors) {
@@ -85,13 +88,17 @@ std::string hexadecimal(std::uint32_t value) {
 
 }  // namespace
 
-EngineFile::EngineFile(const std::string& path) : reporter_(path), file_(reporter_([&] { return InputFile(path); })) {
+EngineFile::EngineFile(const std::string& path, std::function<void()> while_opening)
+    : reporter_(path), while_opening_(std::move(while_opening)), file_(reporter_([&] { return InputFile(path); })) {
     reporter_([&] {
         SafeTensors contents = read_safetensors(file_);
         document_ = std::move(contents.lightwam);
         graph_.tensors = std::move(contents.tensors);
+        opening();
         const JsonValue document = parse_document(document_, "metadata 'lightwam'");
+        opening();
         read_graph(document, graph_);
+        opening();
         if (const JsonValue* gpu = document.find("gpu"); gpu != nullptr) {
             launch_plan_ = read_launch_plan(*gpu, graph_);
             check_launch_plan(*launch_plan_, graph_);
@@ -115,6 +122,7 @@ PieceReport EngineFile::read(const Tensor& tensor, std::size_t begin, std::size_
 }
 
 void EngineFile::check_numbers(const Tensor& tensor, std::span<const PieceReport> pieces) const {
+    opening();
     reporter_([&] {
         JoinedChecksum found;
         for (const PieceReport& piece : pieces) {
@@ -137,8 +145,10 @@ void EngineFile::check_all_numbers() const {
     std::vector<PieceReport> pieces;
     for (const Tensor& tensor : graph_.tensors) {
         pieces.clear();
-        for (std::size_t begin = 0; begin < tensor.bytes; begin += kPieceBytes)
+        for (std::size_t begin = 0; begin < tensor.bytes; begin += kPieceBytes) {
+            if (begin % (kPieceBytes * 256) == 0) opening();
             pieces.push_back(read(tensor, begin, std::min(kPieceBytes, tensor.bytes - begin), buffer.data()));
+        }
         check_numbers(tensor, pieces);
     }
 }

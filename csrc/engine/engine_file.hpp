@@ -2,6 +2,7 @@
 // An engine file: its header verified as a whole by the constructor, its numbers as they are read.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,11 +27,16 @@ class EngineFile {
   public:
     // Reads and verifies everything but the numbers. Throws Error (engine) with one line that names the file, the op or
     // key, the value and what was expected.
-    explicit EngineFile(const std::string& path);
+    // Calls `while_opening` now and then: what that throws ends the opening.
+    explicit EngineFile(const std::string& path, std::function<void()> while_opening = nullptr);
 
     const Graph& graph() const { return graph_; }
     // How to run the graph on a GPU; null when the file has no machine code.
     const LaunchPlan* launch_plan() const { return launch_plan_ ? &*launch_plan_ : nullptr; }
+    // For those who read all of its numbers, on the thread that opens the file: calls `while_opening`.
+    void opening() const {
+        if (while_opening_) while_opening_();
+    }
     const ErrorReporter& reporter() const { return reporter_; }
     const std::string& path() const { return reporter_.path(); }
     // The JSON document as it stands in the file.
@@ -48,6 +54,7 @@ class EngineFile {
 
   private:
     ErrorReporter reporter_;
+    std::function<void()> while_opening_;
     InputFile file_;
     std::string document_;
     Graph graph_;

@@ -200,6 +200,8 @@ void check_programs(const Graph& graph) {
     check_lifetimes(graph.set_instruction, true, set_instruction);
     check_lifetimes(graph.act, false, "program 'act'");
     check_sources(graph);
+    check_work(graph, graph.set_instruction, set_instruction);
+    check_work(graph, graph.act, "program 'act'");
 }
 
 }  // namespace

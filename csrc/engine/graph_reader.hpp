@@ -31,4 +31,7 @@ void check_lifetimes(const Program& program, bool writes_instruction, const std:
 // lifetimes are checked: every value has one writer, and act reads only instruction values that set_instruction writes.
 void check_sources(const Graph& graph);
 
+// Checks that a program computes no more than a bounded number of operations, far more than any policy needs.
+void check_work(const Graph& graph, const Program& program, const std::string& where);
+
 }  // namespace lightwam::engine

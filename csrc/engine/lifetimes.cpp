@@ -40,6 +40,9 @@ class LifetimeCheck {
     std::string op_text(const Op& op) const {
         return where_ + ": op '" + op.name + "' (" + std::string(op_name(op.kind)) + ")";
     }
+    static std::string type_text(const Value& value) {
+        return dtype_name(value.dtype) + (" " + shape_text(value.shape));
+    }
     const std::string& name(std::size_t value) const { return program_.values[value].name; }
 
     // A reshape's output joins its input's group. Ops come in order, so an input's own group is already final.
@@ -92,6 +95,7 @@ class LifetimeCheck {
             const bool same_bytes = other.offset == value.offset && other.bytes == value.bytes;
             if (!same_bytes || last_read_[block->second] != at || !replaceable(op, block->second))
                 fail(op_text(op) + " writes '" + value.name + "' over '" + other.name + "', which is still in use");
+            expect_same_type(op, value, block->second);
             block = live.erase(block);
         }
     }
@@ -105,6 +109,16 @@ class LifetimeCheck {
             allowed = allows_in_place(op.kind, input.role);
         }
         return reads == 1 && allowed;
+    }
+
+    // A kernel writes an element where it has read one: of another dtype or shape they would not lie alike.
+    void expect_same_type(const Op& op, const Value& value, std::size_t group) const {
+        for (const Binding& input : op.inputs) {
+            const Value& read = program_.values[input.index];
+            if (group_[input.index] != group || (read.dtype == value.dtype && read.shape == value.shape)) continue;
+            fail(op_text(op) + " writes '" + value.name + "', " + type_text(value) + ", in place of '" + read.name +
+                 "', " + type_text(read) + "; expected the same dtype and shape");
+        }
     }
 
     void end_lives(std::size_t at, const Op& op) {

@@ -31,10 +31,14 @@ std::optional<std::size_t> OpChecker::take(const std::vector<Binding>& bindings,
                                                             : row.outputs;
     if (!role_marks(roles, role))
         throw Error(ErrorKind::internal, std::string("ops.def: op ") + row.name + " lists no " + label_of(kind, role));
-    const std::size_t index = find_role(bindings, role);
-    if (index == npos) return std::nullopt;
-    taken_.push_back(label_of(kind, role));
-    return index;
+    const auto found = std::ranges::find(bindings, role, &Binding::role);
+    if (found == bindings.end()) return std::nullopt;
+    taken_of(bindings)[static_cast<std::size_t>(found - bindings.begin())] = true;
+    return found->index;
+}
+
+std::vector<bool>& OpChecker::taken_of(const std::vector<Binding>& bindings) {
+    return &bindings == &op_.inputs ? taken_inputs_ : &bindings == &op_.constants ? taken_constants_ : taken_outputs_;
 }
 
 std::size_t OpChecker::require(const std::vector<Binding>& bindings, const char* kind, const std::string& role) {
@@ -109,7 +113,7 @@ Operand OpChecker::integer_output(const std::string& role, Numbers numbers) {
 const JsonValue& OpChecker::attribute(const std::string& key) {
     const JsonValue* value = attributes_.find(key);
     if (value == nullptr) fail("attribute '" + key + "' is missing");
-    taken_.push_back(label_of("attribute", key));
+    taken_attributes_.push_back(key);
     return *value;
 }
 
@@ -190,15 +194,18 @@ void OpChecker::expect_factors(const Operand& x, const Operand& weight) const {
              dtype_name(x.dtype));
 }
 
-void OpChecker::expect_taken(const std::string& label) const {
-    if (std::find(taken_.begin(), taken_.end(), label) == taken_.end()) fail(label + " is not one of this op");
-}
-
 void OpChecker::finish() const {
-    for (const Binding& input : op_.inputs) expect_taken(label_of("input", input.role));
-    for (const Binding& constant : op_.constants) expect_taken(label_of("constant", constant.role));
-    for (const Binding& output : op_.outputs) expect_taken(label_of("output", output.role));
-    for (const auto& [key, value] : attributes_.members()) expect_taken(label_of("attribute", key));
+    const auto expect_all = [&](const std::vector<Binding>& bindings, const std::vector<bool>& taken,
+                                const char* kind) {
+        for (std::size_t i = 0; i < bindings.size(); ++i)
+            if (!taken[i]) fail(label_of(kind, bindings[i].role) + " is not one of this op");
+    };
+    expect_all(op_.inputs, taken_inputs_, "input");
+    expect_all(op_.constants, taken_constants_, "constant");
+    expect_all(op_.outputs, taken_outputs_, "output");
+    for (const auto& [key, value] : attributes_.members())
+        if (std::ranges::find(taken_attributes_, key) == taken_attributes_.end())
+            fail(label_of("attribute", key) + " is not one of this op");
 }
 
 }  // namespace lightwam::engine

@@ -27,7 +27,13 @@ enum class Numbers : std::uint8_t { real, i32, i8, eight_bit };
 class OpChecker {
   public:
     OpChecker(const Graph& graph, const Program& program, Op& op, ObjectReader attributes)
-        : graph_(graph), program_(program), op_(op), attributes_(std::move(attributes)) {}
+        : graph_(graph),
+          program_(program),
+          op_(op),
+          attributes_(std::move(attributes)),
+          taken_inputs_(op.inputs.size(), false),
+          taken_constants_(op.constants.size(), false),
+          taken_outputs_(op.outputs.size(), false) {}
 
     const PolicyDescription& policy() const { return graph_.policy; }
     Op& op() { return op_; }
@@ -70,13 +76,16 @@ class OpChecker {
     Operand value_operand(std::size_t index, const char* kind, const std::string& role, Numbers numbers) const;
     Operand tensor_operand(std::size_t index, const std::string& role) const;
     const JsonValue& attribute(const std::string& key);
-    void expect_taken(const std::string& label) const;
+    std::vector<bool>& taken_of(const std::vector<Binding>& bindings);
 
     const Graph& graph_;
     const Program& program_;
     Op& op_;
-    ObjectReader attributes_;  // where: the op
-    std::vector<std::string> taken_;
+    ObjectReader attributes_;         // where: the op
+    std::vector<bool> taken_inputs_;  // by place in op_.inputs
+    std::vector<bool> taken_constants_;
+    std::vector<bool> taken_outputs_;
+    std::vector<std::string> taken_attributes_;
 };
 
 // Checks roles, shapes, dtypes and attributes of one op, and stores its attributes (op_table.cpp).

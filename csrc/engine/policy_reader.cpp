@@ -7,6 +7,7 @@ namespace lightwam::engine {
 namespace {
 
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
+constexpr std::int64_t kMaxInput = static_cast<std::int64_t>(kMaxBlockBytes / sizeof(float));  // elements
 constexpr std::size_t kMaxCameras = 64;
 constexpr std::string_view kTask = "{task}";
 constexpr Named<bool> kStarts[] = {{true, "images"}, {false, "latents"}};
@@ -154,6 +155,9 @@ void read_policy(const ObjectReader& document, const TensorIndex& tensors, Graph
     const Shape latent = json.integers("latent_shape");
     if (latent.size() != 3 || element_count(latent) < 0) json.fail("'latent_shape' must be [channels, height, width]");
     for (std::size_t i = 0; i < 3; ++i) policy.latent_shape[i] = latent[i];
+    if (policy.latent_count() > kMaxInput) json.fail("'latent_shape' has more than 2^32 elements");
+    if (policy.context_rows * policy.text_width > kMaxInput)
+        json.fail("'context_rows' times 'text_width' is more than 2^32");
     check_control_rate(json);
     read_start(json, policy);
     read_text_encoder(json, tensors, graph);

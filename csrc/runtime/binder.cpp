@@ -85,7 +85,7 @@ class Binder {
 
     template <class Args>
     void add_step(const Args& args) {
-        steps_.push_back({op_->stage, std::make_unique<KernelOf<Args>>(args)});
+        steps_.push_back({op_->stage, std::make_unique<KernelOf<Args>>(args), op_});
     }
 
     const Value& value(std::string_view role) const { return program_.values[engine::find_role(op_->inputs, role)]; }
@@ -346,7 +346,7 @@ void Binder::concat() {
         const std::string role = "x." + std::to_string(i);
         inputs.push_back({input(role), columns(role)});
     }
-    steps_.push_back({op_->stage, std::make_unique<ConcatKernel>(rows("x.0"), std::move(inputs), output())});
+    steps_.push_back({op_->stage, std::make_unique<ConcatKernel>(rows("x.0"), std::move(inputs), output()), op_});
 }
 
 void Binder::scale_shift_clamp() {

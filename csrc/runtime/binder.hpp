@@ -36,6 +36,7 @@ class BoundKernel {
 struct Step {
     Stage stage = Stage::backbone;
     std::unique_ptr<const BoundKernel> kernel;
+    const engine::Op* op = nullptr;  // of the program that was bound
 };
 
 // The steps of a verified program. With weights not yet loaded it collects what the program needs of them.

@@ -130,6 +130,7 @@ class CpuBackend final : public Backend {
 
   private:
     void load(const engine::EngineFile& file);
+    std::size_t checked_scratch(const engine::EngineFile& file, const std::vector<Step>& steps) const;
     std::vector<Step> bind_act(const InstructionCache::Entry& entry);
     cpu::Execution execution() { return {kernels_, &*pool_, scratch_.data()}; }
 
@@ -189,14 +190,35 @@ void CpuBackend::load(const engine::EngineFile& file) {
 
     std::size_t scratch = 0;
     for (const engine::Program* program : {&graph_.set_instruction, &graph_.act})
-        scratch = std::max(
-            scratch, scratch_bytes(bind_program(graph_, *program, bases_, *weights_), *kernels_, pool_->threads()));
+        scratch = std::max(scratch, checked_scratch(file, bind_program(graph_, *program, bases_, *weights_)));
     scratch_ = Block(scratch, "the scratch memory of engine '" + graph_.name + "'");
     for (const std::size_t tensor : engine::text_constants(graph_)) weights_->raw(tensor);
     weights_->load(file, *pool_);
     act_ = bind_program(graph_, graph_.act, bases_, *weights_);
     actions_ = reinterpret_cast<const float*>(arena_.data() + graph_.act.values[graph_.act.outputs[0].index].offset);
     instruction_rows_.emplace(graph_);
+}
+
+// What the steps need beside the arena. A small file must not reserve much memory: expected is a multiple of what the
+// file holds and declares, and a share for each thread.
+std::size_t CpuBackend::checked_scratch(const engine::EngineFile& file, const std::vector<Step>& steps) const {
+    constexpr std::size_t kMultiple = 8;
+    constexpr std::size_t kShare = std::size_t{64} << 20;
+    std::size_t declared = arena_.bytes() + static_cast<std::size_t>(graph_.instruction_bytes);
+    for (const engine::Tensor& tensor : graph_.tensors) declared += tensor.bytes;
+    const std::size_t most = kMultiple * declared + kShare * static_cast<std::size_t>(pool_->threads());
+    std::size_t largest = 0;
+    for (const Step& step : steps) {
+        const std::size_t bytes = step.kernel->scratch_bytes(*kernels_, pool_->threads());
+        largest = std::max(largest, bytes);
+        if (bytes <= most) continue;
+        file.reporter()([&] {
+            engine::fail("op '" + step.op->name + "' (" + engine::op_name(step.op->kind) + ") needs " +
+                         std::to_string(bytes) + " bytes of scratch memory; expected at most " + std::to_string(most) +
+                         " beside a file that holds and declares " + std::to_string(declared));
+        });
+    }
+    return largest;
 }
 
 void CpuBackend::describe(PolicyInfo& info) const {

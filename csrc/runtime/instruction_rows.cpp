@@ -2,7 +2,8 @@
 #include "runtime/instruction_rows.hpp"
 
 #include <algorithm>
-#include <string>
+#include <string_view>
+#include <unordered_set>
 
 namespace lightwam::runtime {
 namespace {
@@ -15,19 +16,37 @@ using engine::Program;
 using engine::Storage;
 using engine::Value;
 
-bool written_by_text_key_bias(const Program& set_instruction, const std::string& name) {
-    return std::any_of(set_instruction.ops.begin(), set_instruction.ops.end(), [&](const Op& op) {
-        if (op.kind != OpKind::text_key_bias) return false;
-        return set_instruction.values[engine::find_role(op.outputs, "key_count")].name == name;
-    });
+using Names = std::unordered_set<std::string_view>;
+
+// Names of the counts that ops text_key_bias write.
+Names counts_of_keys(const Program& set_instruction) {
+    Names names;
+    for (const Op& op : set_instruction.ops)
+        if (op.kind == OpKind::text_key_bias)
+            names.insert(set_instruction.values[engine::find_role(op.outputs, "key_count")].name);
+    return names;
 }
 
 // An op of act that reads the input below key_count only, a count that text_key_bias wrote.
-bool reads_used_keys(const Graph& graph, const Op& op, const Binding& input) {
+bool reads_used_keys(const Graph& graph, const Names& counts, const Op& op, const Binding& input) {
     if (op.kind != OpKind::cross_attention && op.kind != OpKind::cross_attention_folded) return false;
     if (input.role != "key_text" && input.role != "value_text" && input.role != "output_text") return false;
     const Value& count = graph.act.values[engine::find_role(op.inputs, "key_count")];
-    return count.storage == Storage::instruction && written_by_text_key_bias(graph.set_instruction, count.name);
+    return count.storage == Storage::instruction && counts.contains(count.name);
+}
+
+// Names of the instruction values of which act reads all rows.
+Names read_as_a_whole(const Graph& graph) {
+    const Names counts = counts_of_keys(graph.set_instruction);
+    Names names;
+    for (const Op& op : graph.act.ops) {
+        for (const Binding& input : op.inputs) {
+            const Value& read = graph.act.values[input.index];
+            if (read.storage == Storage::instruction && !reads_used_keys(graph, counts, op, input))
+                names.insert(read.name);
+        }
+    }
+    return names;
 }
 
 }  // namespace
@@ -40,14 +59,9 @@ InstructionRows::InstructionRows(const Graph& graph) {
     for (const Op& op : program.ops)
         if (op.kind == OpKind::quantize_rows && values[engine::find_role(op.inputs, "x")])
             for (const Binding& output : op.outputs) values[output.index] = true;
-    for (const Op& op : graph.act.ops) {
-        for (const Binding& input : op.inputs) {
-            const Value& read = graph.act.values[input.index];
-            if (read.storage != Storage::instruction || reads_used_keys(graph, op, input)) continue;
-            for (std::size_t i = 0; i < program.values.size(); ++i)
-                if (program.values[i].name == read.name) values[i] = false;
-        }
-    }
+    const Names whole = read_as_a_whole(graph);
+    for (std::size_t i = 0; i < program.values.size(); ++i)
+        if (whole.contains(program.values[i].name)) values[i] = false;
     // From the last op to the first: an op that computes all rows reads all rows.
     ops.assign(program.ops.size(), false);
     for (std::size_t i = program.ops.size(); i-- > 0;) {

@@ -145,7 +145,7 @@ struct Policy::Implementation {
 
 Policy::Implementation::Implementation(const std::string& path, const PolicyOptions& options) {
     check_device(options.device);
-    const engine::EngineFile file(path);
+    const engine::EngineFile file(path, options.while_opening);
     graph_ = file.graph();
     check_precision(options.precision, graph_);
     cameras_.emplace(graph_.policy.cameras);

@@ -14,6 +14,7 @@ bool is_widened(const engine::Tensor& tensor) {
 }
 
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;  // of a constant that is not packed
+constexpr std::size_t kBatchPieces = 256;                    // a thread, between two looks whether to go on
 
 std::size_t aligned(std::size_t bytes) {
     return (bytes + engine::kAlignment - 1) / engine::kAlignment * engine::kAlignment;
@@ -98,7 +99,7 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
     largest = aligned(largest);
     // One buffer a thread; a copied constant is read to where it stays.
     const Block buffers(largest * static_cast<std::size_t>(pool.threads()), "the buffers to load the weights");
-    pool.parallel_for(pieces.size(), [&](std::size_t i, int thread) {
+    const auto load_piece = [&](std::size_t i, int thread) {
         Piece& piece = pieces[i];
         const bool direct = piece.entry != nullptr && !piece.packed;
         std::byte* const buffer = buffers.data() + largest * static_cast<std::size_t>(thread);
@@ -115,7 +116,13 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
             rows = wide;
         }
         cpu::pack_piece(kernels_, piece.entry->shape, piece.index, rows, block_.data() + piece.entry->offset);
-    });
+    };
+    const std::size_t batch = kBatchPieces * static_cast<std::size_t>(pool.threads());
+    for (std::size_t first = 0; first < pieces.size(); first += batch) {
+        file.opening();
+        pool.parallel_for(std::min(batch, pieces.size() - first),
+                          [&](std::size_t i, int thread) { load_piece(first + i, thread); });
+    }
     check(file, pieces);
     loaded_ = true;
 }

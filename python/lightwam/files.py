@@ -4,64 +4,122 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
+
+#: What a JSON file may have at most.
+MAX_JSON_BYTES = 1 << 28
+MAX_JSON_LEVELS = 64
+_OLD = ".old"
+_LEFTOVER = re.compile(
+    r"(?P<aside>\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})\.(?P<process>[1-9][0-9]{0,9})\.[0-9a-f]{8}\.part)(?P<suffix>.*)",
+    re.DOTALL,
+)
+_WRITTEN_HERE: set[str] = set()
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_TOO_DEEP = f"JSON deeper than {MAX_JSON_LEVELS} levels"
 
 
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write; it takes the name `path` when the block ends well.
 
-    Otherwise it is removed and an older `path` stays. Missing parent folders are an OSError, as for `open`.
+    Otherwise it is removed and an older `path` stays. Missing parent folders are an OSError, as for `open`. What killed
+    processes left in the folder is removed first (`remove_leftovers`).
     """
     target = Path(path)
-    building = target.with_name(f"{_aside(target.stem)}{target.suffix}")
-    try:
-        yield building
-        _flush(building)
-        os.replace(building, target)
-    except BaseException:
-        building.unlink(missing_ok=True)
-        raise
+    remove_leftovers(target.parent)
+    with _aside(target, target.stem, target.suffix) as building:
+        try:
+            yield building
+            _flush(building)
+            os.replace(building, target)
+        except BaseException:
+            building.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the name `folder` when the block ends well, and is removed otherwise.
 
-    An older `folder` is replaced as a whole; parent folders are made.
+    An older `folder` is replaced as a whole; parent folders are made. Leftovers as for `replacing_file`.
     """
-    building = folder.with_name(_aside(folder.name))
-    building.mkdir(parents=True)
-    try:
-        yield building
-        for path in building.rglob("*"):
-            _flush(path)
-        old = folder.with_name(f"{building.name}.old")
-        replaced = folder.exists()
-        if replaced:
-            folder.rename(old)
+    remove_leftovers(folder.parent)
+    with _aside(folder, folder.name) as building:
+        building.mkdir(parents=True)
         try:
-            building.rename(folder)
-        except OSError:
+            yield building
+            for path in building.rglob("*"):
+                _flush(path)
+            old = folder.with_name(f"{building.name}{_OLD}")
+            replaced = folder.exists()
             if replaced:
-                old.rename(folder)
+                folder.rename(old)
+            try:
+                building.rename(folder)
+            except OSError:
+                if replaced:
+                    old.rename(folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
             raise
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in a folder, by the names that this module gives.
+
+    Only what belongs to this user, from this machine (and container), of a process that is gone. A folder that was put
+    aside and never replaced gets its name back.
+    """
+    with contextlib.suppress(OSError):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            match = _LEFTOVER.fullmatch(entry.name)
+            if match is None or match["machine"] != _machine() or _is_writing(int(match["process"]), match["aside"]):
+                continue
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                    _remove_leftover(folder, entry, match)
+
+
+def _remove_leftover(folder: Path, entry: os.DirEntry[str], match: re.Match[str]) -> None:
+    if not entry.is_dir(follow_symlinks=False):
+        os.unlink(entry)
+    elif match["suffix"] == _OLD and not (folder / match["name"]).exists():
+        os.rename(entry, folder / match["name"])
+    else:
+        shutil.rmtree(entry)
+
+
+def _is_writing(process: int, aside: str) -> bool:
+    """Whether the process that made this name may still write there."""
+    if process == os.getpid():
+        return aside in _WRITTEN_HERE
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises `error`, which says `what` the file is, what is wrong, and the remedy."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(path)
     except FileNotFoundError as reason:
         raise error(f"{what} {path} is missing: {remedy}") from reason
     except (OSError, ValueError) as reason:
@@ -71,9 +129,107 @@ def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dic
     return document
 
 
-def _aside(name: str) -> str:
-    """A hidden name that no other process or thread uses."""
-    return f".{name}.{os.getpid()}.{secrets.token_hex(4)}.part"
+def load_json(path: Path) -> Any:
+    """The value of a JSON file. Raises OSError, and ValueError (one line) for what is no JSON (`parse_json`)."""
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
+    return parse_json(content)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; everything that reads JSON reads it with this. Raises ValueError (one line) alone.
+
+    As strict as the engine's own reader (csrc/engine/json.hpp): UTF-8, no key twice, at most 64 levels, no NaN or
+    infinity, every number within float64, every text of whole characters.
+    """
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        document = _DECODER.decode(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not valid UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    with_halves = _HALF.search(text) is not None
+    level, depth = [document], 1
+    while level:
+        if depth > MAX_JSON_LEVELS:
+            raise ValueError(_TOO_DEEP)
+        if with_halves:
+            _require_characters(level)
+        level, depth = [item for node in level for item in _inside(node)], depth + 1
+    return document
+
+
+def _inside(node: Any) -> Iterable[Any]:
+    """The values in a list or an object; none in anything else."""
+    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _require_characters(values: Iterable[Any]) -> None:
+    for value in values:
+        for text in value if isinstance(value, dict) else (value,):
+            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(f"the text {short(text)} holds half a surrogate pair")
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        key, _ = Counter(key for key, _ in members).most_common(1)[0]
+        raise ValueError(f"an object names the key {short(key)} twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    _real(text)
+    return int(text)
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"the number {text if len(text) < 80 else text[:80] + '...'} is out of range")
+    return number
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_no_number)
+
+
+def short(value: object, length: int = 80) -> str:
+    """A value's text for a message, cut: what a file holds must not fill the terminal."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, lists in lists without end
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+@cache
+def _machine() -> str:
+    """Where a process's number means something: the same for processes that see each other alone."""
+    parts = [os.uname().nodename]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/etc/machine-id").read_text())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def _aside(target: Path, name: str, suffix: str = "") -> Iterator[Path]:
+    """A hidden path beside `target` that no other process or thread uses. `_LEFTOVER` matches its name."""
+    aside = f".{name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.part"
+    _WRITTEN_HERE.add(aside)
+    try:
+        yield target.with_name(aside + suffix)
+    finally:
+        _WRITTEN_HERE.discard(aside)
 
 
 def _flush(path: Path) -> None:

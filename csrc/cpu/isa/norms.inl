@@ -30,7 +30,9 @@ LIGHTWAM_INLINE float row_sum_of_squares(const T* x, std::size_t n) {
     });
 }
 
-LIGHTWAM_INLINE float inverse_root(float x) { return 1.0F / __builtin_sqrtf(x); }
+// 1 / sqrt(x), and NaN of an infinite x: squares of a finite row (above 1.8e19) that overflowed. As 0 it would make a
+// row of zeros, which nobody can tell from a result.
+LIGHTWAM_INLINE float inverse_root(float x) { return 1.0F / __builtin_sqrtf(x) + (x - x); }
 
 // Mean, and 1 / sqrt(variance + eps); the variance in a second pass over the differences.
 struct Moments {

@@ -48,6 +48,7 @@ struct PolicyOptions {
     std::string precision = "auto";               // "auto" (the engine's), "f32", "bf16", "f16", "int8" or "fp8"
     std::string instruction_set = "auto";         // "auto" (the best) or one of PolicyInfo::instruction_set
     std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
+    std::function<void()> while_opening;          // called now and then by the constructor; what it throws ends that
 };
 
 // One camera's picture: unsigned bytes, 3 channels, any size, any strides (in bytes, negative ones too).

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from lightwam.errors import EngineError
+from lightwam.files import load_json
 
 BUNDLED_ENGINE = "nano-libero-object-0.lwam"
 FIGURES = "nano-figures.json"
@@ -24,5 +24,8 @@ def bundled_engine() -> Path:
 def bundled_figures() -> list[dict[str, Any]]:
     """Reports of the bundled policy's full 20 trials and of the blind baseline, from when the policy was made."""
     path = Path(__file__).parent / FIGURES
-    reports: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    try:
+        reports: list[dict[str, Any]] = load_json(path) if path.is_file() else []
+    except ValueError as error:
+        raise EngineError(f"{FIGURES}: damaged in this installation ({error}); reinstall lightwam") from error
     return reports

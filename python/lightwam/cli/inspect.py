@@ -16,7 +16,7 @@ from lightwam.engine.file import read_engine, read_gpu_document
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.engine.ops import EIGHT_BIT_MATMULS
 from lightwam.engine.verify import check_graph
-from lightwam.errors import ConfigError
+from lightwam.errors import ConfigError, EngineError
 
 #: The savings of the full-size policy were counted once, from the unfolded model.
 SAVINGS_TABLE = "docs/reference/export.md"
@@ -127,7 +127,13 @@ def main(arguments: InspectArgs) -> int:
     text_rows = counted_text_rows(graph) if arguments.text_rows is None else arguments.text_rows
     costs = graph_costs(graph, text_rows)
     targets = (read_gpu_document(arguments.file) or {}).get("images", ())
-    print(summary(graph, costs, text_rows, arguments.file.stat().st_size, tuple(targets)))
+    try:
+        text = summary(graph, costs, text_rows, arguments.file.stat().st_size, tuple(targets))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise EngineError(
+            f"{arguments.file}: its policy or provenance lacks or mistypes {error}: export it again"
+        ) from error
+    print(text)
     print(f"\n{stage_table(costs)}")
     if arguments.ops:
         print(f"\n{op_table(costs)}")

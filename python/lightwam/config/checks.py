@@ -5,16 +5,34 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from lightwam.errors import ConfigError
+from lightwam.files import short
+
+#: Of any whole number in a configuration.
+LARGEST_INTEGER = (1 << 31) - 1
+#: Of those that count things which are then made one by one.
+LARGEST_SIZE = 1 << 20
 
 
 def require(condition: bool, what: str, value: object, remedy: str) -> None:
     """Raise a one-line `ConfigError` that names the field, its value and the remedy."""
     if not condition:
-        raise ConfigError(f"{what} is {value!r}: {remedy}")
+        raise ConfigError(f"{what} is {short(value)}: {remedy}")
+
+
+def as_float(value: float, what: str) -> float:
+    """A number as float64. Raises `ConfigError` on one that is too large, NaN or infinite."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{what} is {short(value)}: give a finite number")
+    return number
 
 
 def require_positive(owner: str, **values: float) -> None:

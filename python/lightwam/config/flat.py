@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from lightwam.config.checks import require_positive
+from lightwam.config.checks import LARGEST_SIZE, require, require_positive
 from lightwam.config.robot import FLIPS, Camera, Dimension, GripperRule, NormalizationConfig, RobotConfig
 from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
 
@@ -42,6 +42,8 @@ class _Flat:
 
     def __post_init__(self) -> None:
         require_positive("config", state_dim=self.state_dim, action_dim=self.action_dim)
+        for name, width in (("state_dim", self.state_dim), ("action_dim", self.action_dim)):
+            require(width <= LARGEST_SIZE, f"config.{name}", width, f"use at most {LARGEST_SIZE}")
 
 
 def from_flat(mapping: Mapping[str, Any], known: Iterable[RobotConfig]) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lightwam.config.checks import LARGEST_SIZE, as_float
 from lightwam.config.networks import LORA_MODULES, ActionExpertConfig, FeatureSource, VAEConfig, VideoDiTConfig
 from lightwam.config.objectives import FlowMatchingConfig, LossConfig, VideoConfig
 from lightwam.config.serialize import dataclass_from_dict
 from lightwam.errors import ConfigError
+from lightwam.files import short
 
 _SOURCE_NAMES: dict[str, FeatureSource] = {
     **dict.fromkeys(("h", "backbone", "base", "frozen"), "backbone"),
@@ -57,8 +59,8 @@ def published_parts(mapping: Mapping[str, Any]) -> dict[str, Any]:
         if mapping.get(name) is None:
             raise ConfigError(f"published configuration has no {name}: it must be given")
     for name in _SECTIONS:
-        if not isinstance(mapping.get(name) or {}, Mapping):
-            raise ConfigError(f"{name} is {mapping[name]!r}: give a mapping of its fields")
+        if mapping.get(name) is not None and not isinstance(mapping[name], Mapping):
+            raise ConfigError(f"{name} is {short(mapping[name])}: give a mapping of its fields")
     dit = _video_dit(mapping["video_dit_config"])
     scheduler = mapping.get("scheduler") or {}
     parts = {
@@ -84,15 +86,15 @@ def _number(mapping: Mapping[str, Any], name: str, default: float) -> float:
     """A number; absent or None means the default."""
     value = default if mapping.get(name) is None else mapping[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name} is {value!r}: give a number")
-    return float(value)
+        raise ConfigError(f"{name} is {short(value)}: give a number")
+    return as_float(value, name)
 
 
 def _whole(mapping: Mapping[str, Any], name: str, default: int = 0) -> int:
-    """A whole number of at least 1; absent or None means the default."""
+    """A whole number from 1 to `LARGEST_SIZE`; absent or None means the default."""
     value = _number(mapping, name, default)
-    if not (value >= 1 and value.is_integer()):
-        raise ConfigError(f"{name} is {mapping[name]!r}: give a whole number of at least 1")
+    if not (1 <= value <= LARGEST_SIZE and value.is_integer()):
+        raise ConfigError(f"{name} is {short(mapping[name])}: give a whole number from 1 to {LARGEST_SIZE}")
     return int(value)
 
 
@@ -101,12 +103,12 @@ def _video_dit(section: Mapping[str, Any]) -> VideoDiTConfig:
     fields = dict(section)
     for name, only in _FIXED_FIELDS.items():
         if fields.pop(name, only) != only:
-            raise ConfigError(f"{where}.{name} is {section[name]!r}: only {only!r} is supported")
+            raise ConfigError(f"{where}.{name} is {short(section[name])}: only {only!r} is supported")
     for name in _INERT_FIELDS:
         fields.pop(name, None)
     num_layers = fields.get("num_layers")
-    if not isinstance(num_layers, int) or num_layers < 1:
-        raise ConfigError(f"{where}.num_layers is {num_layers!r}: give the number of blocks")
+    if not isinstance(num_layers, int) or not 1 <= num_layers <= LARGEST_SIZE:
+        raise ConfigError(f"{where}.num_layers is {short(num_layers)}: give the number of blocks")
     adapters = {
         "layers": _layers(fields.pop("adapter_layer_indices", None), num_layers, f"{where}.adapter_layer_indices"),
         "dim": fields.pop("adapter_dim", 128),
@@ -133,17 +135,17 @@ def _video_dit(section: Mapping[str, Any]) -> VideoDiTConfig:
 def _layers(layers: Iterable[int] | None, num_layers: int, where: str) -> list[int]:
     """Sorted, each once; nothing given means the published default depths."""
     if layers is not None and not isinstance(layers, Iterable):
-        raise ConfigError(f"{where} is {layers!r}: give block numbers")
+        raise ConfigError(f"{where} is {short(layers)}: give block numbers")
     chosen = list(layers or ()) or [round((num_layers - 1) * depth) for depth in _DEFAULT_ADAPTER_DEPTHS]
     if not all(isinstance(layer, int) for layer in chosen):
-        raise ConfigError(f"{where} is {layers!r}: give block numbers")
+        raise ConfigError(f"{where} is {short(layers)}: give block numbers")
     return sorted(set(chosen))
 
 
 def _names(spec: Iterable[str] | str) -> list[str]:
     """A list of names, or one string with commas, to trimmed lower-case names."""
     if not isinstance(spec, Iterable):
-        raise ConfigError(f"{spec!r} stands where names are wanted: give a list of names")
+        raise ConfigError(f"{short(spec)} stands where names are wanted: give a list of names")
     parts = spec.split(",") if isinstance(spec, str) else spec
     return [str(part).strip().lower() for part in parts if part is not None and str(part).strip()]
 
@@ -170,7 +172,7 @@ def _action_expert(section: Mapping[str, Any]) -> ActionExpertConfig:
     fields = dict(section)
     layer_sources = fields.pop("layer_feature_sources", None)
     if layer_sources is not None and not isinstance(layer_sources, Iterable):
-        raise ConfigError(f"layer_feature_sources is {layer_sources!r}: give the sources of each adapter layer")
+        raise ConfigError(f"layer_feature_sources is {short(layer_sources)}: give the sources of each adapter layer")
     translated = {
         "pooling": str(fields.pop("token_pooling_type", "mean")).strip().lower(),
         "num_queries": fields.pop("token_pooling_num_queries", 4),
@@ -193,7 +195,7 @@ def _vae(mapping: Mapping[str, Any], dit: VideoDiTConfig) -> VAEConfig:
         vae = VAEConfig(z_dim=z_dim, latent_mean=(0.0,) * z_dim, latent_std=(1.0,) * z_dim)
     factor = mapping.get("vae_temporal_downsample_factor", vae.temporal_factor)
     if factor != vae.temporal_factor:
-        raise ConfigError(f"vae_temporal_downsample_factor is {factor!r}: only {vae.temporal_factor} is supported")
+        raise ConfigError(f"vae_temporal_downsample_factor is {short(factor)}: only {vae.temporal_factor} is supported")
     return vae
 
 

@@ -9,7 +9,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from lightwam.config.checks import LARGEST_INTEGER, as_float
 from lightwam.errors import ConfigError
+from lightwam.files import short
 
 T = TypeVar("T")
 
@@ -57,24 +59,26 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
         return _from_json(next(item for item in arguments if item is not type(None)), value, where)
     if origin is typing.Literal:
         if value not in arguments:
-            raise ConfigError(f"{where} is {value!r}: use one of {arguments}")
+            raise ConfigError(f"{where} is {short(value)}: use one of {arguments}")
         return value
     if origin is tuple:
         return _tuple_from_json(arguments, value, where)
     if dataclasses.is_dataclass(hint):
         return dataclass_from_dict(typing.cast(type[Any], hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = as_float(value, where)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} is {value!r}: it must be of type {hint.__name__}")
-    return value
+        raise ConfigError(f"{where} is {short(value)}: it must be of type {hint.__name__}")
+    if hint is int and abs(value) > LARGEST_INTEGER:
+        raise ConfigError(f"{where} is {short(value)}: it must be at most {LARGEST_INTEGER}")
+    return as_float(value, where) if hint is float else value
 
 
 def _tuple_from_json(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} is {value!r}: it must be a list")
+        raise ConfigError(f"{where} is {short(value)}: it must be a list")
     if arguments[-1] is Ellipsis:
         arguments = (arguments[0],) * len(value)
     if len(arguments) != len(value):
-        raise ConfigError(f"{where} is {value!r}: it must have {len(arguments)} entries")
+        raise ConfigError(f"{where} is {short(value)}: it must have {len(arguments)} entries")
     return tuple(_from_json(item, entry, where) for item, entry in zip(arguments, value, strict=True))

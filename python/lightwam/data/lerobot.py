@@ -9,7 +9,6 @@ Legend: N rows, S control steps a row (`lightwam.action_substeps`, 1 where absen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from lightwam.config import LightWAMConfig
 from lightwam.errors import DataError
-from lightwam.files import read_json
+from lightwam.files import parse_json, read_json
 
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
@@ -225,9 +224,12 @@ def _read_v21(root: Path, info: dict[str, Any]) -> tuple[pa.Table, list[Episode]
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"data set file {path} is missing or damaged ({error}): record the data set again") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"data set file {path} holds a line that is no JSON object: record the data set again")
+    return rows
 
 
 def _column(root: Path, table: pa.Table, key: str) -> npt.NDArray[np.float32]:

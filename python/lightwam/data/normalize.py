@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lightwam.config import LightWAMConfig
 from lightwam.config.robot import constant_range
 from lightwam.errors import ConfigError, DataError
-from lightwam.files import read_json
+from lightwam.files import read_json, short
 
 FloatArray = npt.NDArray[np.float32]
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
@@ -108,12 +108,12 @@ def _vector(default: Mapping[str, Any], field: str, name: str, width: int, mode:
         raise DataError(f"statistics of {field} lack {name}, which normalisation {mode!r} needs: measure them again")
     try:
         values = np.asarray(default[name], np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"statistics of {field}: {name} holds something other than numbers: measure it again"
         ) from error
     if values.shape != (width,) or not np.isfinite(values).all():
-        raise DataError(f"statistics of {field}: {name} is {default[name]}: give {width} finite numbers")
+        raise DataError(f"statistics of {field}: {name} is {short(default[name])}: give {width} finite numbers")
     return values
 
 

@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 
 from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, SAFETENSORS_NAME, Array, DType
-from lightwam.engine.graph import ALIGNMENT, Constant, Graph, TensorType, graph_from_json, graph_to_json
+from lightwam.engine.graph import ALIGNMENT, Constant, Graph, graph_from_json, graph_to_json, tensor_type
 from lightwam.engine.verify import check_graph
 from lightwam.errors import EngineError
-from lightwam.files import replacing_file
+from lightwam.files import parse_json, replacing_file, short
 
 METADATA_KEY = "lightwam"
 GPU_KEY = "gpu"
 _DTYPE_OF_NAME: dict[str, DType] = {name: dtype for dtype, name in SAFETENSORS_NAME.items()}
 _LENGTH = struct.Struct("<Q")
+_MOST_HEADER_BYTES = 16 << 20  # csrc/engine/safetensors.cpp
 _UNKNOWN_CHECKSUM = "0" * 8
 
 
@@ -124,14 +125,16 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
             if length > file.stat().st_size:
                 raise EngineError(f"{file}: header of {length} bytes in a smaller file: fetch the whole file again")
-            header = json.loads(stream.read(length))
-        document = json.loads(header.pop("__metadata__")[METADATA_KEY])
+            if length > _MOST_HEADER_BYTES:
+                raise ValueError(f"its header has {length} bytes; expected at most {_MOST_HEADER_BYTES}")
+            header = parse_json(stream.read(length))
+        document = parse_json(header.pop("__metadata__")[METADATA_KEY])
         tensors = {name: _stored_constant(file, 8 + length, name, entry) for name, entry in header.items()}
         if not isinstance(document, dict):
             raise TypeError("its document is no object")
     except OSError as error:
         raise EngineError(f"{file}: {error.strerror}: give the path of an engine file") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise EngineError(f"{file}: not an engine file ({error}): export the policy again") from error
     return document, tensors
 
@@ -156,17 +159,27 @@ def check_checksums(path: str | os.PathLike[str], on_bytes: Callable[[int], None
     """
     file = Path(path)
     document, tensors = _read_file(file)
-    for name, expected in document.get("checksums", {}).items():
-        found = f"{zlib.crc32(np.ascontiguousarray(tensors[name].array()).data):08x}"
-        if found != expected:
-            raise EngineError(f"{file}: tensor {name} has checksum {found}, expected {expected}: fetch the file again")
-        on_bytes(tensors[name].type.num_bytes)
+    if "checksums" not in document:
+        return
+    checksums = document["checksums"]
+    if not isinstance(checksums, dict):
+        raise EngineError(f"{file}: 'checksums' is {short(checksums)}, not an object: export the policy again")
+    for name in sorted(set(tensors) ^ set(checksums)):
+        lacks = "has no text for tensor" if name in tensors else "names a tensor that is not there,"
+        raise EngineError(f"{file}: 'checksums' {lacks} {name}: export the policy again")
+    for name, tensor in tensors.items():
+        found = f"{zlib.crc32(np.ascontiguousarray(tensor.array()).data):08x}"
+        if not isinstance(checksums[name], str) or checksums[name].lower() != found:
+            given = short(checksums[name])
+            raise EngineError(f"{file}: tensor {name} has checksum {found}, expected {given}: fetch the file again")
+        on_bytes(tensor.type.num_bytes)
 
 
 def _stored_constant(file: Path, data_start: int, name: str, entry: dict[str, Any]) -> Constant:
-    tensor = TensorType(_DTYPE_OF_NAME[entry["dtype"]], tuple(entry["shape"]))
+    tensor = tensor_type(_DTYPE_OF_NAME[entry["dtype"]], entry["shape"])
     begin, end = entry["data_offsets"]
-    if end - begin != tensor.num_bytes or data_start + end > file.stat().st_size:
+    whole = type(begin) is int and type(end) is int and begin >= 0
+    if not whole or end - begin != tensor.num_bytes or data_start + end > file.stat().st_size:
         raise ValueError(f"tensor {name} has {end - begin} bytes of {tensor.num_bytes}, or ends after the file")
 
     def load() -> Array:

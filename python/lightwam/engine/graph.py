@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, Array, DType, Shape
 from lightwam.errors import EngineError, ExportError
+from lightwam.files import short
 
 FORMAT = "lightwam-engine"
 FORMAT_VERSION = 1
 ALIGNMENT = 64
+# Bounds of a file's numbers (csrc/engine/graph.hpp).
+MOST_BLOCK_BYTES, MOST_ELEMENTS, MOST_DIMENSIONS = 16 << 30, 1 << 40, 6
 
 Storage = Literal["arena", "input", "instruction"]
 Stage = Literal["preprocess", "vae", "backbone", "expert", "postprocess", "text"]
@@ -29,6 +32,11 @@ EIGHT_BIT_FORMATS: Mapping[EightBit, DType] = {"int8": "i8", "fp8": "f8"}
 STAGES: tuple[Stage, ...] = ("preprocess", "vae", "backbone", "expert", "postprocess", "text")
 PROGRAM_NAMES = ("set_instruction", "act")
 Attr = int | float | str | bool | None | tuple[int, ...]
+
+
+def matrix_view(shape: Shape) -> tuple[int, int]:
+    """[R, C]: C is the last dimension, R all others multiplied."""
+    return math.prod(shape[:-1]), shape[-1] if shape else 1
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,8 @@ class TensorType:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """The matrix view [R, C]: C is the last dimension, R all others multiplied."""
-        return math.prod(self.shape[:-1]), self.shape[-1] if self.shape else 1
+        """The matrix view [R, C]."""
+        return matrix_view(self.shape)
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.shape)}"
@@ -183,38 +191,107 @@ def graph_from_json(document: Mapping[str, Any], constants: Mapping[str, Constan
         )
     try:
         return Graph(
-            name=document["name"],
-            precision=document["precision"],
-            policy=document["policy"],
+            name=_text(document["name"]),
+            precision=_precision(document["precision"]),
+            policy=_object(document["policy"]),
             programs={name: _program_from_json(program) for name, program in document["programs"].items()},
             constants=constants,
-            instruction_bytes=document["instruction_bytes"],
-            provenance=document["provenance"],
+            instruction_bytes=_bytes(document["instruction_bytes"]),
+            provenance=_provenance(document["provenance"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"the graph lacks or mistypes {error}: export the policy again") from error
+    except KeyError as error:
+        raise EngineError(f"the graph lacks {error}: export the policy again") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise EngineError(f"the graph is damaged ({error}): export the policy again") from error
 
 
-def _program_from_json(document: Mapping[str, Any]) -> Program:
-    values = {
-        entry["name"]: Value(
-            entry["name"],
-            TensorType(cast(DType, entry["dtype"]), tuple(entry["shape"])),
-            cast(Storage, entry["storage"]),
-            entry.get("offset"),
-        )
-        for entry in document["values"]
-    }
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{short(value)} stands where a text should")
+    return value
+
+
+def _bytes(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MOST_BLOCK_BYTES:
+        raise TypeError(f"{short(value)} stands where a number of bytes should")
+    return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{short(value)} stands where an object should")
+    return value
+
+
+def _precision(value: object) -> Precision:
+    if value not in get_args(Precision):
+        raise TypeError(f"{short(value)} stands where a precision should")
+    return cast(Precision, value)
+
+
+def _provenance(value: object) -> dict[str, Any]:
+    """Free JSON, which our exporter writes as an object."""
+    return value if isinstance(value, dict) else {"provenance": value}
+
+
+def _only(entry: object, *keys: str) -> dict[str, Any]:
+    """An object without other keys."""
+    for key in _object(entry):
+        if key not in keys:
+            raise TypeError(f"the key {short(key)} is unknown")
+    return _object(entry)
+
+
+def _names(value: object) -> dict[str, str]:
+    return {role: _text(name) for role, name in _object(value).items()}
+
+
+def _attr(value: Any) -> Attr:
+    if isinstance(value, list):
+        return tuple(_attr(item) for item in value)  # type: ignore[misc]
+    if isinstance(value, dict):
+        raise TypeError(f"{short(value)} stands where an attribute should")
+    return cast(Attr, value)
+
+
+def tensor_type(dtype: object, shape: object) -> TensorType:
+    """A format and shape as a file gives them. Raises TypeError on a shape that is none, KeyError on a format."""
+    if not isinstance(shape, list) or not 1 <= len(shape) <= MOST_DIMENSIONS:
+        raise TypeError(f"{short(shape)} stands where a shape of 1 to {MOST_DIMENSIONS} dimensions should")
+    if not all(type(size) is int and size >= 1 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
+        raise TypeError(f"{short(shape)} stands where a shape should")
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
+        raise KeyError(f"format {short(dtype)}")
+    return TensorType(dtype, tuple(shape))
+
+
+def _value_from_json(entry: object) -> Value:
+    entry = _only(entry, "name", "dtype", "shape", "storage", "offset")
+    name, storage, offset = _text(entry["name"]), entry["storage"], entry.get("offset")
+    if storage not in ("arena", "input", "instruction"):
+        raise TypeError(f"{short(storage)} stands where a storage should")
+    if (storage == "input") != ("offset" not in entry):
+        raise TypeError(f"value {name} has an offset, or lacks one")
+    return Value(name, tensor_type(entry["dtype"], entry["shape"]), storage, None if offset is None else _bytes(offset))
+
+
+def _program_from_json(document: object) -> Program:
+    document = _only(document, "arena_bytes", "values", "outputs", "ops")
+    keys = ("op", "name", "stage", "inputs", "constants", "outputs", "attrs")
+    values = [_value_from_json(entry) for entry in document["values"]]
+    by_name = {value.name: value for value in values}
+    if len(by_name) < len(values):
+        raise ValueError("a value is there twice")
     ops = tuple(
         Op(
-            op=entry["op"],
-            name=entry["name"],
-            stage=cast(Stage, entry["stage"]),
-            inputs=entry["inputs"],
-            constants=entry["constants"],
-            outputs=entry["outputs"],
-            attrs={key: tuple(attr) if isinstance(attr, list) else attr for key, attr in entry["attrs"].items()},
+            op=_text(entry["op"]),
+            name=_text(entry["name"]),
+            stage=cast(Stage, _text(entry["stage"])),
+            inputs=_names(entry["inputs"]),
+            constants=_names(entry["constants"]),
+            outputs=_names(entry["outputs"]),
+            attrs={key: _attr(value) for key, value in _object(entry["attrs"]).items()},
         )
-        for entry in document["ops"]
+        for entry in (_only(item, *keys) for item in document["ops"])
     )
-    return Program(values, ops, document["outputs"], document["arena_bytes"])
+    return Program(by_name, ops, _names(document["outputs"]), _bytes(document["arena_bytes"]))

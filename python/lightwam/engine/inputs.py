@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.errors import EngineError
+
 #: The instruction of engines with a text encoder beside random observations.
 RANDOM_INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 DEFAULT_IMAGE_SIZE = (256, 256)
@@ -39,7 +41,10 @@ def random_state(policy: Mapping[str, Any], rng: np.random.Generator) -> NDArray
     state = rng.standard_normal(policy["state_width"])
     units = policy["normalizer"]
     if units:  # informative: a foreign engine may leave it empty
-        state = (state - np.asarray(units["state_offset"])) / np.asarray(units["state_scale"])
+        try:
+            state = (state - np.asarray(units["state_offset"], float)) / np.asarray(units["state_scale"], float)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise EngineError(f"policy.normalizer lacks or mistypes {error}: export the policy again") from error
     return np.asarray(state, np.float32)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightwam.engine.dtypes import Array, decode
-from lightwam.engine.graph import Graph, Op
+from lightwam.engine.graph import Graph, Op, matrix_view
 from lightwam.engine.images import compose_canvas
 from lightwam.engine.inputs import Observation
 from lightwam.engine.ops import OPS, Call
@@ -42,6 +42,8 @@ def instruction_context(graph: Graph, text: str) -> Array:
             f"instruction {text!r} is unknown: use one of {[k['text'] for k in policy['instructions']]}"
         )
     embedding, position = _table(graph, encoder["embedding"]), _table(graph, encoder["position"])
+    if not word_buckets(text, len(embedding)):
+        raise InstructionError(f"instruction {text!r} has 0 words: use 1..{len(position)}")
     buckets = word_buckets(policy["prompt_template"].replace("{task}", text), len(embedding))
     if not 0 < len(buckets) <= len(position):
         raise InstructionError(f"instruction {text!r} has {len(buckets)} words: use 1..{len(position)}")
@@ -121,9 +123,9 @@ class Interpreter:
         for index, op in enumerate(program.ops):
             for role, y in self._apply(program_name, op, values, canvas).items():
                 value = program.values[op.outputs[role]]
-                if tuple(y.shape) != value.type.shape:
+                if matrix_view(tuple(y.shape)) != value.type.matrix:
                     raise ExportError(f"op {op.name}: made {list(y.shape)} for {role}, declared {value.type}")
-                values[value.name] = self._round(y, value.type.dtype)
+                values[value.name] = self._round(y.reshape(value.type.shape), value.type.dtype)
             if not self.keep_trace:
                 for name in op.inputs.values():
                     last_read = last_reads[name] == index and program.values[name].storage == "arena"

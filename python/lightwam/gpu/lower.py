@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lightwam.engine.graph import PROGRAM_NAMES, Graph
+from lightwam.engine.verify import check_usual_forms
 from lightwam.errors import ExportError
 from lightwam.gpu import fuse_attention, fuse_norms, fuse_rows
 from lightwam.gpu.memory import place_values, place_weights
@@ -60,6 +61,7 @@ def lower(graph: Graph, fusions: Sequence[Fusion] = FUSIONS, side_stream: bool =
     `side_stream`: whether launches that need no camera run beside the others where that pays (side.py).
     Raises `ExportError` for an op that no kernel can do.
     """
+    check_usual_forms(graph)
     derived = weight_sums(graph)
     rows = WeightRows({**graph.constants, **derived})
     lowered = {name: _lower_program(graph, name, rows, fusions, side_stream) for name in PROGRAM_NAMES}

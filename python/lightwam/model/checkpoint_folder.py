@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightwam.config import LightWAMConfig
 from lightwam.errors import CheckpointError
-from lightwam.files import replacing_folder
+from lightwam.files import load_json, replacing_folder
 
 CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE = "config.json", "model.safetensors", "stats.json"
 INSTRUCTIONS_FILE = "instructions.safetensors"
@@ -70,7 +70,7 @@ def save_checkpoint(
 def load_checkpoint(folder: Path) -> tuple[LightWAMConfig, dict[str, Tensor]]:
     """Configuration and memory-mapped weights of a checkpoint folder. Raises `CheckpointError` when it is damaged."""
     try:
-        document = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        document = load_json(folder / CONFIG_FILE)
         weights = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
         raise CheckpointError(

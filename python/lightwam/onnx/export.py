@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightwam.engine.graph import Graph
+from lightwam.engine.verify import check_usual_forms
 from lightwam.errors import ExportError
 from lightwam.files import replacing_file
 from lightwam.onnx.lowering import Lowering
@@ -53,6 +54,7 @@ def write_onnx(
     length = int(graph.policy["context_rows"])
     if text_rows is not None and not 1 <= text_rows <= length:
         raise ExportError(f"text_rows is {text_rows}: use 1..{length}, the engine's context rows")
+    check_usual_forms(graph)
     act_path = Path(path)
     if act_path.suffix != ".onnx":
         raise ExportError(f"out is {act_path}: give a name that ends in .onnx")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightwam.files import replacing_file
+from lightwam.files import load_json, replacing_file
 
 FORMAT, FORMAT_VERSION = "lightwam-tuning", 1
 
@@ -83,12 +83,12 @@ def read_tunings(engine: str | os.PathLike[str]) -> tuple[Tuning, ...]:
     """The entries of an engine's tuning file. OSError where there is none, ValueError (one line) for a damaged one."""
     path = tuning_path(engine)
     try:
-        document = json.loads(path.read_bytes())
+        document = load_json(path)
         if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
             raise ValueError(f"{document['format']!r} version {document['format_version']!r} is unknown")
         return tuple(Tuning.from_json(entry) for entry in document["gpus"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"tuning file {path}: {type(error).__name__}: {error}") from None
+        raise ValueError(f"tuning file {path}: {type(error).__name__}: {error}"[:600]) from None
 
 
 def write_tuning(engine: str | os.PathLike[str], tuning: Tuning) -> str:

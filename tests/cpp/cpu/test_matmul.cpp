@@ -251,9 +251,25 @@ void test_nan_stays_in_its_row(DType dtype) {
     }
 }
 
+// The closed form against looking at every position.
+void test_inside_columns() {
+    for (std::size_t width = 1; width <= 9; ++width)
+        for (std::size_t padding = 0; padding <= 6; ++padding)
+            for (std::size_t window = 1; window <= 7; ++window)
+                for (std::size_t stride = 1; stride <= 4; ++stride) {
+                    const std::size_t count = 12 / stride;
+                    const cpu::InsideColumns inside(width, padding, window, stride, count);
+                    for (std::size_t at = 0; at < count; ++at) {
+                        const bool expected = at * stride >= padding && at * stride + window <= width + padding;
+                        check::that(expected == (at >= inside.first && at < inside.last), "inside columns");
+                    }
+                }
+}
+
 }  // namespace
 
 int main() {
+    test_inside_columns();
     const std::size_t shapes[][3] = {{1, 1, 1},   {1, 300, 130}, {2, 7, 5},    {5, 33, 17},   {8, 64, 48},
                                      {9, 65, 49}, {13, 31, 97},  {32, 129, 7}, {67, 50, 200}, {403, 12, 50}};
     for (const auto& shape : shapes) {

@@ -62,6 +62,111 @@ void test_damage(const engine::EngineFile& file) {
     EXPECT(throws_with<cuda::CubinError>("no cubin", [] { cuda::read_cubin({}); }));
 }
 
+// A good cubin with a number of its header, of a section's or of a segment's replaced.
+class Spoiled {
+  public:
+    explicit Spoiled(std::vector<std::byte> bytes) : bytes_(std::move(bytes)) {}
+
+    template <typename T>
+    Spoiled& put(std::size_t at, T value) {
+        std::memcpy(bytes_.data() + at, &value, sizeof(T));
+        return *this;
+    }
+    template <typename T>
+    Spoiled& section(std::size_t index, std::size_t at, T value) {
+        std::uint64_t table = 0;
+        std::memcpy(&table, bytes_.data() + 40, sizeof(table));
+        return put(static_cast<std::size_t>(table) + 64 * index + at, value);
+    }
+    // Appends bytes; returns where they begin.
+    std::uint64_t append(std::size_t count) {
+        bytes_.resize(bytes_.size() + count);
+        return bytes_.size() - count;
+    }
+    bool is_refused(const std::string& why) const {
+        return throws_with<cuda::CubinError>(why, [&] { cuda::read_cubin(bytes_); });
+    }
+
+  private:
+    std::vector<std::byte> bytes_;
+};
+
+constexpr std::uint64_t kFar = std::uint64_t{1} << 60;
+
+void test_segments(const engine::EngineFile& file) {
+    const std::vector<std::byte> good = first_cubin(file, 0);
+    const auto with_segment = [&](std::uint64_t offset, std::uint64_t bytes) {
+        Spoiled cubin(good);
+        const std::uint64_t at = cubin.append(56);
+        cubin.put(32, at).put<std::uint16_t>(54, 56).put<std::uint16_t>(56, 1);
+        return cubin.put<std::uint64_t>(at + 8, offset).put<std::uint64_t>(at + 32, bytes);
+    };
+    EXPECT(!with_segment(64, 128).is_refused(""));
+    EXPECT(with_segment(kFar, 0).is_refused("a segment runs past its end"));
+    EXPECT(with_segment(64, kFar).is_refused("a segment runs past its end"));
+    EXPECT(with_segment(64, ~std::uint64_t{0}).is_refused("a segment runs past its end"));
+    EXPECT(Spoiled(good).put<std::uint16_t>(56, 1).is_refused("segments"));
+    EXPECT(Spoiled(good).put<std::uint16_t>(56, 1).put(32, kFar).is_refused("its table of segments runs past its end"));
+    EXPECT(Spoiled(good).put<std::uint16_t>(56, 1).put<std::uint16_t>(54, 0xFFFF).is_refused("table of segments"));
+    EXPECT(Spoiled(good).put<std::uint16_t>(56, 0xFFFF).is_refused("table of segments"));
+}
+
+void test_sections(const engine::EngineFile& file) {
+    const std::vector<std::byte> good = first_cubin(file, 0);
+    EXPECT(Spoiled(good).section(0, 24, kFar).is_refused("a section runs past its end"));
+    EXPECT(Spoiled(good).section(0, 32, std::uint64_t{4}).is_refused("section 0 is not empty"));
+    EXPECT(Spoiled(good).section(0, 4, 8U).section(0, 32, kFar).is_refused("section 0 is not empty"));
+    EXPECT(Spoiled(good).section(0, 40, 1U).is_refused("section 0 is not empty"));
+    EXPECT(Spoiled(good).section(3, 24, kFar).is_refused("a section runs past its end"));
+    EXPECT(Spoiled(good).section(3, 32, kFar).is_refused("a section runs past its end"));
+    EXPECT(Spoiled(good).section(3, 40, 4U).is_refused("table of sections is damaged"));
+    EXPECT(Spoiled(good).section(3, 0, 1U << 20U).is_refused("table of names is damaged"));
+    EXPECT(Spoiled(good).section(1, 4, 8U).is_refused("table of names is damaged"));  // names without bytes
+    EXPECT(Spoiled(good).section(3, 8, std::uint64_t{0x40}).section(3, 44, 9U).is_refused("table of sections"));
+    EXPECT(Spoiled(good).put<std::uint16_t>(60, 0).is_refused("table of sections is damaged"));
+    EXPECT(Spoiled(good).put(40, kFar).is_refused("its table of sections runs past its end"));
+}
+
+// The section with the attributes becomes one of symbols or relocations, over bytes that are appended.
+void test_symbols_and_relocations(const engine::EngineFile& file) {
+    const std::vector<std::byte> good = first_cubin(file, 0);
+    constexpr std::uint64_t kSymbol = 24;
+    const auto with_symbol = [&](std::uint32_t name, std::uint16_t home, std::uint64_t value, std::uint64_t bytes) {
+        Spoiled cubin(good);
+        const std::uint64_t at = cubin.append(kSymbol);
+        cubin.section(2, 4, 2U).section(2, 24, at).section(2, 32, kSymbol).section(2, 40, 1U).section(2, 56, kSymbol);
+        return cubin.put(at, name).put(at + 6, home).put(at + 8, value).put(at + 16, bytes);
+    };
+    // A symbol that is right leaves the list of attributes as what is wrong.
+    EXPECT(with_symbol(0, 3, 0, 128).is_refused("damaged"));
+    EXPECT(!with_symbol(0, 3, 0, 128).is_refused("symbols"));
+    EXPECT(with_symbol(1U << 20U, 3, 0, 128).is_refused("table of names is damaged"));
+    EXPECT(with_symbol(0, 4, 0, 0).is_refused("table of symbols is damaged"));
+    EXPECT(with_symbol(0, 3, 64, 65).is_refused("table of symbols is damaged"));
+    EXPECT(with_symbol(0, 3, kFar, 0).is_refused("table of symbols is damaged"));
+    EXPECT(with_symbol(0, 0xFFFF, 0, 0).is_refused("table of symbols is damaged"));
+    EXPECT(with_symbol(0, 3, 0, 0).section(2, 40, 3U).is_refused("table of symbols is damaged"));
+    EXPECT(with_symbol(0, 3, 0, 0).section(2, 44, 2U).is_refused("table of symbols is damaged"));
+    EXPECT(with_symbol(0, 3, 0, 0).section(2, 56, std::uint64_t{7}).is_refused("table of symbols is damaged"));
+    Spoiled relocated(good);
+    const std::uint64_t at = relocated.append(kSymbol);
+    relocated.section(2, 4, 4U).section(2, 24, at).section(2, 32, kSymbol).section(2, 56, kSymbol).section(2, 44, 3U);
+    EXPECT(relocated.is_refused("table of relocations is damaged"));  // of no symbols
+}
+
+void test_modules_that_overlap(const engine::EngineFile& file, const std::string& path) {
+    cuda::Gpu gpu;
+    gpu.arch = 87;
+    gpu.max_threads = 1024;
+    gpu.max_shared = 99 << 10;
+    engine::LaunchPlan plan = *file.launch_plan();
+    plan.tasks[1].tactics[0][0].offset = plan.tasks[0].tactics[0][0].offset;
+    plan.tasks[1].tactics[0][0].bytes = plan.tasks[0].tactics[0][0].bytes - 8;
+    const std::vector<std::byte> code = code_of(file, 0);
+    EXPECT(throws_with<Error>("overlaps another tactic's",
+                              [&] { engine::ErrorReporter{path}([&] { cuda::check_cubins(plan, gpu, code); }); }));
+}
+
 void test_tactics(const engine::EngineFile& file, const std::string& path) {
     const auto check = [&](const engine::LaunchPlan& plan, const cuda::Gpu& gpu, std::span<const std::byte> code) {
         engine::ErrorReporter{path}([&] { cuda::check_cubins(plan, gpu, code); });
@@ -132,6 +237,10 @@ int main(int argc, char** argv) {
     const engine::EngineFile file(argv[1]);
     test_reading(file);
     test_damage(file);
+    test_segments(file);
+    test_sections(file);
+    test_symbols_and_relocations(file);
+    test_modules_that_overlap(file, argv[1]);
     test_tactics(file, argv[1]);
     test_parameters_of_other_sizes(file, argv[1]);
     test_intervals();

@@ -63,6 +63,25 @@ void test_vectors(const engine::Graph& good) {
     EXPECT((InstructionRows(changed).ops == std::vector<bool>{true, true, false}));
 }
 
+// As many values and reads as a header holds: comparing each read with each value would take hours.
+void test_many_values(const engine::Graph& good) {
+    engine::Graph changed = good;
+    const std::size_t first = changed.set_instruction.values.size();
+    for (std::size_t i = 0; i < 200'000; ++i) {
+        const std::string name = "value " + std::to_string(i);
+        changed.set_instruction.values.push_back(
+            {name, engine::DType::f32, {6, 8}, engine::Storage::instruction, 0, 192});
+        changed.act.values.push_back(changed.set_instruction.values.back());
+    }
+    engine::Op& reader = changed.act.ops.emplace_back();
+    reader.kind = engine::OpKind::add;
+    for (std::size_t i = 0; i < 400'000; ++i)
+        reader.inputs.push_back({"x", changed.act.values.size() - 1 - i / 4});  // the second half of them
+    const InstructionRows rows(changed);
+    EXPECT(rows.values[first] && rows.values[first + 99'999]);
+    EXPECT(!rows.values[first + 100'000] && !rows.values.back());
+}
+
 void test_cache_bounds() {
     runtime::InstructionCache cache(3);
     const auto insert = [&](const char* text, std::size_t megabytes) { cache.insert({text, {}, megabytes << 20}); };
@@ -86,6 +105,7 @@ int main(int, char** arguments) {
     test_rows(file.graph());
     test_other_readers(file.graph());
     test_vectors(file.graph());
+    test_many_values(file.graph());
     test_cache_bounds();
     return test::finish();
 }

@@ -29,6 +29,30 @@ void test_info(const std::string& path) {
     EXPECT(info.execution_info.find("1 thread (as requested)") != std::string::npos);
 }
 
+// A signal's handler, say, that wants the opening to end.
+void test_an_opening_that_is_ended(const std::string& path) {
+    struct Ended {};
+    PolicyOptions options = one_thread();
+    int calls = 0;
+    options.while_opening = [&] { ++calls; };
+    {
+        const Policy policy(path, options);
+    }
+    EXPECT(calls > 3);
+    for (int last = 1; last <= calls; ++last) {
+        options.while_opening = [left = last]() mutable {
+            if (--left == 0) throw Ended();
+        };
+        bool ended = false;
+        try {
+            const Policy policy(path, options);
+        } catch (const Ended&) {
+            ended = true;
+        }
+        EXPECT(ended);
+    }
+}
+
 void test_instructions(const std::string& path) {
     Policy policy(path, one_thread());
     const SmallObservation seen;
@@ -148,6 +172,7 @@ int main(int argc, char** argv) {
     const std::string folder = argv[1];
     const std::string images = folder + "/small_images.lwam";
     test_info(images);
+    test_an_opening_that_is_ended(images);
     test_instructions(images);
     test_cache_of_one(images);
     test_bad_observations(images);

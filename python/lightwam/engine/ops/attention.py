@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lightwam.engine.dtypes import Shape
 from lightwam.engine.graph import TensorType
 from lightwam.engine.lazy_torch import F, torch
+from lightwam.engine.ops.norms import layer_norm
 from lightwam.engine.ops.spec import BIAS, RESIDUAL, AttrKind, Call, Operands, OpSpec, Role, X
 
 if TYPE_CHECKING:
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
 
 def _self_attention_shape(o: Operands) -> dict[str, Shape]:
     q = o.inputs["q"]
-    o.require(q == o.inputs["k"] == o.inputs["v"] and len(q.shape) == 2, "q, k, v of one format and shape [S, D]")
-    o.require(q.shape[1] % o.count("heads") == 0, "heads that divide D")
+    alike = all((x.dtype, x.matrix) == (q.dtype, q.matrix) for x in (o.inputs["k"], o.inputs["v"]))
+    o.require(alike, "q, k, v of one format and shape [S, D]")
+    o.require(q.matrix[1] % o.count("heads") == 0, "heads that divide D")
     return {"y": q.shape}
 
 
 def _self_attention_flops(o: Operands) -> int:
     """Logits of all pairs of tokens, and the averages."""
-    return 4 * o.inputs["q"].shape[0] * math.prod(o.inputs["q"].shape)
+    return 4 * o.inputs["q"].matrix[0] * math.prod(o.inputs["q"].shape)
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
     """[rows, heads*d] -> [heads, rows, d]."""
-    return x.reshape(x.shape[0], heads, -1).transpose(0, 1)
+    return x.reshape(-1, heads, x.shape[-1] // heads).transpose(0, 1)
 
 
 def _shares(q: Tensor, k: Tensor, heads: int, scale: float, key_bias: Tensor | None = None) -> Tensor:
@@ -43,29 +45,31 @@ def _self_attention(c: Call) -> Tensor:
     return (shares @ _by_head(c["v"], c.count("heads"))).transpose(0, 1).flatten(1)
 
 
-def _require_keys(o: Operands) -> None:
-    """Queries and keys of both kinds of cross-attention."""
-    q, key, bias = o.inputs["q"], o.inputs["key_text"], o.inputs["key_bias"]
-    o.require(len(q.shape) == 2 == len(key.shape), "q [S, D] and key_text [L, D]")
-    o.require(
-        key.shape[1] == q.shape[1] and q.shape[1] % o.count("heads") == 0, "keys of q's width, heads that divide it"
-    )
-    o.require(bias == TensorType("f32", (key.shape[0],)), "key_bias f32[L]")
+def _require_keys(o: Operands, carried: str) -> None:
+    """Queries, keys and what they carry (`carried`_text, `carried`_proprio) of both kinds of cross-attention."""
+    q, key, text = o.inputs["q"], o.inputs["key_text"], o.inputs[f"{carried}_text"]
+    rows, width = key.matrix[0], q.matrix[1]
+    o.require(width % o.count("heads") == 0, "heads that divide the width of q")
+    o.require(key.matrix == (rows, width) and text.matrix[0] == rows, f"key_text [L, D] and {carried}_text of L rows")
+    o.require(o.inputs["key_bias"] == TensorType("f32", (rows,)), "key_bias f32[L]")
     o.require(o.inputs["key_count"] == TensorType("i32", (1,)), "key_count i32[1]")
-    proprio = o.inputs.get("key_proprio")
-    o.require(proprio is None or proprio.matrix[1] == q.shape[1], "key_proprio [E, D]")
+    own, proprio = o.inputs.get("key_proprio"), o.inputs.get(f"{carried}_proprio")
+    o.require((own is None) == (proprio is None), f"key_proprio and {carried}_proprio, or neither")
+    if own is not None and proprio is not None:
+        o.require(own.matrix[1] == width, "key_proprio [E, D]")
+        o.require(proprio.matrix == (own.matrix[0], text.matrix[1]), f"{carried}_proprio of E rows, as {carried}_text")
+    o.require(all(x is None or x.dtype == q.dtype for x in (key, text, own, proprio)), "keys in the format of q")
 
 
 def _cross_attention_shape(o: Operands) -> dict[str, Shape]:
-    _require_keys(o)
-    o.require(o.inputs["key_text"] == o.inputs["value_text"], "key_text and value_text alike")
-    o.require(o.inputs.get("key_proprio") == o.inputs.get("value_proprio"), "key_, value_proprio alike, or neither")
+    _require_keys(o, "value")
+    o.require(o.inputs["value_text"].matrix[1] == o.inputs["q"].matrix[1], "values of q's width")
     return {"y": o.inputs["q"].shape}
 
 
 def _num_keys(o: Operands) -> int:
     """All L text keys, and the proprio keys; `key_count` may make it fewer at run time."""
-    return o.inputs["key_text"].shape[0] + (o.inputs["key_proprio"].matrix[0] if "key_proprio" in o.inputs else 0)
+    return o.inputs["key_text"].matrix[0] + (o.inputs["key_proprio"].matrix[0] if "key_proprio" in o.inputs else 0)
 
 
 def _cross_attention_flops(o: Operands) -> int:
@@ -75,11 +79,11 @@ def _cross_attention_flops(o: Operands) -> int:
 def _cross_shares(c: Call, role: str) -> tuple[Tensor, Tensor]:
     """Shares p[h, s, k] of the text keys in use and the proprio keys, and what the keys carry, [heads, k, n]."""
     count, heads = int(c["key_count"].item()), c.count("heads")
-    keys, carried, bias = c["key_text"][:count], c[f"{role}_text"][:count], c["key_bias"][:count]
+    keys, carried, bias = c.matrix("key_text")[:count], c.matrix(f"{role}_text")[:count], c["key_bias"][:count]
     if c.get("key_proprio") is not None:
-        keys = torch.cat([keys, c["key_proprio"]])
-        carried = torch.cat([carried, c[f"{role}_proprio"]])
-        bias = F.pad(bias, (0, c["key_proprio"].shape[0]))
+        keys = torch.cat([keys, c.matrix("key_proprio")])
+        carried = torch.cat([carried, c.matrix(f"{role}_proprio")])
+        bias = F.pad(bias, (0, len(c.matrix("key_proprio"))))
     return _shares(c["q"], keys, heads, c.number("scale"), bias), _by_head(carried, heads)
 
 
@@ -89,26 +93,18 @@ def _cross_attention(c: Call) -> Tensor:
 
 
 def _cross_attention_folded_shape(o: Operands) -> dict[str, Shape]:
-    _require_keys(o)
-    q, text, heads = o.inputs["q"], o.inputs["output_text"], o.count("heads")
-    o.require(text.shape == (o.inputs["key_text"].shape[0], text.matrix[1]), "output_text [L, heads*N]")
-    o.require(text.matrix[1] % heads == 0, "output_text of a whole width N a head")
-    key, proprio = o.inputs.get("key_proprio"), o.inputs.get("output_proprio")
-    o.require((key is None) == (proprio is None), "key_proprio and output_proprio, or neither")
-    if key is not None and proprio is not None:
-        o.require(proprio.matrix == (key.matrix[0], text.shape[1]), "output_proprio [E, heads*N]")
-    operands = (o.inputs["key_text"], text, key, proprio)
-    o.require(all(x is None or x.dtype == q.dtype for x in operands), "keys and outputs in the format of q")
-    output = (q.shape[0], text.shape[1] // heads)
+    _require_keys(o, "output")
+    (rows, _), (_, width), heads = o.inputs["q"].matrix, o.inputs["output_text"].matrix, o.count("heads")
+    o.require(width % heads == 0, "output_text of a whole width N a head")
+    o.require(rows * heads * _num_keys(o) <= MOST_PROBABILITIES, f"at most {MOST_PROBABILITIES} probabilities")
+    output = (rows, width // heads)
     o.require_bias_and_residual(output[1], output)
-    bias = o.constants.get("bias")
-    o.require(bias is None or bias.dtype == "f32", f"bias f32[{output[1]}]")
     return {"y": output}
 
 
 def _cross_attention_folded_flops(o: Operands) -> int:
-    tokens, width = o.inputs["q"].shape
-    return 2 * tokens * _num_keys(o) * (width + o.inputs["output_text"].shape[1])
+    tokens, width = o.inputs["q"].matrix
+    return 2 * tokens * _num_keys(o) * (width + o.inputs["output_text"].matrix[1])
 
 
 def _cross_attention_folded(c: Call) -> Tensor:
@@ -117,9 +113,11 @@ def _cross_attention_folded(c: Call) -> Tensor:
 
 
 def _text_key_bias_shape(o: Operands) -> dict[str, Shape]:
+    o.require("key_bias" in o.declared, "an output key_bias")
     rows = o.declared["key_bias"].shape
     o.require(o.inputs["text_rows"] == TensorType("i32", (1,)), "text_rows i32[1]")
-    o.require(len(rows) == 1 and o.declared["key_count"].dtype == "i32", "key_bias [L] and key_count i32[1]")
+    declared = {"key_bias": TensorType("f32", rows[:1]), "key_count": TensorType("i32", (1,))}
+    o.require(dict(o.declared) == declared, "key_bias f32[L] and key_count i32[1]")
     return {"key_bias": rows, "key_count": (1,)}
 
 
@@ -136,7 +134,7 @@ def _learned_query_pool_shape(o: Operands) -> dict[str, Shape]:
     _, width = o.inputs["x"].matrix
     scores, merge = o.constants["scores"], o.constants["merge"]
     heads, queries = o.count("heads"), o.count("queries")
-    o.require(scores == TensorType("f32", (heads * queries, width)), "scores f32[heads*queries, D]")
+    o.require(scores.shape == (heads * queries, width), "scores [heads*queries, D]")
     o.require(merge.dtype == "f32" and len(merge.shape) == 2 and merge.shape[1] == queries, "merge f32[M, queries]")
     return {"y": (merge.shape[0], heads, width)}
 
@@ -150,9 +148,18 @@ def _learned_query_pool_flops(o: Operands) -> int:
 
 def _learned_query_pool(c: Call) -> Tensor:
     heads, queries = c.count("heads"), c.count("queries")
-    normed = F.layer_norm(c["x"], c["x"].shape[-1:], eps=c.number("eps"))
+    normed = layer_norm(c.matrix("x"), c.number("eps"))
     shares = (c["scores"] @ normed.T).softmax(-1).reshape(heads, queries, -1)  # p[h, q, s]
     return torch.einsum("mq,hqs,sd->mhd", c["merge"], shares, normed)
+
+
+def probabilities(o: Operands) -> int:
+    """How many numbers the softmax of an attention or of a pooling makes; 0 for other ops."""
+    if o.op == "self_attention":
+        return o.inputs["q"].matrix[0] ** 2 * o.count("heads")
+    if o.op in ("cross_attention", "cross_attention_folded"):
+        return o.inputs["q"].matrix[0] * _num_keys(o) * o.count("heads")
+    return o.inputs["x"].matrix[0] * o.constants["scores"].shape[0] if o.op == "learned_query_pool" else 0
 
 
 def _mean_pool_shape(o: Operands) -> dict[str, Shape]:
@@ -166,6 +173,8 @@ def _cross_inputs(carried: str) -> tuple[Role, ...]:
     return (*(Role(name) for name in always), *(Role(name, optional=True) for name in proprio))
 
 
+#: The runtime holds those of all tokens, heads and keys of a folded attention at once.
+MOST_PROBABILITIES = 1 << 32
 _ATTRS: dict[str, AttrKind] = {"heads": "count", "scale": "positive"}
 
 SPECS = (
@@ -177,8 +186,8 @@ SPECS = (
            (*_cross_inputs("output"), RESIDUAL), (BIAS,), _ATTRS, _cross_attention_folded_flops,
            integers={"key_count": "i32"}, text_inputs=("key_text", "output_text", "key_bias")),
     OpSpec("text_key_bias", _text_key_bias_shape, _text_key_bias, (Role("text_rows"),),
-           outputs=("key_bias", "key_count"), integers={"text_rows": "i32", "key_count": "i32"}),
+           outputs=("key_bias", "key_count"), exact=True, integers={"text_rows": "i32", "key_count": "i32"}),
     OpSpec("learned_query_pool", _learned_query_pool_shape, _learned_query_pool, (X,), (Role("scores"), Role("merge")),
-           {"heads": "count", "queries": "count", "eps": "positive"}, _learned_query_pool_flops),
-    OpSpec("mean_pool", _mean_pool_shape, lambda c: c["x"].flatten(0, -2).mean(0, keepdim=True), (X,)),
+           {"heads": "count", "queries": "count", "eps": "positive"}, _learned_query_pool_flops, exact=True),
+    OpSpec("mean_pool", _mean_pool_shape, lambda c: c.matrix("x").mean(0, keepdim=True), (X,)),
 )  # fmt: skip

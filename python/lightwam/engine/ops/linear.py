@@ -64,7 +64,7 @@ def quantised_matmul(x: Tensor, scale: Tensor, zero: Tensor | None, weight: Tens
     x int8 [R, K] (or of e4m3, without zero), scale [R], zero [R], weight int8 [N, K] (or numbers of e4m3), weight_scale
     [N]; returns float64 [R, N].
     """
-    whole = x.to(torch.float64).flatten(0, -2)
+    whole = x.to(torch.float64).reshape(-1, x.shape[-1])
     if zero is not None:
         whole = whole - zero.to(torch.float64)[:, None]
     sums = F.linear(whole, weight.to(torch.float64))
@@ -117,6 +117,7 @@ def _quantize_rows_shape(o: Operands) -> dict[str, Shape]:
     integers: dict[str, DType] = {"y": "i8", "scale": "f32", "zero": "i32"}
     floats: dict[str, DType] = {"y": "f8", "scale": "f32"}
     o.require(formats in ({}, integers, floats), "outputs y i8, scale f32, zero i32, or y f8, scale f32")
+    o.require(all(tensor.shape == rows for role, tensor in o.declared.items() if role != "y"), f"scales {list(rows)}")
     shapes = {"y": o.inputs["x"].shape, "scale": rows, "zero": rows}
     return {role: shape for role, shape in shapes.items() if role in (formats or integers)}
 
@@ -126,7 +127,7 @@ def quantize_rows(x: Tensor, dtype: DType = "i8") -> dict[str, Tensor]:
 
     With "f8": y float8_e4m3fn [R, K], scale float32 [R]. A row with NaN or infinity has a scale that is not finite.
     """
-    rows = x.to(torch.float32).flatten(0, -2)
+    rows = x.to(torch.float32).reshape(-1, x.shape[-1])
     if dtype == "f8":
         scale = _normal(rows.abs().amax(-1) / E4M3_LARGEST)
         held = (rows / scale[:, None]).clamp(-E4M3_LARGEST, E4M3_LARGEST)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def _preprocess_images_shape(o: Operands) -> dict[str, Shape]:
+    o.require("y" in o.declared, "an output y")
     shape = o.declared["y"].shape
     o.require(len(shape) == 3 and shape[2] == 3, "an output [height, width, 3]")
     return {"y": shape}
@@ -51,6 +52,7 @@ def _conv2d_shape(o: Operands) -> dict[str, Shape]:
     )
     output = (height, width, weight[0])
     o.require_bias_and_residual(weight[0], output)
+    o.require("residual" not in o.inputs or o.inputs["residual"].shape == output, f"residual {list(output)}")
     return {"y": output}
 
 
@@ -67,8 +69,9 @@ def _conv2d(c: Call) -> Tensor:
 
 
 SPECS = (
-    OpSpec("preprocess_images", _preprocess_images_shape, _preprocess_images),
-    OpSpec("nchw_to_nhwc", _nchw_to_nhwc_shape, lambda c: c["x"].permute(1, 2, 0), (X,)),
+    OpSpec("preprocess_images", _preprocess_images_shape, _preprocess_images, exact=True),
+    OpSpec("nchw_to_nhwc", _nchw_to_nhwc_shape, lambda c: c["x"].permute(1, 2, 0), (X,), exact=True),
     OpSpec("conv2d", _conv2d_shape, _conv2d, (X, RESIDUAL), (WEIGHT, BIAS),
-           {"stride": "count", "padding": "padding", "activation": "activation"}, _conv2d_flops, matmul=True),
+           {"stride": "count", "padding": "padding", "activation": "activation"}, _conv2d_flops, matmul=True,
+           exact=True),
 )  # fmt: skip

@@ -18,17 +18,31 @@ def _norm_shape(o: Operands) -> dict[str, Shape]:
     columns = o.inputs["x"].matrix[1]
     for role, tensor in o.constants.items():
         o.require(tensor == TensorType("f32", (columns,)), f"{role} f32[{columns}]")
-    o.require(o.op == "rms_norm" or len(o.constants) in (0, 2), "weight and bias together, or neither")
     return same_as_x(o)
 
 
+def _squarable(x: Tensor) -> Tensor:
+    """x, in float64 where squares of its numbers overflow float32."""
+    return x.to(torch.float64) if x.dtype == torch.float32 and bool((x.abs() > 1e18).any()) else x
+
+
+def layer_norm(x: Tensor, eps: float) -> Tensor:
+    """Layer norm of the rows of x, without weight and bias."""
+    return F.layer_norm(_squarable(x), x.shape[-1:], eps=eps).to(x.dtype)
+
+
 def _layer_norm(c: Call) -> Tensor:
-    return F.layer_norm(c["x"], c["x"].shape[-1:], c.get("weight"), c.get("bias"), c.number("eps"))
+    x, weight, bias = c["x"], c.get("weight"), c.get("bias")
+    if _squarable(x) is x:
+        return F.layer_norm(x, x.shape[-1:], weight, bias, c.number("eps"))
+    y = layer_norm(x, c.number("eps"))
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def _scaled_rms_norm(c: Call) -> Tensor:
-    x = c["x"]
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + c.number("eps")) * c["weight"]
+    x, wide = c["x"], _squarable(c["x"])
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + c.number("eps"))).to(x.dtype) * c["weight"]
 
 
 def _rms_norm_rope_shape(o: Operands) -> dict[str, Shape]:
@@ -43,7 +57,7 @@ def _rms_norm_rope_shape(o: Operands) -> dict[str, Shape]:
 
 def _rms_norm_rope(c: Call) -> Tensor:
     x = _scaled_rms_norm(c)
-    even, odd = x.reshape(x.shape[0], c.count("heads"), -1, 2).unbind(-1)
+    even, odd = x.reshape(len(c.matrix("x")), c.count("heads"), -1, 2).unbind(-1)
     cos, sin = c["cos"].unsqueeze(1), c["sin"].unsqueeze(1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(1)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from lightwam.engine.dtypes import EIGHT_BITS, DType, Shape
-from lightwam.engine.graph import Attr, TensorType, WithAttrs
+from lightwam.engine.graph import Attr, TensorType, WithAttrs, matrix_view
 from lightwam.engine.lazy_torch import F
 from lightwam.errors import ExportError
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh")
+# Bounds of attrs and roles, and of numbers that round to a finite and to a positive float32 (csrc/engine).
+MOST_COUNT, MOST_PADDING, MOST_ROLES = 1 << 16, 1 << 20, 256
+F32_END, F32_HALF_SMALLEST = 2.0**128 - 2.0**103, 2.0**-150
 AttrKind = Literal["count", "positive", "padding", "activation", "bound", "column"]
 
 
@@ -54,10 +56,10 @@ class Operands(WithAttrs):
             raise ExportError(f"op {self.op} needs {what}: it got {types} and attrs {dict(self.attrs)}")
 
     def require_bias_and_residual(self, columns: int, output: Shape) -> None:
-        """The optional bias [columns] and residual of the output's shape."""
+        """The optional bias f32 [columns] and residual of the output's matrix view."""
         bias, residual = self.constants.get("bias"), self.inputs.get("residual")
-        self.require(bias is None or bias.shape == (columns,), f"bias [{columns}]")
-        self.require(residual is None or residual.shape == output, f"residual {list(output)}")
+        self.require(bias is None or bias == TensorType("f32", (columns,)), f"bias f32[{columns}]")
+        self.require(residual is None or residual.matrix == matrix_view(output), f"residual {list(output)}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Call(WithAttrs):
     def get(self, role: str) -> Tensor | None:
         return self.tensors.get(role)
 
+    def matrix(self, role: str) -> Tensor:
+        """The matrix view [R, C] of an operand."""
+        x = self.tensors[role]
+        return x.reshape(-1, x.shape[-1])
+
     def activate(self, x: Tensor) -> Tensor:
         """The op's activation of x."""
         kind = self.attrs["activation"]
@@ -91,7 +98,7 @@ class Call(WithAttrs):
 
     def add_residual(self, y: Tensor) -> Tensor:
         residual = self.get("residual")
-        return y if residual is None else y + residual
+        return y if residual is None else y + residual.reshape(y.shape)
 
 
 ShapeRule = Callable[[Operands], dict[str, Shape]]
@@ -111,6 +118,7 @@ class OpSpec:
     reference: the op in PyTorch, at the precision of its operands.
     outputs: their roles.
     matmul: the op multiplies by its constant `weight`.
+    exact: the output's own dimensions follow from the operands, not only its matrix view.
     view: the output is another view of the bytes of `x`, so the op does no work.
     integers: roles that may (or must) hold whole numbers; where i8 may stand, f8 may.
     text_inputs: roles with a row for each row of the instruction.
@@ -125,6 +133,7 @@ class OpSpec:
     flops: FlopRule = lambda _: 0
     outputs: tuple[str, ...] = ("y",)
     matmul: bool = False
+    exact: bool = False
     view: bool = False
     integers: Mapping[str, DType] = field(default_factory=dict)
     text_inputs: tuple[str, ...] = ()
@@ -142,7 +151,9 @@ class OpSpec:
         """The output shapes. Raises `ExportError` on a missing, extra or misfit role, format or attr."""
         _check_roles(operands, self.inputs, operands.inputs, "input")
         _check_roles(operands, self.constants, operands.constants, "constant")
-        operands.require(set(operands.declared) <= set(self.outputs), f"outputs among {list(self.outputs)}")
+        named = set(operands.declared)
+        first = not named or self.outputs[0] in named
+        operands.require(first and named <= set(self.outputs), f"outputs among {list(self.outputs)}")
         operands.require(set(operands.attrs) == set(self.attrs), f"exactly the attrs {sorted(self.attrs)}")
         for name, kind in self.attrs.items():
             operands.require(_attr_fits(operands.attrs[name], kind), f"attr {name} of kind {kind}")
@@ -153,11 +164,11 @@ class OpSpec:
 
 
 def _check_roles(operands: Operands, roles: tuple[Role, ...], given: Mapping[str, TensorType], kind: str) -> None:
+    operands.require(len(given) <= MOST_ROLES, f"at most {MOST_ROLES} of its {kind}s")
     known = {role.name for role in roles}
     variadic = next((role.name for role in roles if role.variadic), None)
     for name in given:
-        stem, _, index = name.partition(".")
-        fits = name in known if variadic is None else stem == variadic and index.isdigit() and int(index) < len(given)
+        fits = name in known if variadic is None else name in {f"{variadic}.{i}" for i in range(len(given))}
         operands.require(fits, f"no {kind} {name!r} (its roles: {sorted(known)})")
     for role in roles:
         present = role.name in given or (role.variadic and f"{role.name}.0" in given)
@@ -168,16 +179,22 @@ def _attr_fits(attr: Attr, kind: AttrKind) -> bool:
     if kind == "activation":
         return attr in ACTIVATIONS
     if kind == "padding":
-        return isinstance(attr, tuple) and len(attr) == 4 and all(isinstance(side, int) and side >= 0 for side in attr)
-    if isinstance(attr, bool):
-        return False
+        sides = attr if isinstance(attr, tuple) else ()
+        return len(sides) == 4 and all(type(side) is int and 0 <= side <= MOST_PADDING for side in sides)
     if kind == "count":
-        return isinstance(attr, int) and attr > 0
+        return type(attr) is int and 0 < attr <= MOST_COUNT
     if kind == "column":
-        return isinstance(attr, int) and attr >= 0
-    if kind == "bound":
-        return attr is None or (isinstance(attr, (int, float)) and isfinite(attr))
-    return isinstance(attr, (int, float)) and isfinite(attr) and attr > 0
+        return type(attr) is int and attr >= 0
+    if kind == "bound" and attr is None:
+        return True
+    return type(attr) in (int, float) and _is_f32(cast(float, attr), kind == "positive")
+
+
+def _is_f32(number: float, positive: bool) -> bool:
+    """Whether a number is finite as a float32, and (if asked) more than 0 there."""
+    if not abs(number) < F32_END:
+        return False
+    return not positive or number > F32_HALF_SMALLEST
 
 
 def _check_integers(spec: OpSpec, operands: Operands) -> None:
