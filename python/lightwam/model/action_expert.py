@@ -8,6 +8,7 @@ Source: Light-WAM (arXiv 2606.08242), state-fusion action expert. Parameter name
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,7 @@ class QueryAttention(AttentionLayer):
         """
         pool = ops.learned_query_pool if self.method == "kernels" else ops.plain_learned_query_pool
         wide = torch.promote_types(tokens_BSD.dtype, torch.float32)
-        with torch.autocast(tokens_BSD.device.type, enabled=False):
+        with _without_autocast(tokens_BSD.device.type):
             weight_q, weight_k, weight_v = self.in_proj_weight.to(wide).chunk(3)
             bias_q, _, bias_v = self.in_proj_bias.to(wide).chunk(3)
             affine, shift = norm.weight.to(wide), norm.bias.to(wide)
@@ -97,6 +98,11 @@ class QueryAttention(AttentionLayer):
     def _queries_and_keys(self, query_BQD: Tensor, tokens_BSD: Tensor) -> tuple[Tensor, Tensor]:
         (weight_q, weight_k, _), (bias_q, bias_k, _) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         return F.linear(query_BQD, weight_q, bias_q), F.linear(tokens_BSD, weight_k, bias_k)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Autocast off, on devices that know it (the meta device does not)."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 class LearnedQueryPooler(nn.Module):

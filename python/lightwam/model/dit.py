@@ -126,7 +126,9 @@ def check_context(context_BLE: Tensor, mask_BL: Tensor | None, text_dim: int) ->
     """Raise `ConfigError` unless the rows are [B, L, text_dim] and the mask, if any, booleans or counts [B, L]."""
     if context_BLE.ndim != 3 or context_BLE.shape[2] != text_dim:
         raise ConfigError(f"context has shape {tuple(context_BLE.shape)}: give [B, L, {text_dim}]")
-    if mask_BL is not None and (mask_BL.shape != context_BLE.shape[:2] or mask_BL.dtype not in (torch.bool, torch.int64)):
+    if mask_BL is not None and (
+        mask_BL.shape != context_BLE.shape[:2] or mask_BL.dtype not in (torch.bool, torch.int64)
+    ):
         given, wanted = f"{mask_BL.dtype} {tuple(mask_BL.shape)}", tuple(context_BLE.shape[:2])
         raise ConfigError(f"context mask is {given}: give booleans, or counts in int64, {wanted}")
 
@@ -223,7 +225,7 @@ class VideoDiT(nn.Module):
     def prepare_together(
         self, first_BC1HW: Tensor, noisy_BCTHW: Tensor, timestep_B: Tensor, context_BLE: Tensor, context_mask_BL: Tensor
     ) -> tuple[DiTInputs, DiTInputs]:
-        """Both passes of a training step: the first frames at time 0 before the video as one sequence, and the video alone.
+        """Both passes of a training step as one sequence, the first frame at time 0 before the video; and the video alone.
 
         Arguments as for `prepare`. The blocks compute them with the exact savings of docs/reports/training-step.md.
         """

@@ -322,7 +322,7 @@ class LightWAM(nn.Module):
     def _losses_together(
         self, batch: Mapping[str, Tensor], noise: Tensor | None, timestep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`video_loss` and `action_loss` of one run through the blocks; the action pass leaves after the last adapter."""
+        """`video_loss` and `action_loss` of one run through the blocks; the action pass ends at the last adapter."""
         context, mask, proprio = self._batch_context(batch)
         self._check_actions(batch, len(proprio))
         window = self._noised_window(batch, noise, timestep)
