@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -79,7 +81,7 @@ def published_losses(model: LightWAM, step: Step) -> dict[str, Tensor]:
     """As published: every block in both passes, a time for every token, all text rows, masks, unfolded poolers."""
     batch, config = step.batch, model.config
     with (
-        mock.patch.multiple(dit, _modulate=_modulate_tokens, _gate=_gate_tokens),
+        mock.patch.multiple(dit, _modulate=_modulate_tokens, _add_gated=_add_gated_tokens),
         mock.patch.object(dit.VideoDiT, "_embed_time", _embed_time_of_every_token),
     ):
         video = model.video_loss(batch, step.noise, step.timestep)
@@ -114,8 +116,8 @@ def _modulate_tokens(x_BSD: Tensor, shift_BSD: Tensor, scale_BSD: Tensor, _: tup
     return x_BSD * (1 + scale_BSD) + shift_BSD
 
 
-def _gate_tokens(x_BSD: Tensor, gate_BSD: Tensor, _: tuple[int, ...]) -> Tensor:
-    return x_BSD * gate_BSD
+def _add_gated_tokens(x_BSD: Tensor, y_BSD: Tensor, gate_BSD: Tensor, _: tuple[int, ...]) -> Tensor:
+    return x_BSD + gate_BSD * y_BSD
 
 
 Losses = Callable[[LightWAM, Step], dict[str, Tensor]]
@@ -192,7 +194,7 @@ def small_libero() -> LightWAMConfig:
     config = LightWAMConfig.libero()
     lora = replace(config.video_dit.lora or LoRAConfig(layers=(0,)), rank=8, alpha=16.0)
     adapters = replace(config.video_dit.adapters, dim=32)
-    widths: dict[str, Any] = {"hidden_dim": 192, "ffn_dim": 1120, "num_heads": 3, "head_dim": 64, "text_dim": 512}
+    widths: dict[str, Any] = {"hidden_dim": 192, "ffn_dim": 1120, "num_heads": 4, "head_dim": 48, "text_dim": 512}
     return replace(
         config,
         video_dit=replace(config.video_dit, **widths, lora=lora, adapters=adapters),
@@ -201,7 +203,17 @@ def small_libero() -> LightWAMConfig:
     )
 
 
-SIZES: Mapping[str, Callable[[], LightWAMConfig]] = {"nano": LightWAMConfig.nano, "small-libero": small_libero}
+def golden() -> LightWAMConfig:
+    """Golden set 1, whose 20 published steps the tests repeat."""
+    path = Path(__file__).parents[1] / "tests/data/golden/golden_set1.json"
+    return LightWAMConfig.from_published(json.loads(path.read_text()))
+
+
+SIZES: Mapping[str, Callable[[], LightWAMConfig]] = {
+    "golden": golden,
+    "nano": LightWAMConfig.nano,
+    "small-libero": small_libero,
+}
 
 
 def take_turns(config: LightWAMConfig, samples: int, rounds: int) -> dict[str, list[tuple[float, float]]]:

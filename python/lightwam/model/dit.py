@@ -110,12 +110,12 @@ def one_sequence(a: DiTInputs, b: DiTInputs) -> DiTInputs:
 
 def _modulate(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
     times = zip(x_BSD.split(time_sizes, dim=1), shift_BTD.split(1, dim=1), scale_BTD.split(1, dim=1), strict=True)
-    return _joined([x * (1 + scale) + shift for x, shift, scale in times])
+    return _joined([torch.addcmul(shift, x, 1 + scale) for x, shift, scale in times])
 
 
-def _gate(x_BSD: Tensor, gate_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
-    times = zip(x_BSD.split(time_sizes, dim=1), gate_BTD.split(1, dim=1), strict=True)
-    return _joined([x * gate for x, gate in times])
+def _add_gated(x_BSD: Tensor, y_BSD: Tensor, gate_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
+    times = zip(x_BSD.split(time_sizes, dim=1), y_BSD.split(time_sizes, dim=1), gate_BTD.split(1, dim=1), strict=True)
+    return _joined([torch.addcmul(x, y, gate) for x, y, gate in times])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -154,9 +154,10 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = time
         modulated = _modulate(self.norm1(x_BSD), shift1, scale1, sizes)
         attended = self.self_attn(modulated, inputs.rope, inputs.self_mask_SS, inputs.self_spans)
-        x_BSD = x_BSD + _gate(attended, gate1, sizes)
+        x_BSD = _add_gated(x_BSD, attended, gate1, sizes)
         x_BSD = x_BSD + self.cross_attn(self.norm3(x_BSD), inputs.context_BLD, inputs.cross_mask, inputs.by_key)
-        return x_BSD + _gate(self.feed_forward(_modulate(self.norm2(x_BSD), shift2, scale2, sizes)), gate2, sizes)
+        fed = self.feed_forward(_modulate(self.norm2(x_BSD), shift2, scale2, sizes))
+        return _add_gated(x_BSD, fed, gate2, sizes)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Linear, GELU(tanh), linear, each with its LoRA."""
@@ -225,7 +226,7 @@ class VideoDiT(nn.Module):
     def prepare_together(
         self, first_BC1HW: Tensor, noisy_BCTHW: Tensor, timestep_B: Tensor, context_BLE: Tensor, context_mask_BL: Tensor
     ) -> tuple[DiTInputs, DiTInputs]:
-        """Both passes of a training step as one sequence, the first frame at time 0 before the video; and the video alone.
+        """Both passes of a training step as one sequence, first the action pass at time 0; and the video pass alone.
 
         Arguments as for `prepare`. The blocks compute them with the exact savings of docs/reports/training-step.md.
         """
