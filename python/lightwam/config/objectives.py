@@ -47,6 +47,13 @@ class LossConfig:
         lambdas = (self.lambda_video, self.lambda_action)
         require(min(lambdas) >= 0, "loss", lambdas, "lambda_video and lambda_action must be >= 0")
 
+    def supervised_steps(self, horizon: int) -> int:
+        """How many of the first steps of a chunk can have a weight in the action loss."""
+        weighting = self.temporal_weighting
+        if weighting is None or weighting.tail_weight > 0 or weighting.prefix_steps == 0:
+            return horizon
+        return min(weighting.prefix_steps, horizon)
+
 
 @dataclass(frozen=True)
 class VideoConfig:

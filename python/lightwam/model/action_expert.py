@@ -8,6 +8,7 @@ Source: Light-WAM (arXiv 2606.08242), state-fusion action expert. Parameter name
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -76,19 +77,20 @@ class QueryAttention(AttentionLayer):
     def merged(self, query_QD: Tensor, tokens_BSD: Tensor, norm: nn.LayerNorm, merge_MQ: Tensor) -> Tensor:
         """merge [M, Q] times the answers to every sample's same queries, from tokens before their norm: [B, M, D].
 
-        One operator for norm and attention (`lightwam.model.ops.learned_query_pool`): key and value projections and the
-        norm's affine go into the queries and behind the sum, which the sums of the weights (1) and of merge's rows (1)
-        allow. In at least float32 up to the output projection.
+        Key and value projections and the norm's affine go into the queries and behind the sum, which the sums of the
+        weights (1) and of merge's rows (1) allow: exact, and a third of the FLOPs. With `kernels`, norm and attention
+        are one operator (`lightwam.model.ops.learned_query_pool`). In at least float32 up to the output projection.
         """
+        pool = ops.learned_query_pool if self.method == "kernels" else ops.plain_learned_query_pool
         wide = torch.promote_types(tokens_BSD.dtype, torch.float32)
-        with torch.autocast(tokens_BSD.device.type, enabled=False):
+        with _without_autocast(tokens_BSD.device.type):
             weight_q, weight_k, weight_v = self.in_proj_weight.to(wide).chunk(3)
             bias_q, _, bias_v = self.in_proj_bias.to(wide).chunk(3)
             affine, shift = norm.weight.to(wide), norm.bias.to(wide)
             queries = F.linear(query_QD.to(wide), weight_q, bias_q).unflatten(-1, (self.num_heads, -1))  # type: ignore[no-untyped-call]
             keys, values = (x.unflatten(0, (self.num_heads, -1)) for x in (weight_k, weight_v))  # type: ignore[no-untyped-call]
             scores = torch.einsum("qhe,hed->hqd", queries, keys) * affine * queries.shape[-1] ** -0.5
-            pooled = ops.learned_query_pool(tokens_BSD, scores, merge_MQ, norm.eps) * affine + shift
+            pooled = pool(tokens_BSD, scores, merge_MQ, norm.eps) * affine + shift
             answers = torch.einsum("bmhd,hed->bmhe", pooled, values).flatten(2) + bias_v
         mixed: Tensor = self.out_proj(answers.to(tokens_BSD.dtype))
         return mixed
@@ -96,6 +98,11 @@ class QueryAttention(AttentionLayer):
     def _queries_and_keys(self, query_BQD: Tensor, tokens_BSD: Tensor) -> tuple[Tensor, Tensor]:
         (weight_q, weight_k, _), (bias_q, bias_k, _) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         return F.linear(query_BQD, weight_q, bias_q), F.linear(tokens_BSD, weight_k, bias_k)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Autocast off, on devices that know it (the meta device does not)."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 class LearnedQueryPooler(nn.Module):
@@ -119,8 +126,9 @@ class LearnedQueryPooler(nn.Module):
         self.merges_slots = config.merge_dim is not None
         self.output_norm = nn.LayerNorm(config.merge_dim or dim)
 
-    def forward(self, tokens_BSD: Tensor) -> Tensor:
-        if self.attn.method == "kernels":
+    def forward(self, tokens_BSD: Tensor, fold: bool = False) -> Tensor:
+        """`fold`: compute `QueryAttention.merged`, as `kernels` always do: the same function."""
+        if fold or self.attn.method == "kernels":
             merged = self.attn.merged(self.query_tokens, tokens_BSD, self.token_norm, self.merge_weights()).flatten(1)
         else:
             answers_BQD = self.attn(self._queries(tokens_BSD), self.token_norm(tokens_BSD))
@@ -193,9 +201,12 @@ class StateFusionActionExpert(nn.Module):
         self.output_norm = nn.LayerNorm(trunk)
         self.output = nn.Sequential(nn.Linear(trunk, trunk), nn.GELU("tanh"), nn.Linear(trunk, action_dim))
 
-    def forward(self, states: Sequence[LayerState], horizon: int) -> ExpertOutput:
-        """Decode a chunk of `horizon` actions from one state an adapter layer, in rising order of blocks."""
-        pooled = tuple(self.pool(layer, state) for layer, state in enumerate(states))
+    def forward(self, states: Sequence[LayerState], horizon: int, fold: bool = False) -> ExpertOutput:
+        """Decode a chunk of `horizon` actions from one state an adapter layer, in rising order of blocks.
+
+        `fold`: see `LearnedQueryPooler.forward`.
+        """
+        pooled = tuple(self.pool(layer, state, fold) for layer, state in enumerate(states))
         compressed = tuple(compress(vector) for compress, vector in zip(self.layer_compressors, pooled, strict=True))
         fused: Tensor = self.fused_proj(self.fused_norm(torch.cat(compressed, dim=-1)))
         for block in self.trunk:
@@ -204,12 +215,12 @@ class StateFusionActionExpert(nn.Module):
         actions: Tensor = self.output(self.output_norm(fused[:, None] + steps[None]))
         return ExpertOutput(actions, pooled, compressed, fused)
 
-    def pool(self, layer: int, state: LayerState) -> Tensor:
+    def pool(self, layer: int, state: LayerState, fold: bool = False) -> Tensor:
         """The concatenated pooled sources of one adapter layer (counted from 0): [B, sources * width]."""
         tokens = self.source_tokens(layer, state)
         if self.config.pooling == "mean":
             return torch.cat([x.mean(dim=1) for x in tokens.values()], dim=-1)
-        return torch.cat([self.pooler(layer, source)(x) for source, x in tokens.items()], dim=-1)
+        return torch.cat([self.pooler(layer, source)(x, fold) for source, x in tokens.items()], dim=-1)
 
     def pooler(self, layer: int, source: FeatureSource) -> LearnedQueryPooler:
         """The pooler of one source of one adapter layer. Raises `ConfigError` where pooling is the mean."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lightwam.config import VideoDiTConfig
 from lightwam.model import ops
-from lightwam.model.lora import LoRA, apply_linear, lora_for
+from lightwam.model.lora import LoRA, apply_linear, linear_of_heads, lora_for
 from lightwam.model.rope import RotaryTable, apply_rope
 
 AttentionMethod = Literal["sdpa", "softmax", "kernels"]
@@ -26,11 +26,12 @@ up to rounding."""
 
 
 class QuerySpan(NamedTuple):
-    """Queries [start, stop) see the keys [0, keys), all of them alike."""
+    """Queries [start, stop) see the keys [first_key, end_key), all of them alike."""
 
     start: int
     stop: int
-    keys: int
+    first_key: int
+    end_key: int
 
 
 def attention(
@@ -45,7 +46,8 @@ def attention(
 
     Args:
         q_BSE: queries; k_BLE, v_BLE: keys and values; E = num_heads * head_dim.
-        mask: boolean, True where a query may look, broadcastable to [B, heads, S, L]; None lets all see all.
+        mask: broadcastable to [B, heads, S, L]: boolean, True where a query may look, or numbers added to the scores
+            (then computed as `softmax` does); None lets all see all.
         method: how to compute it.
 
     Returns:
@@ -53,19 +55,24 @@ def attention(
     """
     if method == "kernels" and mask is None:
         return ops.self_attention(q_BSE, k_BLE, v_BLE, num_heads)
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q_BSE, k_BLE, v_BLE))  # type: ignore[no-untyped-call]
-    if method != "softmax":
+    q, k, v = (split_heads(x, num_heads) for x in (q_BSE, k_BLE, v_BLE))
+    if method != "softmax" and (mask is None or mask.dtype == torch.bool):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:
         attended = attention_weights(q, k, mask).to(v.dtype) @ v
     return attended.transpose(1, 2).flatten(2)
 
 
+def split_heads(x_BSE: Tensor, num_heads: int) -> Tensor:
+    """[B, S, E] -> [B, heads, S, head_dim], a view."""
+    return x_BSE.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # type: ignore[no-untyped-call, no-any-return]
+
+
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) of [B, heads, S, d] and [B, heads, L, d], softmax in at least float32."""
     logits = (q * (1.0 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
     if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
+        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
     return torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -122,23 +129,32 @@ class _Projections(AttentionLayer):
 class SelfAttention(_Projections):
     """Attention among the video tokens, with 3-D rotary positions on queries and keys."""
 
-    def forward(
-        self, x_BSD: Tensor, rope: RotaryTable, mask_SS: Tensor | None, spans: tuple[QuerySpan, ...] = ()
-    ) -> Tensor:
-        """`spans`: what the mask says, query by query; `kernels` use them instead of it."""
+    def forward(self, x_BSD: Tensor, rope: RotaryTable, mask_SS: Tensor | None, spans: tuple[QuerySpan, ...]) -> Tensor:
+        """`spans` say what the mask says, query by query: attended to one by one where no mask is given."""
         q, k = (apply_rope(x, rope, self.num_heads) for x in (self.queries(x_BSD), self.keys(x_BSD)))
         v = self.values(x_BSD)
-        if self.method != "kernels" or mask_SS is None or not spans:
+        if mask_SS is not None and self.method != "kernels":
             return self.output(q, k, v, mask_SS)
-        parts = [
-            ops.self_attention(q[:, span.start : span.stop], k[:, : span.keys], v[:, : span.keys], self.num_heads)
-            for span in spans
-        ]
-        return apply_linear(self.o, self.lora_o, torch.cat(parts, dim=1))
+        parts = []
+        for start, stop, first, end in spans:
+            seen = (q[:, start:stop], k[:, first:end], v[:, first:end])
+            parts.append(attention(*seen, self.num_heads, method=self.method))
+        return apply_linear(self.o, self.lora_o, parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
 
 class CrossAttention(_Projections):
     """Attention from the video tokens to the context rows; no positions."""
 
-    def forward(self, x_BSD: Tensor, context_BLD: Tensor, mask: Tensor | None) -> Tensor:
-        return self.output(self.queries(x_BSD), self.keys(context_BLD), self.values(context_BLD), mask)
+    def forward(self, x_BSD: Tensor, context_BLD: Tensor, mask: Tensor | None, by_key: bool = False) -> Tensor:
+        """`by_key`: project every key's value, not every query's sum of them, where keys are so few that this pays."""
+        q, k, v = self.queries(x_BSD), self.keys(context_BLD), self.values(context_BLD)
+        if not (by_key and _projecting_keys_pays(context_BLD.shape[1], q.shape[-1] // self.num_heads)):
+            return self.output(q, k, v, mask)
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
+        weights, projected = attention_weights(q, k, mask).to(v.dtype), linear_of_heads(self.o, self.lora_o, v)
+        return torch.einsum("bhsl,bhld->bsd", weights, projected) + self.o.bias
+
+
+def _projecting_keys_pays(keys: int, head_dim: int) -> bool:
+    """Whether sums of heads * keys projected values need fewer FLOPs, gradients included, than projecting queries."""
+    return 3 * keys < 2 * head_dim

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The video diffusion transformer (Wan2.1 architecture) with per-frame time, LoRA and residual adapters.
+"""The video diffusion transformer (Wan2.1 architecture) with two times, LoRA and residual adapters.
 
-Shapes: B batch, C latent channels, T latent frames, S = T * N tokens, D hidden width, L context rows.
+Shapes: B batch, C latent channels, T times, S tokens, D hidden width, L context rows. Tokens of the first latent frame
+have time 0, all others the sampled time, so T is 2, or 1 where there is one frame.
 Source: Light-WAM (arXiv 2606.08242), backbone of Wan2.1-T2V-1.3B. Parameter names are the published ones.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,24 @@ from lightwam.model.rope import RotaryTable, rope_table
 
 @dataclass
 class DiTInputs:
-    """Everything the blocks read: one forward pass's tokens, times, context and masks."""
+    """Everything the blocks read: one forward pass's tokens, times, context and masks.
+
+    time_sizes: how many tokens have the first time, how many the next one.
+    self_mask_SS, self_spans: which tokens see which, said in two ways; without a mask the spans count.
+    by_key: see `CrossAttention`.
+    """
 
     tokens_BSD: Tensor
     t_BTD: Tensor
     t_mod_BT6D: Tensor
+    time_sizes: tuple[int, ...]
     context_BLD: Tensor
     rope: RotaryTable
     grid: tuple[int, int, int]
     self_mask_SS: Tensor | None
     self_spans: tuple[QuerySpan, ...]
     cross_mask: Tensor | None
+    by_key: bool = False
 
 
 @dataclass
@@ -43,6 +51,10 @@ class LayerState:
 
     backbone: Tensor
     adapted: Tensor
+
+    def of_tokens(self, count: int) -> LayerState:
+        """The first `count` tokens."""
+        return LayerState(self.backbone[:, :count], self.adapted[:, :count])
 
 
 @dataclass
@@ -75,30 +87,50 @@ def video_spans(kind: AttentionMask, frames: int, tokens_per_frame: int) -> tupl
     """`video_mask` as spans of queries: what a query sees is always the first keys."""
     first, tokens = tokens_per_frame, frames * tokens_per_frame
     if kind == "bidirectional" or frames == 1:
-        return (QuerySpan(0, tokens, tokens),)
+        return (QuerySpan(0, tokens, 0, tokens),)
     if kind == "first_frame_causal":
-        return (QuerySpan(0, first, first), QuerySpan(first, tokens, tokens))
-    return tuple(QuerySpan(frame * first, (frame + 1) * first, (frame + 1) * first) for frame in range(frames))
+        return (QuerySpan(0, first, 0, first), QuerySpan(first, tokens, 0, tokens))
+    return tuple(QuerySpan(frame * first, (frame + 1) * first, 0, (frame + 1) * first) for frame in range(frames))
 
 
-def _modulate(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor) -> Tensor:
-    frames = shift_BTD.shape[1]
-    by_frame = x_BSD.reshape(x_BSD.shape[0], frames, -1, x_BSD.shape[-1])
-    return (by_frame * (1 + scale_BTD[:, :, None]) + shift_BTD[:, :, None]).reshape(x_BSD.shape)
+def one_sequence(a: DiTInputs, b: DiTInputs) -> DiTInputs:
+    """Two passes over the same context as one sequence, the tokens of `a` first: each sees its own tokens alone."""
+    offset = a.tokens_BSD.shape[1]
+    return replace(
+        b,
+        tokens_BSD=torch.cat((a.tokens_BSD, b.tokens_BSD), dim=1),
+        t_BTD=torch.cat((a.t_BTD, b.t_BTD), dim=1),
+        t_mod_BT6D=torch.cat((a.t_mod_BT6D, b.t_mod_BT6D), dim=1),
+        time_sizes=(*a.time_sizes, *b.time_sizes),
+        rope=RotaryTable(torch.cat((a.rope.cos, b.rope.cos)), torch.cat((a.rope.sin, b.rope.sin))),
+        self_mask_SS=None,
+        self_spans=(*a.self_spans, *(QuerySpan(*(offset + i for i in span)) for span in b.self_spans)),
+    )
 
 
-def _gate(x_BSD: Tensor, gate_BTD: Tensor) -> Tensor:
-    by_frame = x_BSD.reshape(x_BSD.shape[0], gate_BTD.shape[1], -1, x_BSD.shape[-1])
-    return (by_frame * gate_BTD[:, :, None]).reshape(x_BSD.shape)
+def _modulate(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
+    times = zip(x_BSD.split(time_sizes, dim=1), shift_BTD.split(1, dim=1), scale_BTD.split(1, dim=1), strict=True)
+    return _joined([torch.addcmul(shift, x, 1 + scale) for x, shift, scale in times])
+
+
+def _add_gated(x_BSD: Tensor, y_BSD: Tensor, gate_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
+    times = zip(x_BSD.split(time_sizes, dim=1), y_BSD.split(time_sizes, dim=1), gate_BTD.split(1, dim=1), strict=True)
+    return _joined([torch.addcmul(x, y, gate) for x, y, gate in times])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def check_context(context_BLE: Tensor, mask_BL: Tensor | None, text_dim: int) -> None:
-    """Raise `ConfigError` unless the rows are [B, L, text_dim] and the mask, if any, is boolean [B, L]."""
+    """Raise `ConfigError` unless the rows are [B, L, text_dim] and the mask, if any, booleans or counts [B, L]."""
     if context_BLE.ndim != 3 or context_BLE.shape[2] != text_dim:
         raise ConfigError(f"context has shape {tuple(context_BLE.shape)}: give [B, L, {text_dim}]")
-    if mask_BL is not None and (mask_BL.shape != context_BLE.shape[:2] or mask_BL.dtype != torch.bool):
+    if mask_BL is not None and (
+        mask_BL.shape != context_BLE.shape[:2] or mask_BL.dtype not in (torch.bool, torch.int64)
+    ):
         given, wanted = f"{mask_BL.dtype} {tuple(mask_BL.shape)}", tuple(context_BLE.shape[:2])
-        raise ConfigError(f"context mask is {given}: give booleans {wanted}")
+        raise ConfigError(f"context mask is {given}: give booleans, or counts in int64, {wanted}")
 
 
 class DiTBlock(nn.Module):
@@ -118,13 +150,14 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, hidden) / math.sqrt(hidden))
 
     def forward(self, x_BSD: Tensor, inputs: DiTInputs) -> Tensor:
-        time = (self.modulation[:, None] + inputs.t_mod_BT6D).unbind(dim=2)
+        time, sizes = (self.modulation[:, None] + inputs.t_mod_BT6D).unbind(dim=2), inputs.time_sizes
         shift1, scale1, gate1, shift2, scale2, gate2 = time
-        modulated = _modulate(self.norm1(x_BSD), shift1, scale1)
+        modulated = _modulate(self.norm1(x_BSD), shift1, scale1, sizes)
         attended = self.self_attn(modulated, inputs.rope, inputs.self_mask_SS, inputs.self_spans)
-        x_BSD = x_BSD + _gate(attended, gate1)
-        x_BSD = x_BSD + self.cross_attn(self.norm3(x_BSD), inputs.context_BLD, inputs.cross_mask)
-        return x_BSD + _gate(self.feed_forward(_modulate(self.norm2(x_BSD), shift2, scale2)), gate2)
+        x_BSD = _add_gated(x_BSD, attended, gate1, sizes)
+        x_BSD = x_BSD + self.cross_attn(self.norm3(x_BSD), inputs.context_BLD, inputs.cross_mask, inputs.by_key)
+        fed = self.feed_forward(_modulate(self.norm2(x_BSD), shift2, scale2, sizes))
+        return _add_gated(x_BSD, fed, gate2, sizes)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Linear, GELU(tanh), linear, each with its LoRA."""
@@ -143,9 +176,9 @@ class Head(nn.Module):
         self.head = nn.Linear(config.hidden_dim, config.out_dim * math.prod(config.patch_size))
         self.modulation = nn.Parameter(torch.randn(1, 2, config.hidden_dim) / math.sqrt(config.hidden_dim))
 
-    def forward(self, x_BSD: Tensor, t_BTD: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, t_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
         shift, scale = (self.modulation[:, None] + t_BTD[:, :, None]).unbind(dim=2)
-        patches: Tensor = self.head(_modulate(self.norm(x_BSD), shift, scale))
+        patches: Tensor = self.head(_modulate(self.norm(x_BSD), shift, scale, time_sizes))
         return patches
 
 
@@ -177,34 +210,39 @@ class VideoDiT(nn.Module):
             latents_BCTHW: H and W multiples of the patch.
             timestep_B: in [0, 1000], one a sample; the first latent frame always uses 0.
             context_BLE: rows of text width.
-            context_mask_BL: True where a row may be attended to; None: all of them.
+            context_mask_BL: True where a row may be attended to, or how many equal rows it stands for; None: all once.
 
         Raises:
             ConfigError: where a shape does not fit.
         """
         self._check(latents_BCTHW, timestep_B, context_BLE, context_mask_BL)
-        dtype = self.patch_embedding.weight.dtype
-        patches: Tensor = self.patch_embedding(latents_BCTHW.to(dtype))
-        frames, rows, columns = patches.shape[2:]
-        t_BTD, t_mod_BT6D = self._embed_time(timestep_B, frames)
-        mask = None if context_mask_BL is None else context_mask_BL[:, None, None, :]
-        return DiTInputs(
-            tokens_BSD=patches.flatten(2).transpose(1, 2),
-            t_BTD=t_BTD,
-            t_mod_BT6D=t_mod_BT6D,
-            context_BLD=self.text_embedding(context_BLE.to(dtype)),
-            rope=rope_table((frames, rows, columns), self.config.head_dim, self.config.rope_theta, patches.device),
-            grid=(frames, rows, columns),
-            self_mask_SS=video_mask(self.config.attention_mask, frames, rows * columns, patches.device),
-            self_spans=video_spans(self.config.attention_mask, frames, rows * columns),
-            cross_mask=mask,
-        )
+        dtype, mask = self.patch_embedding.weight.dtype, context_mask_BL
+        if mask is not None:
+            mask = mask[:, None, None, :]
+            if mask.dtype != torch.bool:  # n equal scores weigh as much as one that is larger by log(n)
+                mask = mask.to(torch.promote_types(dtype, torch.float32)).log()
+        return self._embed(latents_BCTHW, timestep_B, self.text_embedding(context_BLE.to(dtype)), mask)
 
-    def run_blocks(self, inputs: DiTInputs, last_block: int | None = None) -> DiTOutput:
-        """Run the blocks and adapters up to `last_block` (its adapter included), or all of them."""
+    def prepare_together(
+        self, first_BC1HW: Tensor, noisy_BCTHW: Tensor, timestep_B: Tensor, context_BLE: Tensor, context_mask_BL: Tensor
+    ) -> tuple[DiTInputs, DiTInputs]:
+        """Both passes of a training step as one sequence, first the action pass at time 0; and the video pass alone.
+
+        Arguments as for `prepare`. The blocks compute them with the exact savings of docs/reports/training-step.md.
+        """
+        action = self.prepare(first_BC1HW, torch.zeros_like(timestep_B), context_BLE, context_mask_BL)
+        self._check(noisy_BCTHW, timestep_B, context_BLE, context_mask_BL)
+        video = self._embed(noisy_BCTHW, timestep_B, action.context_BLD, action.cross_mask)
+        video = replace(video, self_mask_SS=None, by_key=True)
+        return one_sequence(action, video), video
+
+    def run_blocks(self, inputs: DiTInputs, last_block: int | None = None, first_block: int = 0) -> DiTOutput:
+        """Run the blocks and adapters from `first_block` up to `last_block` (its adapter included), or to the end."""
         tokens = inputs.tokens_BSD
         states: dict[int, LayerState] = {}
         for layer, block in enumerate(self.blocks):
+            if layer < first_block:
+                continue
             tokens = block(tokens, inputs)
             if str(layer) in self.wam_adapters:
                 adapted: Tensor = self.wam_adapters[str(layer)](tokens)
@@ -217,23 +255,40 @@ class VideoDiT(nn.Module):
     def predict(self, tokens_BSD: Tensor, inputs: DiTInputs) -> Tensor:
         """Head and unpatchify: tokens after the last block -> [B, C, T, H, W]."""
         (frames, rows, columns), (_, patch_h, patch_w) = inputs.grid, self.config.patch_size
-        patches: Tensor = self.head(tokens_BSD, inputs.t_BTD)
+        patches: Tensor = self.head(tokens_BSD, inputs.t_BTD, inputs.time_sizes)
         pixels = patches.reshape(-1, frames, rows, columns, patch_h, patch_w, self.config.out_dim)
         return pixels.permute(0, 6, 1, 2, 4, 3, 5).reshape(
             -1, self.config.out_dim, frames, rows * patch_h, columns * patch_w
         )
 
-    def _embed_time(self, timestep_B: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """t [B, T, D] and its six modulation vectors [B, T, 6, D]; two distinct times a sample are embedded once."""
-        times = torch.stack((torch.zeros_like(timestep_B), timestep_B), dim=1)[:, : min(frames, 2)]
-        weight = self.patch_embedding.weight
-        embedded = sinusoidal_embedding(times.flatten(), self.config.freq_dim).to(weight.dtype)
+    def _embed(
+        self, latents_BCTHW: Tensor, timestep_B: Tensor, context_BLD: Tensor, cross_mask: Tensor | None
+    ) -> DiTInputs:
+        """`prepare` over a context that is embedded already."""
+        patches: Tensor = self.patch_embedding(latents_BCTHW.to(self.patch_embedding.weight.dtype))
+        frames, rows, columns = patches.shape[2:]
+        first, tokens = rows * columns, frames * rows * columns
+        sizes = (first,) if frames == 1 else (first, tokens - first)
+        t_BTD, t_mod_BT6D = self._embed_time(timestep_B, sizes)
+        return DiTInputs(
+            tokens_BSD=patches.flatten(2).transpose(1, 2),
+            t_BTD=t_BTD,
+            t_mod_BT6D=t_mod_BT6D,
+            time_sizes=sizes,
+            context_BLD=context_BLD,
+            rope=rope_table((frames, rows, columns), self.config.head_dim, self.config.rope_theta, patches.device),
+            grid=(frames, rows, columns),
+            self_mask_SS=video_mask(self.config.attention_mask, frames, first, patches.device),
+            self_spans=video_spans(self.config.attention_mask, frames, first),
+            cross_mask=cross_mask,
+        )
+
+    def _embed_time(self, timestep_B: Tensor, time_sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """t [B, T, D] and its six modulation vectors [B, T, 6, D] of time 0 and, where T is 2, the sample's time."""
+        times = torch.stack((torch.zeros_like(timestep_B), timestep_B), dim=1)[:, : len(time_sizes)]
+        embedded = sinusoidal_embedding(times.flatten(), self.config.freq_dim).to(self.patch_embedding.weight.dtype)
         t: Tensor = self.time_embedding(embedded).reshape(*times.shape, -1)
         t_mod: Tensor = self.time_projection(t).reshape(*times.shape, 6, -1)
-        if frames > 2:
-            frame = torch.ones(frames, dtype=torch.long, device=weight.device)
-            frame[0] = 0
-            t, t_mod = t[:, frame], t_mod[:, frame]
         return t, t_mod
 
     def _check(self, latents: Tensor, timestep: Tensor, context: Tensor, mask: Tensor | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from lightwam.config import LoRAConfig
@@ -38,3 +39,14 @@ def apply_linear(linear: nn.Linear, lora: LoRA | None, x: Tensor) -> Tensor:
     """The linear's output plus its low-rank update, if any."""
     y: Tensor = linear(x)
     return y if lora is None else y + lora(x)
+
+
+def linear_of_heads(linear: nn.Linear, lora: LoRA | None, x_BHLd: Tensor) -> Tensor:
+    """What each head's part of an input adds to `apply_linear`, without the bias: [B, H, L, d] -> [B, H, L, D]."""
+    heads = x_BHLd.shape[1]
+    y = torch.einsum("bhle,dhe->bhld", x_BHLd, linear.weight.unflatten(1, (heads, -1)))  # type: ignore[no-untyped-call]
+    if lora is None:
+        return y
+    down = lora.down_proj.weight.unflatten(1, (heads, -1))  # type: ignore[no-untyped-call]
+    update: Tensor = lora.up_proj(torch.einsum("bhle,rhe->bhlr", x_BHLd, down))
+    return y + update * lora.scale

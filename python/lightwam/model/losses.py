@@ -32,7 +32,7 @@ def flow_loss(flow: Tensor, target: Tensor, weight_B: Tensor, latent_is_pad: Ten
         weight_B: the flow-matching weight of each sample's time.
         latent_is_pad: boolean [B, T - 1], or None.
     """
-    error_BT = (flow[:, :, 1:].float() - target[:, :, 1:].float()).square().mean(dim=(1, 3, 4))
+    error_BT = (_wide(flow[:, :, 1:]) - _wide(target[:, :, 1:])).square().mean(dim=(1, 3, 4))
     weights = torch.ones_like(error_BT) if latent_is_pad is None else (~latent_is_pad).to(error_BT.dtype)
     per_sample = (error_BT * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
     return (per_sample * weight_B.to(per_sample.dtype)).mean()
@@ -48,7 +48,7 @@ def action_loss(
         action_is_pad_BH: boolean, or None.
         weighting: weights of prefix and tail, or None for 1 everywhere.
     """
-    error_BH = (actions.float() - target.float()).square().mean(dim=-1)
+    error_BH = (_wide(actions) - _wide(target)).square().mean(dim=-1)
     weights_BH = torch.ones_like(error_BH)
     if weighting is not None:
         weights_BH[:, : weighting.prefix_steps] = weighting.prefix_weight
@@ -57,3 +57,8 @@ def action_loss(
         weights_BH = weights_BH * (~action_is_pad_BH)
     per_sample = (error_BH * weights_BH).sum(dim=1) / weights_BH.sum(dim=1).clamp_min(1e-6)
     return per_sample.mean()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In at least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -55,6 +55,13 @@ def learned_query_pool(x_BSD: Tensor, scores_HQD: Tensor, merge_MQ: Tensor, eps:
     return pooled
 
 
+def plain_learned_query_pool(x_BSD: Tensor, scores_HQD: Tensor, merge_MQ: Tensor, eps: float) -> Tensor:
+    """As `learned_query_pool`, in PyTorch's own operators."""
+    normal = _layer_norm(x_BSD, eps)[0]
+    weights = torch.softmax(torch.einsum("bsd,hqd->bhqs", normal, scores_HQD), dim=-1)
+    return torch.einsum("bmhs,bsd->bmhd", torch.einsum("mq,bhqs->bmhs", merge_MQ, weights), normal)
+
+
 # Self-attention ------------------------------------------------------------------------------------------------------
 
 
@@ -149,9 +156,7 @@ def self_attention_backward_by_kernel(
 @torch.library.custom_op("lightwam::learned_query_pool", mutates_args=())
 def _learned_query_pool(x: Tensor, scores: Tensor, merge: Tensor, eps: float) -> Tensor:
     """y [B, M, H, D] of x [B, S, D], scores [H, Q, D], merge [M, Q], in the type of the scores."""
-    normal = _layer_norm(x, eps)[0]
-    weights = torch.softmax(torch.einsum("bsd,hqd->bhqs", normal, scores), dim=-1)
-    return torch.einsum("mq,bhqs,bsd->bmhd", merge, weights, normal).contiguous()
+    return plain_learned_query_pool(x, scores, merge, eps).contiguous()
 
 
 @_learned_query_pool.register_fake

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -19,6 +20,7 @@ from lightwam.config import FeatureSource, LightWAMConfig
 from lightwam.errors import ConfigError, DataError
 from lightwam.model.action_expert import ExpertOutput, PoolerAttention, StateFusionActionExpert
 from lightwam.model.attention import AttentionLayer, AttentionMethod
+from lightwam.model.context import merge_equal_rows
 from lightwam.model.dit import LayerState, VideoDiT, check_context
 from lightwam.model.fit import load_exactly
 from lightwam.model.flow_matching import FlowMatching
@@ -30,6 +32,16 @@ log = logging.getLogger(__name__)
 
 BATCH_KEYS = ("video_latents", "action", "proprio", "context", "context_mask")
 """What every training batch holds; see `LightWAM.training_losses`."""
+
+
+@dataclass(frozen=True)
+class _NoisedWindow:
+    """What the video pass sees, [B, C, T, h', w'] at times [B], what it must predict, and which latents are padding."""
+
+    noisy: Tensor
+    timestep: Tensor
+    target: Tensor
+    latent_pad: Tensor | None
 
 
 class _Mixtures(nn.Module):
@@ -255,16 +267,25 @@ class LightWAM(nn.Module):
     # Training --------------------------------------------------------------------------------------------------------
 
     def training_losses(
-        self, batch: Mapping[str, Tensor], noise: Tensor | None = None, timestep: Tensor | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        noise: Tensor | None = None,
+        timestep: Tensor | None = None,
+        *,
+        exact_savings: bool = True,
     ) -> dict[str, Tensor]:
         """Both losses of a batch of windows, each times its lambda, and their sum.
 
         Args:
             batch: `video_latents` [B, C, T, h, w] at full resolution; `action` [B, H, A] and `proprio` [B, P] or
-                [B, steps, P] (its first step counts), normalised; `context` [B, L, E]; `context_mask` boolean [B, L];
+                [B, steps, P] (its first step counts), normalised; `context` [B, L, E]; `context_mask` [B, L], booleans,
+                or counts of equal rows (`lightwam.model.context.merge_equal_rows`);
                 optionally `image_is_pad` [B, F] over the video's frames and `action_is_pad` [B, H], booleans.
             noise: [B, C, T, h', w'] at the down-sampled resolution; drawn if None.
             timestep: [B] in [0, 1000]; drawn if None.
+            exact_savings: compute both passes as one sequence, with fewer FLOPs and the same losses and gradients up to
+                rounding (docs/reports/training-step.md); False: one pass after the other, as they are defined. LoRA
+                dropout in training draws another mask for every row and pass, so with it this is always False.
 
         Returns:
             `loss` = `loss_video` + `loss_action`.
@@ -272,8 +293,14 @@ class LightWAM(nn.Module):
         Raises:
             DataError: where the batch lacks a key or a shape does not fit.
         """
-        loss_video = self.config.loss.lambda_video * self.video_loss(batch, noise, timestep)
-        loss_action = self.config.loss.lambda_action * self.action_loss(batch)[0]
+        lora = self.config.video_dit.lora
+        draws_masks = self.video_dit.training and lora is not None and lora.dropout > 0
+        if exact_savings and not draws_masks:
+            loss_video, loss_action = self._losses_together(batch, noise, timestep)
+        else:
+            loss_video, loss_action = self.video_loss(batch, noise, timestep), self.action_loss(batch)[0]
+        loss_video = self.config.loss.lambda_video * loss_video
+        loss_action = self.config.loss.lambda_action * loss_action
         return {"loss": loss_video + loss_action, "loss_video": loss_video, "loss_action": loss_action}
 
     def video_loss(
@@ -281,6 +308,44 @@ class LightWAM(nn.Module):
     ) -> Tensor:
         """The flow-matching loss alone, without its lambda; arguments as for `training_losses`."""
         context, mask, proprio = self._batch_context(batch)
+        window = self._noised_window(batch, noise, timestep)
+        flow = self.predict_flow_lowres(window.noisy, window.timestep, context, mask, proprio)
+        return self._flow_loss(flow, window)
+
+    def action_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ExpertOutput]:
+        """The action loss alone, without its lambda, and what the expert computed (pooled features included)."""
+        context, mask, proprio = self._batch_context(batch)
+        self._check_actions(batch, len(proprio))
+        output = self.action_features(batch["video_latents"][:, :, :1], context, mask, proprio)
+        return self._action_loss(output.actions_BHA, batch), output
+
+    def _losses_together(
+        self, batch: Mapping[str, Tensor], noise: Tensor | None, timestep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`video_loss` and `action_loss` of one run through the blocks; the action pass ends at the last adapter."""
+        context, mask, proprio = self._batch_context(batch)
+        self._check_actions(batch, len(proprio))
+        window = self._noised_window(batch, noise, timestep)
+        context, mask = self.append_proprio(*merge_equal_rows(context, mask), proprio)
+        assert mask is not None
+        first = batch["video_latents"][:, :, :1]
+        if self.config.video.downsample_action_pass:
+            first = self.downsample(first)
+        dit, layers = self.video_dit, self.config.video_dit.adapters.layers
+        both, video = dit.prepare_together(first, window.noisy, window.timestep, context, mask)
+        shared = dit.run_blocks(both, last_block=layers[-1])
+        tokens = both.tokens_BSD.shape[1] - video.tokens_BSD.shape[1]  # of the action pass
+        video.tokens_BSD = shared.tokens_BSD[:, tokens:]
+        flow = dit.predict(dit.run_blocks(video, first_block=layers[-1] + 1).tokens_BSD, video)
+        states = [shared.states[layer].of_tokens(tokens) for layer in layers]
+        steps = self.config.loss.supervised_steps(self.config.horizon)
+        actions = self.state_fusion_action_expert(states, steps, fold=True).actions_BHA
+        return self._flow_loss(flow, window), self._action_loss(actions, batch)
+
+    def _noised_window(
+        self, batch: Mapping[str, Tensor], noise: Tensor | None, timestep: Tensor | None
+    ) -> _NoisedWindow:
+        """The video pass's latents with their noise, and what it must learn."""
         latents = self.downsample(batch["video_latents"])
         latent_pad = None
         if "image_is_pad" in batch:
@@ -296,21 +361,24 @@ class LightWAM(nn.Module):
             timestep = self.flow_matching.sample_timesteps(len(latents), latents.device)
         noisy = self.flow_matching.add_noise(latents, noise, timestep)
         noisy = torch.cat((latents[:, :, :1], noisy[:, :, 1:]), dim=2)
-        flow = self.predict_flow_lowres(noisy, timestep, context, mask, proprio)
-        weight = self.flow_matching.training_weight(timestep)
-        return flow_loss(flow, self.flow_matching.target(latents, noise), weight, latent_pad)
+        return _NoisedWindow(noisy, timestep, self.flow_matching.target(latents, noise), latent_pad)
 
-    def action_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ExpertOutput]:
-        """The action loss alone, without its lambda, and what the expert computed (pooled features included)."""
-        context, mask, proprio = self._batch_context(batch)
+    def _flow_loss(self, flow: Tensor, window: _NoisedWindow) -> Tensor:
+        return flow_loss(flow, window.target, self.flow_matching.training_weight(window.timestep), window.latent_pad)
+
+    def _check_actions(self, batch: Mapping[str, Tensor], samples: int) -> None:
         action, pad = batch["action"], batch.get("action_is_pad")
-        expected = (len(proprio), self.config.horizon, self.config.action_dim)
+        expected = (samples, self.config.horizon, self.config.action_dim)
         if action.shape != expected:
             raise DataError(f"batch action has shape {tuple(action.shape)}: give {expected}")
         if pad is not None and (pad.shape != expected[:2] or pad.dtype != torch.bool):
             raise DataError(f"action_is_pad is {pad.dtype} {tuple(pad.shape)}: give booleans {expected[:2]}")
-        output = self.action_features(batch["video_latents"][:, :, :1], context, mask, proprio)
-        return action_loss(output.actions_BHA, action, pad, self.config.loss.temporal_weighting), output
+
+    def _action_loss(self, actions_BHA: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Of the first steps of a chunk, or of all of it."""
+        steps, pad = actions_BHA.shape[1], batch.get("action_is_pad")
+        pad = None if pad is None else pad[:, :steps]
+        return action_loss(actions_BHA, batch["action"][:, :steps], pad, self.config.loss.temporal_weighting)
 
     def _batch_context(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         missing = [key for key in BATCH_KEYS if key not in batch]

@@ -205,8 +205,8 @@ def test_operators_compile_in_one_piece() -> None:
 def test_spans_say_what_the_mask_says(kind: Any, frames: int) -> None:
     mask = video_mask(kind, frames, 4, torch.device("cpu"))
     seen = torch.zeros(4 * frames, 4 * frames, dtype=torch.bool)
-    for start, stop, keys in video_spans(kind, frames, 4):
-        seen[start:stop, :keys] = True
+    for start, stop, first, end in video_spans(kind, frames, 4):
+        seen[start:stop, first:end] = True
     assert torch.equal(seen, torch.ones_like(seen) if mask is None else mask)
 
 
