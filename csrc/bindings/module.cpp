@@ -8,10 +8,12 @@
 #include <string>
 #include <string_view>
 
+#include "bindings/gil.hpp"
 #include "engine/engine_file.hpp"
 #include "lightwam/policy.hpp"
 
 namespace py = pybind11;
+using lightwam::bindings::WithoutGil;
 
 namespace {
 
@@ -91,7 +93,7 @@ void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents,
     double* const times = static_cast<double*>(seconds.mutable_data());
     lightwam::Timings timings;
     {
-        const py::gil_scoped_release release;
+        const WithoutGil without_gil;
         if constexpr (by_stage)
             policy.infer_by_stage(observation, out, action_count, timings);
         else
@@ -108,11 +110,9 @@ py::dict tune(lightwam::Policy& policy, const py::dict& images, py::handle laten
     const lightwam::Observation observation = observation_of(images, latents, state, views);
     lightwam::Tuning tuning;
     {
-        const py::gil_scoped_release release;
-        tuning = policy.tune(observation, repeats, [&](int done, int total) {
-            const py::gil_scoped_acquire acquire;
-            progress(done, total);
-        });
+        WithoutGil without_gil;
+        tuning =
+            policy.tune(observation, repeats, [&](int done, int total) { without_gil.call(progress, done, total); });
     }
     py::list tasks;
     for (const lightwam::TaskTiming& task : tuning.tasks)
@@ -128,13 +128,13 @@ py::dict tune(lightwam::Policy& policy, const py::dict& images, py::handle laten
 }
 
 void set_instruction(lightwam::Policy& policy, const std::string& text) {
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     policy.set_instruction(text);
 }
 
 // Waits until no other thread is in the policy, which may itself wait for Python (the progress of `tune`).
 std::string instruction(const lightwam::Policy& policy) {
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     return policy.instruction();
 }
 
@@ -145,16 +145,23 @@ std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std
     options.threads = threads;
     options.precision = precision;
     options.instruction_set = instruction_set;
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     return std::make_unique<lightwam::Policy>(path, options);
 }
 
 // Verifies an engine file, numbers included, without keeping its weights; returns its JSON document.
 std::string verify(const std::string& path) {
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     const lightwam::engine::EngineFile file(path);
     file.check_all_numbers();
     return file.document();
+}
+
+// In place of the error of pickle, copy and deepcopy, which names no remedy.
+py::object refuse_to_copy(const lightwam::Policy&, py::handle) {
+    throw lightwam::Error(lightwam::ErrorKind::device,
+                          "a policy cannot be pickled or copied, for its threads and memory are those of this process: "
+                          "pass the path of its engine file on, and open it where it is used");
 }
 
 py::list stage_names() {
@@ -170,6 +177,7 @@ PYBIND11_MODULE(_engine, module) {
     py::register_exception_translator(translate);
     module.def("verify", &verify, py::arg("path"));
     module.attr("STAGES") = stage_names();
+    py::dtype::of<float>();  // pybind11 looks NumPy up now, not in a thread that Python may end meanwhile
 
     using lightwam::Policy;
     py::class_<Policy>(module, "Policy")
@@ -182,6 +190,7 @@ PYBIND11_MODULE(_engine, module) {
              py::arg("actions"), py::arg("seconds"))
         .def("tune", &tune, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("repeats"),
              py::arg("progress"))
+        .def("__reduce_ex__", &refuse_to_copy, py::arg("protocol"))
         .def_property_readonly("instruction", &instruction)
         .def_property_readonly("instruction_computations", &Policy::instruction_computations)
         .def_property_readonly("resize_plans_built", &Policy::resize_plans_built)

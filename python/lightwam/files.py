@@ -37,25 +37,34 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     An older `folder` is replaced as a whole; parent folders are made.
     """
     building = folder.with_name(_aside(folder.name))
-    building.mkdir(parents=True)
+    old = folder.with_name(f"{building.name}.old")
     try:
+        building.mkdir(parents=True)
         yield building
         for path in building.rglob("*"):
             _flush(path)
-        old = folder.with_name(f"{building.name}.old")
-        replaced = folder.exists()
-        if replaced:
-            folder.rename(old)
         try:
+            if folder.exists():
+                folder.rename(old)
             building.rename(folder)
-        except OSError:
-            if replaced:
+        except BaseException:  # Ctrl-C among them
+            if old.exists() and not folder.exists():
                 old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+
+
+def remove_unfinished(folder: Path, pid: int) -> None:
+    """Remove what a process that is no more was writing aside in a folder. Files that cannot be removed stay."""
+    for path in folder.glob(f".*.{pid}.*.part*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dict[str, Any]:
