@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forks at any moment of a process whose threads infer, open policies and set instructions: the child's own policy works,
-// an inherited one is refused by name, and nothing waits for ever. A second argument: how many children (20).
+// Forks at any moment of a process whose threads infer, open policies and set instructions: the child's own policy
+// works, an inherited one is refused by name, and nothing waits for ever. A second argument: how many children (20).
 #include <sys/wait.h>
 #include <unistd.h>
 
