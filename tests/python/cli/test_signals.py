@@ -142,6 +142,16 @@ def test_bench_names_the_process_that_died() -> None:
     assert f"the measuring process {worker} was ended by SIGKILL" in line and line.endswith("free some")
 
 
+#: In whose import an exception is the end of the process, as it is in the C++ of some extensions.
+DELICATE = """
+import os, time
+print("ready", flush=True)
+try:
+    time.sleep(1)
+except BaseException:
+    os.abort()
+"""
+
 VERB = """
 import dataclasses, os, signal, sys, time
 from pathlib import Path
@@ -153,8 +163,17 @@ class Args:
     folder: Path
     how: str = "plain"
 
+class Dropped:  # Python drops what is raised in there
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(600)
+
 def main(args):
     try:
+        if args.how == "dropped":
+            Dropped()
+        if args.how == "import":
+            import delicate
         with replacing_file(args.folder / "file") as file, replacing_folder(args.folder / "folder") as folder:
             file.touch()
             (folder / "part").touch()
@@ -182,12 +201,13 @@ def waiting(folder: Path, *options: str, under: tuple[str, ...] = ()) -> subproc
     (folder / "out").mkdir()
     script = folder / "waiting_verb.py"
     script.write_text(VERB)
+    (folder / "delicate.py").write_text(DELICATE)
     process = start("wait", "--folder", folder / "out", *options, script=script, under=under)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
 
 
-@pytest.mark.parametrize("how", ["plain", "converted", "forgotten", "echo"])
+@pytest.mark.parametrize("how", ["plain", "converted", "forgotten", "echo", "dropped", "import"])
 def test_any_verb(tmp_path: Path, how: str) -> None:
     """Whatever the code that meets the signal makes of it, and when more signals follow at once."""
     process = waiting(tmp_path, "--how", how)
