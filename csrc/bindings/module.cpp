@@ -9,10 +9,12 @@
 #include <string>
 #include <string_view>
 
+#include "bindings/gil.hpp"
 #include "engine/engine_file.hpp"
 #include "lightwam/policy.hpp"
 
 namespace py = pybind11;
+using lightwam::bindings::WithoutGil;
 
 namespace {
 
@@ -92,7 +94,7 @@ void infer(lightwam::Policy& policy, const py::dict& images, py::handle latents,
     double* const times = static_cast<double*>(seconds.mutable_data());
     lightwam::Timings timings;
     {
-        const py::gil_scoped_release release;
+        const WithoutGil without_gil;
         if constexpr (by_stage)
             policy.infer_by_stage(observation, out, action_count, timings);
         else
@@ -109,11 +111,9 @@ py::dict tune(lightwam::Policy& policy, const py::dict& images, py::handle laten
     const lightwam::Observation observation = observation_of(images, latents, state, views);
     lightwam::Tuning tuning;
     {
-        const py::gil_scoped_release release;
-        tuning = policy.tune(observation, repeats, [&](int done, int total) {
-            const py::gil_scoped_acquire acquire;
-            progress(done, total);
-        });
+        WithoutGil without_gil;
+        tuning =
+            policy.tune(observation, repeats, [&](int done, int total) { without_gil.call(progress, done, total); });
     }
     py::list tasks;
     for (const lightwam::TaskTiming& task : tuning.tasks)
@@ -129,25 +129,20 @@ py::dict tune(lightwam::Policy& policy, const py::dict& images, py::handle laten
 }
 
 void set_instruction(lightwam::Policy& policy, const std::string& text) {
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     policy.set_instruction(text);
 }
 
 // Waits until no other thread is in the policy, which may itself wait for Python (the progress of `tune`).
 std::string instruction(const lightwam::Policy& policy) {
-    const py::gil_scoped_release release;
+    const WithoutGil without_gil;
     return policy.instruction();
 }
 
-// What is called while a file is read: Ctrl-C ends that. Python handles signals on its main thread alone, so on another
-// one there is nothing to call.
-std::function<void()> signals_of_this_thread() {
+// Python handles signals on its main thread alone: on another one there is nothing to look for while a file is read.
+bool on_main_thread() {
     const py::module_ threading = py::module_::import("threading");
-    if (!threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"))) return nullptr;
-    return [] {
-        const py::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    };
+    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
 }
 
 std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
@@ -157,18 +152,28 @@ std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std
     options.threads = threads;
     options.precision = precision;
     options.instruction_set = instruction_set;
-    options.while_opening = signals_of_this_thread();
-    const py::gil_scoped_release release;
+    const bool signals = on_main_thread();
+    WithoutGil without_gil;
+    if (signals) options.while_opening = [&] { without_gil.check_signals(); };
     return std::make_unique<lightwam::Policy>(path, options);
 }
 
 // Verifies an engine file, numbers included, without keeping its weights; returns its JSON document.
 std::string verify(const std::string& path) {
-    std::function<void()> signals = signals_of_this_thread();
-    const py::gil_scoped_release release;
-    const lightwam::engine::EngineFile file(path, std::move(signals));
+    const bool signals = on_main_thread();
+    WithoutGil without_gil;
+    std::function<void()> while_reading;
+    if (signals) while_reading = [&] { without_gil.check_signals(); };
+    const lightwam::engine::EngineFile file(path, std::move(while_reading));
     file.check_all_numbers();
     return file.document();
+}
+
+// In place of the error of pickle, copy and deepcopy, which names no remedy.
+py::object refuse_to_copy(const lightwam::Policy&, py::handle) {
+    throw lightwam::Error(lightwam::ErrorKind::device,
+                          "a policy cannot be pickled or copied, for its threads and memory are those of this process: "
+                          "pass the path of its engine file on, and open it where it is used");
 }
 
 py::list stage_names() {
@@ -184,6 +189,7 @@ PYBIND11_MODULE(_engine, module) {
     py::register_exception_translator(translate);
     module.def("verify", &verify, py::arg("path"));
     module.attr("STAGES") = stage_names();
+    py::dtype::of<float>();  // pybind11 looks NumPy up now, not in a thread that Python may end meanwhile
 
     using lightwam::Policy;
     py::class_<Policy>(module, "Policy")
@@ -196,6 +202,7 @@ PYBIND11_MODULE(_engine, module) {
              py::arg("actions"), py::arg("seconds"))
         .def("tune", &tune, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("repeats"),
              py::arg("progress"))
+        .def("__reduce_ex__", &refuse_to_copy, py::arg("protocol"))
         .def_property_readonly("instruction", &instruction)
         .def_property_readonly("instruction_computations", &Policy::instruction_computations)
         .def_property_readonly("resize_plans_built", &Policy::resize_plans_built)

@@ -50,6 +50,8 @@ std::array<bf16_bits, 256> table_of_f8() noexcept {
     return table;
 }
 
+const std::array<bf16_bits, 256> kWideF8 = table_of_f8();
+
 template <class T>
 void quantize_row(const QuantizeRowsF8Args& a, std::size_t r) noexcept {
     constexpr float kSmallestNormal = 1.17549435e-38F;
@@ -98,8 +100,7 @@ float round_to_f8(float x) noexcept {
 }
 
 void widen_f8(const std::byte* f8, std::size_t count, bf16_bits* wide) noexcept {
-    static const std::array<bf16_bits, 256> kTable = table_of_f8();
-    for (std::size_t i = 0; i < count; ++i) wide[i] = kTable[std::to_integer<std::size_t>(f8[i])];
+    for (std::size_t i = 0; i < count; ++i) wide[i] = kWideF8[std::to_integer<std::size_t>(f8[i])];
 }
 
 void run(const Execution& execution, const QuantizeRowsF8Args& args) noexcept {

@@ -57,7 +57,7 @@ class ThreadPool {
 // one process do not run more threads than there are CPUs.
 class CoreBudget {
   public:
-    explicit CoreBudget(int cores) : cores_(cores) {}
+    constexpr explicit CoreBudget(int cores) : cores_(cores) {}
     CoreBudget(const CoreBudget&) = delete;
     CoreBudget& operator=(const CoreBudget&) = delete;
 

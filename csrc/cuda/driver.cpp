@@ -4,12 +4,24 @@
 #include <dlfcn.h>
 
 #include <cstring>
+#include <memory>
 #include <mutex>
 
 namespace lightwam::cuda {
 namespace {
 
 constexpr const char* kLibrary = "libcuda.so.1";
+constexpr const char* kInherited = "CUDA was started before this process was forked, and does not outlive a fork";
+constexpr const char* kMaybeForked = "; if this process was forked after another library had started CUDA";
+constexpr const char* kForkRemedy = ": start processes with multiprocessing's 'spawn' method, or use device='cpu'";
+
+// What the whole process shares.
+struct Process {
+    enum class State { absent, started, inherited } state = State::absent;
+    std::mutex mutex;
+    Driver driver;
+};
+constinit Process process{};
 
 [[noreturn]] void fail(const std::string& why) { throw Error(ErrorKind::device, why); }
 
@@ -46,26 +58,34 @@ DriverError::DriverError(const Driver& driver, Result result, const std::string&
     : Error(ErrorKind::device, what + ": the GPU driver says " + driver.text(result)), result_(result) {}
 
 const Driver& load_driver() {
-    static std::mutex mutex;
-    static Driver driver;
-    static bool loaded = false;
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (loaded) return driver;
+    using State = Process::State;
+    const std::lock_guard<std::mutex> lock(process.mutex);
+    Driver& driver = process.driver;
+    if (process.state == State::inherited) fail(std::string(kInherited) + kForkRemedy);
+    if (process.state == State::started) return driver;
     void* const library = ::dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
         const char* const why = ::dlerror();
         fail(std::string("no GPU driver: ") + (why != nullptr ? why : kLibrary) +
              "; install the driver of an NVIDIA GPU, or use device='cpu'");
     }
-    const Driver found = look_up_all(library);
-    if (const Result result = found.init(0); result != Result::success)
-        fail("the GPU driver does not start: " + found.text(result) +
+    driver = look_up_all(library);
+    process.state = State::started;  // before it is, so that a fork meanwhile inherits it
+    if (const Result result = driver.init(0); result != Result::success) {
+        process.state = State::absent;
+        const std::string why = "the GPU driver does not start: " + driver.text(result);
+        if (result == Result::not_initialized) fail(why + kMaybeForked + kForkRemedy);
+        fail(why +
              (result == Result::no_device ? "; there is no GPU that this process may use"
                                           : "; restart the machine or install the driver again") +
              ", or use device='cpu'");
-    driver = found;
-    loaded = true;
+    }
     return driver;
+}
+
+void forget_driver() noexcept {
+    std::construct_at(&process.mutex);
+    if (process.state == Process::State::started) process.state = Process::State::inherited;
 }
 
 }  // namespace lightwam::cuda

@@ -27,6 +27,7 @@ enum class Result : int {
     success = 0,
     invalid_value = 1,
     out_of_memory = 2,
+    not_initialized = 3,
     no_device = 100,
     invalid_device = 101,
     invalid_image = 200,
@@ -112,7 +113,9 @@ inline void check(const Driver& driver, Result result, std::string_view what) {
 }
 
 // The driver of this process, initialised; loaded by the first call that succeeds and never unloaded.
-// Throws Error (device) when there is none, it lacks a function, or it does not start.
+// Throws Error (device) when there is none, it lacks a function, it does not start, or it was started before a fork.
 const Driver& load_driver();
+// In the child of a fork: the driver that the parent started is of no use here.
+void forget_driver() noexcept;
 
 }  // namespace lightwam::cuda

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CPU as a backend: every op of the graph bound to a kernel of the best instruction set.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <optional>
 #include <system_error>
@@ -93,7 +94,7 @@ class ResizePlans {
             if (!plans_[i].fits(height, width)) {
                 plans_[i] = cpu::ResizePlan(height, width, static_cast<std::size_t>(cameras_[i].height),
                                             static_cast<std::size_t>(cameras_[i].width), threads_);
-                ++built_;
+                built_.fetch_add(1, std::memory_order_relaxed);
             }
             images_[i].pixels = image.pixels;
             images_[i].row_stride = image.row_stride;
@@ -104,14 +105,14 @@ class ResizePlans {
 
     const cpu::CameraImage* images() const { return images_.data(); }
     std::size_t count() const { return images_.size(); }
-    std::uint64_t built() const { return built_; }
+    std::uint64_t built() const { return built_.load(std::memory_order_relaxed); }
 
   private:
     const std::vector<CameraInfo>& cameras_;
     int threads_;
     std::vector<cpu::CameraImage> images_;
     std::vector<cpu::ResizePlan> plans_;
-    std::uint64_t built_ = 0;
+    std::atomic<std::uint64_t> built_{0};
 };
 
 class CpuBackend final : public Backend {

@@ -7,11 +7,14 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <sstream>
 #include <thread>
 
 namespace lightwam::runtime {
 namespace {
+
+constinit cpu::CoreBudget budget(1);
 
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
@@ -77,9 +80,8 @@ int available_cpus() {
     return std::max(1, cpus);
 }
 
-cpu::CoreBudget& process_budget() {
-    static cpu::CoreBudget budget(1);
-    return budget;
-}
+cpu::CoreBudget& process_budget() noexcept { return budget; }
+
+void forget_process_budget() noexcept { std::construct_at(&budget, 1); }
 
 }  // namespace lightwam::runtime

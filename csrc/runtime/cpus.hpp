@@ -16,6 +16,8 @@ int available_cpus();
 int quota_cpus(const std::string& root);
 
 // Of the whole process.
-cpu::CoreBudget& process_budget();
+cpu::CoreBudget& process_budget() noexcept;
+// In the child of a fork, where the pools that worked are no more: an unused budget again.
+void forget_process_budget() noexcept;
 
 }  // namespace lightwam::runtime

@@ -2,6 +2,7 @@
 #include "lightwam/policy.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include "engine/engine_file.hpp"
 #include "engine/error_reporter.hpp"
 #include "runtime/backend.hpp"
+#include "runtime/process.hpp"
 #include "runtime/text.hpp"
 
 namespace lightwam {
@@ -133,6 +135,12 @@ struct Policy::Implementation {
     void expect_instruction() const;
     runtime::ActInputs accept(const Observation& observation);
 
+    // The right to use the backend. Throws Error (device) in another process than the one that opened the policy.
+    std::unique_lock<std::mutex> enter();
+    void expect_own_process() const;
+    bool inherited() const noexcept { return forks_ != runtime::forks(); }
+
+    const std::uint32_t forks_ = runtime::forks();
     engine::Graph graph_;
     PolicyInfo info_;
     std::mutex mutex_;
@@ -140,7 +148,7 @@ struct Policy::Implementation {
     std::optional<Cameras> cameras_;
     bool needs_instruction_ = false;
     std::string instruction_;
-    std::uint64_t instruction_computations_ = 0;
+    std::atomic<std::uint64_t> instruction_computations_{0};
 };
 
 Policy::Implementation::Implementation(const std::string& path, const PolicyOptions& options) {
@@ -155,6 +163,21 @@ Policy::Implementation::Implementation(const std::string& path, const PolicyOpti
     needs_instruction_ = std::ranges::any_of(
         graph_.act.values, [](const engine::Value& value) { return value.storage == engine::Storage::instruction; });
     describe(why);
+}
+
+// Of the opening process a child has the memory only, as it was at the moment of the fork: not the threads, not the
+// GPU, and the lock for ever if another thread held it.
+void Policy::Implementation::expect_own_process() const {
+    if (inherited())
+        throw Error(ErrorKind::device, "this policy of engine '" + info_.name +
+                                           "' was opened before this process was forked, and works in the process that "
+                                           "opened it: open another one here, or start processes with "
+                                           "multiprocessing's 'spawn' method");
+}
+
+std::unique_lock<std::mutex> Policy::Implementation::enter() {
+    expect_own_process();
+    return std::unique_lock(mutex_);
 }
 
 void Policy::Implementation::describe(const std::string& why) {
@@ -175,7 +198,7 @@ void Policy::Implementation::set_instruction(std::string_view text) {
     if (!backend_->recall_instruction(text)) {
         const auto constant = [&](std::size_t tensor) { return backend_->text_constant(tensor); };
         backend_->compute_instruction(text, runtime::encode_instruction(graph_, constant, text, backend_->context()));
-        ++instruction_computations_;
+        instruction_computations_.fetch_add(1, std::memory_order_relaxed);
     }
     instruction_.swap(instruction);
 }
@@ -237,47 +260,59 @@ Tuning Policy::Implementation::tune(const Observation& observation, int repeats,
         throw Error(ErrorKind::internal,
                     "tuning requests " + std::to_string(repeats) + " repeats; expected at least 1");
     expect_instruction();
-    return backend_->tune(accept(observation), repeats, progress);
+    return backend_->tune(accept(observation), repeats, [&](int done, int total) {
+        progress(done, total);
+        expect_own_process();  // what was called may have forked
+    });
 }
 
 Policy::Policy(const std::string& path, const PolicyOptions& options) {
     try {
-        implementation_ = std::make_unique<Implementation>(path, options);
+        implementation_.reset(new Implementation(path, options));
     } catch (const std::bad_alloc&) {
         throw Error(ErrorKind::engine, "engine file '" + path + "': not enough memory to load it; free some");
     }
 }
+
+// In the child of a fork nothing of it is touched: its threads are not there to be joined, and what another thread was
+// changing is half changed.
+void Policy::Deleter::operator()(Implementation* implementation) const noexcept {
+    if (!implementation->inherited()) delete implementation;
+}
+
 Policy::~Policy() = default;
 Policy::Policy(Policy&&) noexcept = default;
 Policy& Policy::operator=(Policy&&) noexcept = default;
 
 void Policy::set_instruction(std::string_view text) {
-    const std::lock_guard<std::mutex> lock(implementation_->mutex_);
+    const auto lock = implementation_->enter();
     implementation_->set_instruction(text);
 }
 
 void Policy::infer(const Observation& observation, float* actions, std::size_t action_count, Timings* timings) {
-    const std::lock_guard<std::mutex> lock(implementation_->mutex_);
+    const auto lock = implementation_->enter();
     implementation_->infer(observation, actions, action_count, timings, false);
 }
 
 void Policy::infer_by_stage(const Observation& observation, float* actions, std::size_t action_count,
                             Timings& timings) {
-    const std::lock_guard<std::mutex> lock(implementation_->mutex_);
+    const auto lock = implementation_->enter();
     implementation_->infer(observation, actions, action_count, &timings, true);
 }
 
 Tuning Policy::tune(const Observation& observation, int repeats, const TuningProgress& progress) {
-    const std::lock_guard<std::mutex> lock(implementation_->mutex_);
+    const auto lock = implementation_->enter();
     return implementation_->tune(observation, repeats, progress);
 }
 
 const PolicyInfo& Policy::info() const noexcept { return implementation_->info_; }
 std::string Policy::instruction() const {
-    const std::lock_guard<std::mutex> lock(implementation_->mutex_);
+    const auto lock = implementation_->enter();
     return implementation_->instruction_;
 }
-std::uint64_t Policy::instruction_computations() const noexcept { return implementation_->instruction_computations_; }
+std::uint64_t Policy::instruction_computations() const noexcept {
+    return implementation_->instruction_computations_.load(std::memory_order_relaxed);
+}
 std::uint64_t Policy::resize_plans_built() const noexcept { return implementation_->backend_->resize_plans_built(); }
 
 }  // namespace lightwam

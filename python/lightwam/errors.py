@@ -51,7 +51,7 @@ class PrecisionError(LightWAMError):
 
 
 class DeviceError(LightWAMError):
-    """The requested device is unknown or not usable on this machine."""
+    """The requested device is unknown or not usable on this machine, or a policy is not of this process."""
 
 
 class SimulatorError(LightWAMError):

@@ -57,19 +57,18 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """
     remove_leftovers(folder.parent)
     with _aside(folder, folder.name) as building:
-        building.mkdir(parents=True)
+        old = folder.with_name(f"{building.name}{_OLD}")
         try:
+            building.mkdir(parents=True)
             yield building
             for path in building.rglob("*"):
                 _flush(path)
-            old = folder.with_name(f"{building.name}{_OLD}")
-            replaced = folder.exists()
-            if replaced:
-                folder.rename(old)
             try:
+                if folder.exists():
+                    folder.rename(old)
                 building.rename(folder)
-            except OSError:
-                if replaced:
+            except BaseException:  # Ctrl-C among them
+                if old.exists() and not folder.exists():
                     old.rename(folder)
                 raise
             shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The policy for C and for other languages. No function throws or aborts: each that can fail returns a status, and
- * lightwam_last_error() gives this thread's last message, one line. */
+ * lightwam_last_error() gives this thread's last message, one line.
+ *
+ * A policy works in the process that opened it. In the child of a fork set_instruction and infer answer
+ * LIGHTWAM_DEVICE_ERROR, and closing it gives nothing back; a child opens policies of its own. */
 #ifndef LIGHTWAM_POLICY_H
 #define LIGHTWAM_POLICY_H
 

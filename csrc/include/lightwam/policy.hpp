@@ -143,6 +143,8 @@ struct PolicyInfo : PolicySizes {
     std::size_t weight_bytes = 0;  // packed weights held in memory, or weights on the GPU
 };
 
+// A policy works in the process that opened it. In the child of a fork each call that computes throws Error (device),
+// info() is still there, and destroying the policy gives nothing back; a child opens policies of its own.
 class LIGHTWAM_API Policy {
   public:
     // Maps and verifies the file, packs its weights. Throws Error (engine, device, precision).
@@ -176,7 +178,10 @@ class LIGHTWAM_API Policy {
 
   private:
     struct Implementation;
-    std::unique_ptr<Implementation> implementation_;
+    struct Deleter {
+        void operator()(Implementation* implementation) const noexcept;
+    };
+    std::unique_ptr<Implementation, Deleter> implementation_;
 };
 
 }  // namespace lightwam

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
+import functools
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from lightwam.errors import EngineError
 from lightwam.progress import progress_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.policy import DeviceName
+from lightwam.workers import WorkerDied, run_jobs
 
 MAX_IMAGE_SIZE = 8192
 
@@ -59,12 +59,13 @@ def set_any_instruction(policy: Policy, otherwise: str) -> None:
 
 def measure_alone(engine: Path, device: DeviceName, threads: int | None, options: BenchOptions) -> Measurement:
     """`measure_engine` in a fresh process, so that memory and start-up time are the engine's own."""
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(measure_engine, engine, device, threads, options).result()
-    except BrokenProcessPool:
-        raise EngineError(f"{engine}: the measuring process was ended, mostly for lack of memory: free some") from None
+    measure = functools.partial(measure_engine, engine, device, options=options)
+    with contextlib.closing(run_jobs(measure, [threads], attempts=1)) as results:
+        try:
+            _, measurement = next(results)
+        except WorkerDied as died:
+            raise EngineError(f"{engine}: the measuring {died}, mostly for lack of memory: free some") from None
+    return measurement
 
 
 def measure_engine(engine: Path, device: DeviceName, threads: int | None, options: BenchOptions) -> Measurement:

@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from lightwam.cli.stop import Stopped, say_last, stopped_by_signals
 from lightwam.errors import LightWAMError, escaped
 
 
@@ -117,7 +118,8 @@ def print_faults(error: LightWAMError) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Exit status: 0 done, 1 the verb's own 'no', 2 wrong use or a lightwam error (one line on stderr)."""
+    """Entry point. Exit status: 0 done, 1 the verb's own 'no', 2 wrong use or a lightwam error (one line on stderr),
+    128 + n after signal n (SIGINT, SIGTERM or SIGHUP)."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -133,7 +135,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
-        return run_verb(*found)
+        with stopped_by_signals(program=argv is None):
+            return run_verb(*found)
+    except Stopped as stop:
+        say_last(f"lightwam {found[0]}: interrupted by {stop.signal.name}")
+        return 128 + stop.signal
     except LightWAMError as error:
         print_faults(error)
         print(f"lightwam {found[0]}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -155,6 +161,3 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except KeyboardInterrupt:
-        print(f"lightwam {found[0]}: interrupted", file=sys.stderr)
-        return 130

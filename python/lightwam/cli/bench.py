@@ -72,8 +72,9 @@ def main(arguments: BenchArgs) -> int:
         record = measurement.record
         print_table(measurement, f"{engine.name}, {record.precision}, {where(record)}, {arguments.runs} chunks")
         records.append(record)
+        if arguments.out is not None:  # what was measured stays when the next one fails or is interrupted
+            write_figures(records, arguments.out / "bench.json", engine=engine.name)
     if arguments.out is not None:
-        write_figures(records, arguments.out / "bench.json", engine=engine.name)
         draw(records, engine.name, arguments.out / "bench.png")
         print(f"wrote {arguments.out / 'bench.json'} and {arguments.out / 'bench.png'}")
     return 0

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ class Policy:
     def __init__(
         self, path: bytes, device: str, threads: int, precision: str, instruction_set: str = "auto"
     ) -> None: ...
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn: ...
     def set_instruction(self, text: str) -> None: ...
     def infer(
         self,

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -56,6 +56,9 @@ class Policy:
 
     Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError. Logs one line to the
     logger "lightwam.runtime" that says what runs and why. Calls from several threads are served one after the other.
+
+    A policy works in the process that opened it (docs/reference/runtime.md, "Processes and threads"). In the child of a
+    fork `set_instruction`, `infer` and `tune` raise DeviceError, as do pickle, copy and deepcopy: pass the path on.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Policy:
             raise DeviceError(f"device is {device!r}; expected 'cpu', 'cuda' or 'auto'")
         if not isinstance(precision, str):
             raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16', 'f16', 'int8' or 'fp8'")
+        self._path = path
         self._engine = _engine.Policy(_file_name(path), device, _thread_count(threads), precision)
         self._metadata: dict[str, Any] = json.loads(self._engine.document)
         policy = self._metadata["policy"]
@@ -84,6 +88,12 @@ class Policy:
         _logger.info("%s", self._engine.execution_info)
         if self._engine.warning:
             _logger.warning("%s", self._engine.warning)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise DeviceError(
+            "a policy cannot be pickled or copied, for its threads and memory are those of this process: pass the path "
+            f"of its engine file on, and open it where it is used: Policy({os.fspath(self._path)!r})"
+        )
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -7,13 +7,11 @@ alone. `lightwam.data.lerobot_writer` joins what is staged into a LeRobot v3.0 d
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from lightwam.progress import tally_bar
 from lightwam.sim.env import Recorder, Recording, Simulator, Task
 from lightwam.sim.policies import load_policy
 from lightwam.sim.registry import load_simulator
+from lightwam.workers import run_jobs
 
 log = logging.getLogger(__name__)
 
@@ -111,18 +110,6 @@ def record_one(recorder: Recorder, staging: Staging, number: int, kind: str) -> 
 _recorder: Recorder | None = None  # of this process
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is killed."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _record_job(make: Callable[[], Recorder], staging: Staging, job: Job) -> int:
     """Record one episode with this process's recorder; returns its rows."""
     global _recorder
@@ -133,27 +120,25 @@ def _record_job(make: Callable[[], Recorder], staging: Staging, job: Job) -> int
 def record(make: Callable[[], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
     """Record what is missing of `jobs`; returns the number of rows recorded now.
 
-    make: called in each process; it travels there by pickle. Raises SimulatorError where a process fails.
+    make: called in each process; it travels there by pickle. An episode whose process dies is recorded once more.
+    Raises SimulatorError where a process fails; what is staged is kept.
     """
     staging.folder.mkdir(parents=True, exist_ok=True)
     left, rows_total = staging.missing(jobs), 0
     log.info("%d of %d episodes left to record in %s", len(left), len(jobs), staging.folder)
     if not left:
         return 0
-    context = multiprocessing.get_context("spawn")
+    results = run_jobs(functools.partial(_record_job, make, staging), left, processes, unfinished=staging.folder)
     with (
         tally_bar("recording", len(jobs), "rows", done=len(jobs) - len(left)) as advance,
-        ProcessPoolExecutor(min(processes, len(left)), context, _end_with_parent) as pool,
+        contextlib.closing(results),
     ):
-        running = {pool.submit(_record_job, make, staging, job): job for job in left}
         try:
-            for future in as_completed(running):
-                rows = future.result()
+            for job, rows in results:
                 rows_total += rows
                 advance(1, rows)
-                log.info("episode %d (%s): %d rows", *running[future], rows)
+                log.info("episode %d (%s): %d rows", *job, rows)
         except Exception as error:  # whatever a simulator raises
-            raise SimulatorError(f"a recording process failed: {type(error).__name__}: {error}") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            kept = f"the episodes in {staging.folder} are kept"
+            raise SimulatorError(f"a recording process failed: {type(error).__name__}: {error}; {kept}") from error
     return rows_total
