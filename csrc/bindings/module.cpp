@@ -10,6 +10,7 @@
 
 #include "engine/engine_file.hpp"
 #include "lightwam/policy.hpp"
+#include "runtime/instruction_text.hpp"
 
 namespace py = pybind11;
 
@@ -138,9 +139,20 @@ std::string instruction(const lightwam::Policy& policy) {
     return policy.instruction();
 }
 
+// `on_warning` is called with one line; what it raises ends the call that warns.
 std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
-                                              const std::string& precision, const std::string& instruction_set) {
+                                              const std::string& precision, const std::string& instruction_set,
+                                              const std::string& color_order, const std::string& unfamiliar,
+                                              const py::object& on_warning) {
     lightwam::PolicyOptions options;
+    options.color_order = color_order;
+    options.unfamiliar = unfamiliar;
+    // The reference is never given back: a policy may be deleted where Python's lock is not held.
+    if (!on_warning.is_none())
+        options.on_warning = [handler = on_warning.inc_ref().ptr()](const std::string& message) {
+            const py::gil_scoped_acquire acquire;
+            py::reinterpret_borrow<py::function>(handler)(py::str(message));
+        };
     options.device = device;
     options.threads = threads;
     options.precision = precision;
@@ -157,6 +169,9 @@ std::string verify(const std::string& path) {
     return file.document();
 }
 
+// The text of an instruction as it is encoded; for tests.
+std::string clean_instruction(const std::string& text) { return lightwam::runtime::InstructionCleaner()(text); }
+
 py::list stage_names() {
     py::list names;
     for (int i = 0; i < lightwam::kStageCount; ++i) names.append(lightwam::stage_name(static_cast<lightwam::Stage>(i)));
@@ -169,12 +184,14 @@ PYBIND11_MODULE(_engine, module) {
     module.doc() = "The C++ runtime of lightwam.";
     py::register_exception_translator(translate);
     module.def("verify", &verify, py::arg("path"));
+    module.def("clean_instruction", &clean_instruction, py::arg("text"));
     module.attr("STAGES") = stage_names();
 
     using lightwam::Policy;
     py::class_<Policy>(module, "Policy")
         .def(py::init(&open_policy), py::arg("path"), py::arg("device"), py::arg("threads"), py::arg("precision"),
-             py::arg("instruction_set") = "auto")
+             py::arg("instruction_set") = "auto", py::arg("color_order") = "rgb", py::arg("unfamiliar") = "warn",
+             py::arg("on_warning") = py::none())
         .def("set_instruction", &set_instruction, py::arg("text"))
         .def("infer", &infer<false>, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("actions"),
              py::arg("seconds"))

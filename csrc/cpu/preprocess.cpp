@@ -56,6 +56,12 @@ void run_row(const KernelTable& kernels, const PreprocessImagesArgs& a, const Ca
     }
     rows.column_stride = camera.column_stride;
     rows.channel_stride = camera.channel_stride;
+    // Packed pixels, last channel first: the row pass takes them as they lie, and the column pass turns them around.
+    const bool reversed = camera.column_stride == 3 && camera.channel_stride == -1;
+    if (reversed) {
+        rows.pixels -= 2;
+        rows.channel_stride = 1;
+    }
     rows.in_width = plan.columns.in;
     rows.first = plan.rows.first[o];
     rows.count = plan.rows.count[o];
@@ -65,6 +71,7 @@ void run_row(const KernelTable& kernels, const PreprocessImagesArgs& a, const Ca
     ResizeColumns columns{};
     columns.sums = camera.rotate_180 ? sums + (plan.columns.in - 1) * 3 : sums;
     columns.step = camera.rotate_180 ? -3 : 3;
+    columns.reversed = reversed;
     columns.out = plan.columns.out;
     columns.taps = plan.columns.taps;
     columns.first = plan.columns.first.data();
