@@ -166,7 +166,6 @@ struct ResizeColumns {
     const std::uint32_t* count;
     const float* weights;  // [out, taps]
     Output y;              // [out, 3]
-    bool reversed;         // channels: the last one of `sums` is the first one of y
 };
 
 struct KernelTable {

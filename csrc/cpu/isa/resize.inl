@@ -34,7 +34,6 @@ void resize_columns(const ResizeColumns& a) noexcept {
             v4 v{};
             for (std::size_t i = 0; i < a.count[o]; ++i, column += a.step) v += load_as<v4>(column) * weights[i];
             v = v * (2.0F / 255.0F) - 1.0F;
-            if (a.reversed) v = v4{v[2], v[1], v[0], v[3]};
             for (std::size_t c = 0; c < 3; ++c) convert(v[c], y[o * 3 + c]);
         }
     });

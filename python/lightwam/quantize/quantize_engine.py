@@ -35,7 +35,8 @@ def quantize_engine(
     """Quantise an engine file; write `out` and, beside it, the report, unless a gate cannot be met (`passed` False).
 
     Needs about twice the engine's size on disk beside `out` while it works, and memory for the engine as the runtime
-    holds it. Raises `ConfigError`, `EngineError`, `ExportError`, `DataError` (observations that do not differ); then, as when a gate is not met, nothing is written.
+    holds it. Raises `ConfigError`, `EngineError`, `ExportError`, and `DataError` for observations that do not differ;
+    then, as when a gate is not met, nothing is written.
     """
     options = options or QuantizeOptions()
     variation = measure_variation(observations)

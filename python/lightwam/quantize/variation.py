@@ -38,11 +38,11 @@ def measure_variation(observations: Observations) -> Variation:
     for name, views in _views(every).items():
         if len(views) > 1 and not _changes(views):
             raise DataError(
-                f"{name} of {observations.source} is the same in all {len(views)} observations: "
+                f"all {len(views)} observations of {observations.source} have the same {name}: "
                 "give recordings of the robot at work"
             )
         if views[0].dtype == np.uint8 and all(_is_plain(view) for view in views):
-            warnings.append(f"every frame of {name} is of one colour: look at the recordings")
+            warnings.append(f"every {name} has one colour: look at the recordings")
     if len(every) > 1 and not np.ptp(np.stack([seen.state for seen in every]), axis=0).any():
         warnings.append(f"the state is the same in all {len(every)} observations: look at the recordings")
     return Variation(len(every), distinct, tuple(warnings))
@@ -53,9 +53,9 @@ def _views(every: Sequence[Observation]) -> dict[str, list[Array]]:
     views: dict[str, list[Array]] = {}
     for seen in every:
         if seen.latents is not None:
-            views.setdefault("the latents", []).append(seen.latents)
+            views.setdefault("latents", []).append(seen.latents)
         for camera, image in (seen.images or {}).items():
-            views.setdefault(f"camera {camera!r}", []).append(image)
+            views.setdefault(f"image of camera {camera!r}", []).append(image)
     return views
 
 
