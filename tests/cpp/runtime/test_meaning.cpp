@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Inputs of the right form and the wrong meaning: strides in which pixels overlap, frames whose first channel is blue,
 // texts that look alike, states and words that training never saw.
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -226,6 +227,7 @@ void test_unfamiliar(const std::string& plain) {
     options.on_warning = [](const std::string&) { throw Error(ErrorKind::internal, "stop"); };
     Policy stopping = ready(path, options);
     for (int i = 0; i < 2; ++i) EXPECT(throws_with<Error>("stop", [&] { infer(stopping, seen.view()); }));
+    std::remove(path.c_str());
 }
 
 }  // namespace
