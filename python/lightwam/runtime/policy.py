@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -56,8 +57,12 @@ def _file_name(path: object) -> bytes:
 
 
 def _warn(message: str) -> None:
-    """What the runtime says of an unfamiliar input; the place is that of the call of the policy's method."""
-    warnings.warn(message, UnfamiliarInputWarning, stacklevel=3)
+    """What the runtime says of an unfamiliar input; its place is the first caller outside of this package."""
+    level = 2
+    frame = sys._getframe(1).f_back  # of the policy's method
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("lightwam."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UnfamiliarInputWarning, stacklevel=level + 1)
 
 
 class Policy:

@@ -130,8 +130,9 @@ def test_warnings_that_are_errors_end_the_call(path: Path) -> None:
 
 def test_an_executor_and_other_threads_warn_too(path: Path) -> None:
     executor = ChunkExecutor(opened(path))
-    with pytest.warns(UnfamiliarInputWarning, match="joint_0"):
+    with pytest.warns(UnfamiliarInputWarning, match="joint_0") as told:
         executor.step(far(at_0=40))
+    assert told[0].filename == __file__
     policy = opened(path)
     with pytest.warns(UnfamiliarInputWarning) as heard:
         threads = [threading.Thread(target=policy.infer, args=(far(at_0=40),)) for _ in range(4)]
