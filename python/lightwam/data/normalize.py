@@ -30,6 +30,8 @@ def measure(rows: npt.NDArray[np.floating[Any]], prefix: str) -> dict[str, Any]:
 
     Minimum, maximum, mean, standard deviation (the population's), and quantiles of 1 % and 99 %.
     """
+    if isinstance(rows, np.ma.MaskedArray):
+        raise DataError(f"statistics of {prefix}: the rows are a masked array, give plain numbers")
     if rows.shape[0] == 0:
         raise DataError("statistics of 0 rows: record or select at least one episode")
     values = rows.astype(np.float64)
