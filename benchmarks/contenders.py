@@ -87,7 +87,7 @@ class LightWAMContender(Contender):
         from lightwam.runtime import Policy
 
         self._setting = setting
-        self._policy = Policy(setting.engine(precision), threads=setting.threads)
+        self._policy = Policy(setting.engine(precision), threads=setting.threads, unfamiliar="ignore")
         known = self._policy.instructions
         self._policy.set_instruction(known[0] if known else INSTRUCTION)
         self._stages: dict[str, float] = {}

@@ -40,9 +40,9 @@ def check_policy(gpu: Gpu, engine: Path, runs: int, warm_up: int = WARM_UP) -> d
 
     before = gpu.memory()[0]
     began = time.perf_counter()
-    policies = {"cuda": Policy(engine, device="cuda")}
+    policies = {"cuda": Policy(engine, device="cuda", unfamiliar="ignore")}
     load = time.perf_counter() - began
-    policies["cpu"] = Policy(engine, device="cpu")
+    policies["cpu"] = Policy(engine, device="cpu", unfamiliar="ignore")
     metadata = policies["cpu"].metadata
     rng = np.random.default_rng(0)
     observations = [random_observation(metadata["policy"], rng) for _ in range(OBSERVATIONS)]

@@ -46,7 +46,7 @@ def threads(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[int]:
 
 
 def runtime_policy(engine: Path, threads: int) -> Policy:
-    policy = Policy(engine, threads=threads)
+    policy = Policy(engine, threads=threads, unfamiliar="ignore")
     policy.set_instruction(policy.instructions[0] if policy.instructions else "pick up the can")
     return policy
 

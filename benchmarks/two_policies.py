@@ -24,7 +24,7 @@ from lightwam.runtime import Policy
 
 def open_policy(engine: Path, threads: int) -> Callable[[], object]:
     """A ready policy; the result runs one chunk on a random observation."""
-    policy = Policy(engine, threads=threads)
+    policy = Policy(engine, threads=threads, unfamiliar="ignore")
     policy.set_instruction(policy.instructions[0] if policy.instructions else "pick up the object")
     observation = random_observation(policy.metadata["policy"], np.random.default_rng(0))
     policy.infer(observation)

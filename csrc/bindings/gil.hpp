@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <optional>
+#include <string>
 
 namespace lightwam::bindings {
 
@@ -26,6 +27,19 @@ auto call_or_sleep(Call&& call) {
     auto result = call();
     sleeper.returned = true;
     return result;
+}
+
+// Calls function(message) from C++ that runs without the lock. Throws pybind11::error_already_set.
+inline void warn(PyObject* function, const std::string& message) {
+    const PyGILState_STATE state = call_or_sleep([] { return PyGILState_Ensure(); });
+    std::optional<pybind11::error_already_set> error;
+    PyObject* const text = PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "replace");
+    PyObject* const result = call_or_sleep([&] { return PyObject_CallFunctionObjArgs(function, text, nullptr); });
+    if (result == nullptr) error.emplace();
+    Py_XDECREF(result);
+    Py_XDECREF(text);
+    PyGILState_Release(state);
+    if (error) throw pybind11::error_already_set(*error);
 }
 
 // Gives the lock up for as long as it lives; in place of pybind11's gil_scoped_release.

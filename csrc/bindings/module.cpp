@@ -12,6 +12,7 @@
 #include "bindings/gil.hpp"
 #include "engine/engine_file.hpp"
 #include "lightwam/policy.hpp"
+#include "runtime/instruction_text.hpp"
 
 namespace py = pybind11;
 using lightwam::bindings::WithoutGil;
@@ -145,9 +146,19 @@ bool on_main_thread() {
     return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
 }
 
+// `on_warning` is called with one line; what it raises ends the call that warns.
 std::unique_ptr<lightwam::Policy> open_policy(const std::string& path, const std::string& device, int threads,
-                                              const std::string& precision, const std::string& instruction_set) {
+                                              const std::string& precision, const std::string& instruction_set,
+                                              const std::string& color_order, const std::string& unfamiliar,
+                                              const py::object& on_warning) {
     lightwam::PolicyOptions options;
+    options.color_order = color_order;
+    options.unfamiliar = unfamiliar;
+    // The reference is never given back: a policy may be deleted where Python's lock is not held.
+    if (!on_warning.is_none())
+        options.on_warning = [handler = on_warning.inc_ref().ptr()](const std::string& message) {
+            lightwam::bindings::warn(handler, message);
+        };
     options.device = device;
     options.threads = threads;
     options.precision = precision;
@@ -176,6 +187,9 @@ py::object refuse_to_copy(const lightwam::Policy&, py::handle) {
                           "pass the path of its engine file on, and open it where it is used");
 }
 
+// The text of an instruction as it is encoded; for tests.
+std::string clean_instruction(const std::string& text) { return lightwam::runtime::InstructionCleaner()(text); }
+
 py::list stage_names() {
     py::list names;
     for (int i = 0; i < lightwam::kStageCount; ++i) names.append(lightwam::stage_name(static_cast<lightwam::Stage>(i)));
@@ -188,13 +202,15 @@ PYBIND11_MODULE(_engine, module) {
     module.doc() = "The C++ runtime of lightwam.";
     py::register_exception_translator(translate);
     module.def("verify", &verify, py::arg("path"));
+    module.def("clean_instruction", &clean_instruction, py::arg("text"));
     module.attr("STAGES") = stage_names();
     py::dtype::of<float>();  // pybind11 looks NumPy up now, not in a thread that Python may end meanwhile
 
     using lightwam::Policy;
     py::class_<Policy>(module, "Policy")
         .def(py::init(&open_policy), py::arg("path"), py::arg("device"), py::arg("threads"), py::arg("precision"),
-             py::arg("instruction_set") = "auto")
+             py::arg("instruction_set") = "auto", py::arg("color_order") = "rgb", py::arg("unfamiliar") = "warn",
+             py::arg("on_warning") = py::none())
         .def("set_instruction", &set_instruction, py::arg("text"))
         .def("infer", &infer<false>, py::arg("images"), py::arg("latents"), py::arg("state"), py::arg("actions"),
              py::arg("seconds"))

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "isa/kernel_table.hpp"
 #include "matmul.hpp"
@@ -42,6 +43,17 @@ ResizeAxis make_axis(std::size_t in, std::size_t out) {
     return axis;
 }
 
+// First and last of the three channels of `count` pixels.
+void swap_channels(const Output& row, std::size_t count) noexcept {
+    const auto swap_in = [count](auto* pixel) {
+        for (std::size_t i = 0; i < count; ++i, pixel += 3) std::swap(pixel[0], pixel[2]);
+    };
+    if (row.dtype == DType::f32)
+        swap_in(static_cast<float*>(row.data));
+    else
+        swap_in(static_cast<bf16_bits*>(row.data));
+}
+
 // Row `o` of one camera's rectangle.
 void run_row(const KernelTable& kernels, const PreprocessImagesArgs& a, const CameraImage& camera, std::size_t o,
              int thread) noexcept {
@@ -56,6 +68,12 @@ void run_row(const KernelTable& kernels, const PreprocessImagesArgs& a, const Ca
     }
     rows.column_stride = camera.column_stride;
     rows.channel_stride = camera.channel_stride;
+    // Packed pixels, last channel first: resized as they lie, then turned around.
+    const bool reversed = camera.column_stride == 3 && camera.channel_stride == -1;
+    if (reversed) {
+        rows.pixels -= 2;
+        rows.channel_stride = 1;
+    }
     rows.in_width = plan.columns.in;
     rows.first = plan.rows.first[o];
     rows.count = plan.rows.count[o];
@@ -72,6 +90,7 @@ void run_row(const KernelTable& kernels, const PreprocessImagesArgs& a, const Ca
     columns.weights = plan.columns.weights.data();
     columns.y = at(a.y, ((camera.top + o) * a.canvas_width + camera.left) * 3);
     kernels.resize_columns(columns);
+    if (reversed) swap_channels(columns.y, columns.out);
 }
 
 }  // namespace

@@ -150,8 +150,9 @@ struct Program {
 
 struct TextEncoder {
     bool present = false;
-    std::size_t embedding = 0;  // tensor [buckets, text_width]
-    std::size_t position = 0;   // tensor [L, text_width]
+    std::size_t embedding = 0;       // tensor [buckets, text_width]
+    std::size_t position = 0;        // tensor [L, text_width]
+    std::vector<std::string> words;  // seen in training; empty where the engine does not tell them
 };
 
 struct KnownInstruction {

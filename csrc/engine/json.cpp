@@ -5,6 +5,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "engine/utf8.hpp"
+
 namespace lightwam::engine {
 namespace {
 
@@ -12,27 +14,6 @@ constexpr std::size_t kMaxDepth = 64;
 constexpr std::size_t kMaxValues = std::size_t{1} << 20;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
-// Length of the valid UTF-8 sequence at the start of `text` (no overlong forms, no surrogates); 0 if there is none.
-std::size_t utf8_length(std::string_view text) {
-    const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
-    const unsigned lead = byte(0);
-    if (lead < 0x80) return 1;
-    if (lead < 0xC2 || lead > 0xF4) return 0;
-    const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-    for (std::size_t i = 1; i < length; ++i)
-        if ((byte(i) & 0xC0) != 0x80) return 0;
-    const bool overlong = (lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xF0 && byte(1) < 0x90);
-    const bool no_character = (lead == 0xED && byte(1) > 0x9F) || (lead == 0xF4 && byte(1) > 0x8F);
-    return overlong || no_character ? 0 : length;
-}
-
-void append_utf8(std::string& out, std::uint32_t code) {
-    static constexpr std::uint32_t kLeads[] = {0x00, 0xC0, 0xE0, 0xF0};
-    int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;  // bytes after the first
-    out.push_back(static_cast<char>(kLeads[more] | (code >> (6 * more))));
-    while (more-- > 0) out.push_back(static_cast<char>(0x80 | ((code >> (6 * more)) & 0x3F)));
-}
 
 class Parser {
   public:

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
 #include <unordered_set>
 
 #include "engine/graph_reader.hpp"
@@ -92,6 +93,52 @@ std::int64_t context_rows(const Graph& graph, std::size_t index, const ObjectRea
     return tensor.shape[0];
 }
 
+double finite_number(const ObjectReader& reader, const JsonValue& value) {
+    const JsonValue::Number* number = value.number();
+    if (number == nullptr || !std::isfinite(number->value))
+        reader.fail("'range' holds " + std::string(value.type_name()) + "; expected two finite numbers");
+    return number->value;
+}
+
+DimensionInfo read_dimension(const ObjectReader& reader) {
+    DimensionInfo dimension;
+    dimension.name = reader.string("name");
+    dimension.unit = reader.string("unit");
+    if (dimension.name.empty() || dimension.unit.empty()) reader.fail("'name' or 'unit' is empty");
+    if (reader.member("range").is_null()) return dimension;
+    const JsonValue::Array& range = reader.list("range");
+    if (range.size() != 2) reader.fail("'range' must be [minimum, maximum] or null");
+    dimension.has_range = true;
+    dimension.minimum = finite_number(reader, range[0]);
+    dimension.maximum = finite_number(reader, range[1]);
+    if (dimension.minimum > dimension.maximum) reader.fail("'range' falls");
+    return dimension;
+}
+
+// The numbers of a state or an action; none where an engine leaves them out.
+std::vector<DimensionInfo> read_dimensions(const ObjectReader& json, const char* key, std::int64_t width) {
+    std::vector<DimensionInfo> dimensions;
+    if (const JsonValue* found = json.find(key); found == nullptr || found->is_null()) return dimensions;
+    for (const JsonValue& item : json.list(key))
+        dimensions.push_back(read_dimension(
+            ObjectReader(item, "policy: " + std::string(key) + " " + std::to_string(dimensions.size()))));
+    if (static_cast<std::int64_t>(dimensions.size()) != width)
+        json.fail("'" + std::string(key) + "' has " + std::to_string(dimensions.size()) + " entries; expected " +
+                  std::to_string(width));
+    return dimensions;
+}
+
+std::vector<std::string> read_words(const ObjectReader& encoder) {
+    std::vector<std::string> words;
+    if (const JsonValue* found = encoder.find("words"); found == nullptr || found->is_null()) return words;
+    for (const JsonValue& item : encoder.list("words")) {
+        if (item.string() == nullptr || item.string()->empty())
+            encoder.fail("'words' holds " + std::string(item.type_name()) + "; expected words");
+        words.push_back(*item.string());
+    }
+    return words;
+}
+
 void read_text_encoder(const ObjectReader& json, const TensorIndex& tensors, Graph& graph) {
     const JsonValue& encoder = json.member("text_encoder");
     if (encoder.is_null()) return;
@@ -104,6 +151,7 @@ void read_text_encoder(const ObjectReader& json, const TensorIndex& tensors, Gra
     result.present = true;
     result.embedding = find_tensor(reader, "embedding", tensors);
     result.position = find_tensor(reader, "position", tensors);
+    result.words = read_words(reader);
     context_rows(graph, result.embedding, reader);
     const std::int64_t rows = context_rows(graph, result.position, reader);
     if (rows != graph.policy.context_rows)
@@ -159,6 +207,8 @@ void read_policy(const ObjectReader& document, const TensorIndex& tensors, Graph
     if (policy.context_rows * policy.text_width > kMaxInput)
         json.fail("'context_rows' times 'text_width' is more than 2^32");
     check_control_rate(json);
+    policy.state = read_dimensions(json, "state", policy.state_width);
+    policy.action = read_dimensions(json, "action", policy.action_width);
     read_start(json, policy);
     read_text_encoder(json, tensors, graph);
     read_instructions(json, tensors, graph);

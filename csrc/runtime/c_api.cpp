@@ -50,6 +50,8 @@ lightwam_status lightwam_policy_open(const char* path, const lightwam_options* o
         if (options != nullptr) {
             if (options->device != nullptr) chosen.device = options->device;
             if (options->precision != nullptr) chosen.precision = options->precision;
+            if (options->color_order != nullptr) chosen.color_order = options->color_order;
+            if (options->unfamiliar != nullptr) chosen.unfamiliar = options->unfamiliar;
             chosen.threads = options->threads;
         }
         *policy = new lightwam_policy{lightwam::Policy(path, chosen)};
@@ -86,6 +88,10 @@ const char* lightwam_policy_run_path(const lightwam_policy* policy) { return lig
 
 const char* lightwam_policy_warning(const lightwam_policy* policy) {
     return policy == nullptr ? nullptr : policy->policy.info().warning.c_str();
+}
+
+const char* lightwam_policy_metadata(const lightwam_policy* policy) {
+    return policy == nullptr ? nullptr : policy->policy.info().metadata_json.c_str();
 }
 
 lightwam_status lightwam_policy_set_instruction(lightwam_policy* policy, const char* text) {

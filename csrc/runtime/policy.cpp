@@ -13,6 +13,7 @@
 #include "engine/engine_file.hpp"
 #include "engine/error_reporter.hpp"
 #include "runtime/backend.hpp"
+#include "runtime/familiarity.hpp"
 #include "runtime/process.hpp"
 #include "runtime/text.hpp"
 
@@ -21,6 +22,9 @@ namespace {
 
 // Bytes of a frame are counted in 32 bits on a GPU (kernels/preprocess_images.py).
 constexpr std::int64_t kMaxImageSize = 1 << 14;
+// Sums of strides times sizes stay within 64 bits.
+constexpr std::int64_t kMaxStride = std::int64_t{1} << 40;
+constexpr std::int64_t kChannels = 3;
 
 using Clock = std::chrono::steady_clock;
 
@@ -84,21 +88,56 @@ std::string names(const std::vector<CameraInfo>& cameras) {
     return text.empty() ? "none" : text;
 }
 
+bool is_bgr(const std::string& color_order) {
+    if (color_order != "rgb" && color_order != "bgr")
+        throw Error(ErrorKind::observation, "color_order is '" + color_order + "'; expected 'rgb' or 'bgr'");
+    return color_order == "bgr";
+}
+
+// True when every byte of the image has a place of its own: each stride steps over all that smaller strides reach.
+bool strides_fit(const ImageView& image) {
+    struct Direction {
+        std::int64_t stride, count;
+    };
+    Direction directions[] = {
+        {image.row_stride, image.height}, {image.column_stride, image.width}, {image.channel_stride, kChannels}};
+    for (Direction& direction : directions) {
+        if (direction.count == 1) direction.stride = 0;  // never stepped over
+        if (direction.stride < -kMaxStride || direction.stride > kMaxStride) return false;
+        direction.stride = std::abs(direction.stride);
+    }
+    std::ranges::sort(directions, {}, &Direction::stride);
+    std::int64_t reached = 1;
+    for (const Direction& direction : directions) {
+        if (direction.count > 1 && direction.stride < reached) return false;
+        reached += direction.stride * (direction.count - 1);
+    }
+    return true;
+}
+
 void check_image(const ImageView& image) {
     const auto subject = [&] { return "image of camera '" + std::string(image.camera) + "'"; };
     if (image.height < 1 || image.width < 1 || image.height > kMaxImageSize || image.width > kMaxImageSize)
         fail(subject() + " is " + std::to_string(image.height) + " x " + std::to_string(image.width) +
              " pixels; expected 1 to 16384 in both directions");
     if (image.pixels == nullptr) fail(subject() + " has no pixels");
+    if (!strides_fit(image))
+        fail(subject() + " has the strides " + std::to_string(image.row_stride) + ", " +
+             std::to_string(image.column_stride) + ", " + std::to_string(image.channel_stride) +
+             " bytes (row, column, channel), in which pixels overlap; packed they are " +
+             std::to_string(kChannels * image.width) + ", 3, 1");
 }
 
 // The cameras of an engine: checks what an observation brings and puts it into the engine's order.
 class Cameras {
   public:
-    explicit Cameras(const std::vector<CameraInfo>& cameras) : cameras_(cameras), images_(cameras.size()) {}
+    // `bgr`: the order of the channels in every image.
+    Cameras(const std::vector<CameraInfo>& cameras, bool bgr)
+        : cameras_(cameras), images_(cameras.size()), swapped_(bgr ? cameras.size() : 0) {}
 
-    // The observation's images, one for each camera in the engine's order. Throws Error (observation) when a camera is
-    // missing, unknown, there twice, without pixels or of a size out of range. Allocates nothing.
+    // The observation's images, one for each camera in the engine's order, red first. Throws Error (observation) when a
+    // camera is missing, unknown, there twice, without pixels, of a size out of range or with strides in which pixels
+    // overlap. Allocates nothing.
     const ImageView* const* accept(const Observation& observation) {
         std::ranges::fill(images_, nullptr);
         for (std::size_t at = 0; at < observation.image_count; ++at) {
@@ -115,12 +154,19 @@ class Cameras {
         for (std::size_t i = 0; i < cameras_.size(); ++i)
             if (images_[i] == nullptr)
                 fail("camera '" + cameras_[i].name + "' is missing; expected " + names(cameras_));
+        for (std::size_t i = 0; i < swapped_.size(); ++i) {
+            swapped_[i] = *images_[i];
+            swapped_[i].pixels += (kChannels - 1) * swapped_[i].channel_stride;
+            swapped_[i].channel_stride = -swapped_[i].channel_stride;
+            images_[i] = &swapped_[i];
+        }
         return images_.data();
     }
 
   private:
     const std::vector<CameraInfo>& cameras_;
     std::vector<const ImageView*> images_;
+    std::vector<ImageView> swapped_;  // of images whose first channel is blue
 };
 
 }  // namespace
@@ -146,7 +192,11 @@ struct Policy::Implementation {
     std::mutex mutex_;
     std::unique_ptr<runtime::Backend> backend_;
     std::optional<Cameras> cameras_;
+    std::optional<runtime::Familiarity> familiarity_;
+    runtime::InstructionCleaner clean_;
+    std::vector<std::string> known_;  // instructions of the engine, cleaned
     bool needs_instruction_ = false;
+    std::mutex text_mutex_;  // so that reading the instruction never waits for a chunk; taken after mutex_
     std::string instruction_;
     std::atomic<std::uint64_t> instruction_computations_{0};
 };
@@ -156,7 +206,9 @@ Policy::Implementation::Implementation(const std::string& path, const PolicyOpti
     const engine::EngineFile file(path, options.while_opening);
     graph_ = file.graph();
     check_precision(options.precision, graph_);
-    cameras_.emplace(graph_.policy.cameras);
+    cameras_.emplace(graph_.policy.cameras, is_bgr(options.color_order));
+    familiarity_.emplace(graph_, options);
+    known_ = runtime::clean_known(graph_, clean_);
     std::string why;
     backend_ = make_backend(file, options, why);
     info_.metadata_json = file.document();
@@ -195,11 +247,16 @@ void Policy::Implementation::describe(const std::string& why) {
 
 void Policy::Implementation::set_instruction(std::string_view text) {
     std::string instruction(text);
-    if (!backend_->recall_instruction(text)) {
-        const auto constant = [&](std::size_t tensor) { return backend_->text_constant(tensor); };
-        backend_->compute_instruction(text, runtime::encode_instruction(graph_, constant, text, backend_->context()));
+    const std::string cleaned = clean_(text);
+    if (!backend_->recall_instruction(cleaned)) {
+        const runtime::TextSource source{graph_, known_, clean_,
+                                         [&](std::size_t tensor) { return backend_->text_constant(tensor); }};
+        const std::int32_t rows = runtime::encode_instruction(source, cleaned, backend_->context());
+        familiarity_->check_words(runtime::unseen_words(source, cleaned), cleaned);
+        backend_->compute_instruction(cleaned, rows);
         instruction_computations_.fetch_add(1, std::memory_order_relaxed);
     }
+    const std::lock_guard<std::mutex> lock(text_mutex_);
     instruction_.swap(instruction);
 }
 
@@ -224,6 +281,7 @@ runtime::ActInputs Policy::Implementation::accept(const Observation& observation
         expect_finite("latents", observation.latents, count);
         inputs.latents = observation.latents;
     }
+    familiarity_->check_state(observation.state);
     return inputs;
 }
 
@@ -307,7 +365,8 @@ Tuning Policy::tune(const Observation& observation, int repeats, const TuningPro
 
 const PolicyInfo& Policy::info() const noexcept { return implementation_->info_; }
 std::string Policy::instruction() const {
-    const auto lock = implementation_->enter();
+    implementation_->expect_own_process();  // in a forked child the lock may be taken for ever
+    const std::lock_guard<std::mutex> lock(implementation_->text_mutex_);
     return implementation_->instruction_;
 }
 std::uint64_t Policy::instruction_computations() const noexcept {

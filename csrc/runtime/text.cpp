@@ -36,20 +36,25 @@ std::string prompt(const engine::PolicyDescription& policy, std::string_view tex
     return result.replace(result.find(kTask), kTask.size(), text);
 }
 
-std::int32_t copy_known(const engine::Graph& graph, const TextConstant& constant, const engine::KnownInstruction& known,
-                        float* context) {
-    const engine::Tensor& tensor = graph.tensors[known.context];
-    const std::byte* rows = constant(known.context);
+// Index of the known instruction `text`; their number when it is none of them.
+std::size_t find_known(const TextSource& source, std::string_view text) {
+    return static_cast<std::size_t>(std::ranges::find(source.known, text) - source.known.begin());
+}
+
+std::int32_t copy_known(const TextSource& source, std::size_t known, float* context) {
+    const std::size_t index = source.graph.policy.instructions[known].context;
+    const engine::Tensor& tensor = source.graph.tensors[index];
+    const std::byte* rows = source.constant(index);
     const std::size_t count = static_cast<std::size_t>(tensor.shape[0] * tensor.shape[1]);
     for (std::size_t i = 0; i < count; ++i) context[i] = element(rows, tensor.dtype, i);
     return static_cast<std::int32_t>(tensor.shape[0]);
 }
 
-std::int32_t hash_words(const engine::Graph& graph, const TextConstant& constant, std::string_view text,
-                        float* context) {
+std::int32_t hash_words(const TextSource& source, std::string_view text, float* context) {
+    const engine::Graph& graph = source.graph;
     if (split_words(text).empty())
         throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " holds no word");
-    const std::vector<std::string> words = split_words(prompt(graph.policy, text));
+    const std::vector<std::string> words = split_words(source.clean(prompt(graph.policy, text)));
     const std::size_t rows = static_cast<std::size_t>(graph.policy.context_rows);
     if (words.size() > rows)
         throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " makes a prompt of " +
@@ -57,8 +62,8 @@ std::int32_t hash_words(const engine::Graph& graph, const TextConstant& constant
                                                 std::to_string(rows));
     const engine::Tensor& embedding = graph.tensors[graph.policy.text_encoder.embedding];
     const engine::Tensor& position = graph.tensors[graph.policy.text_encoder.position];
-    const std::byte* embedding_rows = constant(graph.policy.text_encoder.embedding);
-    const std::byte* position_rows = constant(graph.policy.text_encoder.position);
+    const std::byte* embedding_rows = source.constant(graph.policy.text_encoder.embedding);
+    const std::byte* position_rows = source.constant(graph.policy.text_encoder.position);
     const std::size_t width = static_cast<std::size_t>(graph.policy.text_width);
     for (std::size_t row = 0; row < words.size(); ++row) {
         const std::size_t bucket = hash_word(words[row]) % static_cast<std::uint64_t>(embedding.shape[0]);
@@ -92,15 +97,19 @@ std::uint64_t hash_word(std::string_view word) noexcept {
     return hash;
 }
 
-std::int32_t encode_instruction(const engine::Graph& graph, const TextConstant& constant, std::string_view text,
-                                float* context) {
-    const auto& known = graph.policy.instructions;
-    const auto found = std::find_if(known.begin(), known.end(), [&](const auto& entry) { return entry.text == text; });
+std::vector<std::string> clean_known(const engine::Graph& graph, InstructionCleaner& clean) {
+    std::vector<std::string> texts;
+    for (const engine::KnownInstruction& known : graph.policy.instructions) texts.push_back(clean(known.text));
+    return texts;
+}
+
+std::int32_t encode_instruction(const TextSource& source, std::string_view text, float* context) {
+    const engine::Graph& graph = source.graph;
     std::int32_t rows = 0;
-    if (found != known.end()) {
-        rows = copy_known(graph, constant, *found, context);
+    if (const std::size_t known = find_known(source, text); known < source.known.size()) {
+        rows = copy_known(source, known, context);
     } else if (graph.policy.text_encoder.present) {
-        rows = hash_words(graph, constant, text, context);
+        rows = hash_words(source, text, context);
     } else {
         throw Error(ErrorKind::instruction, "instruction " + quoted(text) + " is unknown to engine '" + graph.name +
                                                 "', which has no text encoder; it knows " + known_instructions(graph));
@@ -109,6 +118,16 @@ std::int32_t encode_instruction(const engine::Graph& graph, const TextConstant& 
     std::fill(context + static_cast<std::size_t>(rows) * width,
               context + static_cast<std::size_t>(graph.policy.context_rows) * width, 0.0F);
     return rows;
+}
+
+std::vector<std::string> unseen_words(const TextSource& source, std::string_view text) {
+    const std::vector<std::string>& seen = source.graph.policy.text_encoder.words;
+    if (seen.empty() || find_known(source, text) < source.known.size()) return {};
+    std::vector<std::string> unseen;
+    for (const std::string& word : split_words(source.clean(prompt(source.graph.policy, text))))
+        if (std::ranges::find(seen, word) == seen.end() && std::ranges::find(unseen, word) == unseen.end())
+            unseen.push_back(word);
+    return unseen;
 }
 
 std::string known_instructions(const engine::Graph& graph) {

@@ -14,6 +14,10 @@ class LightWAMError(Exception):
         return escaped(super().__str__())
 
 
+class ArgumentError(LightWAMError, ValueError):
+    """An argument of a call has a wrong type or is out of range."""
+
+
 class ConfigError(LightWAMError):
     """A configuration value is out of range, unknown, or contradicts another one."""
 
@@ -56,3 +60,7 @@ class DeviceError(LightWAMError):
 
 class SimulatorError(LightWAMError):
     """The simulator, one of its assets or a rendering library is missing or failed."""
+
+
+class UnfamiliarInputWarning(UserWarning):
+    """A state far outside of the range seen in training, or words that the text encoder never saw."""

@@ -34,12 +34,17 @@ typedef struct lightwam_policy lightwam_policy;
 
 /* How to open an engine. All zeros is the default. */
 typedef struct lightwam_options {
-    const char* device;    /* "cpu", "cuda", or "auto": a GPU if it can, else the CPU; null is "cpu" */
-    const char* precision; /* "auto" (the engine's) or one of its names; null is "auto" */
-    int threads;           /* on the CPU; 0: one per CPU this process may use */
+    const char* device;      /* "cpu", "cuda", or "auto": a GPU if it can, else the CPU; null is "cpu" */
+    const char* precision;   /* "auto" (the engine's) or one of its names; null is "auto" */
+    int threads;             /* on the CPU; 0: one per CPU this process may use */
+    const char* color_order; /* of all frames: "rgb", or "bgr" (OpenCV, many cameras); null is "rgb" */
+    /* What to do about a state far outside of the range seen in training, and about words that the text encoder never
+     * saw: "warn" (a line on standard error, once each), "error" or "ignore"; null is "warn". */
+    const char* unfamiliar;
 } lightwam_options;
 
-/* One camera's picture: unsigned bytes, 3 channels; strides in bytes. */
+/* One camera's frame: unsigned bytes, 3 channels, red first (or as color_order says). Strides in bytes, negative ones
+ * too; packed RGB has 3 * width, 3, 1. No two bytes of a frame may be the same one, so zero is an error. */
 typedef struct lightwam_image {
     const char* camera;
     const uint8_t* pixels;
@@ -83,6 +88,10 @@ LIGHTWAM_C_API const char* lightwam_policy_execution_info(const lightwam_policy*
 LIGHTWAM_C_API const char* lightwam_policy_warning(const lightwam_policy* policy);
 /* Deprecated, gone in the next release: the old name of lightwam_policy_execution_info. */
 LIGHTWAM_C_API const char* lightwam_policy_run_path(const lightwam_policy* policy);
+/* The engine's JSON document (engine-format.md): cameras, names, units and ranges of state and action. Valid as long as
+ * the policy; null for a null policy. */
+LIGHTWAM_C_API const char* lightwam_policy_metadata(const lightwam_policy* policy);
+/* text: UTF-8. */
 LIGHTWAM_C_API lightwam_status lightwam_policy_set_instruction(lightwam_policy* policy, const char* text);
 /* Writes horizon * action_width floats. seconds: null, or where the wall time goes. A policy whose GPU is lost answers
  * LIGHTWAM_DEVICE_ERROR from then on: close it and open another. */

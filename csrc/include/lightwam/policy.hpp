@@ -42,6 +42,9 @@ class LIGHTWAM_API Error : public std::runtime_error {
     ErrorKind kind_;
 };
 
+// Receives one line; may throw, which ends the call that warns.
+using WarningHandler = std::function<void(const std::string& message)>;
+
 struct PolicyOptions {
     std::string device = "cpu";                   // "cpu", "cuda", or "auto": a GPU if it can, else the CPU
     int threads = 0;                              // on the CPU; 0: one per CPU this process may use
@@ -49,9 +52,15 @@ struct PolicyOptions {
     std::string instruction_set = "auto";         // "auto" (the best) or one of PolicyInfo::instruction_set
     std::size_t instruction_cache_capacity = 32;  // instructions kept; the least recently used goes first
     std::function<void()> while_opening;          // called now and then by the constructor; what it throws ends that
+    std::string color_order = "rgb";              // of all frames: "rgb", or "bgr" (OpenCV, many cameras)
+    // A state far outside of the range seen in training, or words that the text encoder never saw: "warn" (once each),
+    // "error" (observation, instruction) or "ignore". Engines that do not tell ranges or words are not checked.
+    std::string unfamiliar = "warn";
+    WarningHandler on_warning;  // empty: a line on standard error
 };
 
-// One camera's picture: unsigned bytes, 3 channels, any size, any strides (in bytes, negative ones too).
+// One camera's frame: unsigned bytes, 3 channels, red first (or as PolicyOptions::color_order says), any size. Strides
+// are in bytes and may be negative; no two bytes of the frame may be the same one, so none of them is zero.
 struct ImageView {
     std::string_view camera;
     const std::uint8_t* pixels = nullptr;
@@ -115,6 +124,15 @@ struct CameraInfo {
     bool rotate_180 = false;
 };
 
+// One number of the state or of an action, as the engine describes it.
+struct DimensionInfo {
+    std::string name;
+    std::string unit;        // "rad", "m", ...; "1" for a plain number
+    bool has_range = false;  // the engine tells the smallest and the largest value seen in training
+    double minimum = 0.0;
+    double maximum = 0.0;
+};
+
 // What a policy reads and gives.
 struct PolicySizes {
     bool starts_at_images = false;  // false: at latents
@@ -124,7 +142,9 @@ struct PolicySizes {
     std::int64_t state_width = 0;
     std::int64_t action_width = 0;
     std::int64_t horizon = 0;
-    std::int64_t replan_steps = 0;  // actions to execute before the next chunk
+    std::int64_t replan_steps = 0;      // actions to execute before the next chunk
+    std::vector<DimensionInfo> state;   // empty where the engine does not describe them
+    std::vector<DimensionInfo> action;  // likewise
 };
 
 struct PolicyInfo : PolicySizes {
@@ -153,8 +173,9 @@ class LIGHTWAM_API Policy {
     Policy(Policy&&) noexcept;
     Policy& operator=(Policy&&) noexcept;
 
-    // Chooses what the robot is to do. Known instructions in the cache cost nothing. Throws Error (instruction);
-    // the instruction set before then stays.
+    // Chooses what the robot is to do, in UTF-8. White space of any kind is one space, invisible characters are nothing
+    // (engine-format.md). Known instructions in the cache cost nothing. Throws Error (instruction); the instruction set
+    // before then stays.
     void set_instruction(std::string_view text);
 
     // One action chunk: writes horizon * action_width floats in robot units, row by row. Allocates nothing once every

@@ -71,7 +71,7 @@ def measure_alone(engine: Path, device: DeviceName, threads: int | None, options
 def measure_engine(engine: Path, device: DeviceName, threads: int | None, options: BenchOptions) -> Measurement:
     """Load, warm up and measure in this process. Raises `EngineError`, `DeviceError`."""
     begin = time.perf_counter()
-    policy = Policy(engine, device=device, threads=threads)
+    policy = Policy(engine, device=device, threads=threads, unfamiliar="ignore")  # it sees random numbers
     loaded = time.perf_counter()
     set_any_instruction(policy, options.instruction)
     observation = square_observation(policy, options.image_size)

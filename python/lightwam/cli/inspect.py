@@ -64,10 +64,13 @@ def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int, ta
         "cameras": ", ".join(map(_camera, policy["cameras"])) or "none",
         "state, action": f"{policy['state_width']}, {policy['horizon']} x {policy['action_width']}, "
         f"replan after {policy['replan']}",
+        "state": _dimensions(policy.get("state")),
+        "action": _dimensions(policy.get("action")),
         "control rate": f"{policy.get('control_hz', '?')} Hz",
         "gripper": policy.get("gripper") or ("as in the data" if policy.get("normalizer") else "no rule: normalised"),
         "instructions": f"{len(known)} known" + (f", any through {encoder['kind']}" if encoder else "")
-        + (f": {'; '.join(known[:3])}" if known else ""),
+        + (f": {'; '.join(known[:3])}" if known else "")
+        + (f"; {len(encoder['words'])} words seen in training" if encoder and encoder.get("words") else ""),
         "memory": f"arena {graph.programs['act'].arena_bytes / 1e6:.1f} MB, "
         f"instruction cache {graph.instruction_bytes / 1e6:.2f} MB",
         "one chunk": f"{costs.flops / 1e9:.3f} GFLOP ({text_rows} text rows), "
@@ -83,6 +86,18 @@ def _camera(camera: Mapping[str, Any]) -> str:
     """Name, height x width on the canvas, and whether the engine turns the live robot's frames."""
     turned = " (turned by 180 degrees)" if camera["rotate_180"] else ""
     return f"{camera['name']} {camera['rect'][2]}x{camera['rect'][3]}{turned}"
+
+
+def _dimensions(dimensions: Sequence[Mapping[str, Any]] | None) -> str:
+    """Name, unit and range in training of each number."""
+    if not dimensions:
+        return "not described"
+    texts = []
+    for each in dimensions:
+        unit = "" if each["unit"] == "1" else f" {each['unit']}"
+        limits = "" if each["range"] is None else f" {each['range'][0]:.4g} to {each['range'][1]:.4g}"
+        texts.append(f"{each['name']}{limits}{unit}")
+    return ", ".join(texts)
 
 
 def _precision(graph: Graph) -> str:

@@ -124,6 +124,9 @@ def print_report(report: QuantizeReport, shown: int | None) -> None:
         + (f" ({hidden} with smaller errors not shown)" if hidden else "")
         + f"; {report.calibration} observations for layers from {report.source}"
     )
+    print(f"{report.variation.observations} observations in all, {report.variation.distinct} of them distinct")
+    for doubt in report.variation.warnings:
+        print(f"warning: {doubt}")
     print_chunk(report)
 
 

@@ -44,7 +44,7 @@ def tune(arguments: TuneArgs) -> Tuning:
         raise ConfigError(f"--repeats is {arguments.repeats}: use at least 1")
     if not 1 <= arguments.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(f"--image-size is {arguments.image_size}: use 1 to {MAX_IMAGE_SIZE}")
-    policy = Policy(arguments.engine, device="cuda")
+    policy = Policy(arguments.engine, device="cuda", unfamiliar="ignore")  # it sees random numbers
     set_any_instruction(policy, arguments.instruction)
     seen = square_observation(policy, arguments.image_size)
     with counting_bar("timing tactics", show=True, stderr=True) as on_progress:

@@ -30,7 +30,7 @@ VIDEO_OPTIONS = {"crf": "16", "preset": "veryfast", "g": "10", "bf": "0"}
 
 @dataclass
 class Episode:
-    """A recorded episode in memory. Images are raw camera images, uint8 [H, W, 3] a row."""
+    """A recorded episode in memory. Images are raw camera images, uint8 RGB [H, W, 3] a row."""
 
     task: str
     kind: str
@@ -63,7 +63,7 @@ def image_statistics(images: list[Array]) -> dict[str, list[float]]:
 
 @contextlib.contextmanager
 def encoding_video(path: Path, rate: Fraction, options: Mapping[str, str]) -> Iterator[Callable[[Array], None]]:
-    """An mp4 (H.264) to fill: the yielded function appends a uint8 image [H, W, 3]; H and W even, the same every time.
+    """An mp4 (H.264) to fill: the yielded function appends a uint8 RGB image [H, W, 3]; H, W even, always the same.
 
     Raises DataError where none was appended.
     """

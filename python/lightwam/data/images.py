@@ -50,7 +50,7 @@ def _flipped(images_NHWC: Images, up_down: bool, left_right: bool) -> Images:
 
 
 def join_cameras(images: Mapping[str, Images], layout: CameraLayout) -> torch.Tensor:
-    """Raw camera images {name: uint8 [N, h, w, 3]} -> canvas float32 [N, 3, H, W] in [0, 1].
+    """Raw camera images {name: uint8 RGB [N, h, w, 3]} -> canvas float32 [N, 3, H, W] in [0, 1].
 
     Raises `DataError` when a camera is missing, extra, of another type or of another count.
     """

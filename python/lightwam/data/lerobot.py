@@ -274,7 +274,7 @@ def _assemble(root: Path, info: dict[str, Any], table: pa.Table, episodes: list[
 
 
 def read_frames(spans: list[VideoSpan]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Decode spans of ONE video file, given in order of `first`; yields uint8 [count, h, w, 3] for each.
+    """Decode spans of ONE video file, given in order of `first`; yields uint8 RGB [count, h, w, 3] for each.
 
     The file is decoded once, from its start to the end of the last span. Raises `DataError`.
     """

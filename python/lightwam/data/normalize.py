@@ -30,6 +30,8 @@ def measure(rows: npt.NDArray[np.floating[Any]], prefix: str) -> dict[str, Any]:
 
     Minimum, maximum, mean, standard deviation (the population's), and quantiles of 1 % and 99 %.
     """
+    if isinstance(rows, np.ma.MaskedArray):
+        raise DataError(f"statistics of {prefix}: the rows are a masked array, give plain numbers")
     if rows.shape[0] == 0:
         raise DataError("statistics of 0 rows: record or select at least one episode")
     values = rows.astype(np.float64)
@@ -107,6 +109,8 @@ def _vector(default: Mapping[str, Any], field: str, name: str, width: int, mode:
     if name not in default:
         raise DataError(f"statistics of {field} lack {name}, which normalisation {mode!r} needs: measure them again")
     try:
+        if isinstance(default[name], np.ma.MaskedArray):
+            raise TypeError("a masked array")
         values = np.asarray(default[name], np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
@@ -144,3 +148,18 @@ def normalizers(config: LightWAMConfig, document: Mapping[str, Any]) -> tuple[No
     modes = config.robot.normalization
     state = Normalizer.from_statistics(document, "state", modes.state, config.state_dim, modes.clamp)
     return state, Normalizer.from_statistics(document, "action", modes.action, config.action_dim, modes.clamp)
+
+
+def measured_range(document: Mapping[str, Any], field: str, width: int) -> npt.NDArray[np.float64] | None:
+    """Smallest and largest value [2, width] of a field, else its 1 % and 99 % quantiles; None where neither is there.
+
+    `document` and errors as for `from_statistics`.
+    """
+    section = document.get(field)
+    default = section.get("default") if isinstance(section, Mapping) else None
+    for names in (("min", "max"), ("q01", "q99")):
+        if isinstance(default, Mapping) and all(f"global_{name}" in default for name in names):
+            vectors = {name: _vector(default, field, f"global_{name}", width, "range") for name in names}
+            _check_order(vectors, field)
+            return np.stack([vectors[name] for name in names]).astype(np.float64)
+    return None

@@ -23,7 +23,7 @@ def resize_weights(size_in: int, size_out: int) -> NDArray[np.float64]:
 
 
 def compose_canvas(images: Mapping[str, Array], policy: Mapping[str, Any]) -> NDArray[np.float64]:
-    """{camera: uint8 [h, w, 3]} -> canvas [H, W, 3] in -1..1 by the engine's camera list.
+    """{camera: uint8 RGB [h, w, 3]} -> canvas [H, W, 3] in -1..1 by the engine's camera list.
 
     Raises `ObservationError` on a missing camera, a wrong format or a wrong rank.
     """
@@ -32,9 +32,17 @@ def compose_canvas(images: Mapping[str, Array], policy: Mapping[str, Any]) -> ND
     for camera in policy["cameras"]:
         name = camera["name"]
         image = images.get(name)
-        if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            found = "missing" if image is None else f"{image.dtype}{list(image.shape)}"
-            raise ObservationError(f"image {name!r} is {found}: give uint8 [h, w, 3]")
+        masked = isinstance(image, np.ma.MaskedArray)
+        if (
+            image is None
+            or masked
+            or image.dtype != np.uint8
+            or image.ndim != 3
+            or image.shape[2] != 3
+            or 0 in image.shape
+        ):
+            found = "missing" if image is None else f"{'masked ' * masked}{image.dtype}{list(image.shape)}"
+            raise ObservationError(f"image {name!r} is {found}: give uint8 RGB [h, w, 3]")
         pixels = image.astype(np.float64) / 255.0
         if camera["rotate_180"]:
             pixels = pixels[::-1, ::-1]

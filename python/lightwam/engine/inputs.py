@@ -23,7 +23,10 @@ DEFAULT_IMAGE_SIZE = (256, 256)
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What a policy sees: state float32 [P] in robot units; uint8 images {camera: [h, w, 3]}, or latents [Z, h, w]."""
+    """What a policy sees.
+
+    state: float32 [P] in robot units. images: {camera: uint8 RGB [h, w, 3]}, or latents: [Z, h, w].
+    """
 
     instruction: str
     state: NDArray[np.float32]

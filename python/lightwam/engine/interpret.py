@@ -20,8 +20,8 @@ from lightwam.engine.graph import Graph, Op, matrix_view
 from lightwam.engine.images import compose_canvas
 from lightwam.engine.inputs import Observation
 from lightwam.engine.ops import OPS, Call
-from lightwam.errors import ExportError, InstructionError
-from lightwam.words import word_buckets
+from lightwam.errors import ExportError, InstructionError, ObservationError
+from lightwam.words import clean_instruction, word_buckets
 
 _HALVES = {"bf16": torch.bfloat16, "f16": torch.float16}
 _SMALL_BYTES = 1 << 28
@@ -34,7 +34,7 @@ def instruction_context(graph: Graph, text: str) -> Array:
     """
     policy = graph.policy
     for known in policy["instructions"]:
-        if known["text"] == text:
+        if clean_instruction(known["text"]) == clean_instruction(text):
             return _table(graph, known["context"])
     encoder = policy["text_encoder"]
     if encoder is None:
@@ -102,7 +102,10 @@ class Interpreter:
 
     @torch.no_grad()
     def act(self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None) -> Array:
-        """One chunk [H, A] in robot units, from state [P] and latents [C, h, w] or uint8 images {camera: HWC}."""
+        """One chunk [H, A] in robot units, from state [P] and latents [C, h, w] or uint8 RGB images {camera: HWC}."""
+        for name, array in (("state", state), ("latents", latents)):
+            if isinstance(array, np.ma.MaskedArray):
+                raise ObservationError(f"{name} is a masked array: give a plain one")
         if self._instruction is None:
             raise ExportError("act before set_instruction: set an instruction first")
         inputs = {"state": torch.as_tensor(np.asarray(state), dtype=self.dtype).reshape(1, -1), **self._instruction}

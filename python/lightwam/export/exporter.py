@@ -17,7 +17,7 @@ from lightwam.config import LightWAMConfig
 from lightwam.engine.costs import counted_text_rows, graph_costs
 from lightwam.engine.file import write_engine
 from lightwam.engine.graph import Graph
-from lightwam.errors import ExportError
+from lightwam.errors import DataError, ExportError
 from lightwam.export.instructions import Instructions, build_policy_graph
 from lightwam.export.options import ExportOptions
 from lightwam.export.parity import Parity, measure_parity
@@ -65,8 +65,8 @@ def export_engine(
         vae: the video autoencoder; needed to start at images.
         text_encoder: the small encoder that the runtime runs for any instruction.
         instructions: text -> context rows [n, text width] (zero rows at the end are dropped): the known instructions.
-        normalizer: statistics (the content of stats.json) or ready vectors; None: states (clamped all the same) and
-            actions stay normalised, the gripper's too.
+        normalizer: statistics (the content of stats.json, its `instructions` included) or ready vectors; None: states
+            (clamped all the same) and actions stay normalised, the gripper's too.
         show_progress: draw progress bars.
         fields: fields of `ExportOptions` by name, which replace those of `options`.
 
@@ -78,11 +78,12 @@ def export_engine(
     if options.start_at == "images" and vae is None:
         raise ExportError("vae is None: an engine that starts at images needs the VAE, or start_at='latents'")
     config = model.config
+    trained_on = trained_instructions(normalizer)
     folded = config if vae is None else replace(config, vae=vae.config)
     if isinstance(normalizer, Mapping):
         normalizer = Normalization.from_statistics(config, normalizer)
     weights = StateDictWeights(_state_dict(model, vae, text_encoder))
-    graph = build_policy_graph(folded, weights, options, text_encoder is not None, instructions, normalizer)
+    graph = build_policy_graph(folded, weights, options, text_encoder is not None, instructions, normalizer, trained_on)
     parity = None
     if options.parity_seeds:
         units = normalizer or Normalization.identity(config)
@@ -90,6 +91,19 @@ def export_engine(
         with bar as advance, computing_in_float32(model, vae):
             parity = measure_parity(graph, model, vae and vae.encode, units, options, advance)
     return write_policy(graph, config, path, options.provenance, parity, show_progress)
+
+
+def trained_instructions(statistics: object) -> tuple[str, ...] | None:
+    """The instructions that a statistics file's content lists; None where it lists none.
+
+    Raises `DataError` for a list that holds something other than texts.
+    """
+    listed = statistics.get("instructions") if isinstance(statistics, Mapping) else None
+    if listed is None:
+        return None
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        raise DataError(f"statistics: instructions is {listed!r}: give a list of texts, or leave it out")
+    return tuple(listed)
 
 
 def _state_dict(model: LightWAM, vae: WanVAE | None, text_encoder: HashedWordsEncoder | None) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightwam.export.options import ExportOptions
 from lightwam.export.policy import Normalization
 from lightwam.export.policy_graph import build_graph
 from lightwam.export.weights import TEXT, Weights
+from lightwam.words import clean_instruction, split_words
 
 Instructions = Mapping[str, Array | Tensor]
 """Text -> context rows [n, text width]; zero rows at the end are dropped."""
@@ -33,12 +34,16 @@ def build_policy_graph(
     has_text_encoder: bool,
     instructions: Instructions | None = None,
     normalization: Normalization | None = None,
+    trained_on: Sequence[str] | None = None,
 ) -> Graph:
-    """The graph with its text encoder and known instructions. Raises `ExportError` if it would know no instruction."""
+    """The graph with its text encoder and known instructions. Raises `ExportError` if it would know no instruction.
+
+    `trained_on`: all instructions that the text encoder saw in training; None: not known.
+    """
     if not has_text_encoder and not instructions:
         raise ExportError("instructions is empty and there is no text encoder: give at least one known instruction")
     length = options.resolved_context_rows(config)
-    texts = [text.strip() if isinstance(text, str) else text for text in instructions or {}]
+    texts = [clean_instruction(text) if isinstance(text, str) else text for text in instructions or {}]
     if len(set(texts)) < len(texts):
         raise ExportError(f"instructions are {texts}: one is given twice; give each once")
     tables = {
@@ -50,7 +55,7 @@ def build_policy_graph(
     constants: dict[str, Constant] = {}
     policy: dict[str, Any] = {}
     if has_text_encoder:
-        policy["text_encoder"] = _text_encoder(config, weights, length, constants)
+        policy["text_encoder"] = {**_text_encoder(config, weights, length, constants), **_words(config, trained_on)}
     policy["instructions"] = [
         _instruction(text, table, index, constants) for index, (text, table) in enumerate(tables.items())
     ]
@@ -76,10 +81,20 @@ def _text_encoder(
     return section
 
 
+def _words(config: LightWAMConfig, trained_on: Sequence[str] | None) -> dict[str, list[str]]:
+    """The words that the text encoder saw, those of the prompt's template among them; nothing where not known."""
+    if not trained_on:
+        return {}
+    prompts = (config.text.prompt_template.replace("{task}", text) for text in trained_on)
+    return {"words": sorted({word for prompt in prompts for word in split_words(prompt)})}
+
+
 def _instruction_table(index: int, text: str, rows: Array | Tensor, length: int, config: LightWAMConfig) -> Tensor:
     """Context rows [n, text width] of a known instruction up to the last one that is not zero, n in 1..length."""
+    if isinstance(rows, np.ma.MaskedArray):
+        raise ExportError(f"context of {text!r} is a masked array: give plain rows")
     table, width = torch.as_tensor(rows).detach().to("cpu", torch.float64), config.text.width
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not clean_instruction(text):
         raise ExportError(f"instruction {index} is {text!r}: give its text")
     if table.ndim != 2 or table.shape[1] != width or not bool(torch.isfinite(table).all()):
         raise ExportError(f"context of {text!r} has shape {list(table.shape)}: give finite rows [n, {width}]")

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import Dimension, LightWAMConfig, RobotConfig
 from lightwam.engine.dtypes import Array
 from lightwam.errors import ExportError
 from lightwam.export.fold import action_pass_needs_no_mask
@@ -18,13 +18,18 @@ from lightwam.export.options import StartAt
 
 @dataclass(frozen=True)
 class Normalization:
-    """normalised = robot * scale + offset, per field [P] or [A] (float64); `clamp` limits the normalised state."""
+    """normalised = robot * scale + offset, per field [P] or [A] (float64); `clamp` limits the normalised state.
+
+    Ranges [2, P] and [2, A]: smallest and largest value seen in training, in the units of the data; None: not known.
+    """
 
     state_scale: Array
     state_offset: Array
     action_scale: Array
     action_offset: Array
     clamp: float
+    state_range: Array | None = None
+    action_range: Array | None = None
 
     @staticmethod
     def identity(config: LightWAMConfig) -> Normalization:
@@ -37,13 +42,21 @@ class Normalization:
     @staticmethod
     def from_statistics(config: LightWAMConfig, statistics: Mapping[str, Any]) -> Normalization:
         """By the configuration's modes, from a statistics file's content. Raises `DataError` or `ExportError`."""
-        from lightwam.data.normalize import normalizers
+        from lightwam.data.normalize import measured_range, normalizers
 
         state, action = normalizers(config, statistics)
         state_scale, state_offset, action_scale, action_offset = (
             np.asarray(vector, np.float64) for vector in (state.scale, state.offset, action.scale, action.offset)
         )
-        made = Normalization(state_scale, state_offset, action_scale, action_offset, state.clamp)
+        made = Normalization(
+            state_scale,
+            state_offset,
+            action_scale,
+            action_offset,
+            state.clamp,
+            measured_range(statistics, "state", config.state_dim),
+            measured_range(statistics, "action", config.action_dim),
+        )
         made.check(config)
         return made
 
@@ -51,9 +64,20 @@ class Normalization:
         """Raises `ExportError` on widths that do not fit, scales of zero, NaN or infinity."""
         widths = {"state": config.state_dim, "action": config.action_dim}
         for field, width in widths.items():
+            limits = getattr(self, f"{field}_range")
+            if limits is not None and (np.shape(limits) != (2, width) or not np.isfinite(limits).all()):
+                raise ExportError(f"normalizer {field}_range is {limits}: give finite numbers [2, {width}], or None")
             for part in ("scale", "offset"):
-                vector = np.asarray(getattr(self, f"{field}_{part}"))
-                if vector.shape != (width,) or not np.isfinite(vector).all() or (part == "scale" and not vector.all()):
+                given = getattr(self, f"{field}_{part}")
+                if isinstance(given, np.ma.MaskedArray):
+                    raise ExportError(f"normalizer {field}_{part} is a masked array: give plain numbers, all of them")
+                vector = np.asarray(given)
+                if (
+                    vector.dtype.kind not in "fiu"
+                    or vector.shape != (width,)
+                    or not np.isfinite(vector).all()
+                    or (part == "scale" and not vector.all())
+                ):
                     raise ExportError(
                         f"normalizer {field}_{part} is {vector.tolist()}: give {width} finite numbers, no scale of zero"
                     )
@@ -118,6 +142,34 @@ def policy_section(
         "text_encoder": None,
         "instructions": [],
         "normalizer": None if normalization is None else normalization.to_json(),
+        "state": _dimensions(
+            config.robot.state, normalization, None if normalization is None else normalization.state_range
+        ),
+        "action": _dimensions(config.robot.action, normalization, _range_on_robot(config.robot, normalization)),
         "gripper": None if config.robot.gripper is None or normalization is None else str(config.robot.gripper),
         "control_hz": config.robot.control_hz if control_hz is None else control_hz,
     }
+
+
+def _dimensions(
+    dimensions: Sequence[Dimension], normalization: Normalization | None, limits: Array | None
+) -> list[dict[str, Any]]:
+    """Name, unit and range in training of each number; without a normalisation its unit is '1', a plain number."""
+    ranges = [None] * len(dimensions) if limits is None else np.asarray(limits, np.float64).T.tolist()
+    return [
+        {"name": dimension.name, "unit": "1" if normalization is None else dimension.unit, "range": limit}
+        for dimension, limit in zip(dimensions, ranges, strict=True)
+    ]
+
+
+def _range_on_robot(robot: RobotConfig, normalization: Normalization | None) -> Array | None:
+    """The actions' range behind the gripper rule."""
+    if normalization is None or normalization.action_range is None:
+        return None
+    limits = np.array(normalization.action_range, np.float64)
+    if robot.gripper is not None:
+        ends = robot.gripper.to_robot(limits[:, robot.gripper_column])
+        if robot.gripper.two_valued:
+            ends = np.array([robot.gripper.robot_open, robot.gripper.robot_closed])
+        limits[:, robot.gripper_column] = np.sort(ends)
+    return limits

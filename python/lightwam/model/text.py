@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightwam.config import TextConfig
 from lightwam.errors import ConfigError, InstructionError
-from lightwam.words import word_buckets
+from lightwam.words import clean_instruction, word_buckets
 
 Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
 """(prompts, length) -> token ids [B, length] int64 and mask [B, length], 1 on the text."""
@@ -33,7 +33,7 @@ class Context(NamedTuple):
 
 def prompt(config: TextConfig, instruction: str) -> str:
     """The instruction set into the prompt template. Raises `InstructionError` where it is no text or empty."""
-    if not isinstance(instruction, str) or not instruction.strip():
+    if not isinstance(instruction, str) or not clean_instruction(instruction):
         raise InstructionError(f"instruction is {instruction!r}: give a sentence")
     return config.prompt_template.replace("{task}", instruction)
 

@@ -20,6 +20,7 @@ from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.engine.inputs import RANDOM_INSTRUCTION, Observation, random_observation
 from lightwam.errors import DataError
+from lightwam.words import clean_instruction
 
 if TYPE_CHECKING:
     from lightwam.data.lerobot import LeRobotDataset
@@ -94,8 +95,8 @@ def check_recording(graph: Graph, dataset: LeRobotDataset) -> tuple[str, ...]:
             f"engine {graph.name} has state width {policy['state_width']}, data set {root} has {width}: "
             "give recordings of the engine's robot"
         )
-    known = {entry["text"] for entry in policy["instructions"]}
-    unknown = sorted({episode.task for episode in dataset.episodes} - known)
+    known = {clean_instruction(entry["text"]) for entry in policy["instructions"]}
+    unknown = sorted({clean_instruction(episode.task) for episode in dataset.episodes} - known)
     if unknown and policy["text_encoder"] is None:
         raise DataError(
             f"engine {graph.name} knows the instructions {sorted(known)[:3]}, data set {root} has {unknown[:3]}: "

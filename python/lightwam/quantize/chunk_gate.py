@@ -77,7 +77,9 @@ def probe_graph(graph: Graph) -> Graph:
     probe = Value(_PROBE, TensorType("f32", (horizon, 2 * width)))
     op = Op("concat", _PROBE, "postprocess", {"x.0": chunk_value(graph), "x.1": final}, {}, {"y": _PROBE}, {})
     program = Program({**act.values, _PROBE: probe}, (*act.ops, op), {"actions": _PROBE})
-    policy = {**graph.policy, "action_width": 2 * width, "normalizer": None, "gripper": None}
+    described = ("state", "action")  # whose ranges would be compared with random states
+    policy = {key: value for key, value in graph.policy.items() if key not in described}
+    policy |= {"action_width": 2 * width, "normalizer": None, "gripper": None}
     return plan_graph(replace(graph, policy=policy, programs={**graph.programs, "act": program}))
 
 

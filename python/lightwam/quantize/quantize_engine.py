@@ -26,6 +26,7 @@ from lightwam.quantize.chunk_gate import Agreement, agreement, gripper_column, p
 from lightwam.quantize.layer_errors import measure_layers
 from lightwam.quantize.layers import Layer, find_layers, quantize_graph, scale_name
 from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeReport, report_path
+from lightwam.quantize.variation import Variation, measure_variation
 
 
 def quantize_engine(
@@ -34,9 +35,11 @@ def quantize_engine(
     """Quantise an engine file; write `out` and, beside it, the report, unless a gate cannot be met (`passed` False).
 
     Needs about twice the engine's size on disk beside `out` while it works, and memory for the engine as the runtime
-    holds it. Raises `ConfigError`, `EngineError`, `ExportError`; then, as when a gate is not met, nothing is written.
+    holds it. Raises `ConfigError`, `EngineError`, `ExportError`, and `DataError` for observations that do not differ;
+    then, as when a gate is not met, nothing is written.
     """
     options = options or QuantizeOptions()
+    variation = measure_variation(observations)
     graph = read_engine(engine)
     check_graph(graph)
     with progress_bar("checking", graph.constant_bytes(), options.show_progress) as advance:
@@ -45,7 +48,7 @@ def quantize_engine(
     every, excluded = _layers(find_layers(graph, options.min_weights), graph.name, options.keep_float)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        run = _Run(graph, reference, every, observations, options, Path(folder))
+        run = _Run(graph, reference, every, observations, variation, options, Path(folder))
         report = run.report(engine.name, excluded)
         if report.passed:
             chosen = [entry.layer for entry in report.layers if entry.verdict == options.precision]
@@ -111,6 +114,7 @@ class _Run:
     reference: Graph
     layers: list[Layer]
     observations: Observations
+    variation: Variation
     options: QuantizeOptions
     folder: Path
 
@@ -135,7 +139,7 @@ class _Run:
         every = sorted((*self.layers, *excluded), key=lambda layer: position[layer.weight])
         return QuantizeReport(
             engine, self.graph.precision, self.reference.precision, self.observations.source, options,
-            len(self.observations.calibration),
+            len(self.observations.calibration), self.variation,
             tuple(
                 LayerVerdict(layer, errors.get(layer.weight), kept.get(layer.weight, options.precision))
                 for layer in every

@@ -11,6 +11,7 @@ from lightwam.engine.graph import EightBit
 from lightwam.quantize.chunk_gate import Agreement, Runner
 from lightwam.quantize.layer_errors import LayerError
 from lightwam.quantize.layers import MIN_WEIGHTS, Layer
+from lightwam.quantize.variation import Variation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class QuantizeReport:
     source: str
     options: QuantizeOptions
     calibration: int
+    variation: Variation
     layers: tuple[LayerVerdict, ...]
     tries: tuple[tuple[int, float], ...]
     chunk: Agreement | None
@@ -92,7 +94,8 @@ class QuantizeReport:
             "float_precision": self.precision,
             "chunk_reference": self.reference,
             "observations": {"source": self.source, "calibration": self.calibration,
-                             "held_out": 0 if self.chunk is None else self.chunk.observations},
+                             "held_out": 0 if self.chunk is None else self.chunk.observations,
+                             "distinct": self.variation.distinct, "warnings": list(self.variation.warnings)},
             "gates": {"layer_output_error": self.options.layer_gate, "chunk_cosine_min": self.options.chunk_gate},
             "runner": self.options.runner,
             f"layers_{self.options.precision}": len(self.layers) - len(self.fallbacks),

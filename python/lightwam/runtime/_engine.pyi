@@ -8,10 +8,19 @@ from numpy.typing import NDArray
 STAGES: list[str]
 
 def verify(path: bytes) -> str: ...
+def clean_instruction(text: str) -> str: ...
 
 class Policy:
     def __init__(
-        self, path: bytes, device: str, threads: int, precision: str, instruction_set: str = "auto"
+        self,
+        path: bytes,
+        device: str,
+        threads: int,
+        precision: str,
+        instruction_set: str = "auto",
+        color_order: str = "rgb",
+        unfamiliar: str = "warn",
+        on_warning: Callable[[str], None] | None = None,
     ) -> None: ...
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn: ...
     def set_instruction(self, text: str) -> None: ...

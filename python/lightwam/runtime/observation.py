@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from lightwam.errors import ObservationError
 class Observation(TypedDict, total=False):
     """What `Policy.infer` takes. An engine starts at images or at latents and takes that key, and `state`.
 
-    images: camera name -> uint8 [height, width, 3], RGB as the camera delivers it, any size and any strides.
+    images: camera name -> uint8 [height, width, 3], any size and any strides; RGB, or BGR for a policy that was made
+        with `color_order="bgr"`. A broadcast image (a stride of zero) is copied first, any other is read in place.
     latents: float32 [C, h, w], normalised.
     state: float32 or float64 [P] in robot units.
     """
@@ -35,28 +36,50 @@ class ObservationShape:
     state_width: int
 
 
+#: Larger frames are refused in C++.
+_MAX_IMAGE_SIZE = 16384
+
 #: Images, latents and state as arrays of the right type; the dictionary is a copy, so the caller may change theirs.
 CheckedObservation = tuple[dict[str, NDArray[np.uint8]], NDArray[np.float32] | None, NDArray[np.float32]]
 
 
+def _is_plain(value: object) -> TypeGuard[NDArray[Any]]:
+    """Whether this is an array of plain numbers: no mask, and no unit that would get lost."""
+    if type(value) is np.ndarray:
+        return True
+    is_array = isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray)
+    return is_array and not (hasattr(value, "unit") or hasattr(value, "units"))
+
+
 def _describe(value: object) -> str:
+    if isinstance(value, np.ma.MaskedArray):
+        return f"a masked array, {value.dtype} {list(value.shape)} (its .filled(...) is a plain one)"
+    if isinstance(value, np.ndarray) and not _is_plain(value):
+        return f"a {type(value).__name__} with a unit (take its plain numbers, in the units of the training data)"
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+def _is_float(dtype: np.dtype[Any], *sizes: int) -> bool:
+    """Whether these are floats of one of these sizes in bytes, in any byte order."""
+    return dtype.kind == "f" and dtype.itemsize in sizes
 
 
 def _check_image(name: object, image: object) -> NDArray[np.uint8]:
     if not isinstance(name, str):
         raise ObservationError(f"camera name {name!r} is {_describe(name)}; expected a string")
     expected = "expected a numpy array, uint8 [height, width, 3]"
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+    if not _is_plain(image) or image.dtype != np.uint8:
         raise ObservationError(f"image of camera {name!r} is {_describe(image)}; {expected}")
     if image.ndim != 3 or image.shape[2] != 3:
         hint = " (rows first, channels last)" if image.ndim == 3 and image.shape[0] == 3 else ""
+        hint = " (image[..., :3] leaves the fourth channel out)" if image.ndim == 3 and image.shape[2] == 4 else hint
         raise ObservationError(f"image of camera {name!r} is {_describe(image)}; {expected}{hint}")
     if image.size == 0:
         raise ObservationError(f"image of camera {name!r} is empty, {_describe(image)}; {expected}")
-    return image
+    broadcast = not all(image.strides) and max(image.shape) <= _MAX_IMAGE_SIZE
+    return np.ascontiguousarray(image) if broadcast else image
 
 
 def _check_images(images: object, cameras: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
@@ -73,14 +96,13 @@ def _check_images(images: object, cameras: tuple[str, ...]) -> dict[str, NDArray
 
 
 def _check_latents(latents: object, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    if not isinstance(latents, np.ndarray) or latents.dtype != np.float32 or latents.shape != shape:
+    if not _is_plain(latents) or not _is_float(latents.dtype, 4) or latents.shape != shape:
         raise ObservationError(f"latents is {_describe(latents)}; expected a numpy array, float32 {list(shape)}")
-    return np.ascontiguousarray(latents)
+    return np.ascontiguousarray(latents, dtype=np.float32)
 
 
 def _check_state(state: object, width: int) -> NDArray[np.float32]:
-    floats = (np.dtype(np.float32), np.dtype(np.float64))
-    if not isinstance(state, np.ndarray) or state.dtype not in floats or state.shape != (width,):
+    if not _is_plain(state) or not _is_float(state.dtype, 4, 8) or state.shape != (width,):
         raise ObservationError(f"state is {_describe(state)}; expected a numpy array, float32 or float64 [{width}]")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(state, dtype=np.float32)

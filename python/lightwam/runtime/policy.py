@@ -6,12 +6,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn, SupportsIndex
 
 import numpy as np
 
-from lightwam.errors import DeviceError, EngineError, InstructionError, PrecisionError
+from lightwam.errors import (
+    DeviceError,
+    EngineError,
+    InstructionError,
+    ObservationError,
+    PrecisionError,
+    UnfamiliarInputWarning,
+)
 from lightwam.runtime import _engine
 from lightwam.runtime.chunk import ActionChunk
 from lightwam.runtime.deprecated import old_name
@@ -21,6 +30,8 @@ from lightwam.runtime.tuning import TaskTiming, Tuning
 _logger = logging.getLogger("lightwam.runtime")
 
 DeviceName = Literal["cpu", "cuda", "auto"]
+ColorOrder = Literal["rgb", "bgr"]
+Unfamiliar = Literal["warn", "error", "ignore"]
 
 _MAX_THREADS = 1024
 _MAX_REPEATS = 10_000
@@ -45,6 +56,15 @@ def _file_name(path: object) -> bytes:
     return name
 
 
+def _warn(message: str) -> None:
+    """What the runtime says of an unfamiliar input; its place is the first caller outside of this package."""
+    level = 2
+    frame = sys._getframe(1).f_back  # of the policy's method
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("lightwam."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UnfamiliarInputWarning, stacklevel=level + 1)
+
+
 class Policy:
     """An engine file, loaded and ready.
 
@@ -53,8 +73,13 @@ class Policy:
         machine code for it and enough memory are there, else the CPU (the log says which, and why).
     threads: CPU threads; None takes one per core that this process may use. The actions do not depend on it.
     precision: "auto" takes the engine's own; "f32", "bf16", "f16", "int8" or "fp8" insist on it.
+    color_order: the channels of all frames, "rgb" or "bgr" (OpenCV, many cameras).
+    unfamiliar: what to do about a state far outside of the range that was seen in training, and about words that the
+        text encoder never saw. "warn" (an UnfamiliarInputWarning, once for each number or word), "error"
+        (ObservationError, InstructionError) or "ignore". Engines that do not tell ranges or words are not checked.
 
-    Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError. Logs one line to the
+    Raises EngineError (missing, damaged, foreign or too new a file), PrecisionError, DeviceError; ObservationError for
+    an unknown color_order or unfamiliar. Logs one line to the
     logger "lightwam.runtime" that says what runs and why. Calls from several threads are served one after the other.
 
     A policy works in the process that opened it (docs/reference/runtime.md, "Processes and threads"). In the child of a
@@ -67,13 +92,30 @@ class Policy:
         device: str = "cpu",
         threads: int | None = None,
         precision: str = "auto",
+        *,
+        color_order: ColorOrder = "rgb",
+        unfamiliar: Unfamiliar = "warn",
     ) -> None:
         if not isinstance(device, str):
             raise DeviceError(f"device is {device!r}; expected 'cpu', 'cuda' or 'auto'")
         if not isinstance(precision, str):
             raise PrecisionError(f"precision is {precision!r}; expected 'auto', 'f32', 'bf16', 'f16', 'int8' or 'fp8'")
+        for name, choice, expected in (
+            ("color_order", color_order, "'rgb' or 'bgr'"),
+            ("unfamiliar", unfamiliar, "'warn', 'error' or 'ignore'"),
+        ):
+            if not isinstance(choice, str):
+                raise ObservationError(f"{name} is {choice!r}; expected {expected}")
         self._path = path
-        self._engine = _engine.Policy(_file_name(path), device, _thread_count(threads), precision)
+        self._engine = _engine.Policy(
+            _file_name(path),
+            device,
+            _thread_count(threads),
+            precision,
+            color_order=color_order,
+            unfamiliar=unfamiliar,
+            on_warning=_warn,
+        )
         self._metadata: dict[str, Any] = json.loads(self._engine.document)
         policy = self._metadata["policy"]
         self._actions_shape = (int(policy["horizon"]), int(policy["action_width"]))
@@ -97,7 +139,11 @@ class Policy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The engine's own document (engine-format.md), without its programs, launch plan and checksums."""
+        """The engine's own document (engine-format.md), without its programs, launch plan and checksums.
+
+        `metadata["policy"]["state"]` and `["action"]` list name, unit and range in training of each number; absent
+        where the engine does not tell them.
+        """
         return {key: value for key, value in self._metadata.items() if key not in ("programs", "gpu", "checksums")}
 
     @property
@@ -107,8 +153,13 @@ class Policy:
 
     @property
     def instruction(self) -> str | None:
-        """The instruction in force; None before the first."""
+        """The instruction in force, as it was given; None before the first. Never waits for a chunk."""
         return self._engine.instruction or None
+
+    @property
+    def horizon(self) -> int:
+        """How many actions a chunk has."""
+        return self._actions_shape[0]
 
     @property
     def replan_steps(self) -> int:
@@ -136,6 +187,9 @@ class Policy:
     def set_instruction(self, text: str) -> None:
         """Choose what the robot is to do. An instruction set before costs nothing: its keys and values are kept.
 
+        White space of any kind and length is one space, invisible and control characters are nothing, and letters are
+        in Unicode's form NFKC (docs/reference/engine-format.md, "Text of an instruction").
+
         Raises InstructionError when `text` is not text, holds no word, is too long, or is unknown to an engine without
         a text encoder (the message names those it knows); the instruction in force then stays.
         """
@@ -148,7 +202,7 @@ class Policy:
         self._engine.set_instruction(text)
 
     def infer(self, observation: Mapping[str, Any], *, by_stage: bool = False) -> ActionChunk:
-        """One action chunk from `{"images": {camera: uint8 [h, w, 3]}, "state": [P]}` (see `Observation`).
+        """One action chunk from `{"images": {camera: uint8 RGB [h, w, 3]}, "state": [P]}` (see `Observation`).
 
         by_stage: time stages on a GPU too. There the chunk is one CUDA graph, which reads no clock; this takes another
         one, which reads the GPU's clock between stages and runs them one after the other.

@@ -24,7 +24,7 @@ FRAME_STRIDE = 2  # a video shows every second control step
 
 
 AddPicture = Callable[[Array, int], None]
-"""Takes a picture of a trial, uint8 [H, W, 3], after so many executed actions of a chunk."""
+"""Takes a picture of a trial, uint8 RGB [H, W, 3], after so many executed actions of a chunk."""
 OpenFilm = Callable[[int], AbstractContextManager[AddPicture | None]]  # trial index -> who takes its pictures, if any
 
 

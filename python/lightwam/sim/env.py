@@ -137,13 +137,13 @@ class SimulatorEnv(Protocol):
 
     @abstractmethod
     def observation(self) -> Observation:
-        """Camera images uint8 [H, W, 3] as the data sets of this simulator store them, and the state, float32 [P].
+        """Camera images uint8 RGB [H, W, 3] as the data sets of this simulator store them, and the state, float32 [P].
 
         Raises SimulatorError where the last step did not render.
         """
 
     def picture(self) -> Array:
-        """What a person sees in a video, uint8 [H, W, 3]; H and W even. Default: the cameras side by side."""
+        """What a person sees in a video, uint8 RGB [H, W, 3]; H and W even. Default: the cameras side by side."""
         return np.concatenate(list(self.observation()["images"].values()), axis=1)
 
     @abstractmethod

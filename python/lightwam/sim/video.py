@@ -25,7 +25,7 @@ _CELL, _DONE, _IDLE = 12, (80, 200, 120), (70, 70, 70)
 
 
 def compose_frame(picture_HWC: Array, chunk_step: int = 0, chunk_length: int = 0) -> Array:
-    """A picture over the chunk's strip, uint8 [H + strip, W, 3]; `chunk_step` of `chunk_length` cells are lit."""
+    """A picture over the chunk's strip, uint8 RGB [H + strip, W, 3]; `chunk_step` of `chunk_length` cells are lit."""
     strip = np.zeros((STRIP_HEIGHT, picture_HWC.shape[1], 3), dtype=np.uint8)
     for number in range(chunk_length):
         left = 4 + number * (_CELL + 3)
@@ -73,7 +73,7 @@ def _halved(frame: Array) -> Array:
 
 
 def write_png(path: Path, image: Array) -> None:
-    """Write a uint8 image [H, W, 3] as PNG."""
+    """Write a uint8 RGB image [H, W, 3] as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     codec: Any = av.CodecContext.create("png", "w")
     codec.height, codec.width = image.shape[:2]

@@ -119,9 +119,13 @@ def load_policy_data(
 ) -> tuple[PolicyData, Mapping[str, Any]]:
     """Read data sets, fill the caches, and normalise with `statistics` (measured over all of them when None).
 
+    The statistics that come back list the `instructions` of the data and of those statistics, so all that the text
+    encoder will have seen; not where earlier statistics list none.
+
     Raises `DataError`.
     """
     datasets = open_datasets(inputs.data, config, inputs.max_episodes)
+    seen = [] if statistics is None else statistics.get("instructions")
     statistics = statistics or measure_statistics(datasets, config)
     parts, start = [], 0
     for dataset in datasets:
@@ -129,6 +133,8 @@ def load_policy_data(
         start += len(dataset.state)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     tasks = tuple(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
+    if seen is not None:
+        statistics = {**statistics, "instructions": sorted({*seen, *tasks})}
     task_names = [[e.task] * e.length for dataset in datasets for e in dataset.episodes]
     state, action = normalizers(config, statistics)
     joined["state_NP"], joined["action_NHA"] = state.forward(joined["state_NP"]), action.forward(joined["action_NHA"])

@@ -77,10 +77,14 @@ void test_two_cameras(std::size_t height, std::size_t width, bool rotate, DType 
         for (std::size_t c = 0; c < 3; ++c)
             planes[c * height * width + height * width - 1 - i] = first.bytes[i * 3 + c];
     }
+    // The second one lies packed with its last channel first, as BGR frames are read.
+    std::vector<std::uint8_t> reversed(second.bytes.size());
+    for (std::size_t i = 0; i < reversed.size(); ++i) reversed[i] = second.bytes[i - i % 3 + 2 - i % 3];
+    const std::uint8_t* const pixels = rotate ? reversed.data() + 2 : second.bytes.data();
     const auto columns = static_cast<std::ptrdiff_t>(width);
     const cpu::CameraImage cameras[] = {{planes.data() + height * width - 1, -columns, -1,
                                          static_cast<std::ptrdiff_t>(height * width), rotate, 0, 0, &plans[0]},
-                                        {second.bytes.data(), 33, 3, 1, !rotate, 0, left_width, &plans[1]}};
+                                        {pixels, 33, 3, rotate ? -1 : 1, !rotate, 0, left_width, &plans[1]}};
     Buffer y(out, reference.size());
     check::op("preprocess_images " + std::to_string(height) + "x" + std::to_string(width) + " " + check::name(out),
               cpu::PreprocessImagesArgs{canvas_height, left_width + right_width, cameras, 2, y.output()}, y, reference,

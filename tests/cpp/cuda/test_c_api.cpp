@@ -16,7 +16,8 @@ bool says(const char* text, const char* part) { return text != nullptr && std::s
 
 // A policy of the C functions; null, and a failed test, where it does not open.
 lightwam_policy* open(const std::string& path, const char* device) {
-    const lightwam_options options{device, nullptr, 0};
+    lightwam_options options{};
+    options.device = device;
     lightwam_policy* policy = nullptr;
     EXPECT(lightwam_policy_open(path.c_str(), &options, &policy) == LIGHTWAM_OK);
     EXPECT(policy != nullptr);
@@ -58,7 +59,8 @@ void test_chunk(const Standin& standin, const std::string& path) {
 
 void test_missing(const Standin& standin, const std::string& path) {
     standin.set_device(0, 87, 0, kGigabyte);
-    const lightwam_options on_gpu{"cuda", nullptr, 0};
+    lightwam_options on_gpu{};
+    on_gpu.device = "cuda";
     lightwam_policy* policy = nullptr;
     EXPECT(lightwam_policy_open(path.c_str(), &on_gpu, &policy) == LIGHTWAM_DEVICE_ERROR && policy == nullptr);
     EXPECT(says(lightwam_last_error(), "there is no GPU that this process may use"));

@@ -82,6 +82,26 @@ void test_strides(const std::string& path) {
         image.channel_stride = 30;
     }
     EXPECT(infer(policy, strided.view()) == expected(file, dense.view()));
+    strided.images[0].channel_stride = 0;
+    EXPECT(throws_with<Error>("in which pixels overlap", [&] { infer(policy, strided.view()); }));
+}
+
+// BGR, packed and in other layouts, gives what RGB gives of the swapped frame.
+void test_color_order(const std::string& path) {
+    const engine::EngineFile file(path);
+    PolicyOptions options = on_cuda();
+    options.color_order = "bgr";
+    Policy policy(path, options);
+    policy.set_instruction(kTask);
+    SmallObservation rgb(6, 5);
+    SmallObservation bgr(6, 5);
+    for (std::size_t i = 0; i < rgb.pixels.size(); ++i) bgr.pixels[i] = rgb.pixels[i - i % 3 + 2 - i % 3];
+    EXPECT(infer(policy, bgr.view()) == expected(file, rgb.view()));
+    for (ImageView& image : bgr.images) {  // the RGB frame, its channels from last to first
+        image.pixels = rgb.pixels.data() + 2;
+        image.channel_stride = -1;
+    }
+    EXPECT(infer(policy, bgr.view()) == expected(file, rgb.view()));
 }
 
 void test_instructions(const Standin& standin, const std::string& path) {
@@ -163,6 +183,7 @@ int main(int argc, char** argv) {
     test_chunks(standin, path, false);
     test_chunks(standin, path, true);
     test_strides(path);
+    test_color_order(path);
     test_instructions(standin, path);
     test_errors(standin, path);
     test_auto(standin, path, path.substr(0, path.rfind('/')));

@@ -17,10 +17,10 @@ static int failures = 0;
     } while (0)
 
 static void test_errors(const char* path) {
-    const lightwam_options in_bf16 = {NULL, "bf16", 1};
-    const lightwam_options no_threads = {"cpu", NULL, -3};
-    const lightwam_options on_a_toaster = {"toaster", NULL, 0};
-    const lightwam_options on_a_gpu = {"cuda", NULL, 0};
+    const lightwam_options in_bf16 = {.precision = "bf16", .threads = 1};
+    const lightwam_options no_threads = {.device = "cpu", .threads = -3};
+    const lightwam_options on_a_toaster = {.device = "toaster"};
+    const lightwam_options on_a_gpu = {.device = "cuda"};
     lightwam_policy* policy = NULL;
     EXPECT(strcmp(lightwam_last_error(), "") == 0);
     EXPECT(lightwam_policy_open("no/such/file.lwam", NULL, &policy) == LIGHTWAM_ENGINE_ERROR);
@@ -45,7 +45,7 @@ static void test_policy(const char* path) {
     const float state[5] = {0.0f, 0.1f, 0.2f, 0.3f, 0.4f};
     float actions[12];
     double seconds = -1.0;
-    const lightwam_options options = {"auto", "auto", 1};
+    const lightwam_options options = {.device = "auto", .precision = "auto", .threads = 1};
     lightwam_sizes sizes;
     lightwam_policy* policy = NULL;
     lightwam_image images[2];
@@ -94,11 +94,57 @@ static void test_policy(const char* path) {
     lightwam_policy_close(policy);
 }
 
+static lightwam_status open_with(const char* path, const char* color_order, const char* unfamiliar,
+                                 lightwam_policy** policy) {
+    const lightwam_options options = {.threads = 1, .color_order = color_order, .unfamiliar = unfamiliar};
+    return lightwam_policy_open(path, &options, policy);
+}
+
+/* What has the right form and the wrong meaning. */
+static void test_meaning(const char* path) {
+    static uint8_t rgb[12 * 10 * 3];
+    static uint8_t bgr[12 * 10 * 3];
+    const float state[5] = {0.0f, 0.1f, 0.2f, 0.3f, 0.4f};
+    float expected[12];
+    float actions[12];
+    lightwam_policy* policy = NULL;
+    lightwam_image images[2] = {{"agentview", rgb, 12, 10, 30, 3, 1}, {"wrist", rgb, 12, 10, 30, 3, 1}};
+    const lightwam_observation seen = {.images = images, .image_count = 2, .state = state, .state_width = 5};
+    int i;
+
+    for (i = 0; i < (int)sizeof(rgb); ++i) rgb[i] = (uint8_t)(i * 37);
+    for (i = 0; i < (int)sizeof(rgb); ++i) bgr[i] = rgb[i - i % 3 + 2 - i % 3];
+    EXPECT(open_with(path, "rgba", NULL, &policy) == LIGHTWAM_OBSERVATION_ERROR && policy == NULL);
+    EXPECT(strstr(lightwam_last_error(), "color_order is 'rgba'; expected 'rgb' or 'bgr'") != NULL);
+    EXPECT(open_with(path, NULL, "loud", &policy) == LIGHTWAM_OBSERVATION_ERROR && policy == NULL);
+    EXPECT(open_with(path, NULL, NULL, &policy) == LIGHTWAM_OK);
+    EXPECT(strstr(lightwam_policy_metadata(policy), "\"state_width\": 5") != NULL);
+    EXPECT(lightwam_policy_metadata(NULL) == NULL);
+    EXPECT(lightwam_policy_set_instruction(policy, "pick up \xC3") == LIGHTWAM_INSTRUCTION_ERROR);
+    EXPECT(strstr(lightwam_last_error(), "not valid UTF-8: byte 0xc3 at position 8") != NULL);
+    EXPECT(lightwam_policy_set_instruction(policy, "\xEF\xBB\xBFpick\xC2\xA0up the soup\n") == LIGHTWAM_OK);
+    EXPECT(lightwam_policy_infer(policy, &seen, expected, 12, NULL) == LIGHTWAM_OK);
+    images[1].row_stride = images[1].column_stride = images[1].channel_stride = 0;
+    EXPECT(lightwam_policy_infer(policy, &seen, actions, 12, NULL) == LIGHTWAM_OBSERVATION_ERROR);
+    EXPECT(strstr(lightwam_last_error(), "camera 'wrist' has the strides 0, 0, 0 bytes") != NULL);
+    lightwam_policy_close(policy);
+
+    EXPECT(open_with(path, "bgr", "ignore", &policy) == LIGHTWAM_OK);
+    EXPECT(lightwam_policy_set_instruction(policy, "pick up the soup") == LIGHTWAM_OK);
+    images[1] = images[0];
+    images[1].camera = "wrist";
+    images[0].pixels = images[1].pixels = bgr;
+    EXPECT(lightwam_policy_infer(policy, &seen, actions, 12, NULL) == LIGHTWAM_OK);
+    EXPECT(memcmp(actions, expected, sizeof(actions)) == 0);
+    lightwam_policy_close(policy);
+}
+
 int main(int argc, char** argv) {
     char path[4096];
     if (argc != 2) return 2;
     snprintf(path, sizeof(path), "%s/small_images.lwam", argv[1]);
     test_errors(path);
     test_policy(path);
+    test_meaning(path);
     return failures == 0 ? 0 : 1;
 }

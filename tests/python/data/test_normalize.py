@@ -43,6 +43,11 @@ def test_statistics_measure_quantiles_and_population_deviation() -> None:
     assert measured["global_std"][0] == pytest.approx(np.arange(101).std())
 
 
+def test_masked_rows_are_refused() -> None:
+    with pytest.raises(DataError, match="statistics of global: the rows are a masked array"):
+        measure(np.ma.masked_array(np.ones((3, 2)), np.eye(3, 2)), "global")
+
+
 def test_statistics_file_errors(tmp_path: Path) -> None:
     path = tmp_path / "stats.json"
     with pytest.raises(DataError, match="missing"):

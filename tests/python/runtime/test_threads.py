@@ -61,7 +61,7 @@ def another_thread_runs_during(call: Callable[[], object], beats: list[int]) -> 
 
 
 def test_the_lock_is_released_in_infer(beats: list[int]) -> None:
-    policy = Policy(bundled_engine(), threads=1)
+    policy = Policy(bundled_engine(), threads=1, unfamiliar="ignore")
     policy.set_instruction("pick it up")
     cameras = [camera["name"] for camera in policy.metadata["policy"]["cameras"]]
     images = {name: np.zeros((64, 64, 3), np.uint8) for name in cameras}
@@ -73,7 +73,7 @@ def test_the_lock_is_released_in_infer(beats: list[int]) -> None:
 
 
 def test_the_lock_is_released_in_set_instruction(beats: list[int]) -> None:
-    engine = Policy(bundled_engine(), threads=1)._engine
+    engine = Policy(bundled_engine(), threads=1, unfamiliar="ignore")._engine
     texts = iter(f"pick up the thing number {i}" for i in range(10**9))  # none of them twice: each is computed
 
     def many_instructions() -> None:  # one is over in half a millisecond, before a busy system wakes the other thread

@@ -62,7 +62,9 @@ def test_resume_is_exact(folders: Path, tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in weights} == {
         "mot", "state_fusion_action_expert", "proprio_encoder", "text_encoder", "vae",
     }  # fmt: skip
-    assert read_statistics(folders / "whole/checkpoint/stats.json")["num_episodes"] == 3
+    for out in (folders / "whole", tmp_path):
+        statistics = read_statistics(out / "checkpoint/stats.json")
+        assert statistics["num_episodes"] == 3 and statistics["instructions"] == [TASK]
     networks = PolicyNetworks(config, 6)
     networks.load_weights(weights)
     assert networks.text_encoder([TASK]).rows.shape == (1, config.text.length, config.text.width)

@@ -192,7 +192,7 @@ class LiberoEnv:
         return np.concatenate(parts).astype(np.float32)
 
     def images(self) -> dict[str, Array]:
-        """Raw camera images, uint8 [H, W, 3], upside down as LIBERO delivers them.
+        """Raw camera images, uint8 RGB [H, W, 3], upside down as LIBERO delivers them.
 
         Raises SimulatorError where the last step did not render.
         """
@@ -201,11 +201,11 @@ class LiberoEnv:
         return {ours: np.ascontiguousarray(self._observation[f"{theirs}_image"]) for ours, theirs in CAMERAS.items()}
 
     def observation(self) -> Observation:
-        """What a policy sees: {"images": {name: uint8 [H, W, 3]}, "state": float32 [8]}."""
+        """What a policy sees: {"images": {name: uint8 RGB [H, W, 3]}, "state": float32 [8]}."""
         return {"images": self.images(), "state": self.robot_state()}
 
     def picture(self) -> Array:
-        """Both cameras upright and side by side, uint8 [H, 2 W, 3]."""
+        """Both cameras upright and side by side, uint8 RGB [H, 2 W, 3]."""
         return np.concatenate([image[::-1, ::-1] for image in self.images().values()], axis=1)
 
     # -- what only the expert and the recorder see --------------------------------------------------------------
