@@ -52,3 +52,7 @@ class DeviceError(LightWAMError):
 
 class SimulatorError(LightWAMError):
     """The simulator, one of its assets or a rendering library is missing or failed."""
+
+
+class InstallationError(LightWAMError, ImportError):
+    """A part of lightwam itself is missing or cannot be loaded: the compiled extension, mostly."""

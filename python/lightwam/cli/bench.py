@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -11,7 +12,9 @@ from lightwam.bench.figures import Record, write_figures
 from lightwam.bench.measure import MAX_IMAGE_SIZE, BenchOptions, measure_alone
 from lightwam.bench.show import draw, print_table, where
 from lightwam.errors import ConfigError
+from lightwam.extras import missing_module
 from lightwam.kernels.targets import GPUS
+from lightwam.pictures import can_draw
 from lightwam.runtime.policy import DeviceName
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ class BenchArgs(BenchOptions):
     threads: tuple[int, ...] = ()
     """Numbers of CPU threads, each measured in a process of its own; all cores when absent."""
     out: Path | None = None
-    """Folder for bench.json and bench.png (or roofline.json); nothing is written when absent."""
+    """Folder for bench.json and, with matplotlib, bench.png (or roofline.json); nothing is written when absent."""
     roofline: bool = False
     """Predict a chunk on a GPU instead, from the FLOPs and bytes of the engine's launch plan. Measures nothing."""
     device: DeviceName | ModelledGpu | None = None
@@ -66,6 +69,8 @@ def main(arguments: BenchArgs) -> int:
         from lightwam.cli.roofline import main as predict
 
         return predict(engine, arguments.predicted_for, arguments.out)
+    if arguments.out is not None and not can_draw():
+        print(f"without {arguments.out / 'bench.png'}: {missing_module('matplotlib')}", file=sys.stderr)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
         measurement = measure_alone(engine, arguments.runs_on, threads, arguments)
@@ -74,8 +79,9 @@ def main(arguments: BenchArgs) -> int:
         records.append(record)
     if arguments.out is not None:
         write_figures(records, arguments.out / "bench.json", engine=engine.name)
-        draw(records, engine.name, arguments.out / "bench.png")
-        print(f"wrote {arguments.out / 'bench.json'} and {arguments.out / 'bench.png'}")
+        print(f"wrote {arguments.out / 'bench.json'}")
+        if can_draw() and draw(records, engine.name, arguments.out / "bench.png"):
+            print(f"wrote {arguments.out / 'bench.png'}")
     return 0
 
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 from lightwam.bench.measure import MAX_IMAGE_SIZE, set_any_instruction, square_observation
+from lightwam.cli.parse import Positional
 from lightwam.errors import ConfigError
 from lightwam.progress import counting_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
+from lightwam.terminal import table
 
 _MOST_ROWS = 20
 
@@ -57,19 +57,14 @@ def tune(arguments: TuneArgs) -> Tuning:
 
 def print_tuning(tuning: Tuning) -> None:
     """The tasks that gain most, and the whole chunk."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     changed = sorted((task for task in tuning.tasks if task.chosen), key=_gain, reverse=True)
     if changed:
         title = f"{len(changed)} of {len(tuning.tasks)} tasks run another tactic than the default"
-        table = Table("task", "kernel", "launches", "default µs", "tuned µs", "tactic", title=title)
+        rows = []
         for task in changed[:_MOST_ROWS]:
             times = (f"{1e6 * task.seconds[tactic]:.1f}" for tactic in (0, task.chosen))
-            row = (task.label, task.kernel, str(task.launches), *times, task.tactics[task.chosen])
-            table.add_row(*(Text(cell) for cell in row))  # names are no markup
-        Console().print(table)
+            rows.append((task.label, task.kernel, str(task.launches), *times, task.tactics[task.chosen]))
+        print(table(("task", "kernel", "launches", "default us", "tuned us", "tactic"), rows, title))
     if tuning.library:
         taken = sum(task.tactics[task.chosen] == tuning.library for task in tuning.tasks)
         offered = sum(tuning.library in task.tactics for task in tuning.tasks)

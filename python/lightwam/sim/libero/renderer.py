@@ -50,7 +50,9 @@ def choose_renderer() -> str:
         raise SimulatorError(
             f"mujoco was imported before the renderer {backend!r} was chosen: import lightwam.sim.libero.env first"
         )
-    os.environ["MUJOCO_GL"] = backend
-    os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    platform = os.environ.get("PYOPENGL_PLATFORM") or backend
+    if platform != backend:
+        raise SimulatorError(f"PYOPENGL_PLATFORM={platform!r} contradicts MUJOCO_GL={backend!r}: unset it")
+    os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
     log.info("MuJoCo renders with %s", backend)
     return backend
