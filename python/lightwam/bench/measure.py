@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.bench.figures import Record, Seconds, peak_memory_bytes
 from lightwam.engine.inputs import random_observation
 from lightwam.errors import EngineError
@@ -67,6 +68,7 @@ def measure_alone(engine: Path, device: DeviceName, threads: int | None, options
         raise EngineError(f"{engine}: the measuring process was ended, mostly for lack of memory: free some") from None
 
 
+@default_arithmetic
 def measure_engine(engine: Path, device: DeviceName, threads: int | None, options: BenchOptions) -> Measurement:
     """Load, warm up and measure in this process. Raises `EngineError`, `DeviceError`."""
     begin = time.perf_counter()

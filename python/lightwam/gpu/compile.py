@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.file import GpuPart, check_checksums, read_engine, write_engine
 from lightwam.engine.graph import Constant, Graph, TensorType
 from lightwam.errors import ConfigError, ExportError
@@ -96,6 +97,7 @@ def parse_targets(text: str) -> tuple[str, ...]:
         raise ConfigError(f"--targets: {error}") from None
 
 
+@default_arithmetic
 def compile_engine(engine: Path, out: Path, options: CompileOptions, show_progress: bool = False) -> CompiledEngine:
     """Lower an engine file's graph, compile its tasks, write both to `out`, which may be the same file.
 

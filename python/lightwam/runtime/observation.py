@@ -82,7 +82,7 @@ def _check_state(state: object, width: int) -> NDArray[np.float32]:
     floats = (np.dtype(np.float32), np.dtype(np.float64))
     if not isinstance(state, np.ndarray) or state.dtype not in floats or state.shape != (width,):
         raise ObservationError(f"state is {_describe(state)}; expected a numpy array, float32 or float64 [{width}]")
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # whatever numpy.seterr says; C++ refuses what is not finite
         return np.ascontiguousarray(state, dtype=np.float32)
 
 

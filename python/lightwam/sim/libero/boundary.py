@@ -21,13 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lightwam.arithmetic import default_errstate
 from lightwam.errors import LightWAMError, SimulatorError
 from lightwam.extras import how_to_install
 
 _FOLDERS = ("bddl_files", "init_states", "assets")  # of LIBERO's path file
-_DEFAULTS = {"divide": "warn", "over": "warn", "invalid": "warn", "under": "ignore"}  # NumPy's own
 
 
 @contextlib.contextmanager
@@ -37,7 +35,7 @@ def simulator_errors(what: str, remedy: str | Callable[[Exception], str]) -> Ite
     NumPy's error state is the default one meanwhile: their arithmetic underflows, whatever the caller chose.
     """
     try:
-        with np.errstate(**_DEFAULTS):  # type: ignore[arg-type]
+        with default_errstate():
             yield
     except LightWAMError:
         raise

@@ -48,7 +48,7 @@ def choose_renderer() -> str:
         raise SimulatorError(f"no off-screen OpenGL library for MuJoCo ({' or '.join(candidates)}) loads here: {_HINT}")
     if not chosen and "mujoco.gl_context" in sys.modules:
         raise SimulatorError(
-            f"mujoco was imported before the renderer {backend!r} was chosen: import lightwam.sim.libero.env first"
+            f"mujoco was imported before the renderer {backend!r} was chosen: set MUJOCO_GL={backend} before that"
         )
     platform = os.environ.get("PYOPENGL_PLATFORM") or backend
     if platform != backend:
