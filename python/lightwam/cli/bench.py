@@ -12,7 +12,6 @@ from lightwam.bench.figures import Record, write_figures
 from lightwam.bench.measure import MAX_IMAGE_SIZE, BenchOptions, measure_alone
 from lightwam.bench.show import draw, print_table, where
 from lightwam.errors import ConfigError
-from lightwam.extras import missing_module
 from lightwam.kernels.targets import GPUS
 from lightwam.pictures import can_draw
 from lightwam.runtime.policy import DeviceName
@@ -70,7 +69,7 @@ def main(arguments: BenchArgs) -> int:
 
         return predict(engine, arguments.predicted_for, arguments.out)
     if arguments.out is not None and not can_draw():
-        print(f"without {arguments.out / 'bench.png'}: {missing_module('matplotlib')}", file=sys.stderr)
+        print(f"without {arguments.out / 'bench.png'}: for pictures, pip install matplotlib", file=sys.stderr)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
         measurement = measure_alone(engine, arguments.runs_on, threads, arguments)

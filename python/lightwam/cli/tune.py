@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightwam.bench.measure import MAX_IMAGE_SIZE, set_any_instruction, square_observation
 from lightwam.cli.parse import Positional
-from lightwam.errors import ConfigError
+from lightwam.errors import ConfigError, DeviceError
 from lightwam.progress import counting_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
@@ -44,7 +45,7 @@ def tune(arguments: TuneArgs) -> Tuning:
         raise ConfigError(f"--repeats is {arguments.repeats}: use at least 1")
     if not 1 <= arguments.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(f"--image-size is {arguments.image_size}: use 1 to {MAX_IMAGE_SIZE}")
-    policy = Policy(arguments.engine, device="cuda")
+    policy = _on_gpu(arguments.engine)
     set_any_instruction(policy, arguments.instruction)
     seen = square_observation(policy, arguments.image_size)
     with counting_bar("timing tactics", show=True, stderr=True) as on_progress:
@@ -53,6 +54,14 @@ def tune(arguments: TuneArgs) -> Tuning:
     if replaced:
         print(f"replaced: {replaced}")
     return tuning
+
+
+def _on_gpu(engine: Path) -> Policy:
+    """The engine on the GPU. Raises `DeviceError` without the advice to run it on the CPU, which has no tactics."""
+    try:
+        return Policy(engine, device="cuda")
+    except DeviceError as error:
+        raise DeviceError(re.sub(r",? or (pass|use) device='cpu'$", "", str(error))) from None
 
 
 def print_tuning(tuning: Tuning) -> None:
