@@ -44,7 +44,7 @@ def draw(path: Path, fill: Callable[[Any], None], *, size: tuple[float, float], 
 @contextlib.contextmanager
 def _own_matplotlib() -> Iterator[Any]:
     """Its class Figure, which draws without a window. MPLBACKEND is for windows; a wrong one fails its import."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet_log("matplotlib"):
         warnings.simplefilter("ignore")
         if "matplotlib" not in sys.modules:
             chosen = os.environ.pop("MPLBACKEND", None)
@@ -59,3 +59,15 @@ def _own_matplotlib() -> Iterator[Any]:
         from matplotlib.figure import Figure
 
         yield Figure
+
+
+@contextlib.contextmanager
+def _quiet_log(name: str) -> Iterator[None]:
+    """Hide what a library logs of its settings and fonts."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -26,5 +26,5 @@ def bundled_engine() -> Path:
 def bundled_figures() -> list[dict[str, Any]]:
     """Reports of the bundled policy's full 20 trials and of the blind baseline, from when the policy was made."""
     path = Path(__file__).parent / FIGURES
-    reports: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    reports: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return reports

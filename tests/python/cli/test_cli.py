@@ -101,6 +101,7 @@ class Faulty:
 
 def outcome(error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """The exit status and the only line of a verb that raises the error."""
+    monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setitem(sys.modules, "faulty_verb", Faulty(error))  # type: ignore[arg-type]
     monkeypatch.setitem(cli.VERBS, "fail", cli.Verb("fail", "faulty_verb", "Args"))
     status = cli.main(["fail"])
@@ -116,13 +117,18 @@ def outcome(error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (AssertionError(), "2 .*unexpected AssertionError: no reason given"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "2 .*unexpected UnicodeDecodeError"),
         (RecursionError("deep"), "2 .*unexpected RecursionError"),
-        (ImportError("libfoo.so: no such file", name="torch"), "2 .*torch is installed but cannot be imported"),
+        (
+            ImportError("libfoo.so: no such file", name="torch"),
+            "2 .*libfoo.so: no such file .*: take that off the path",
+        ),
+        (ModuleNotFoundError("no", name="json.nothing"), "2 .*json.* has no json.nothing: take it off the path"),
         (ModuleNotFoundError("no", name="lightwam.kernels"), "2 .*lightwam.kernels is missing: run pip install ."),
-        (ModuleNotFoundError("no", name="torch.nn"), "2 .*'torch.nn' is not installed: pip install '.\\[export\\]'"),
+        (ModuleNotFoundError("no", name="av"), "2 .*'av' is not installed: pip install '.\\[train\\]'"),
         (ModuleNotFoundError("no", name="somebodys"), "2 .*'somebodys' is not installed: pip install somebodys"),
         (OSError(28, "No space left on device", "/x"), "2 .*/x: No space left on device; free some room"),
         (PermissionError(13, "Permission denied", "/x"), "2 .*/x: Permission denied; give a path that this user"),
-        (OSError(24, "Too many open files"), "2 .*ulimit -n"),
+        (OSError(24, "Too many open files", "/x"), "2 .*ulimit -n"),
+        (OSError(30, "Read-only file system"), "2 .*Read-only file system: check the disk, /dev/shm"),
         (OSError("strange"), "2 .*unexpected OSError: strange"),
         (MemoryError("7 GB"), r"2 .*out of memory \(7 GB\)"),
         (KeyboardInterrupt(), "130 .*interrupted"),
