@@ -19,18 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
 from contenders import ENTRIES, Setting
 from prepare import run_step, steps_for
-from rich.console import Console
-from rich.progress import Progress
 from summary import Comparison, draw, summarise, table
 from turns import ContenderError, take_turns
 
 from lightwam.bench.figures import write_figures
+from lightwam.cli.parse import parse
+from lightwam.errors import ConfigError
+from lightwam.progress import progress_bar
 
 ROUNDS = {"nano": 60, "libero": 9}
-console = Console()
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def _prepare(setting: Setting, contenders: list[str]) -> dict[str, str]:
     everyone = tuple(name for name in ENTRIES if name in contenders or name in ours)
     left_out: dict[str, str] = {}
     for step in steps_for(setting, everyone):
-        with console.status(f"preparing {step.name}"):
-            failure = run_step(step, setting.folder / f"{setting.size}-{step.name.replace(' ', '-')}.log")
+        print(f"preparing {step.name}", flush=True)
+        failure = run_step(step, setting.folder / f"{setting.size}-{step.name.replace(' ', '-')}.log")
         if failure is not None:
             left_out.update({name: failure for name in everyone if _needs(name, step.name)})
     return left_out
@@ -120,14 +119,13 @@ def is_reusable(file: Path, threads: int, rounds: int) -> bool:
 def _measure(group: list[str], setting: Setting, rounds: int, again: bool, left_out: dict[str, str]) -> None:
     file = _result_file(setting, group)
     if not again and is_reusable(file, setting.threads, rounds):
-        console.print(f"{' and '.join(group)}: measured before")
+        print(f"{' and '.join(group)}: measured before")
         return
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(" and ".join(group), total=rounds + len(group))
+    with progress_bar(" and ".join(group), rounds + len(group), show=True) as advance:
         try:
-            results = take_turns(group, setting, rounds, setting.folder, lambda: progress.advance(task))
+            results = take_turns(group, setting, rounds, setting.folder, lambda: advance(1))
         except ContenderError as error:
-            console.print(f"left out: {error}", markup=False)
+            print(f"left out: {error}")
             left_out[group[0]] = str(error)
             return
     for older in setting.folder.glob(f"{setting.size}-result-{group[0]}*.json"):  # with other opponents
@@ -148,7 +146,7 @@ def measured_peaks(setting: Setting) -> dict[str, float]:
     """Peak FLOP/s of this machine by precision, from the C++ benchmark; none where that is not built."""
     programs = sorted(Path(__file__).parents[1].glob("build/*/benchmarks/cpp/bench_ops"))
     if not programs:
-        console.print("bench_ops is not built: shares of the machine's peak are left out (make test-cpp builds it)")
+        print("bench_ops is not built: shares of the machine's peak are left out (make test-cpp builds it)")
         return {}
     command = [str(programs[0]), "--threads", str(setting.threads), "--only", "no operation"]
     printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -164,9 +162,13 @@ def _write(comparison: Comparison, setting: Setting, picture: Path) -> None:
     write_figures(list(comparison.records.values()), setting.folder / f"{setting.size}-figures.json", **more)
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw(comparison, picture)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"wrote {file}, {setting.size}-figures.json and {picture}", markup=False)
+    print(text)
+    print(f"wrote {file}, {setting.size}-figures.json and {picture}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Arguments)))
+    try:
+        options = parse(Arguments, "report.py", sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"report.py: {error}")
+    raise SystemExit(main(options))

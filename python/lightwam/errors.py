@@ -62,5 +62,9 @@ class SimulatorError(LightWAMError):
     """The simulator, one of its assets or a rendering library is missing or failed."""
 
 
+class InstallationError(LightWAMError, ImportError):
+    """A part of lightwam itself is missing or cannot be loaded: the compiled extension, mostly."""
+
+
 class UnfamiliarInputWarning(UserWarning):
     """A state far outside of the range seen in training, or words that the text encoder never saw."""

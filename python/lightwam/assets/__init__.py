@@ -17,7 +17,9 @@ def bundled_engine() -> Path:
     """Path of the bundled policy's engine file. Raises EngineError where the installation lacks it."""
     path = Path(__file__).parent / BUNDLED_ENGINE
     if not path.is_file():
-        raise EngineError(f"{BUNDLED_ENGINE}: not in this installation; reinstall lightwam or name an engine file")
+        raise EngineError(
+            f"{BUNDLED_ENGINE}: not in this installation; run pip install . in a checkout again, or name a file"
+        )
     return path
 
 

@@ -71,7 +71,7 @@ class Record:
 def _proc_entry(path: str, key: str) -> str | None:
     """What a /proc file says of `key`; None where the system has no such file or line."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), None)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.bench.figures import Record, Seconds, peak_memory_bytes
 from lightwam.engine.inputs import random_observation
 from lightwam.errors import EngineError
@@ -68,6 +69,7 @@ def measure_alone(engine: Path, device: DeviceName, threads: int | None, options
     return measurement
 
 
+@default_arithmetic
 def measure_engine(engine: Path, device: DeviceName, threads: int | None, options: BenchOptions) -> Measurement:
     """Load, warm up and measure in this process. Raises `EngineError`, `DeviceError`."""
     begin = time.perf_counter()

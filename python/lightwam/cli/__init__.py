@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 from dataclasses import dataclass
 
-from lightwam.cli.stop import Stopped, say_last, stopped_by_signals
-from lightwam.errors import LightWAMError, escaped
+from lightwam.cli.faults import unexpected
+from lightwam.cli.stop import Stopped, stopped_by_signals
+from lightwam.errors import LightWAMError
+from lightwam.terminal import safe_output, table
 
 
 @dataclass(frozen=True)
@@ -40,29 +41,23 @@ VERBS: dict[str, Verb] = {
     "onnx": Verb("write an engine file as ONNX, for other runtimes", "lightwam.cli.onnx", "OnnxArgs"),
 }
 
-_EXTRAS: dict[str, tuple[str, ...]] = {
-    "torch": ("train", "export"),
-    "safetensors": ("train", "export"),
-    "tensorboard": ("train",),
-    "pyarrow": ("train", "libero"),
-    "av": ("train", "libero"),
-    "matplotlib": ("train", "libero"),
-    "libero": ("libero",),
+EXTRAS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("demo", "eval", "record", "train replay"), ("libero",)),
+    **dict.fromkeys(("train vae", "train policy", "train blind", "quantize"), ("train",)),
+    **dict.fromkeys(("convert", "export"), ("export",)),
+    "compile": ("export", "gpu"),
     "onnx": ("onnx",),
-    "triton": ("gpu",),
-    "transformers": ("text",),
-    "sentencepiece": ("text",),
-    "ftfy": ("text",),
 }
-"""Module -> the extras of pyproject.toml that install it; `rich` and `tyro`, which nearly all have, are not here."""
+"""Verb -> the extras of pyproject.toml that it requires; the others run with the base installation."""
 
+PRINTING = ("bench", "inspect")
+"""The verbs whose work is what they print, unless they have an --out."""
 
-def missing_module(name: str) -> str:
-    """What is not installed, and the pip command that installs it."""
-    top = name.partition(".")[0]
-    extras = [f"'lightwam[{extra}]'" for extra in _EXTRAS.get(top, ())]
-    wanted = " or ".join(extras) or ("rich tyro" if top in ("rich", "tyro") else top)
-    return f"the module '{name}' is not installed: pip install {wanted}"
+EXIT_STATUSES = (
+    "exit status: 0 done; 1 the verb's own answer is no (quantize: a gate is not met, nothing is written);",
+    "             2 an error, in one line; 128 + n ended by signal n (130: Ctrl-C).",
+    "             What could not be printed does not change the status of files that were written.",
+)
 
 
 def usage() -> str:
@@ -76,8 +71,20 @@ def usage() -> str:
             "Light-WAM policies: train in PyTorch, fold once into one engine file, run that file without PyTorch.",
             "",
             *rows,
+            "",
+            *EXIT_STATUSES,
         ]
     )
+
+
+def installed_version() -> str:
+    """The version of the installed package; of sources that are not installed, that they are."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("lightwam")
+    except metadata.PackageNotFoundError:
+        return "(sources that are not installed)"
 
 
 def find_verb(words: list[str]) -> tuple[str, list[str]] | None:
@@ -91,73 +98,54 @@ def find_verb(words: list[str]) -> tuple[str, list[str]] | None:
 
 def run_verb(name: str, options: list[str]) -> int:
     """Parse `options` into the verb's argument dataclass and call its function; returns the exit status."""
-    import tyro
+    from lightwam.cli.parse import parse
 
     verb = VERBS[name]
     module = importlib.import_module(verb.module)
-    flat = (tyro.conf.OmitArgPrefixes,)  # groups of options show in the help, not in the options' names
-    arguments = tyro.cli(getattr(module, verb.arguments), prog=f"lightwam {name}", args=options, config=flat)
-    return int(module.main(arguments))
+    arguments = parse(getattr(module, verb.arguments), f"lightwam {name}", options)
+    with safe_output() as output:
+        status = int(module.main(arguments))
+    if status == 0 and output.lost and name in PRINTING and getattr(arguments, "out", None) is None:
+        return 2  # nothing but the text was made, and it did not arrive
+    return status
 
 
 def print_faults(error: LightWAMError) -> None:
     """Every weight of a checkpoint that does not fit as one table, before the line that sums them up."""
     faults = getattr(error, "faults", ())
-    if not faults:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"{len(faults)} faults")
-    for heading in ("fault", "weight", ""):
-        table.add_column(heading, overflow="fold")
-    for fault in faults:
-        table.add_row(fault.kind, Text(escaped(fault.name)), Text(escaped(fault.detail)))  # names are no markup
-    Console(stderr=True).print(table)
+    if faults:
+        rows = [(fault.kind, fault.name, fault.detail) for fault in faults]
+        print(table(("fault", "weight", ""), rows, f"{len(faults)} faults"), file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point. Exit status: 0 done, 1 the verb's own 'no', 2 wrong use or a lightwam error (one line on stderr),
-    128 + n after signal n (SIGINT, SIGTERM or SIGHUP)."""
+    """Entry point; returns the exit status, see `EXIT_STATUSES`. Errors are one line on standard error."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"lightwam {version('lightwam')}")
-        return 0
-    found = find_verb(words)
-    if found is None:
-        print(f"lightwam: unknown verb '{words[0]}'; 'lightwam --help' lists them", file=sys.stderr)
-        return 2
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    try:
-        with stopped_by_signals(program=argv is None):
-            return run_verb(*found)
-    except Stopped as stop:
-        say_last(f"lightwam {found[0]}: interrupted by {stop.signal.name}")
-        return 128 + stop.signal
-    except LightWAMError as error:
-        print_faults(error)
-        print(f"lightwam {found[0]}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        print(f"lightwam {found[0]}: {missing_module(error.name or str(error))}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"lightwam {found[0]}: out of memory ({error}): give it less at once", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of a pipe had enough (`lightwam inspect FILE | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # an output folder that cannot be written, a full disk
-        place = error.filename2 or error.filename or "a file"
-        print(
-            f"lightwam {found[0]}: {type(error).__name__}: {place}: {error.strerror or error}; "
-            "give a path that can be written and has room",
-            file=sys.stderr,
-        )
-        return 2
+    with safe_output() as output:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(usage())
+            return 0
+        if words[0] == "--version":
+            print(f"lightwam {installed_version()}")
+            return 0
+        found = find_verb(words)
+        if found is None:
+            print(f"lightwam: unknown verb '{words[0]}'; 'lightwam --help' lists them", file=sys.stderr)
+            return 2
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+        name, options = found
+        try:
+            with stopped_by_signals(program=argv is None):
+                return run_verb(name, options)
+        except Stopped as stop:
+            status, line = 128 + stop.signal, f"interrupted by {stop.signal.name}"
+        except LightWAMError as error:
+            print_faults(error)
+            status, line = 2, f"{type(error).__name__}: {error}"
+        except Exception as error:
+            if sys.flags.dev_mode:
+                raise
+            status, line = 2, unexpected(error, EXTRAS.get(name, ()))
+        output.flush()
+        print(f"lightwam {name}: {line}", file=sys.stderr)
+        return status

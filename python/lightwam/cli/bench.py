@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -12,6 +13,7 @@ from lightwam.bench.measure import MAX_IMAGE_SIZE, BenchOptions, measure_alone
 from lightwam.bench.show import draw, print_table, where
 from lightwam.errors import ConfigError
 from lightwam.kernels.targets import GPUS
+from lightwam.pictures import can_draw
 from lightwam.runtime.policy import DeviceName
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class BenchArgs(BenchOptions):
     threads: tuple[int, ...] = ()
     """Numbers of CPU threads, each measured in a process of its own; all cores when absent."""
     out: Path | None = None
-    """Folder for bench.json and bench.png (or roofline.json); nothing is written when absent."""
+    """Folder for bench.json and, with matplotlib, bench.png (or roofline.json); nothing is written when absent."""
     roofline: bool = False
     """Predict a chunk on a GPU instead, from the FLOPs and bytes of the engine's launch plan. Measures nothing."""
     device: DeviceName | ModelledGpu | None = None
@@ -66,6 +68,8 @@ def main(arguments: BenchArgs) -> int:
         from lightwam.cli.roofline import main as predict
 
         return predict(engine, arguments.predicted_for, arguments.out)
+    if arguments.out is not None and not can_draw():
+        print(f"without {arguments.out / 'bench.png'}: for pictures, pip install matplotlib", file=sys.stderr)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
         measurement = measure_alone(engine, arguments.runs_on, threads, arguments)
@@ -75,8 +79,9 @@ def main(arguments: BenchArgs) -> int:
         if arguments.out is not None:  # what was measured stays when the next one fails or is interrupted
             write_figures(records, arguments.out / "bench.json", engine=engine.name)
     if arguments.out is not None:
-        draw(records, engine.name, arguments.out / "bench.png")
-        print(f"wrote {arguments.out / 'bench.json'} and {arguments.out / 'bench.png'}")
+        print(f"wrote {arguments.out / 'bench.json'}")
+        if can_draw() and draw(records, engine.name, arguments.out / "bench.png"):
+            print(f"wrote {arguments.out / 'bench.png'}")
     return 0
 
 

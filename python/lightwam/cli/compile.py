@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
-
+from lightwam.cli.parse import Positional
 from lightwam.kernels.targets import TARGETS, describe
 
 _TARGETS_HELP = (
@@ -25,7 +23,7 @@ class CompileArgs:
     """Engine file (*.lwam); what it holds for GPUs already is left out."""
     out: Positional[Path]
     """The engine file to write; may be the same."""
-    targets: Annotated[str | None, arg(help=_TARGETS_HELP)] = None
+    targets: str | None = field(default=None, metadata={"help": _TARGETS_HELP})
     tactics: int = 3
     """Ways of each matmul to compile, among which the runtime may choose."""
     cache: Path | None = None

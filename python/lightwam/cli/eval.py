@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from lightwam.runtime.policy import DeviceName
 from lightwam.sim.closed_loop import plan_trials
 from lightwam.sim.evaluate import evaluate
 from lightwam.sim.policies import load_policy
 from lightwam.sim.registry import load_simulator
 from lightwam.sim.reports import prepare_output, read_report, summary_line, write_report
+from lightwam.terminal import table
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,13 @@ class EvalArgs:
 
 def print_reports(reports: list[dict[str, Any]]) -> None:
     """Success and chunk latency of several reports as a table."""
-    table = Table("policy", "states", "protocol", "success", "p50 ms", "p95 ms", "p99 ms")
+    rows = []
     for report in reports:
         about = (str(report.get("policy", "-")), str(report.get("states")), str(report.get("protocol")))
         latency = report.get("latency", {})
         times = (str(latency.get(name, "-")) for name in ("p50_ms", "p95_ms", "p99_ms"))
-        table.add_row(*about, f"{report['successes']} of {report['trials']}", *times)
-    Console().print(table)
+        rows.append((*about, f"{report['successes']} of {report['trials']}", *times))
+    print(table(("policy", "states", "protocol", "success", "p50 ms", "p95 ms", "p99 ms"), rows))
 
 
 def main(args: EvalArgs) -> int:

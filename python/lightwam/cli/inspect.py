@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import Positional
-
+from lightwam.cli.parse import Positional
 from lightwam.engine.costs import GraphCosts, counted_text_rows, graph_costs
 from lightwam.engine.file import read_engine, read_gpu_document
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.engine.ops import EIGHT_BIT_MATMULS
 from lightwam.engine.verify import check_graph
 from lightwam.errors import ConfigError, EngineError
+from lightwam.terminal import table
 
 #: The savings of the full-size policy were counted once, from the unfolded model.
 SAVINGS_TABLE = "docs/reference/export.md"
@@ -36,16 +36,6 @@ class InspectArgs:
     """Rows of the instruction for the counts; those of the longest known one when absent, 32 where none is known."""
     json: bool = False
     """Print the stored graph document instead."""
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Plain columns, those of numbers (and their headers) aligned to the right."""
-    columns = []
-    for name, *cells in zip(header, *rows, strict=True):
-        width = max(map(len, (name, *cells)))
-        numbers = all(cell.replace(".", "").isdigit() for cell in cells)
-        columns.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in (name, *cells)])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def summary(graph: Graph, costs: GraphCosts, text_rows: int, file_bytes: int, targets: Sequence[str] = ()) -> str:

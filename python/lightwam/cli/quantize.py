@@ -6,8 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tyro.conf import Positional
-
+from lightwam.cli.parse import Positional
 from lightwam.engine.file import read_engine
 from lightwam.engine.graph import EightBit
 from lightwam.errors import ConfigError
@@ -15,6 +14,7 @@ from lightwam.progress import progress_bar
 from lightwam.quantize.calibration import Observations, random_observations, recorded_observations
 from lightwam.quantize.quantize_engine import quantize_engine
 from lightwam.quantize.report import Gates, LayerVerdict, QuantizeOptions, QuantizeReport, report_path
+from lightwam.terminal import table
 
 #: Layers on the screen unless --all-layers; the report file holds all of them.
 SHOWN_LAYERS = 16
@@ -99,23 +99,18 @@ def _observations(arguments: QuantizeArgs) -> Observations:
 
 def print_report(report: QuantizeReport, shown: int | None) -> None:
     """The layers, worst first (all fall-backs, and up to `shown` others; None: all in order), then the chunk."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    console = Console()
     entries = list(report.layers)
     if shown is not None:
         eight = sorted(
             (entry for entry in entries if entry.verdict == report.options.precision), key=_output_error, reverse=True
         )
         entries = [*report.fallbacks, *eight[:shown]]
-    table = Table(
-        Column("layer", no_wrap=True), "shape", "weight", "input", "output", "verdict", title="relative RMS errors"
-    )
+    rows = []
     for entry in entries:
         errors = ("-", "-", "-") if entry.errors is None else tuple(f"{e:.4f}" for e in vars(entry.errors).values())
-        table.add_row(entry.layer.name, "x".join(map(str, entry.layer.shape)), *errors, entry.verdict.partition(":")[0])
-    console.print(table)
+        shape = "x".join(map(str, entry.layer.shape))
+        rows.append((entry.layer.name, shape, *errors, entry.verdict.partition(":")[0]))
+    print(table(("layer", "shape", "weight", "input", "output", "verdict"), rows, "relative RMS errors"))
     for verdict in dict.fromkeys(entry.verdict for entry in report.fallbacks):
         print(f"{verdict}: {', '.join(entry.layer.name for entry in report.fallbacks if entry.verdict == verdict)}")
     hidden = len(report.layers) - len(entries)

@@ -7,13 +7,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from lightwam.engine.graph import STAGES
 from lightwam.files import replacing_file
 from lightwam.gpu.roofline import SHARE, LaunchPrediction, Prediction, predict_engine
 from lightwam.gpu.side import parts
+from lightwam.terminal import table
 
 
 def main(engine: Path, gpu_name: str, out: Path | None) -> int:
@@ -34,21 +32,19 @@ def print_prediction(prediction: Prediction) -> None:
     columns = ("MB", "ms, 100 %", f"ms, {SHARE:.0%}")
     headings = ("stage", "launches", "GFLOP", *columns, *(f"{column}, cache" for column in columns))
     what = f"{prediction.engine}, {prediction.precision}, {gpu.name}"
-    table = Table(*headings, title=f"Prediction, not a measurement: {what}")
     rows = prediction.launches()
+    lines: list[list[str]] = []
     for stage in (stage for stage in STAGES if any(row.launch.stage == stage for row in rows)):
         of_stage = [row for row in rows if row.launch.stage == stage]
-        table.add_row(stage, *_figures(of_stage), style="bold")
+        lines.append([stage, *_figures(of_stage)])
         for kernel in dict.fromkeys(row.launch.kernel for row in of_stage):
-            table.add_row(f"  {kernel}", *_figures([row for row in of_stage if row.launch.kernel == kernel]))
-        table.add_section()
-    table.add_row("chunk", *_figures(rows))
-    console = Console()
-    console.print(table)
+            lines.append([f"  {kernel}", *_figures([row for row in of_stage if row.launch.kernel == kernel])])
+    lines.append(["chunk", *_figures(rows)])
+    print(table(headings, lines, f"Prediction, not a measurement: {what}"))
     source = "measured" if gpu.measured else "from data sheets"
     memory = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in costs.memory.items())
     fits = "fits" if costs.peak_memory < gpu.memory else "does not fit"
-    console.print(
+    print(
         f"An instruction of {costs.text_rows} rows. Peaks and bandwidth are {source}; a launch takes the longest of "
         f"its matmuls, its bytes of memory and of the cache, and nothing to start.\n"
         f"MB and ms: all through device memory; with 'cache': the cache model, which keeps what was used last in half "
@@ -57,8 +53,7 @@ def print_prediction(prediction: Prediction) -> None:
         f"All through memory: {costs.num_bytes / 1e6:.0f} MB, {costs.num_bytes / costs.bound:.2f} of the least that "
         f"fused groups can move.\n"
         f"Device memory {costs.peak_memory / 1e6:.0f} MB, {fits} in {gpu.memory / 1e9:.0f} GB; without machine "
-        f"code and driver: {memory}.",
-        highlight=False,
+        f"code and driver: {memory}."
     )
 
 

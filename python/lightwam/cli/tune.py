@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import Positional
-
 from lightwam.bench.measure import MAX_IMAGE_SIZE, set_any_instruction, square_observation
-from lightwam.errors import ConfigError
+from lightwam.cli.parse import Positional
+from lightwam.errors import ConfigError, DeviceError
 from lightwam.progress import counting_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
+from lightwam.terminal import table
 
 _MOST_ROWS = 20
 
@@ -44,7 +45,7 @@ def tune(arguments: TuneArgs) -> Tuning:
         raise ConfigError(f"--repeats is {arguments.repeats}: use at least 1")
     if not 1 <= arguments.image_size <= MAX_IMAGE_SIZE:
         raise ConfigError(f"--image-size is {arguments.image_size}: use 1 to {MAX_IMAGE_SIZE}")
-    policy = Policy(arguments.engine, device="cuda", unfamiliar="ignore")  # it sees random numbers
+    policy = _on_gpu(arguments.engine)
     set_any_instruction(policy, arguments.instruction)
     seen = square_observation(policy, arguments.image_size)
     with counting_bar("timing tactics", show=True, stderr=True) as on_progress:
@@ -55,21 +56,24 @@ def tune(arguments: TuneArgs) -> Tuning:
     return tuning
 
 
+def _on_gpu(engine: Path) -> Policy:
+    """The engine on the GPU. Raises `DeviceError` without the advice to run it on the CPU, which has no tactics."""
+    try:
+        return Policy(engine, device="cuda", unfamiliar="ignore")  # it sees random numbers
+    except DeviceError as error:
+        raise DeviceError(re.sub(r",? or (pass|use) device='cpu'$", "", str(error))) from None
+
+
 def print_tuning(tuning: Tuning) -> None:
     """The tasks that gain most, and the whole chunk."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     changed = sorted((task for task in tuning.tasks if task.chosen), key=_gain, reverse=True)
     if changed:
         title = f"{len(changed)} of {len(tuning.tasks)} tasks run another tactic than the default"
-        table = Table("task", "kernel", "launches", "default µs", "tuned µs", "tactic", title=title)
+        rows = []
         for task in changed[:_MOST_ROWS]:
             times = (f"{1e6 * task.seconds[tactic]:.1f}" for tactic in (0, task.chosen))
-            row = (task.label, task.kernel, str(task.launches), *times, task.tactics[task.chosen])
-            table.add_row(*(Text(cell) for cell in row))  # names are no markup
-        Console().print(table)
+            rows.append((task.label, task.kernel, str(task.launches), *times, task.tactics[task.chosen]))
+        print(table(("task", "kernel", "launches", "default us", "tuned us", "tactic"), rows, title))
     if tuning.library:
         taken = sum(task.tactics[task.chosen] == tuning.library for task in tuning.tasks)
         offered = sum(tuning.library in task.tactics for task in tuning.tasks)

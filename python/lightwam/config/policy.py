@@ -159,5 +159,5 @@ class LightWAMConfig:
 def preset(name: str) -> LightWAMConfig:
     """The configuration of `presets/NAME.json`."""
     path = Path(__file__).parent / "presets" / f"{name}.json"
-    document = read_json(path, "preset", ConfigError, "reinstall lightwam")
+    document = read_json(path, "preset", ConfigError, "run pip install . in a checkout again")
     return dataclass_from_dict(LightWAMConfig, document, "config")

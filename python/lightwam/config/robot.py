@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config.checks import require, require_positive, require_unique
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -235,10 +236,12 @@ class RobotConfig:
         names = [dimension.name for dimension in self.action]
         return None if self.gripper is None else names.index(self.gripper.dimension)
 
+    @default_arithmetic
     def to_robot(self, actions: FloatArray) -> FloatArray:
         """Actions [..., A] as in the data -> the robot's: a copy, its gripper's column by the rule."""
         return self._converted(actions, GripperRule.to_robot)
 
+    @default_arithmetic
     def to_data(self, actions: FloatArray) -> FloatArray:
         """The inverse of `to_robot`; see `GripperRule.to_data`."""
         return self._converted(actions, GripperRule.to_data)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig, read_config
 from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.gather import Gathered
@@ -82,6 +83,7 @@ class ConvertReport:
     has_vae: bool
 
 
+@default_arithmetic
 def convert_checkpoint(arguments: ConvertArgs) -> ConvertReport:
     """Write the folder. Raises `CheckpointError`, `ConfigError`, `DataError`, `InstructionError`."""
     _check_options(arguments)

@@ -87,7 +87,10 @@ def cached_instructions(config: TextConfig, folder: Path, texts: Sequence[str]) 
 
 def _cached(config: TextConfig, file: Path, text: str) -> Tensor:
     if not file.exists():
-        raise InstructionError(f"text cache of {text!r} is missing: {file} does not exist; encode it with umT5 instead")
+        raise InstructionError(
+            f"text cache of {text!r} is missing: {file} does not exist; encode it with --text-encoder and "
+            "--tokenizer instead"
+        )
     content = open_weights(file).tensors
     rows, mask = content.get("context"), content.get("mask")
     wanted = (config.length, config.width)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import FLIPS, CameraLayout
 from lightwam.data.images import canvas_uint8
 from lightwam.data.lerobot import Episode, LeRobotDataset, read_frames
@@ -87,6 +88,7 @@ class FrameCache:
         shape = (episode.length, self.layout.height, self.layout.width, 3)
         return load_array(self.path(episode), shape, "uint8")
 
+    @default_arithmetic
     def build(self) -> int:
         """Decode what is not there yet; returns the number of episodes decoded. Raises `DataError`."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,10 +136,12 @@ class LatentCache:
         stride = f"-every{self.future_stride}" if kind == "future" else ""
         return self.folder / f"latents-{kind}-{name}-{self.fingerprint}{stride}.npy"
 
+    @default_arithmetic
     def build_first(self, encode: Callable[[npt.NDArray[np.uint8]], Array]) -> int:
         """Encode missing episodes: `encode(frames [n, H, W, 3]) -> [n, C, h, w]`. Returns their number."""
         return self._build("first", lambda episode: encode(self.frames.load(episode)))
 
+    @default_arithmetic
     def build_future(self, encode: Callable[[npt.NDArray[np.uint8]], Array], frame_rows_NF: Array) -> int:
         """Encode missing episodes: `encode(clips [m, F, H, W, 3]) -> [m, T-1, C, h, w]`. Returns their number.
 

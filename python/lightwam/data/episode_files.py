@@ -18,6 +18,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.errors import DataError
 from lightwam.files import read_json, replacing_folder
 
@@ -91,6 +92,7 @@ def write_video(path: Path, images: list[Array], fps: int) -> None:
             append(image)
 
 
+@default_arithmetic
 def write_episode(folder: Path, episode: Episode, fps: int) -> None:
     """Write `episode` as `folder`; the folder appears only when it is complete. Raises DataError when it has no row."""
     if len(episode) == 0:

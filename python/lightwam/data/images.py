@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import FLIPS, Camera, CameraLayout
 from lightwam.errors import DataError
 
@@ -49,6 +50,7 @@ def _flipped(images_NHWC: Images, up_down: bool, left_right: bool) -> Images:
     return flipped[:, :, ::-1] if left_right else flipped
 
 
+@default_arithmetic
 def join_cameras(images: Mapping[str, Images], layout: CameraLayout) -> torch.Tensor:
     """Raw camera images {name: uint8 RGB [N, h, w, 3]} -> canvas float32 [N, 3, H, W] in [0, 1].
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.errors import DataError
 from lightwam.files import parse_json, read_json
@@ -87,6 +88,7 @@ class LeRobotDataset:
                 raise DataError(f"data set {self.root} has {name} width {found}: the configuration has {wanted}")
 
 
+@default_arithmetic
 def open_dataset(root: Path) -> LeRobotDataset:
     """Read a data set's tables. Raises `DataError`: missing, empty, damaged, or of another format version."""
     info = _read_info(root)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import RobotConfig
 from lightwam.data.episode_files import META_FILE, read_episode_meta, read_episode_rows, summary
 from lightwam.data.lerobot import IMAGE_PREFIX, SUBSTEPS_KEY
@@ -53,6 +54,7 @@ class StagedEpisode:
         return list(self.meta["image_shape"])
 
 
+@default_arithmetic
 def write_dataset(staging: Path, out: Path, robot: RobotConfig, *, fps: int, robot_type: str) -> dict[str, Any]:
     """Write every finished episode under `staging` as the data set `out`, which appears whole; returns its info.json.
 

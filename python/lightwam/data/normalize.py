@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.config.robot import constant_range
 from lightwam.errors import ConfigError, DataError
@@ -25,6 +26,7 @@ STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
 _NARROW_RANGE = 1e-4
 
 
+@default_arithmetic
 def measure(rows: npt.NDArray[np.floating[Any]], prefix: str) -> dict[str, Any]:
     """Statistics over the first axis of `rows` [N, ...], JSON-ready: `{prefix_min: [...], ...}`, float32.
 
@@ -56,6 +58,7 @@ class Normalizer:
     clamp: float = 5.0
 
     @staticmethod
+    @default_arithmetic
     def from_statistics(
         document: Mapping[str, Any], field: str, mode: str, width: int, clamp: float = 5.0
     ) -> Normalizer:
@@ -88,11 +91,13 @@ class Normalizer:
         offset = np.where(narrow, -low, np.float32(-1) - scale * low)
         return Normalizer(scale.astype(np.float32), offset.astype(np.float32), clamp)
 
+    @default_arithmetic
     def forward(self, values: npt.NDArray[np.floating[Any]]) -> FloatArray:
         """Robot units [..., D] -> normalised float32, clamped to +-clamp."""
         normalised: FloatArray = values.astype(np.float32) * self.scale + self.offset
         return normalised.clip(-self.clamp, self.clamp)
 
+    @default_arithmetic
     def backward(self, values: npt.NDArray[np.floating[Any]]) -> FloatArray:
         """Normalised [..., D] -> robot units, float32."""
         restored: FloatArray = (values.astype(np.float32) - self.offset) / self.scale

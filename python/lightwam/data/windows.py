@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.data.lerobot import Episode, LeRobotDataset
 from lightwam.data.normalize import measure
@@ -54,6 +55,7 @@ def _episode_actions(
     return chunks, is_pad
 
 
+@default_arithmetic
 def build_windows(dataset: LeRobotDataset, config: LightWAMConfig) -> Windows:
     """The window of every row of `dataset`."""
     stride = frame_stride(config, dataset.action_substeps)
@@ -76,6 +78,7 @@ def build_windows(dataset: LeRobotDataset, config: LightWAMConfig) -> Windows:
     return Windows(action, action_is_pad, frame_rows, image_is_pad)
 
 
+@default_arithmetic
 def measure_statistics(datasets: list[LeRobotDataset], config: LightWAMConfig) -> dict[str, Any]:
     """The content of a statistics file: over all rows of all data sets ('global'), and for each step of a window.
 

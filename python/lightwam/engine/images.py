@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.dtypes import Array
 from lightwam.errors import ObservationError
 
@@ -22,6 +23,7 @@ def resize_weights(size_in: int, size_out: int) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float64)
 
 
+@default_arithmetic
 def compose_canvas(images: Mapping[str, Array], policy: Mapping[str, Any]) -> NDArray[np.float64]:
     """{camera: uint8 RGB [h, w, 3]} -> canvas [H, W, 3] in -1..1 by the engine's camera list.
 

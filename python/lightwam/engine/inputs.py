@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.errors import EngineError
 
 #: The instruction of engines with a text encoder beside random observations.
@@ -61,6 +62,7 @@ def random_view(
     return {"images": {camera["name"]: rng.integers(0, 256, shape, np.uint8) for camera in policy["cameras"]}}
 
 
+@default_arithmetic
 def random_observation(
     policy: Mapping[str, Any], rng: np.random.Generator, image_size: tuple[int, int] = DEFAULT_IMAGE_SIZE
 ) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.dtypes import Array, decode
 from lightwam.engine.graph import Graph, Op, matrix_view
 from lightwam.engine.images import compose_canvas
@@ -79,6 +80,7 @@ class Interpreter:
         self._keeps_constants = self.graph.constant_bytes() <= _SMALL_BYTES
 
     @torch.no_grad()
+    @default_arithmetic
     def set_instruction(self, context: Array) -> None:
         """Run `set_instruction` on the rows of an instruction, float [n, text width], n at most the engine's L."""
         self._text = None
@@ -93,6 +95,7 @@ class Interpreter:
         kept = {name for name, value in known.items() if value.storage == "instruction"}
         self._instruction = {name: x for name, x in values.items() if name in kept}
 
+    @default_arithmetic
     def infer(self, observation: Observation) -> Array:
         """`act` under the observation's instruction, which is set when it changes. Raises `InstructionError`."""
         if self._text != observation.instruction:
@@ -101,6 +104,7 @@ class Interpreter:
         return self.act(observation.state, observation.latents, observation.images)
 
     @torch.no_grad()
+    @default_arithmetic
     def act(self, state: Array, latents: Array | None = None, images: Mapping[str, Array] | None = None) -> Array:
         """One chunk [H, A] in robot units, from state [P] and latents [C, h, w] or uint8 RGB images {camera: HWC}."""
         for name, array in (("state", state), ("latents", latents)):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.engine.costs import counted_text_rows, graph_costs
 from lightwam.engine.file import write_engine
@@ -44,6 +45,7 @@ class ExportReport:
     parity: Parity | None
 
 
+@default_arithmetic
 def export_engine(
     model: LightWAM,
     path: str | os.PathLike[str],
@@ -117,6 +119,7 @@ def _state_dict(model: LightWAM, vae: WanVAE | None, text_encoder: HashedWordsEn
     }
 
 
+@default_arithmetic
 def write_policy(
     graph: Graph,
     config: LightWAMConfig,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.engine.graph import Graph
 from lightwam.engine.inputs import RANDOM_INSTRUCTION
@@ -26,6 +27,7 @@ from lightwam.progress import progress_bar
 _RANDOM_ROWS = 20  # context rows of the made-up instruction
 
 
+@default_arithmetic
 def export_folder(
     folder: Path,
     out: Path,
@@ -96,6 +98,7 @@ def file_sha256(path: Path, show_progress: bool = False) -> str:
     return digest.hexdigest()
 
 
+@default_arithmetic
 def random_policy(config: LightWAMConfig, options: ExportOptions, seed: int) -> Graph:
     """The graph of random weights, made tensor by tensor as it is written; its one instruction is made up too."""
     hashed = config.text.kind == "hashed_words"

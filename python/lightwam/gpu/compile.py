@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.file import GpuPart, check_checksums, read_engine, write_engine
 from lightwam.engine.graph import Constant, Graph, TensorType
 from lightwam.errors import ConfigError, ExportError
@@ -96,10 +97,11 @@ def parse_targets(text: str) -> tuple[str, ...]:
         raise ConfigError(f"--targets: {error}") from None
 
 
+@default_arithmetic
 def compile_engine(engine: Path, out: Path, options: CompileOptions, show_progress: bool = False) -> CompiledEngine:
     """Lower an engine file's graph, compile its tasks, write both to `out`, which may be the same file.
 
-    What the file holds for GPUs already is left out. Raises `EngineError` and `ExportError`.
+    What the file holds for GPUs already is left out. Raises `ConfigError`, `EngineError` and `ExportError`.
     """
     graph = read_engine(engine)
     plan = lower(graph)
@@ -109,13 +111,23 @@ def compile_engine(engine: Path, out: Path, options: CompileOptions, show_progre
     size = graph.constant_bytes()
     with progress_bar("checking", size, show_progress) as advance:
         check_checksums(engine, advance)
-    compiler = Compiler(CompileCache(options.cache or user_cache_folder()), options.jobs or os.cpu_count() or 1)
+    compiler = Compiler(_open_cache(options.cache), options.jobs or os.cpu_count() or 1)
     with counting_bar("compiling", show_progress) as on_progress:
         compiled = compile_plan(plan, targets, compiler, options.tactics, on_progress)
     total = size + sum(map(len, compiled.machine_code.values()))
     with progress_bar("writing", total, show_progress) as advance:
         written = write_engine(graph, out, advance, gpu_part(compiled, graph))
     return CompiledEngine(out, written, compiled, compiler.compiled, left_out)
+
+
+def _open_cache(folder: Path | None) -> CompileCache:
+    """The folder of compiled kernels. Raises `ConfigError` where it cannot be made: no home, a read-only one."""
+    try:
+        return CompileCache(folder or user_cache_folder())
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"the folder of compiled kernels cannot be made ({error}): give one that can be written with --cache"
+        ) from error
 
 
 def compile_plan(

@@ -239,7 +239,9 @@ class Nodes:
                 if not blockers[id(other)]:
                     heapq.heappush(ready, (other.order, len(self.nodes) + len(done), other))
         if len(done) < len(self.nodes):
-            raise ExportError(f"{len(self.nodes) - len(done)} nodes wait for each other after fusion: switch it off")
+            raise ExportError(
+                f"{len(self.nodes) - len(done)} nodes wait for each other: lower the graph with fusions=()"
+            )
         self.nodes = done
         self.changed()
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lightwam.errors import ConfigError
+from lightwam.extras import missing_module
 
 LOG2_E = math.log2(math.e)
 
@@ -265,7 +266,7 @@ def _run(
         launcher = importlib.import_module("lightwam.kernels.torch_launch")
         module = importlib.import_module(f"lightwam.kernels.ops.{kernel}")
     except ModuleNotFoundError as error:
-        raise ConfigError(f"kernel {kernel} needs {error.name}: pip install 'lightwam[gpu]'") from None
+        raise ConfigError(f"kernel {kernel}: {missing_module(error.name or 'triton')}") from None
     task = module.task(*sizes, **options)
     shaped = (x.view(a.shape) for x, a in zip(tensors, (a for a in task.arguments if a.mode == "r"), strict=True))
     try:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightwam.config import TextConfig
 from lightwam.errors import ConfigError, InstructionError
+from lightwam.extras import missing_module
 from lightwam.words import clean_instruction, word_buckets
 
 Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
@@ -137,4 +138,4 @@ def _optional(module: str) -> Any:
     try:
         return __import__(module)
     except ImportError as error:
-        raise ConfigError(f"the umT5 encoder needs {module}, which is not installed: pip install {module}") from error
+        raise ConfigError(f"the umT5 encoder: {missing_module(module)}") from error

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.graph import Graph
 from lightwam.engine.verify import check_usual_forms
 from lightwam.errors import ExportError
@@ -29,6 +30,7 @@ class OnnxFiles:
     num_bytes: int
 
 
+@default_arithmetic
 def write_onnx(
     graph: Graph,
     path: str | os.PathLike[str],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
@@ -37,6 +38,7 @@ class Observations:
     source: str
 
 
+@default_arithmetic
 def random_observations(graph: Graph, calibration: int, held_out: int, seed: int) -> Observations:
     """States of a normal distribution in normalised units, images or latents of noise; numbers follow from the seed."""
     rng = np.random.default_rng(seed)
@@ -47,6 +49,7 @@ def random_observations(graph: Graph, calibration: int, held_out: int, seed: int
     return Observations(made[:calibration], made[calibration:], source)
 
 
+@default_arithmetic
 def recorded_observations(
     graph: Graph, folder: Path, calibration: int, held_out: int, seed: int, on_frame: Callable[[int], None]
 ) -> Observations:

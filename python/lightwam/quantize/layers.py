@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.dtypes import NUMPY_DTYPE, Array, DType, Shape, decode
 from lightwam.engine.graph import (
     EIGHT_BIT_FORMATS,
@@ -116,6 +117,7 @@ def _edge_weights(act: Program) -> Iterator[str]:
                 reached.update(far)
 
 
+@default_arithmetic
 def quantize_graph(graph: Graph, layers: Collection[Layer], precision: EightBit = "int8") -> Graph:
     """The planned graph with these layers in eight bits, everything else as it was. Raises `ExportError` on none."""
     if not layers:
@@ -211,6 +213,7 @@ def _quantised_constants(source: Constant, precision: EightBit) -> tuple[Constan
     )
 
 
+@default_arithmetic
 def quantize_weight(stored: Array, source: Constant, precision: EightBit = "int8") -> tuple[Array, NDArray[np.float32]]:
     """int8 or bits of e4m3 [..., K] and scales float32, one a row of the matrix view, of a weight as it is stored.
 

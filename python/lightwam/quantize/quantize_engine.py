@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.dtypes import Array
 from lightwam.engine.file import check_checksums, read_engine, write_engine
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
@@ -29,6 +30,7 @@ from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeRepo
 from lightwam.quantize.variation import Variation, measure_variation
 
 
+@default_arithmetic
 def quantize_engine(
     engine: Path, out: Path, observations: Observations, options: QuantizeOptions | None = None
 ) -> QuantizeReport:

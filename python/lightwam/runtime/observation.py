@@ -104,7 +104,7 @@ def _check_latents(latents: object, shape: tuple[int, int, int]) -> NDArray[np.f
 def _check_state(state: object, width: int) -> NDArray[np.float32]:
     if not _is_plain(state) or not _is_float(state.dtype, 4, 8) or state.shape != (width,):
         raise ObservationError(f"state is {_describe(state)}; expected a numpy array, float32 or float64 [{width}]")
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # whatever numpy.seterr says; C++ refuses what is not finite
         return np.ascontiguousarray(state, dtype=np.float32)
 
 

@@ -21,9 +21,9 @@ from lightwam.errors import (
     PrecisionError,
     UnfamiliarInputWarning,
 )
-from lightwam.runtime import _engine
 from lightwam.runtime.chunk import ActionChunk
 from lightwam.runtime.deprecated import old_name
+from lightwam.runtime.extension import engine as _engine
 from lightwam.runtime.observation import ObservationShape, check_observation
 from lightwam.runtime.tuning import TaskTiming, Tuning
 

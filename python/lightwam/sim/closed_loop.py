@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.progress import tally_bar
 from lightwam.sim.env import STATES, Array, EvaluationProtocol, Simulator, SimulatorEnv, Task
@@ -87,6 +88,7 @@ def start_state(env: SimulatorEnv, official_SN: Array, index: int, states: str) 
     return official if states == "official" else env.shifted_state(official, index)
 
 
+@default_arithmetic
 def run_trial(
     env: SimulatorEnv,
     policy: PolicyLike,

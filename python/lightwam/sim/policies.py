@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config.robot import RobotConfig
 from lightwam.errors import ConfigError, DeviceError, EngineError
 from lightwam.runtime import ActionChunk, Observation
@@ -54,6 +55,7 @@ def runs_on(policy: PolicyLike) -> str:
 class ReplayPolicy:
     """Replays one demonstration open loop, whatever it sees: actions [T, A] in the robot's units."""
 
+    @default_arithmetic
     def __init__(self, actions_TA: Array, robot: RobotConfig, horizon: int = 16, replan_steps: int = 10) -> None:
         width = len(robot.action)
         if actions_TA.ndim != 2 or actions_TA.shape[1] != width or len(actions_TA) == 0:
@@ -106,6 +108,7 @@ class BlindPolicy:
     def reset(self) -> None:
         """Nothing to forget."""
 
+    @default_arithmetic
     def infer(self, observation: Observation, /) -> ActionChunk:
         """A chunk from observation["state"] [P]."""
         x = (np.asarray(observation["state"], dtype=np.float32) - self._mean) / self._std
@@ -148,7 +151,8 @@ def load_policy(
             tensors = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
         raise ConfigError(
-            f"baseline file {path} is damaged or no .npz file: make it again with `lightwam train`"
+            f"baseline file {path} is damaged or no .npz file: make it again with `lightwam train blind` or "
+            "`lightwam train replay`"
         ) from error
     kind = str(tensors.get("kind"))
     if kind == "blind":

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.data.episode_files import META_FILE, write_episode
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.progress import tally_bar
@@ -90,6 +91,7 @@ def plan_episodes(recording: Recording, episodes: int, clips: int, seed: int, co
     return [(number, kinds[index]) for number, index in enumerate(order)]
 
 
+@default_arithmetic
 def record_one(recorder: Recorder, staging: Staging, number: int, kind: str) -> int:
     """Record one episode, trying fresh random starts until the expert succeeds; returns its rows.
 

@@ -20,6 +20,9 @@ def load_simulator(name: str) -> Simulator:
         raise ConfigError(f"unknown simulator {name!r}: choose {', '.join(SIMULATORS)}, or name your own module:Class")
     try:
         simulator: Simulator = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ConfigError(f"simulator {name!r} cannot be made ({error}): check --sim, PYTHONPATH, its class") from error
+    except Exception as error:  # the module may be anybody's
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(
+            f"simulator {name!r} cannot be made ({reason}): check --sim, PYTHONPATH, its class"
+        ) from error
     return simulator

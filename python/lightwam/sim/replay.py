@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.errors import SimulatorError
 from lightwam.files import replacing_file
 from lightwam.sim.env import SimulatorEnv
 
 
+@default_arithmetic
 def demonstrate(env: SimulatorEnv, state: int, settle_steps: int, max_steps: int) -> npt.NDArray[np.float32]:
     """The expert's actions [T, A], in the environment's units, from an official state to success.
 

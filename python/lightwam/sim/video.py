@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.data.episode_files import encoding_video
 from lightwam.files import replacing_file
 from lightwam.sim.closed_loop import FRAME_STRIDE
@@ -56,6 +57,7 @@ def open_video(path: Path, control_hz: float) -> Iterator[Callable[[Array], None
         yield append
 
 
+@default_arithmetic
 def contact_sheet(rows: Sequence[Sequence[Array]], columns: int, path: Path) -> None:
     """A PNG with one line a trial: `columns` frames spread evenly over it, halved in size. All frames alike."""
     lines = []

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.config import read_config
 from lightwam.data.lerobot import open_datasets
 from lightwam.data.windows import build_windows
@@ -45,6 +46,7 @@ def _standardised(values: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
     return torch.from_numpy(((values - mean) / std).astype(np.float32)), mean, std
 
 
+@default_arithmetic
 def train_blind(args: BlindTrainArgs) -> None:
     """Train, and write a blind policy file. Raises `DataError` on data sets that do not fit."""
     device, schedule = use_device(args.machine.device), args.schedule

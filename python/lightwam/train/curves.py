@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightwam.files import replacing_file
+from lightwam.pictures import draw
 
 History = dict[str, list[tuple[int, float]]]
 """Named scalars: (step, value) of each point."""
@@ -31,24 +31,23 @@ class Curves:
             self._writer.add_scalar(name, value, step)
 
     def draw(self, path: Path) -> None:
-        """One panel a curve, logarithmic where all values are positive."""
-        from matplotlib.figure import Figure
-
+        """One panel a curve, logarithmic where all values are positive. A failure is a warning."""
         names = sorted(self.history)
         columns = min(3, max(1, len(names)))
         rows = math.ceil(len(names) / columns) or 1
-        figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
-        for place, name in enumerate(names):
-            axes = figure.add_subplot(rows, columns, place + 1)
-            steps, values = zip(*self.history[name], strict=True)
-            axes.plot(steps, values, linewidth=1)
-            axes.set_title(name, fontsize=9)
-            axes.set_xlabel("step", fontsize=8)
-            if min(values) > 0:
-                axes.set_yscale("log")
-            axes.grid(alpha=0.3)
-        with replacing_file(path) as building:
-            figure.savefig(building, dpi=110)
+
+        def fill(figure: Any) -> None:
+            for place, name in enumerate(names):
+                axes = figure.add_subplot(rows, columns, place + 1)
+                steps, values = zip(*self.history[name], strict=True)
+                axes.plot(steps, values, linewidth=1)
+                axes.set_title(name, fontsize=9)
+                axes.set_xlabel("step", fontsize=8)
+                if min(values) > 0:
+                    axes.set_yscale("log")
+                axes.grid(alpha=0.3)
+
+        draw(path, fill, size=(4.2 * columns, 2.8 * rows), dpi=110)
 
     def close(self) -> None:
         """Flush TensorBoard."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightwam.errors import DeviceError
+from lightwam.extras import how_to_install
 from lightwam.model.attention import AttentionMethod
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def _fastest_attention(device: torch.device) -> tuple[AttentionMethod, str]:
     if device.type == "cpu":
         return "softmax", "the fastest on a CPU in bfloat16"
     if importlib.util.find_spec("triton") is None:
-        return "sdpa", "the kernels need Triton: pip install 'lightwam[gpu]'"
+        return "sdpa", f"the kernels need Triton: {how_to_install(('gpu',))}"
     from lightwam.kernels.targets import ALL_TARGETS
 
     target = "sm_{}{}".format(*_capability(device))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightwam.arithmetic import default_arithmetic
 from lightwam.errors import CheckpointError
 from lightwam.files import replacing_file
 from lightwam.progress import counting_bar
@@ -86,6 +87,7 @@ class TrainingRun(ABC):
         self._update_average()
         return reported
 
+    @default_arithmetic
     def run(self) -> None:
         """Train to the last step, reporting and saving as it goes."""
         saving, recent = self.args.saving, list[dict[str, Tensor]]()

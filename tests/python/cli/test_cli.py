@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -75,22 +76,84 @@ def test_lightwam_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_missing_module_names_the_extras_that_have_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extras = pytest.importorskip("tomllib").loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    extras = extras["project"]["optional-dependencies"]
-    for module, names in cli._EXTRAS.items():
-        for name in names:
-            assert any(re.match(rf"{module}\b", requirement) for requirement in extras[name]), (module, name)
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "lightwam.cli.onnx", raising=False)
     monkeypatch.delitem(sys.modules, "lightwam.onnx.export", raising=False)
     monkeypatch.delitem(sys.modules, "lightwam.onnx.model", raising=False)
     assert cli.main(["onnx", "--engine", "a", "--out", "b"]) == 2
     error = capsys.readouterr().err
-    assert "'onnx' is not installed: pip install 'lightwam[onnx]'" in error and error.count("\n") == 1
-    monkeypatch.setitem(sys.modules, "tyro", None)
-    assert cli.main(["inspect", "a.lwam"]) == 2
-    error = capsys.readouterr().err
-    assert "pip install rich tyro" in error and "lightwam[" not in error
+    assert "'onnx' is not installed: pip install '.[onnx]' in a checkout" in error and error.count("\n") == 1
+
+
+class Faulty:
+    """A verb's module whose main raises what it is told to."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Args:
+        """Fail."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def main(self, arguments: Args) -> int:
+        raise self.error
+
+
+def outcome(error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The exit status and the only line of a verb that raises the error."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setitem(sys.modules, "faulty_verb", Faulty(error))  # type: ignore[arg-type]
+    monkeypatch.setitem(cli.VERBS, "fail", cli.Verb("fail", "faulty_verb", "Args"))
+    status = cli.main(["fail"])
+    (line,) = capsys.readouterr().err.splitlines()
+    return f"{status} {line}"
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (ZeroDivisionError("division by zero"), "2 .*unexpected ZeroDivisionError: division by zero .*-X dev"),
+        (ValueError("one\ntwo"), "2 .*unexpected ValueError: one "),
+        (AssertionError(), "2 .*unexpected AssertionError: no reason given"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "2 .*unexpected UnicodeDecodeError"),
+        (RecursionError("deep"), "2 .*unexpected RecursionError"),
+        (
+            ImportError("libfoo.so: no such file", name="torch"),
+            "2 .*libfoo.so: no such file .*: take that off the path",
+        ),
+        (ModuleNotFoundError("no", name="json.nothing"), "2 .*json.* has no json.nothing: take it off the path"),
+        (ModuleNotFoundError("no", name="lightwam.kernels"), "2 .*lightwam.kernels is missing: run pip install ."),
+        (ModuleNotFoundError("no", name="av"), "2 .*'av' is not installed: pip install '.\\[train\\]'"),
+        (ModuleNotFoundError("no", name="somebodys"), "2 .*'somebodys' is not installed: pip install somebodys"),
+        (OSError(28, "No space left on device", "/x"), "2 .*/x: No space left on device; free some room"),
+        (PermissionError(13, "Permission denied", "/x"), "2 .*/x: Permission denied; give a path that this user"),
+        (OSError(24, "Too many open files", "/x"), "2 .*ulimit -n"),
+        (OSError(30, "Read-only file system"), "2 .*Read-only file system: check the disk, /dev/shm"),
+        (OSError("strange"), "2 .*unexpected OSError: strange"),
+        (MemoryError("7 GB"), r"2 .*out of memory \(7 GB\)"),
+        (KeyboardInterrupt(), "130 .*interrupted"),
+    ],
+)
+def test_whatever_a_verb_raises_is_one_line_and_never_status_1(
+    error: BaseException, wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.match(wanted, outcome(error, monkeypatch, capsys))
+
+
+def test_the_help_lists_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--help"])
+    assert "exit status: 0 done; 1 " in capsys.readouterr().out
+
+
+def test_the_version_of_sources_that_are_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    assert cli.main(["--version"]) == 0
+    assert "not installed" in capsys.readouterr().out
 
 
 def test_help_imports_neither_torch_nor_the_simulator() -> None:

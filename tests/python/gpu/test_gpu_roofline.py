@@ -165,4 +165,4 @@ def test_bench_without_triton_says_what_to_install(
             monkeypatch.delitem(sys.modules, name)
     assert main(["bench", "--roofline"]) == 2
     error = capsys.readouterr().err
-    assert "lightwam[gpu]" in error and error.count("\n") == 1
+    assert "pip install '.[gpu]'" in error and error.count("\n") == 1

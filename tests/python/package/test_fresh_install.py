@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel in a venv that holds NumPy and nothing else: `lightwam.runtime` runs the bundled policy there."""
+"""The wheel in a venv that holds NumPy and nothing else: the runtime and the verbs of the base installation work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ assert importlib.util.find_spec("lightwam.kernels.ops.conv2d") is not None and "
 """
 
 
-def test_wheel_runs_the_bundled_policy_without_torch(tmp_path: Path) -> None:
+def test_the_wheel_works_with_numpy_alone(tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     folder = {"SKBUILD_BUILD_DIR": str(REPOSITORY / "build" / "test")}  # what `make` built is not built again
@@ -40,3 +40,16 @@ def test_wheel_runs_the_bundled_policy_without_torch(tmp_path: Path) -> None:
     python = str(tmp_path / "venv" / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
     subprocess.run([python, "-c", SCRIPT], check=True, cwd=tmp_path)
+    lightwam = str(tmp_path / "venv" / "bin" / "lightwam")
+    engine = str(REPOSITORY / "python/lightwam/assets/nano-libero-object-0.lwam")
+    for words in (
+        ["--version"],
+        ["bench", "--help"],
+        ["tune", "--help"],
+        ["inspect", engine],
+        ["bench", "--runs", "1"],
+    ):
+        done = subprocess.run([lightwam, *words], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0 and done.stderr == "", words
+    done = subprocess.run([lightwam, "onnx", "--engine", engine, "--out", "a.onnx"], capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install '.[onnx]' in a checkout" in done.stderr and "'onnx>" in done.stderr

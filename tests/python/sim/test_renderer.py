@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -16,7 +17,6 @@ from lightwam.sim.libero import renderer
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "")
     monkeypatch.setenv("PYOPENGL_PLATFORM", "")
-    monkeypatch.delitem(sys.modules, "mujoco.gl_context", raising=False)
 
 
 def test_osmesa_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +47,14 @@ def test_a_choice_of_the_user_is_kept_but_checked(monkeypatch: pytest.MonkeyPatc
         renderer.choose_renderer()
 
 
-def test_too_late_after_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_platform_of_pyopengl_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renderer, "_loads", lambda backend: True)
-    monkeypatch.setitem(sys.modules, "mujoco.gl_context", sys)
-    with pytest.raises(SimulatorError, match="before the renderer"):
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "glx")
+    with pytest.raises(SimulatorError, match="PYOPENGL_PLATFORM='glx' contradicts MUJOCO_GL='osmesa': unset it"):
         renderer.choose_renderer()
+    assert os.environ["MUJOCO_GL"] == ""
+
+
+def test_mujoco_may_be_imported_before() -> None:
+    code = "import mujoco; from lightwam.sim.libero.env import import_libero; import_libero()"
+    subprocess.run([sys.executable, "-c", code], check=True)

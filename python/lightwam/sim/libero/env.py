@@ -7,12 +7,10 @@ Legend: N length of a flat simulator state (time, qpos, qvel), H W image size, A
 
 from __future__ import annotations
 
-import builtins
 import contextlib
-import io
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,10 @@ import numpy as np
 
 from lightwam.config import LightWAMConfig
 from lightwam.errors import SimulatorError
+from lightwam.extras import how_to_install
 from lightwam.runtime import Observation
 from lightwam.sim.env import Array, Task
+from lightwam.sim.libero.boundary import import_modules, path_remedy, quiet, simulator_errors
 from lightwam.sim.libero.renderer import choose_renderer
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
@@ -31,42 +31,24 @@ ROBOT = LightWAMConfig.libero().robot
 ACTION_WIDTH = len(ROBOT.action)
 assert ROBOT.gripper is not None
 OPEN_GRIPPER, CLOSE_GRIPPER = ROBOT.gripper.robot_open, ROBOT.gripper.robot_closed  # of action[6]
+_MOST_PLACEMENTS = 1000  # until one has no overlap
 SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN_GRIPPER)
 
 
-@contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Hide what LIBERO prints, and answer its first-import question (where to keep data sets) with the default."""
-    ask = builtins.input
-    builtins.input = lambda *_: "n"
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        builtins.input = ask
-
-
-def import_libero() -> tuple[Any, Any]:
-    """Import `libero` with a renderer chosen first; returns its module of benchmarks and its class ControlEnv.
+@cache
+def import_libero() -> tuple[Any, Any, type[Exception]]:
+    """Import `libero` with a renderer chosen first: its benchmarks, ControlEnv, and the error of a bad placement.
 
     Raises SimulatorError where LIBERO or an off-screen OpenGL library is missing.
     """
     choose_renderer()
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-    logging.getLogger("OpenGL").setLevel(logging.WARNING)
-    try:
-        with _quiet_import():
-            from libero.libero import benchmark
-            from libero.libero.envs.env_wrapper import ControlEnv
-    except ImportError as error:
-        raise SimulatorError(f"LIBERO cannot be imported ({error}): pip install 'lightwam[libero]'") from error
-    return benchmark, ControlEnv
+    return import_modules()
 
 
 @cache
 def _suite(suite: str) -> Any:
-    benchmark, _ = import_libero()
-    with _quiet_import():
+    benchmark, _, _ = import_libero()
+    with simulator_errors(f"LIBERO's suite {suite!r}", lambda _: path_remedy()), quiet():
         return benchmark.get_benchmark(suite)()
 
 
@@ -75,6 +57,15 @@ def load_tasks(suite: str) -> tuple[Task, ...]:
     benchmark = _suite(suite)
     tasks = (benchmark.get_task(index) for index in range(int(benchmark.get_num_tasks())))
     return tuple(Task(suite, index, str(task.name), str(task.language)) for index, task in enumerate(tasks))
+
+
+def _build_remedy(error: Exception) -> str:
+    if isinstance(error, TypeError):
+        return f"this release of LIBERO is another than ours: {how_to_install(('libero',))}"
+    if isinstance(error, FileNotFoundError):
+        return path_remedy()
+    backend = os.environ.get("MUJOCO_GL")
+    return f"check the OpenGL library of MUJOCO_GL={backend!r}, or set MUJOCO_GL to the other one of osmesa and egl"
 
 
 def axis_angle(quaternion_xyzw: Array) -> Array:
@@ -103,15 +94,18 @@ class LiberoEnv:
     ) -> None:  # fmt: skip
         self.task = task
         self._suite = _suite(task.suite)
-        _, control_env = import_libero()
+        _, control_env, self._bad_placement = import_libero()
         self.image_size = image_size
         self.renders = render
         self._gate_open = False
         self._observation: dict[str, Any] = {}
         self._frame_is_fresh = False
-        try:
+        with simulator_errors(f"building LIBERO's {task.name!r}", _build_remedy), quiet():
+            scene = Path(self._suite.get_task_bddl_file_path(task.index)).resolve()
+            if not scene.is_file():
+                raise SimulatorError(f"LIBERO's task file {scene} does not exist: {path_remedy()}")
             self._env: Any = control_env(
-                bddl_file_name=str(Path(self._suite.get_task_bddl_file_path(task.index)).resolve()),
+                bddl_file_name=str(scene),
                 has_offscreen_renderer=render,
                 use_camera_obs=render,
                 camera_names=list(CAMERAS.values()),
@@ -121,11 +115,6 @@ class LiberoEnv:
                 ignore_done=True,
                 initialization_noise="default" if joint_noise else None,
             )
-        except (RuntimeError, ImportError, AttributeError, OSError) as error:
-            raise SimulatorError(
-                f"LIBERO environment of {task.name!r} cannot be built with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} "
-                f"({error}): check the OpenGL library, or set MUJOCO_GL to the other one of osmesa and egl"
-            ) from error
         self._wrap_cameras()
 
     # -- life cycle ---------------------------------------------------------------------------------------------
@@ -136,8 +125,8 @@ class LiberoEnv:
 
     def reset(self) -> None:
         """Reset to a random placement of the task's regions; renders nothing."""
-        with _quiet_import():
-            self._observation = self._env.reset()
+        with self._errors("reset"), quiet():
+            self._observation = self._random_placement()
         # robosuite keeps the gripper's integrated command over a soft reset; without it both resets are bit-identical
         gripper = self.raw.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)
@@ -146,19 +135,15 @@ class LiberoEnv:
 
     def official_states(self) -> Array:
         """The official initial simulator states, float64 [50, N]. Raises SimulatorError where they are missing."""
-        try:
+        with simulator_errors(f"reading the initial states of {self.task.name!r}", lambda _: path_remedy()), quiet():
             return np.asarray(self._suite.get_task_init_states(self.task.index), dtype=np.float64)
-        except (OSError, ImportError) as error:
-            raise SimulatorError(
-                f"initial states of {self.task.name!r} cannot be read ({error}): reinstall LIBERO's files"
-            ) from error
 
     def set_state(self, state_N: Array, *, render: bool = False) -> None:
         """Put the simulator into a flat state [N] (an official one, or one of ours), as LIBERO's set_init_state."""
         expected = 1 + self.sim.model.nq + self.sim.model.nv
         if np.shape(state_N) != (expected,):
             raise SimulatorError(f"state of shape {np.shape(state_N)} does not fit {self.task.name!r}: ({expected},)")
-        with self._gate(render):
+        with self._gate(render), self._errors("set_state"):
             self._observation = self._env.set_init_state(np.asarray(state_N, dtype=np.float64))
 
     def get_state(self) -> Array:
@@ -170,7 +155,7 @@ class LiberoEnv:
         action = np.asarray(action_A, dtype=np.float64)
         if action.shape != (ACTION_WIDTH,) or not np.isfinite(action).all():
             raise SimulatorError(f"action {action!r} is not {ACTION_WIDTH} finite numbers")
-        with self._gate(render):
+        with self._gate(render), self._errors("step"):
             self._observation, _, done, _ = self._env.step(action)
         return bool(done)
 
@@ -181,7 +166,20 @@ class LiberoEnv:
 
     def close(self) -> None:
         """Free the simulator and its OpenGL context."""
-        self._env.close()
+        with self._errors("close"):
+            self._env.close()
+
+    def _random_placement(self) -> dict[str, Any]:
+        """robosuite's reset. LIBERO's own repeats it for ever, whatever it raises, Ctrl-C included."""
+        for _ in range(_MOST_PLACEMENTS):
+            try:
+                return dict(self.raw.reset())
+            except self._bad_placement:  # the objects drawn overlap
+                continue
+        raise SimulatorError(f"{self.task.name!r}: {_MOST_PLACEMENTS} random placements overlap: check the task's file")
+
+    def _errors(self, doing: str) -> AbstractContextManager[None]:
+        return simulator_errors(f"LIBERO's {doing} of {self.task.name!r}", "reset it, or build another environment")
 
     # -- what the policy sees -----------------------------------------------------------------------------------
 

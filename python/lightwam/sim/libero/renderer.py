@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choose an off-screen OpenGL library for MuJoCo before anything imports MuJoCo."""
+"""Choose an off-screen OpenGL library for MuJoCo before anything imports robosuite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import ctypes
 import ctypes.util
 import logging
 import os
-import sys
 
 from lightwam.errors import SimulatorError
 
@@ -35,7 +34,7 @@ def choose_renderer() -> str:
     """Set MUJOCO_GL to a headless backend that loads here: osmesa, else egl. Returns its name.
 
     A value that the user has set is kept if its library loads.
-    Raises SimulatorError where no backend loads, or MuJoCo was already imported with another one.
+    MuJoCo may be imported already: robosuite makes contexts of its own. Raises SimulatorError where no backend loads.
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     if chosen and chosen not in _LIBRARIES:
@@ -46,11 +45,9 @@ def choose_renderer() -> str:
             break
     else:
         raise SimulatorError(f"no off-screen OpenGL library for MuJoCo ({' or '.join(candidates)}) loads here: {_HINT}")
-    if not chosen and "mujoco.gl_context" in sys.modules:
-        raise SimulatorError(
-            f"mujoco was imported before the renderer {backend!r} was chosen: import lightwam.sim.libero.env first"
-        )
-    os.environ["MUJOCO_GL"] = backend
-    os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    platform = os.environ.get("PYOPENGL_PLATFORM") or backend
+    if platform != backend:
+        raise SimulatorError(f"PYOPENGL_PLATFORM={platform!r} contradicts MUJOCO_GL={backend!r}: unset it")
+    os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
     log.info("MuJoCo renders with %s", backend)
     return backend
