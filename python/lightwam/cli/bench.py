@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from lightwam.bench.figures import Record, write_figures
+from lightwam.bench.figures import Record, check_figures_output, write_figures
 from lightwam.bench.measure import MAX_IMAGE_SIZE, BenchOptions, measure_alone
 from lightwam.bench.show import draw, print_table, where
 from lightwam.errors import ConfigError
@@ -66,14 +66,17 @@ def main(arguments: BenchArgs) -> int:
         from lightwam.cli.roofline import main as predict
 
         return predict(engine, arguments.predicted_for, arguments.out)
+    if arguments.out is not None:
+        check_figures_output(arguments.out)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
         measurement = measure_alone(engine, arguments.runs_on, threads, arguments)
         record = measurement.record
-        print_table(measurement, f"{engine.name}, {record.precision}, {where(record)}, {arguments.runs} chunks")
         records.append(record)
+        if arguments.out is not None:  # before the table: a measurement outlives a terminal that cannot show it
+            write_figures(records, arguments.out / "bench.json", engine=engine.name)
+        print_table(measurement, f"{engine.name}, {record.precision}, {where(record)}, {arguments.runs} chunks")
     if arguments.out is not None:
-        write_figures(records, arguments.out / "bench.json", engine=engine.name)
         draw(records, engine.name, arguments.out / "bench.png")
         print(f"wrote {arguments.out / 'bench.json'} and {arguments.out / 'bench.png'}")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from lightwam.bench.measure import MAX_IMAGE_SIZE, set_any_instruction, square_observation
-from lightwam.errors import ConfigError
+from lightwam.errors import ConfigError, DeviceError
 from lightwam.progress import counting_bar
 from lightwam.runtime import Policy
 from lightwam.runtime.tuning import TaskTiming, Tuning, tuning_path, write_tuning
@@ -49,7 +49,10 @@ def tune(arguments: TuneArgs) -> Tuning:
     seen = square_observation(policy, arguments.image_size)
     with counting_bar("timing tactics", show=True, stderr=True) as on_progress:
         tuning = policy.tune(seen, arguments.repeats, on_progress)
-    replaced = write_tuning(arguments.engine, tuning)
+    try:
+        replaced = write_tuning(arguments.engine, tuning)
+    except ValueError as error:
+        raise DeviceError(f"the times cannot be stored ({error}): tune again") from error
     if replaced:
         print(f"replaced: {replaced}")
     return tuning

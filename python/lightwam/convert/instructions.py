@@ -8,6 +8,7 @@ rows at the end dropped. `lightwam export` carries them in the engine, because u
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from lightwam.model import UMT5Encoder
 from lightwam.model.fit import Fault, expected_shapes, find_faults, find_not_finite, is_finite, load_exactly, on_meta
 from lightwam.model.names import UMT5_TIED, umt5_names
 from lightwam.model.text import Tokenizer, prompt
+
+_logger = logging.getLogger("lightwam.convert")
 
 
 def check_instructions(texts: Sequence[str], text: TextConfig) -> None:
@@ -41,6 +44,9 @@ def check_instructions(texts: Sequence[str], text: TextConfig) -> None:
 def open_umt5(config: LightWAMConfig, source: WeightsSource) -> dict[str, Any]:
     """The source's tensors under the names of transformers. Raises `CheckpointError` on contradicting settings."""
     check_settings(source, config, "text")
+    source = source.unwrapped("text")
+    if source.note:
+        _logger.info("%s", source.note)
     return {name: source.tensors[key] for key, name in umt5_names(source.tensors).items()}
 
 
