@@ -30,6 +30,10 @@ class FileKind:
     def __str__(self) -> str:
         return f"{self.what}: {self.remedy}" if self.remedy else self.what
 
+    def told(self, remedy: str) -> str:
+        """As text, with this remedy where the kind has none of its own."""
+        return f"{self.what}: {self.remedy or remedy}"
+
 
 # Bytes at the start -> kind. The longer ones first where one begins as another does.
 _MAGIC = (
@@ -212,5 +216,5 @@ def _folder_kind(folder: Path) -> FileKind:
     if "meta" in names and (folder / "meta" / "info.json").is_file():
         return FileKind("lerobot", "a LeRobot data set")
     if not names:
-        return FileKind("folder", "an empty folder")
+        return FileKind("empty folder", "an empty folder")
     return FileKind("folder", "a folder")

@@ -24,8 +24,9 @@ def check_output(
     error: type[Exception],
     is_ours: Callable[[Path, FileKind], bool],
     inputs: Iterable[Path | None] = (),
+    folder: bool = False,
 ) -> None:
-    """Whether a verb may write its result as `out`; to be called before the work and before the result gets its name.
+    """Whether a verb may write its result, a file or a `folder`, as `out`; to be called before the work.
 
     Raises `error` where `out` is, or a folder `out` holds, one of the `inputs`; where something is there that is
     neither empty nor `is_ours` (of the path that a symbolic link leads to, and its kind); where `out` cannot be made.
@@ -35,8 +36,13 @@ def check_output(
         if source is not None and Path(os.path.realpath(source)).is_relative_to(place):
             raise error(f"--out is {out}, which is or holds the input {source}: give another --out")
     kind = file_kind(place)
-    if kind.name not in ("missing", "empty") and kind.what != "an empty folder" and not is_ours(place, kind):
-        raise error(f"{out} is not {what} that lightwam wrote but {kind.what}: nothing is replaced; give another --out")
+    if kind.name == "unreadable":
+        raise error(f"{out} cannot be written, it is {kind.what}: give another --out")
+    nothing = "empty folder" if folder else "empty"
+    if kind.name not in ("missing", nothing) and (place.is_dir() != folder or not is_ours(place, kind)):
+        held = ", ".join(sorted(os.listdir(place))[:4]) if place.is_dir() else ""
+        told = f"holds other things than {what} ({held})" if held else f"is not {what} of lightwam but {kind.what}"
+        raise error(f"{out} {told}: nothing is replaced; give another --out")
     parent = next(folder for folder in place.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise error(f"{out} cannot be written: {parent} is no folder that you may write in; give another --out")

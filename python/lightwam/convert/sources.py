@@ -9,6 +9,7 @@ file is follows from its content, not from its name.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def _reader(file: Path, kind: FileKind | None = None) -> Callable[[Path], Mappin
         return _open_safetensors
     if kind.name == "unknown" and file.suffix in _PICKLES:
         return _open_pickle
-    raise CheckpointError(f"{file} is {kind if kind.remedy else kind.what + ': ' + _WANTED}")
+    raise CheckpointError(f"{file} is {kind.told(_WANTED)}")
 
 
 def _open_folder(folder: Path) -> Mapping[str, Any]:
@@ -171,7 +172,9 @@ def _open_pickle(file: Path) -> Mapping[str, Any]:
     try:
         with file.open("rb") as stream:
             mapped = stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-        content = torch.load(str(file), map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():  # of the unpickler, about files that it refuses a moment later
+            warnings.simplefilter("ignore")
+            content = torch.load(str(file), map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises many classes on a file that is not what it seems
         found = _REASON.search(str(error))
         reason = found[0] if found else _first_line(error)

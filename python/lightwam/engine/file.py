@@ -23,7 +23,7 @@ from lightwam.engine.graph import ALIGNMENT, Constant, Graph, TensorType, graph_
 from lightwam.engine.verify import check_graph
 from lightwam.errors import EngineError, ExportError
 from lightwam.file_kind import file_kind
-from lightwam.files import check_output, replacing_file, unreadable
+from lightwam.files import check_output, replacing_file
 
 METADATA_KEY = "lightwam"
 GPU_KEY = "gpu"
@@ -148,8 +148,8 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
     try:
         with file.open("rb") as stream:
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
-            if length > file.stat().st_size and file_kind(file).name in ("truncated", "engine", "unknown"):
-                raise EngineError(f"{file}: header of {length} bytes in a smaller file: fetch the whole file again")
+            if length > file.stat().st_size:
+                raise ValueError(f"a header of {length} bytes in a smaller file")
             header = json.loads(stream.read(length))
         document = json.loads(header.pop("__metadata__")[METADATA_KEY])
         tensors = {name: _stored_constant(file, 8 + length, name, entry) for name, entry in header.items()}
@@ -158,9 +158,10 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
     except OSError as error:
         raise EngineError(f"{file}: {error.strerror}: give the path of an engine file") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if file_kind(file).name in ("engine", "safetensors", "unknown"):
-            raise EngineError(f"{file}: not an engine file ({error}): export the policy again") from error
-        raise EngineError(f"{file}: not an engine file, it is {unreadable(file, error, remedy, ())}") from error
+        kind = file_kind(file)
+        if kind.name not in ("engine", "safetensors", "unknown"):
+            raise EngineError(f"{file}: not an engine file, it is {kind.told(remedy)}") from error
+        raise EngineError(f"{file}: not an engine file ({error}): export the policy again") from error
     return document, tensors
 
 

@@ -38,12 +38,12 @@ _logger = logging.getLogger("lightwam.model")
 def check_checkpoint_output(folder: Path, inputs: Iterable[Path | None] = ()) -> None:
     """Raise `CheckpointError` where a checkpoint may not be written: over an input, or over what is not a checkpoint
     of ours."""
-    check_output(folder, "a checkpoint folder", CheckpointError, _is_checkpoint, inputs)
+    check_output(folder, "a checkpoint folder", CheckpointError, _is_checkpoint, inputs, folder=True)
 
 
 def _is_checkpoint(folder: Path, kind: FileKind) -> bool:
     ours = {CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE, INSTRUCTIONS_FILE}
-    if not folder.is_dir() or not {entry.name for entry in folder.iterdir()} <= ours:
+    if not {entry.name for entry in folder.iterdir()} <= ours:
         return False
     try:
         _read_config(folder)

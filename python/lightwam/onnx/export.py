@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +72,17 @@ def write_onnx(
         act_path: _act_model(graph, weights, text_rows).serialize(metadata),
     }
     act_path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:  # the last one entered is renamed first: weights before what refers to them
-        parts = {p: stack.enter_context(replacing_file(p)) for p in (act_path, instruction_path, data_path)}
-        with parts[data_path].open("wb") as file:
+    with tempfile.TemporaryDirectory(prefix=".onnx.", dir=act_path.parent) as folder, contextlib.ExitStack() as stack:
+        made = {target: Path(folder) / target.name for target in (act_path, instruction_path, data_path)}
+        with made[data_path].open("wb") as file:
             weights.write(file, on_bytes)
         for target, serialized in models.items():
-            parts[target].write_bytes(serialized)
-            _read_back(parts[target], target)
+            made[target].write_bytes(serialized)
+        for target in models:
+            _check(made[target], target)
+        # The last one entered is renamed first: weights before what refers to them.
+        for target, part in [(target, stack.enter_context(replacing_file(target))) for target in made]:
+            os.replace(made[target], part)
     return OnnxFiles(act_path, instruction_path, data_path, weights.num_bytes)
 
 
@@ -87,10 +92,10 @@ def _is_ours(path: Path, _: FileKind) -> bool:
     return model.is_file() and _METADATA_KEY.encode() in model.read_bytes()
 
 
-def _read_back(part: Path, target: Path) -> None:
-    """Raise `ExportError` where ONNX's own checker refuses a model. It looks at the graph, not at the weights."""
+def _check(made: Path, target: Path) -> None:
+    """Raise `ExportError` where ONNX's own checker refuses a model with its weights beside it."""
     try:
-        onnx.checker.check_model(onnx.load(part, load_external_data=False))
+        onnx.checker.check_model(made)
     except Exception as error:  # protobuf and the checker raise classes of their own
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(f"{target}: ONNX refuses what was made ({reason}), so nothing was written") from error
