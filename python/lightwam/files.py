@@ -39,7 +39,8 @@ def check_output(
     if kind.name == "unreadable":
         raise error(f"{out} cannot be written, it is {kind.what}: give another --out")
     nothing = "empty folder" if folder else "empty"
-    if kind.name not in ("missing", nothing) and (place.is_dir() != folder or not is_ours(place, kind)):
+    fits = place.is_dir() if folder else place.is_file()
+    if kind.name not in ("missing", nothing) and not (fits and is_ours(place, kind)):
         held = ", ".join(sorted(os.listdir(place))[:4]) if place.is_dir() else ""
         told = f"holds other things than {what} ({held})" if held else f"is not {what} of lightwam but {kind.what}"
         raise error(f"{out} {told}: nothing is replaced; give another --out")

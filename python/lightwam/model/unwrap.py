@@ -144,7 +144,8 @@ def _enter(name: str, found: Unwrapped) -> None:
     if isinstance(entry, Mapping):
         inner |= {key: value for key, value in entry.items() if isinstance(key, str)}
         found.removed.append(f"'{name}'")
-    elif found.removed and found.removed[-1].endswith(".'"):  # the next part of one prefix
+    elif found.removed and found.removed[-1].endswith(".'") and found.removed[-1].strip("'.") not in _MARKERS:
+        # The next part of one prefix.
         found.removed[-1] = f"{found.removed[-1][:-1]}{name}.'"
     else:
         found.removed.append(f"'{name}.'")
