@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,15 +70,13 @@ def open_weights(path: Path) -> WeightsSource:
         return WeightsSource(path, _open_folder(path), _settings(path))
     if path.name.endswith(".index.json"):
         return WeightsSource(path, _open_index(path), _settings(path.parent))
-    if _reader(path, kind) is _open_safetensors:
-        return WeightsSource(path, _open_shards(_all_shards(path)), _settings(path.parent))
     # Official releases keep the .pth of VAE and umT5 beside the config.json of the DiT: it says nothing of them.
-    return WeightsSource(path, _open_pickle(path), {})
+    settings = _settings(path.parent) if _reader(path, kind) is _open_safetensors else {}
+    return WeightsSource(path, _open_shards(_all_shards(path)), settings)
 
 
-def _reader(file: Path, kind: FileKind | None = None) -> Callable[[Path], Mapping[str, Any]]:
+def _reader(file: Path, kind: FileKind) -> Callable[[Path], Mapping[str, Any]]:
     """What reads a file of weights, by its content. Raises `CheckpointError` for one that is something else."""
-    kind = kind or file_kind(file)
     if kind.name == "safetensors":
         return _open_safetensors
     if kind.name in ("torch", "pickle"):
@@ -135,7 +133,7 @@ def _open_index(index: Path) -> Mapping[str, Any]:
         if Path(shard).name != shard:
             raise CheckpointError(f"{index} names the shard {shard!r}: a shard lies beside its index")
         file = index.parent / shard
-        shards[shard] = dict(_reader(file)(file))
+        shards[shard] = dict(_reader(file, file_kind(file))(file))
     misplaced = [key for key, shard in weight_map.items() if key not in shards[shard]]
     unlisted = [key for tensors in shards.values() for key in tensors if key not in weight_map]
     if misplaced or unlisted:
@@ -147,10 +145,12 @@ def _open_index(index: Path) -> Mapping[str, Any]:
     return {key: shards[shard][key] for key, shard in weight_map.items()}
 
 
-def _open_shards(files: Iterable[Path]) -> Mapping[str, Any]:
+def _open_shards(files: Sequence[Path]) -> Mapping[str, Any]:
+    if len(files) == 1:
+        return _reader(files[0], file_kind(files[0]))(files[0])
     tensors: dict[str, Any] = {}
     for file in files:
-        more = _reader(file)(file)
+        more = _reader(file, file_kind(file))(file)
         twice = sorted(set(more) & set(tensors))
         if twice:
             raise CheckpointError(f"{file} holds {twice[0]}, which another shard holds too: fetch the shards again")
@@ -170,11 +170,12 @@ def _open_safetensors(file: Path) -> dict[str, Any]:
 def _open_pickle(file: Path) -> Mapping[str, Any]:
     """A `torch.save` file's dict; the unpickler knows tensors and plain data only, so nothing in the file is run."""
     try:
-        with file.open("rb") as stream:
-            mapped = stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-        with warnings.catch_warnings():  # of the unpickler, about files that it refuses a moment later
-            warnings.simplefilter("ignore")
-            content = torch.load(str(file), map_location="cpu", weights_only=True, mmap=mapped)
+        with file.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the unpickler, about files that it refuses a moment later
+            # torch.load goes by some names (.safetensors): such a file is read as a stream, which cannot be mapped.
+            named = file.suffix in _PICKLES
+            mapped = named and stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+            content = torch.load(str(file) if named else stream, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises many classes on a file that is not what it seems
         found = _REASON.search(str(error))
         reason = found[0] if found else _first_line(error)
