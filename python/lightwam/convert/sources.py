@@ -173,7 +173,7 @@ def _open_pickle(file: Path) -> Mapping[str, Any]:
         with file.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the unpickler, about files that it refuses a moment later
             # torch.load goes by some names (.safetensors): such a file is read as a stream, which cannot be mapped.
-            named = file.suffix in _PICKLES
+            named = file.suffix != ".safetensors"
             mapped = named and stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
             content = torch.load(str(file) if named else stream, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises many classes on a file that is not what it seems
