@@ -114,7 +114,9 @@ InputFile::InputFile(const std::string& path) {
         struct stat status{};
         if (::fstat(descriptor_, &status) != 0) fail(std::string("cannot be read: ") + std::strerror(errno));
         if (S_ISDIR(status.st_mode))
-            fail("is not an ordinary file but a folder; give an engine file (*.lwam), or 'lightwam export' a checkpoint");
+            fail(
+                "is not an ordinary file but a folder; give an engine file (*.lwam), or 'lightwam export' a "
+                "checkpoint");
         if (!S_ISREG(status.st_mode)) fail("is not an ordinary file");
         if (status.st_size <= 0) fail("is empty; fetch it again, or write it with 'lightwam export'");
         size_ = static_cast<std::uint64_t>(status.st_size);

@@ -167,7 +167,7 @@ def _instruction_rows(arguments: ConvertArgs, config: LightWAMConfig) -> dict[st
     if arguments.text_encoder is None or arguments.tokenizer is None:
         return {}
     tokenizer = umt5_tokenizer(os.fspath(arguments.tokenizer))  # first: it is small, and may be missing
-    weights = open_umt5(config, open_weights(arguments.text_encoder))
+    weights = open_umt5(config, open_weights(arguments.text_encoder), arguments.weights)
     total = sum(value.nbytes for value in weights.values() if isinstance(value, Tensor))
     with progress_bar("checking umT5", total, show=True) as advance:
         refuse(os.fspath(arguments.text_encoder), umt5_faults(config.text, weights, advance))

@@ -41,10 +41,13 @@ def check_instructions(texts: Sequence[str], text: TextConfig) -> None:
         raise InstructionError(f"instructions {sorted(twice)} are given twice: give each once")
 
 
-def open_umt5(config: LightWAMConfig, source: WeightsSource) -> dict[str, Any]:
-    """The source's tensors under the names of transformers. Raises `CheckpointError` on contradicting settings."""
+def open_umt5(config: LightWAMConfig, source: WeightsSource, choice: str | None = None) -> dict[str, Any]:
+    """The source's tensors under the names of transformers; `choice`: the set to take where it holds several.
+
+    Raises `CheckpointError` on contradicting settings, and as `WeightsSource.unwrapped` does.
+    """
     check_settings(source, config, "text")
-    source = source.unwrapped("text")
+    source = source.unwrapped("text", choice)
     if source.note:
         _logger.info("%s", source.note)
     return {name: source.tensors[key] for key, name in umt5_names(source.tensors).items()}

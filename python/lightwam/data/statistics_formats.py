@@ -69,7 +69,7 @@ def _only_entry(document: Mapping[str, Any]) -> str | None:
     known = [key for key in holds if key in _WRAPPERS]
     if len(known or holds) > 1:
         raise DataError(f"statistics are of several data sets ({', '.join(holds)}): keep the entry of one in the file")
-    return (known or holds or [None])[0]
+    return next(iter(known or holds), None)
 
 
 def _holds_fields(value: Mapping[str, Any], depth: int = _DEPTH) -> bool:

@@ -124,7 +124,7 @@ def _choose(what: str, sets: dict[str, int], choice: str | None, found: Unwrappe
         return None if asked[0] == PLAIN else asked[0]
     if len(rivals) > 1:
         told = ", ".join(f"{name} ({sets[name]} tensors)" for name in rivals)
-        wanted = "choose one with --weights" if choice is None else f"--weights {choice} is none of them"
+        wanted = "choose one with `convert --weights`" if choice is None else f"--weights {choice} is none of them"
         raise CheckpointError(f"{what} holds several sets of weights: {told}; {wanted}")
     return None if PLAIN in rivals or not rivals else rivals[0]
 

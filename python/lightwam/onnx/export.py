@@ -74,8 +74,8 @@ def write_onnx(
     act_path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".onnx.", dir=act_path.parent) as folder, contextlib.ExitStack() as stack:
         made = {target: Path(folder) / target.name for target in (act_path, instruction_path, data_path)}
-        with made[data_path].open("wb") as file:
-            weights.write(file, on_bytes)
+        with made[data_path].open("wb") as stream:
+            weights.write(stream, on_bytes)
         for target, serialized in models.items():
             made[target].write_bytes(serialized)
         for target in models:

@@ -57,7 +57,9 @@ def test_a_choice_between_two_sets(arguments: ConvertArgs) -> None:
     live = weights()
     average = {name: value + 1 for name, value in live.items()}
     content = {"model": live, "ema": published(average)}
-    with pytest.raises(CheckpointError, match=r"model \(\d+ tensors\), ema \(\d+ tensors\); choose one with --weights"):
+    with pytest.raises(
+        CheckpointError, match=r"model \(\d+ tensors\), ema \(\d+ tensors\); choose one with `convert --weights`"
+    ):
         converted(arguments, content)
     assert not arguments.out.exists()
     for choice, expected in (("ema", average), ("model", live)):
