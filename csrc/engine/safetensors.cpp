@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "engine/file_kind.hpp"
 #include "engine/json.hpp"
 
 namespace lightwam::engine {
@@ -25,6 +26,9 @@ std::string read_header(const InputFile& file) {
         if (const int error = file.read(offset, bytes, static_cast<std::byte*>(destination)); error != 0)
             fail(read_error_text(error));
     };
+    std::string head(static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), kKindBytes)), '\0');
+    read(0, head.size(), head.data());
+    if (const std::string foreign = foreign_kind(head); !foreign.empty()) fail(foreign);
     if (file.size() < kLengthBytes)
         fail("is " + std::to_string(file.size()) + " bytes long; expected a safetensors file");
     std::uint64_t length = 0;
@@ -109,8 +113,12 @@ InputFile::InputFile(const std::string& path) {
     try {
         struct stat status{};
         if (::fstat(descriptor_, &status) != 0) fail(std::string("cannot be read: ") + std::strerror(errno));
+        if (S_ISDIR(status.st_mode))
+            fail(
+                "is not an ordinary file but a folder; give an engine file (*.lwam), or 'lightwam export' a "
+                "checkpoint");
         if (!S_ISREG(status.st_mode)) fail("is not an ordinary file");
-        if (status.st_size <= 0) fail("is empty; expected a safetensors file written by 'lightwam export'");
+        if (status.st_size <= 0) fail("is empty; fetch it again, or write it with 'lightwam export'");
         size_ = static_cast<std::uint64_t>(status.st_size);
     } catch (...) {
         ::close(descriptor_);

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,15 +12,18 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from lightwam.file_kind import FileKind, file_kind
+
 #: What a JSON file may have at most.
 MAX_JSON_BYTES = 1 << 28
 MAX_JSON_LEVELS = 64
+_LONGEST_NAME = 200  # bytes of a name that are kept in that of the file beside it; systems allow 255
 _OLD = ".old"
 _LEFTOVER = re.compile(
     r"(?P<aside>\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})\.(?P<process>[1-9][0-9]{0,9})\.[0-9a-f]{8}\.part)(?P<suffix>.*)",
@@ -30,22 +34,59 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _TOO_DEEP = f"JSON deeper than {MAX_JSON_LEVELS} levels"
 
 
+def check_output(
+    out: Path,
+    what: str,
+    error: type[Exception],
+    is_ours: Callable[[Path, FileKind], bool],
+    inputs: Iterable[Path | None] = (),
+    folder: bool = False,
+) -> None:
+    """Whether a verb may write its result, a file or a `folder`, as `out`; to be called before the work.
+
+    Raises `error` where `out` is, or a folder `out` holds, one of the `inputs`; where something is there that is
+    neither empty nor `is_ours` (of the path that a symbolic link leads to, and its kind); where `out` cannot be made.
+    """
+    place = Path(os.path.realpath(out))
+    for source in inputs:
+        if source is not None and Path(os.path.realpath(source)).is_relative_to(place):
+            raise error(f"--out is {out}, which is or holds the input {source}: give another --out")
+    kind = file_kind(place)
+    if kind.name == "unreadable":
+        raise error(f"{out} cannot be written, it is {kind.what}: give another --out")
+    nothing = "empty folder" if folder else "empty"
+    fits = place.is_dir() if folder else place.is_file()
+    if kind.name not in ("missing", nothing) and not (fits and is_ours(place, kind)):
+        held = ", ".join(sorted(os.listdir(place))[:4]) if place.is_dir() else ""
+        told = f"holds other things than {what} ({held})" if held else f"is not {what} of lightwam but {kind.what}"
+        raise error(f"{out} {told}: nothing is replaced; give another --out")
+    parent = next(folder for folder in place.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise error(f"{out} cannot be written: {parent} is no folder that you may write in; give another --out")
+
+
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write; it takes the name `path` when the block ends well.
 
-    Otherwise it is removed and an older `path` stays. Missing parent folders are an OSError, as for `open`. What killed
-    processes left in the folder is removed first (`remove_leftovers`).
+    Otherwise it is removed and an older `path` stays. A symbolic link stays one: the file that it leads to is replaced.
+    What killed processes left in the folder is removed first (`remove_leftovers`). Raises OSError, which names `path`:
+    for missing parent folders, a full disk, a folder or a device of that name.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     remove_leftovers(target.parent)
-    with _aside(target, target.stem, target.suffix) as building:
+    with _aside(target, target.stem, target.suffix[-50:]) as building:
         try:
+            if target.exists() and not target.is_file():
+                taken = errno.EISDIR if target.is_dir() else errno.EEXIST
+                raise OSError(taken, "is no ordinary file", os.fspath(target))
             yield building
             _flush(building)
             os.replace(building, target)
-        except BaseException:
+        except BaseException as error:
             building.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename in (None, os.fspath(building), os.fsencode(building)):
+                error.filename, error.filename2 = os.fspath(path), None
             raise
 
 
@@ -53,28 +94,43 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the name `folder` when the block ends well, and is removed otherwise.
 
-    An older `folder` is replaced as a whole; parent folders are made. Leftovers as for `replacing_file`.
+    An older `folder` is replaced as a whole, that of a symbolic link where it lies; parent folders are made. Of two
+    processes that write the same folder, the last one's stays. Leftovers as for `replacing_file`.
     """
+    folder = Path(os.path.realpath(folder))
     remove_leftovers(folder.parent)
     with _aside(folder, folder.name) as building:
-        old = folder.with_name(f"{building.name}{_OLD}")
         try:
             building.mkdir(parents=True)
             yield building
             for path in building.rglob("*"):
                 _flush(path)
-            try:
-                if folder.exists():
-                    folder.rename(old)
-                building.rename(folder)
-            except BaseException:  # Ctrl-C among them
-                if old.exists() and not folder.exists():
-                    old.rename(folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
+            _take_name(building, folder)
+        except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = os.fspath(folder)
             raise
+
+
+def _take_name(building: Path, folder: Path, attempts: int = 100) -> None:
+    """Rename `building` to `folder`; what had the name is removed after it, or gets it back."""
+    old = folder.with_name(f"{building.name}{_OLD}")
+    for attempt in range(attempts):
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(old)
+            building.rename(folder)
+        except BaseException as error:  # Ctrl-C among them
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            taken = isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            if not taken or attempt == attempts - 1:
+                raise
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+            return
+        shutil.rmtree(old, ignore_errors=True)  # another process was between the two
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -115,6 +171,17 @@ def _is_writing(process: int, aside: str) -> bool:
     return True
 
 
+def unreadable(path: str | os.PathLike[str], reason: object, remedy: str, expected: tuple[str, ...] = ("json",)) -> str:
+    """What follows "FILE is": its kind where it is none of the `expected` ones, else the `reason` that its reader gave.
+
+    The kind's own remedy (`git lfs pull`) goes before `remedy`.
+    """
+    kind = file_kind(path)
+    if kind.name in ("unknown", "unreadable", *expected):
+        return f"unreadable ({reason}): {remedy}"
+    return str(kind) if kind.remedy else f"unreadable, it is {kind.what} ({reason}): {remedy}"
+
+
 def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises `error`, which says `what` the file is, what is wrong, and the remedy."""
     try:
@@ -122,7 +189,7 @@ def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dic
     except FileNotFoundError as reason:
         raise error(f"{what} {path} is missing: {remedy}") from reason
     except (OSError, ValueError) as reason:
-        raise error(f"{what} {path} is unreadable ({reason}): {remedy}") from reason
+        raise error(f"{what} {path} is {unreadable(path, reason, remedy)}") from reason
     if not isinstance(document, dict):
         raise error(f"{what} {path} holds a {type(document).__name__}: it must hold a JSON object")
     return document
@@ -134,7 +201,7 @@ def load_json(path: Path) -> Any:
         content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
         raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
-    return parse_json(content)
+    return parse_json(content.removeprefix(b"\xef\xbb\xbf"))  # which some editors write
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -223,7 +290,8 @@ def _machine() -> str:
 @contextlib.contextmanager
 def _aside(target: Path, name: str, suffix: str = "") -> Iterator[Path]:
     """A hidden path beside `target` that no other process or thread uses. `_LEFTOVER` matches its name."""
-    aside = f".{name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.part"
+    kept = os.fsdecode(os.fsencode(name)[: _LONGEST_NAME - len(os.fsencode(suffix))])
+    aside = f".{kept}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.part"
     _WRITTEN_HERE.add(aside)
     try:
         yield target.with_name(aside + suffix)

@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightwam.files import replacing_file
+from lightwam.errors import ConfigError
+from lightwam.file_kind import FileKind
+from lightwam.files import check_output, replacing_file
 
 SCHEMA, VERSION = "lightwam-figures", 1
 PERCENTILES = (50, 95, 99)
@@ -95,6 +97,17 @@ def peak_memory_bytes() -> int | None:
 
 def record_to_json(record: Record) -> dict[str, Any]:
     return {**asdict(record), "share_of_peak": record.share_of_peak}
+
+
+def check_figures_output(folder: Path) -> None:
+    """Raise `ConfigError` where bench.json or bench.png in a folder are not those of an earlier measurement."""
+    for name in ("bench.json", "bench.png"):
+        check_output(folder / name, "a file of figures", ConfigError, _is_figures)
+
+
+def _is_figures(path: Path, _: FileKind) -> bool:
+    figures = path.with_suffix(".json")  # the picture is ours where its figures lie beside it
+    return figures.is_file() and f'"{SCHEMA}"'.encode() in figures.read_bytes()
 
 
 def write_figures(records: Sequence[Record], path: Path, **more: Any) -> None:

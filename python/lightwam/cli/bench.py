@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from lightwam.bench.figures import Record, write_figures
+from lightwam.bench.figures import Record, check_figures_output, write_figures
 from lightwam.bench.measure import MAX_IMAGE_SIZE, BenchOptions, measure_alone
 from lightwam.bench.show import draw, print_table, where
 from lightwam.errors import ConfigError
@@ -68,16 +68,18 @@ def main(arguments: BenchArgs) -> int:
         from lightwam.cli.roofline import main as predict
 
         return predict(engine, arguments.predicted_for, arguments.out)
-    if arguments.out is not None and not can_draw():
-        print(f"without {arguments.out / 'bench.png'}: for pictures, pip install matplotlib", file=sys.stderr)
+    if arguments.out is not None:
+        check_figures_output(arguments.out)
+        if not can_draw():
+            print(f"without {arguments.out / 'bench.png'}: for pictures, pip install matplotlib", file=sys.stderr)
     records: list[Record] = []
     for threads in arguments.threads or (None,):
         measurement = measure_alone(engine, arguments.runs_on, threads, arguments)
         record = measurement.record
-        print_table(measurement, f"{engine.name}, {record.precision}, {where(record)}, {arguments.runs} chunks")
         records.append(record)
-        if arguments.out is not None:  # what was measured stays when the next one fails or is interrupted
+        if arguments.out is not None:  # at once: what was measured stays when the next one fails or is interrupted
             write_figures(records, arguments.out / "bench.json", engine=engine.name)
+        print_table(measurement, f"{engine.name}, {record.precision}, {where(record)}, {arguments.runs} chunks")
     if arguments.out is not None:
         print(f"wrote {arguments.out / 'bench.json'}")
         if can_draw() and draw(records, engine.name, arguments.out / "bench.png"):

@@ -9,6 +9,7 @@ from lightwam.convert.checkpoint import ConvertArgs, convert_checkpoint
 def main(arguments: ConvertArgs) -> int:
     """Convert and print what was written. Raises `CheckpointError`, `ConfigError`, `DataError`, `InstructionError`."""
     report = convert_checkpoint(arguments)
+    print("".join(f"{note}\n" for note in report.notes), end="")
     tensors = report.weights.values()
     kept = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     kinds = ", ".join(kept) if arguments.dtype == "keep" else arguments.dtype

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightwam.config import read_config
+from lightwam.engine.file import check_engine_output
 from lightwam.engine.graph import Precision
 from lightwam.errors import ExportError
 from lightwam.export.exporter import ExportReport, write_policy
@@ -41,6 +42,8 @@ class ExportArgs:
     """The policy's name; that of the configuration when absent."""
     instructions: Path | None = None
     """safetensors file: instruction text -> context rows [n, text width], for policies without a small text encoder."""
+    stats: Path | None = None
+    """Statistics of states and actions (JSON; ours, LeRobot's or openpi's) in place of the checkpoint's."""
     known: tuple[str, ...] = ()
     """Instructions to carry ready-made, their rows from the checkpoint's own text encoder."""
     cross_output: Literal["auto", "folded", "projected"] = "auto"
@@ -75,14 +78,17 @@ def main(arguments: ExportArgs) -> int:
         report, checked = _from_checkpoint(arguments, arguments.checkpoint)
     else:
         report, checked = _from_random_weights(arguments)
-    print(f"{report.path}: {report.num_bytes / 1e6:.1f} MB, {report.gflop:.3f} GFLOP a chunk, {checked}")
-    if arguments.targets is not None:
-        made = compile_engine(arguments.out, arguments.out, compilation, show_progress=True)
-        print("\n".join(made.summary()))
+    lines = [f"{report.path}: {report.num_bytes / 1e6:.1f} MB, {report.gflop:.3f} GFLOP a chunk, {checked}"]
+    try:
+        if arguments.targets is not None:
+            lines += compile_engine(arguments.out, arguments.out, compilation, show_progress=True).summary()
+    finally:
+        print("\n".join(lines))  # last: a terminal that cannot show it keeps nothing from being written
     return 0
 
 
 def _check(arguments: ExportArgs) -> None:
+    check_engine_output(arguments.out, (arguments.instructions, arguments.config, arguments.stats))
     sources = (arguments.checkpoint, arguments.random, arguments.config)
     if sum(source is not None for source in sources) != 1:
         raise ExportError(
@@ -90,9 +96,9 @@ def _check(arguments: ExportArgs) -> None:
         )
     if min((arguments.seed, *arguments.parity_seeds)) < 0:
         raise ExportError(f"seed {arguments.seed}, parity seeds {arguments.parity_seeds}: use numbers from 0 on")
-    if arguments.checkpoint is None and (arguments.instructions is not None or arguments.known):
+    if arguments.checkpoint is None and (arguments.instructions or arguments.known or arguments.stats):
         raise ExportError(
-            "--instructions and --known need --checkpoint: random weights carry an instruction of their own"
+            "--instructions, --known and --stats need --checkpoint: random weights carry an instruction of their own"
         )
     if arguments.checkpoint is not None and arguments.precision in ("int8", "fp8"):
         raise ExportError(
@@ -109,6 +115,7 @@ def _from_checkpoint(arguments: ExportArgs, folder: Path) -> tuple[ExportReport,
         replan_steps=arguments.replan_steps,
         instructions=arguments.instructions,
         known=arguments.known,
+        statistics=arguments.stats,
         show_progress=True,
     )
     parity = report.parity

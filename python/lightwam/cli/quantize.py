@@ -12,7 +12,7 @@ from lightwam.engine.graph import EightBit
 from lightwam.errors import ConfigError
 from lightwam.progress import progress_bar
 from lightwam.quantize.calibration import Observations, random_observations, recorded_observations
-from lightwam.quantize.quantize_engine import quantize_engine
+from lightwam.quantize.quantize_engine import check_quantize_output, quantize_engine
 from lightwam.quantize.report import Gates, LayerVerdict, QuantizeOptions, QuantizeReport, report_path
 from lightwam.terminal import table
 
@@ -82,6 +82,7 @@ def _check(arguments: QuantizeArgs) -> None:
         raise ConfigError(f"--chunk-gate is {arguments.chunk_gate}: use a cosine in 0..1")
     if arguments.engine.resolve() == arguments.out.resolve():
         raise ConfigError(f"--out is {arguments.out}, the engine itself: give another name")
+    check_quantize_output(arguments.out, (arguments.engine, arguments.reference))
     if arguments.reference is not None and arguments.reference.resolve() == arguments.out.resolve():
         raise ConfigError(f"--out is {arguments.out}, the --reference itself: give another name")
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightwam.engine.graph import STAGES
-from lightwam.files import replacing_file
+from lightwam.errors import ConfigError
+from lightwam.file_kind import FileKind
+from lightwam.files import check_output, replacing_file
 from lightwam.gpu.roofline import SHARE, LaunchPrediction, Prediction, predict_engine
 from lightwam.gpu.side import parts
 from lightwam.terminal import table
@@ -16,14 +18,21 @@ from lightwam.terminal import table
 
 def main(engine: Path, gpu_name: str, out: Path | None) -> int:
     """Print the prediction, write `roofline.json` into `out` if given. Raises what `predict_engine` does."""
-    prediction = predict_engine(engine, gpu_name)
-    print_prediction(prediction)
     if out is not None:
+        check_output(out / "roofline.json", "a prediction", ConfigError, _is_prediction)
+    prediction = predict_engine(engine, gpu_name)
+    if out is not None:  # before the table: the file outlives a terminal that cannot show it
         out.mkdir(parents=True, exist_ok=True)
         with replacing_file(out / "roofline.json") as path:
             path.write_text(json.dumps(prediction.to_json(), indent=1) + "\n")
+    print_prediction(prediction)
+    if out is not None:
         print(f"wrote {out / 'roofline.json'}")
     return 0
+
+
+def _is_prediction(path: Path, _: FileKind) -> bool:
+    return b'"kind": "prediction"' in path.read_bytes()
 
 
 def print_prediction(prediction: Prediction) -> None:

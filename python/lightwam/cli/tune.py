@@ -50,7 +50,10 @@ def tune(arguments: TuneArgs) -> Tuning:
     seen = square_observation(policy, arguments.image_size)
     with counting_bar("timing tactics", show=True, stderr=True) as on_progress:
         tuning = policy.tune(seen, arguments.repeats, on_progress)
-    replaced = write_tuning(arguments.engine, tuning)
+    try:
+        replaced = write_tuning(arguments.engine, tuning)
+    except ValueError as error:
+        raise DeviceError(f"the times cannot be stored ({error}): tune again") from error
     if replaced:
         print(f"replaced: {replaced}")
     return tuning

@@ -29,19 +29,11 @@ from lightwam.convert.instructions import (
 )
 from lightwam.convert.sources import open_weights
 from lightwam.data.normalize import normalizers, read_statistics
-from lightwam.errors import CheckpointError, ConfigError, DataError
+from lightwam.errors import ConfigError, DataError
 from lightwam.model import umt5_tokenizer
-from lightwam.model.checkpoint_folder import (
-    CONFIG_FILE,
-    INSTRUCTIONS_FILE,
-    STATISTICS_FILE,
-    WEIGHTS_FILE,
-    save_checkpoint,
-)
+from lightwam.model.checkpoint_folder import check_checkpoint_output, save_checkpoint
 from lightwam.model.fit import refuse
 from lightwam.progress import progress_bar
-
-_OUR_FILES = {CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE, INSTRUCTIONS_FILE}
 
 
 @dataclass(frozen=True)
@@ -72,15 +64,21 @@ class ConvertArgs:
     """Folder of published text caches ({sha256 of the prompt}.t5_len128.wan21t2v13b.pt), instead of --text-encoder."""
     dtype: Literal["keep", "f32", "bf16"] = "keep"
     """Type of the stored weights; keep leaves each as it is."""
+    weights: str | None = None
+    """Which set of weights to take from a file that holds several, by its name there: ema, model, ..."""
 
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What was written: the policy's weights, the size of their file in bytes, and whether a VAE is among them."""
+    """What was written: the policy's weights, the size of their file in bytes, and whether a VAE is among them.
+
+    `notes`: a line for each file that was unwrapped.
+    """
 
     weights: Mapping[str, Tensor]
     num_bytes: int
     has_vae: bool
+    notes: tuple[str, ...] = ()
 
 
 @default_arithmetic
@@ -94,12 +92,12 @@ def convert_checkpoint(arguments: ConvertArgs) -> ConvertReport:
     # Before the policy's numbers are read: the two largest inputs are then not in memory together.
     rows = {} if gathered.misfits() else _instruction_rows(arguments, config)
     with progress_bar("checking weights", gathered.num_bytes(), show=True) as advance:
-        weights = gathered.checked(_sources(arguments), advance)
-    dtype = {"keep": None, "f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
+        dtype = {"keep": None, "f32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
+        weights = gathered.checked(_sources(arguments, gathered), advance, dtype)
     total = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in weights.values())
     with progress_bar("writing", total, show=True) as advance:
         size = save_checkpoint(arguments.out, config, weights, statistics, rows, dtype=dtype, on_bytes=advance)
-    return ConvertReport(weights, size, gathered.has_vae)
+    return ConvertReport(weights, size, gathered.has_vae, tuple(gathered.notes))
 
 
 def _check_options(arguments: ConvertArgs) -> None:
@@ -119,10 +117,9 @@ def _check_options(arguments: ConvertArgs) -> None:
         )
     if (arguments.text_encoder is None) != (arguments.tokenizer is None):
         raise ConfigError("text_encoder and tokenizer: give both --text-encoder and --tokenizer, or neither")
-    if arguments.out.exists():
-        foreign = not arguments.out.is_dir() or {entry.name for entry in arguments.out.iterdir()} - _OUR_FILES
-        if foreign:
-            raise CheckpointError(f"{arguments.out} holds other things than a checkpoint: give another --out")
+    given = (arguments.policy, arguments.dit, arguments.vae, arguments.stats, arguments.text_encoder,
+             arguments.tokenizer, arguments.text_cache)  # fmt: skip
+    check_checkpoint_output(arguments.out, given)
 
 
 def _read_statistics(path: Path, config: LightWAMConfig) -> dict[str, Any]:
@@ -148,7 +145,7 @@ def _place_not_finite(document: Mapping[str, Any]) -> str | None:
 
 
 def _gather(arguments: ConvertArgs, config: LightWAMConfig) -> Gathered:
-    gathered = Gathered(config)
+    gathered = Gathered(config, arguments.weights)
     if arguments.policy is not None:
         gathered.add_policy(open_weights(arguments.policy))
     if arguments.dit is not None:
@@ -160,9 +157,10 @@ def _gather(arguments: ConvertArgs, config: LightWAMConfig) -> Gathered:
     return gathered
 
 
-def _sources(arguments: ConvertArgs) -> str:
+def _sources(arguments: ConvertArgs, gathered: Gathered) -> str:
     given = (arguments.policy, arguments.dit, arguments.vae)
-    return " + ".join(os.fspath(path) for path in given if path is not None)
+    told = f" ({'; '.join(gathered.notes)})" if gathered.notes else ""
+    return " + ".join(os.fspath(path) for path in given if path is not None) + told
 
 
 def _instruction_rows(arguments: ConvertArgs, config: LightWAMConfig) -> dict[str, Tensor]:
@@ -171,7 +169,7 @@ def _instruction_rows(arguments: ConvertArgs, config: LightWAMConfig) -> dict[st
     if arguments.text_encoder is None or arguments.tokenizer is None:
         return {}
     tokenizer = umt5_tokenizer(os.fspath(arguments.tokenizer))  # first: it is small, and may be missing
-    weights = open_umt5(config, open_weights(arguments.text_encoder))
+    weights = open_umt5(config, open_weights(arguments.text_encoder), arguments.weights)
     total = sum(value.nbytes for value in weights.values() if isinstance(value, Tensor))
     with progress_bar("checking umT5", total, show=True) as advance:
         refuse(os.fspath(arguments.text_encoder), umt5_faults(config.text, weights, advance))

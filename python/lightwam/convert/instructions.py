@@ -8,6 +8,7 @@ rows at the end dropped. `lightwam export` carries them in the engine, because u
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from lightwam.model.fit import Fault, expected_shapes, find_faults, find_not_fin
 from lightwam.model.names import UMT5_TIED, umt5_names
 from lightwam.model.text import Tokenizer, prompt
 
+_logger = logging.getLogger("lightwam.convert")
+
 
 def check_instructions(texts: Sequence[str], text: TextConfig) -> None:
     """Raise `InstructionError` or `ConfigError` unless each is a sentence, given once, for a policy that needs rows."""
@@ -38,9 +41,15 @@ def check_instructions(texts: Sequence[str], text: TextConfig) -> None:
         raise InstructionError(f"instructions {sorted(twice)} are given twice: give each once")
 
 
-def open_umt5(config: LightWAMConfig, source: WeightsSource) -> dict[str, Any]:
-    """The source's tensors under the names of transformers. Raises `CheckpointError` on contradicting settings."""
+def open_umt5(config: LightWAMConfig, source: WeightsSource, choice: str | None = None) -> dict[str, Any]:
+    """The source's tensors under the names of transformers; `choice`: the set to take where it holds several.
+
+    Raises `CheckpointError` on contradicting settings, and as `WeightsSource.unwrapped` does.
+    """
     check_settings(source, config, "text")
+    source = source.unwrapped("text", choice)
+    if source.note:
+        _logger.info("%s", source.note)
     return {name: source.tensors[key] for key, name in umt5_names(source.tensors).items()}
 
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files and folders of weights that others publish, opened without reading their numbers and without running code.
 
-`.safetensors` files (one, or shards with or without an index) and `torch.save` files are memory-mapped: a tensor's
-numbers are read when they are used. Only a `torch.save` file of the format before PyTorch 1.6 is read at once.
+Safetensors files (one, or shards with or without an index) and `torch.save` files are memory-mapped: a tensor's
+numbers are read when they are used. Only a `torch.save` file of the format before PyTorch 1.6 is read at once. What a
+file is follows from its content, not from its name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightwam.errors import CheckpointError
+from lightwam.file_kind import FileKind, file_kind
 from lightwam.files import read_json
+from lightwam.model.unwrap import Network, unwrap
 
 _ZIP_MAGIC = b"PK\x03\x04"
-_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.(safetensors|bin)")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+_WANTED = "give weights that safetensors or torch.save wrote"
 _REASON = re.compile(r"(?:Unsupported|GLOBAL)[^.\n]*(?:\.[^\s.]+)*")
 
 
@@ -32,43 +37,73 @@ class WeightsSource:
     """What a file or folder holds: names -> tensors (or, in a `torch.save` file, whatever else), and its settings.
 
     `settings` is the content of the `config.json` in the folder of the safetensors files, empty where there is none and
-    for a `torch.save` file.
+    for a `torch.save` file. `note` says what was unwrapped, `chosen` whether a choice among several sets was used.
     """
 
     path: Path
     tensors: Mapping[str, Any]
     settings: Mapping[str, Any]
+    note: str = ""
+    chosen: bool = False
+
+    def unwrapped(self, network: Network, choice: str | None = None) -> WeightsSource:
+        """With the network's own names. Raises `CheckpointError` as `lightwam.model.unwrap.unwrap` does."""
+        found = unwrap(str(self.path), self.tensors, network, choice)
+        note = f"{self.path}: {found.note}" if found.note else ""
+        return replace(self, tensors=found.content, note=note, chosen=found.chosen)
 
 
 def open_weights(path: Path) -> WeightsSource:
-    """Open a file (`.safetensors`, `.index.json`, `.pt`, `.pth`, `.bin`, `.ckpt`) or a folder of safetensors.
+    """Open a safetensors or `torch.save` file of any name, an index (`.index.json`) of their shards, or a folder.
 
     Raises:
-        CheckpointError: missing, truncated, damaged or foreign files; shards that are missing or do not fit their
-            index; a `torch.save` file that holds more than plain data, or meta, sparse or nested tensors.
+        CheckpointError: missing, truncated, damaged or foreign files, named for what they are; shards that are missing
+            or do not fit their index; a `torch.save` file that holds more than plain data, or meta, sparse or nested
+            tensors.
     """
-    if not path.exists():
+    kind = file_kind(path)
+    if kind.name == "missing":
         raise CheckpointError(f"{path} does not exist: give a file or folder of weights")
     if path.is_dir():
+        if kind.remedy:
+            raise CheckpointError(f"{path} is {kind}")
         return WeightsSource(path, _open_folder(path), _settings(path))
     if path.name.endswith(".index.json"):
         return WeightsSource(path, _open_index(path), _settings(path.parent))
-    if path.suffix == ".safetensors":
-        return WeightsSource(path, _open_shards(_all_shards(path)), _settings(path.parent))
-    if path.suffix in _PICKLES:  # official releases keep the .pth of VAE and umT5 beside the config.json of the DiT
-        return WeightsSource(path, _open_pickle(path), {})
-    raise CheckpointError(f"{path} is of an unknown kind: give .safetensors, .index.json, {', '.join(_PICKLES)}")
+    # Official releases keep the .pth of VAE and umT5 beside the config.json of the DiT: it says nothing of them.
+    settings = _settings(path.parent) if _reader(path, kind) is _open_safetensors else {}
+    return WeightsSource(path, _open_shards(_all_shards(path)), settings)
+
+
+def _reader(file: Path, kind: FileKind) -> Callable[[Path], Mapping[str, Any]]:
+    """What reads a file of weights, by its content. Raises `CheckpointError` for one that is something else."""
+    if kind.name == "safetensors":
+        return _open_safetensors
+    if kind.name in ("torch", "pickle"):
+        return _open_pickle
+    if kind.name in ("empty", "truncated", "zeros"):
+        raise CheckpointError(f"{file} is damaged: it is {kind}")
+    if kind.name == "engine":
+        raise CheckpointError(f"{file} is {kind.what}: give the checkpoint that it was exported from")
+    if kind.name == "missing":
+        raise CheckpointError(f"shard {file} is missing: fetch all files of the release")
+    if kind.name == "unknown" and file.suffix == ".safetensors":
+        return _open_safetensors
+    if kind.name == "unknown" and file.suffix in _PICKLES:
+        return _open_pickle
+    raise CheckpointError(f"{file} is {kind.told(_WANTED)}")
 
 
 def _open_folder(folder: Path) -> Mapping[str, Any]:
     """The folder's one set of weights: an index with its shards, all shards of one name, or one file."""
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    files = sorted(folder.glob("*.safetensors"))
+    pickles = [] if files else sorted(file for file in folder.iterdir() if file.suffix in _PICKLES)
+    indices = sorted(folder.glob("*.safetensors.index.json" if files else "*.index.json"))
     if len(indices) == 1:
         return _open_index(indices[0])
-    files = sorted(folder.glob("*.safetensors"))
-    sets = {tuple(_all_shards(file)) for file in files}
+    sets = {tuple(_all_shards(file)) for file in files or pickles}
     if len(indices) > 1 or len(sets) > 1:
-        found = [file.name for file in (*indices, *files)]
+        found = [file.name for file in (*indices, *files, *pickles)]
         raise CheckpointError(f"{folder} holds several sets of weights ({', '.join(found)}): give the file of one")
     if not sets:
         raise CheckpointError(f"{folder} holds no .safetensors file: give the folder or file that holds the weights")
@@ -81,7 +116,7 @@ def _all_shards(file: Path) -> list[Path]:
     if match is None:
         return [file]
     stem, digits, count = match[1], len(match[2]), int(match[3])
-    names = [f"{stem}-{number:0{digits}d}-of-{match[3]}.safetensors" for number in range(1, count + 1)]
+    names = [f"{stem}-{number:0{digits}d}-of-{match[3]}.{match[4]}" for number in range(1, count + 1)]
     absent = [name for name in names if not (file.parent / name).exists()]
     if absent:
         raise CheckpointError(f"{file.parent} lacks {len(absent)} of {count} shards ({absent[0]}): fetch them all")
@@ -97,7 +132,8 @@ def _open_index(index: Path) -> Mapping[str, Any]:
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard:
             raise CheckpointError(f"{index} names the shard {shard!r}: a shard lies beside its index")
-        shards[shard] = _open_safetensors(index.parent / shard)
+        file = index.parent / shard
+        shards[shard] = dict(_reader(file, file_kind(file))(file))
     misplaced = [key for key, shard in weight_map.items() if key not in shards[shard]]
     unlisted = [key for tensors in shards.values() for key in tensors if key not in weight_map]
     if misplaced or unlisted:
@@ -109,10 +145,12 @@ def _open_index(index: Path) -> Mapping[str, Any]:
     return {key: shards[shard][key] for key, shard in weight_map.items()}
 
 
-def _open_shards(files: Iterable[Path]) -> Mapping[str, Any]:
+def _open_shards(files: Sequence[Path]) -> Mapping[str, Any]:
+    if len(files) == 1:
+        return _reader(files[0], file_kind(files[0]))(files[0])
     tensors: dict[str, Any] = {}
     for file in files:
-        more = _open_safetensors(file)
+        more = _reader(file, file_kind(file))(file)
         twice = sorted(set(more) & set(tensors))
         if twice:
             raise CheckpointError(f"{file} holds {twice[0]}, which another shard holds too: fetch the shards again")
@@ -123,8 +161,6 @@ def _open_shards(files: Iterable[Path]) -> Mapping[str, Any]:
 def _open_safetensors(file: Path) -> dict[str, Any]:
     try:
         tensors: dict[str, Any] = load_file(file)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"shard {file} is missing: fetch all files of the release") from error
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason = _first_line(error)
         raise CheckpointError(f"{file} is damaged or no safetensors file ({reason}): fetch it again") from error
@@ -134,9 +170,12 @@ def _open_safetensors(file: Path) -> dict[str, Any]:
 def _open_pickle(file: Path) -> Mapping[str, Any]:
     """A `torch.save` file's dict; the unpickler knows tensors and plain data only, so nothing in the file is run."""
     try:
-        with file.open("rb") as stream:
-            mapped = stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-        content = torch.load(str(file), map_location="cpu", weights_only=True, mmap=mapped)
+        with file.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the unpickler, about files that it refuses a moment later
+            # torch.load goes by some names (.safetensors): such a file is read as a stream, which cannot be mapped.
+            named = file.suffix != ".safetensors"
+            mapped = named and stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+            content = torch.load(str(file) if named else stream, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises many classes on a file that is not what it seems
         found = _REASON.search(str(error))
         reason = found[0] if found else _first_line(error)

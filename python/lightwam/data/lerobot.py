@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.errors import DataError
-from lightwam.files import parse_json, read_json
+from lightwam.file_kind import file_kind
+from lightwam.files import parse_json, read_json, unreadable
 
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
@@ -154,10 +155,15 @@ def _camera_names(root: Path, info: dict[str, Any]) -> tuple[str, ...]:
 def _read_tables(root: Path, paths: list[Path]) -> pa.Table:
     if not paths:
         raise DataError(f"data set {root} is empty: it has no Parquet files; record at least one episode")
+    return pa.concat_tables([_read_table(root, path) for path in paths])
+
+
+def _read_table(root: Path, path: Path) -> pa.Table:
     try:
-        return pa.concat_tables([pq.read_table(path) for path in paths])
+        return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"data set {root} is damaged: {error}; record it again") from error
+        told = unreadable(path, " ".join(str(error).split()), "record it again", ("parquet",))
+        raise DataError(f"data set {root} is damaged: {path} is {told}") from error
 
 
 def _tasks(root: Path, rows: list[dict[str, Any]]) -> dict[int, str]:
@@ -228,7 +234,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise DataError(f"data set file {path} is missing or damaged ({error}): record the data set again") from error
+        told = unreadable(path, error, "record the data set again")
+        raise DataError(f"data set file {path} is missing or damaged: it is {told}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise DataError(f"data set file {path} holds a line that is no JSON object: record the data set again")
     return rows
@@ -298,4 +305,6 @@ def read_frames(spans: list[VideoSpan]) -> Iterator[npt.NDArray[np.uint8]]:
     except StopIteration as error:
         raise DataError(f"video {path} ends before frame {position}: record the data set again") from error
     except (av.FFmpegError, OSError) as error:
+        if (kind := file_kind(path)).remedy:
+            raise DataError(f"video {path} is {kind}") from error
         raise DataError(f"video {path} is missing or damaged ({error}): record the data set again") from error

@@ -11,7 +11,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import numpy as np
 from lightwam.engine.dtypes import ITEM_SIZE, NUMPY_DTYPE, SAFETENSORS_NAME, Array, DType
 from lightwam.engine.graph import ALIGNMENT, Constant, Graph, graph_from_json, graph_to_json, tensor_type
 from lightwam.engine.verify import check_graph
-from lightwam.errors import EngineError
-from lightwam.files import parse_json, replacing_file, short
+from lightwam.errors import EngineError, ExportError
+from lightwam.file_kind import file_kind
+from lightwam.files import check_output, parse_json, replacing_file, short
 
 METADATA_KEY = "lightwam"
 GPU_KEY = "gpu"
@@ -40,6 +41,11 @@ class GpuPart:
     tensors: Mapping[str, Constant]
 
 
+def check_engine_output(out: str | os.PathLike[str], inputs: Iterable[Path | None] = ()) -> None:
+    """Raise `ExportError` where an engine may not be written: over an input, or over what is no engine file."""
+    check_output(Path(out), "an engine file", ExportError, lambda _, kind: kind.name == "engine", inputs)
+
+
 def write_engine(
     graph: Graph,
     path: str | os.PathLike[str],
@@ -48,7 +54,9 @@ def write_engine(
 ) -> int:
     """Verify a planned graph and write it; returns the file's size in bytes. `on_bytes` is called with each tensor's.
 
-    Raises `ExportError` if the graph breaks a rule of the format; then, as after any failure, no file is left behind.
+    The runtime's reader verifies the file before it gets its name. Raises `ExportError` if the graph breaks a rule of
+    the format or that reader refuses the file; then, as after any failure, no file is left behind, and an older one
+    stays. Whether an older one may be replaced is the caller's to ask (`check_engine_output`), before the work.
     """
     check_graph(graph)
     target = Path(path)
@@ -57,20 +65,37 @@ def write_engine(
     checksums = dict.fromkeys(tensors, _UNKNOWN_CHECKSUM)
     header, offsets = _header(description, tensors, checksums)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(target) as part, part.open("wb") as file:
-        file.write(_LENGTH.pack(len(header)))
-        file.write(header)
-        data_start = file.tell()
-        for name, constant in tensors.items():  # in order of use: what is folded together is made once
-            file.seek(data_start + offsets[name])
-            numbers = np.ascontiguousarray(constant.array()).data
-            file.write(numbers)
-            checksums[name] = f"{zlib.crc32(numbers):08x}"
-            if on_bytes is not None:
-                on_bytes(constant.type.num_bytes)
-        file.seek(_LENGTH.size)
-        file.write(_header(description, tensors, checksums)[0])  # as long as before: a checksum has a fixed width
+    with replacing_file(target) as part:
+        with part.open("wb") as file:
+            file.write(_LENGTH.pack(len(header)))
+            file.write(header)
+            data_start = file.tell()
+            for name, constant in tensors.items():  # in order of use: what is folded together is made once
+                file.seek(data_start + offsets[name])
+                numbers = np.ascontiguousarray(constant.array()).data
+                file.write(numbers)
+                checksums[name] = f"{zlib.crc32(numbers):08x}"
+                if on_bytes is not None:
+                    on_bytes(constant.type.num_bytes)
+            file.seek(_LENGTH.size)
+            file.write(_header(description, tensors, checksums)[0])  # as long as before: a checksum has a fixed width
+        _read_back(part, target)
     return data_start + sum(constant.type.num_bytes for constant in tensors.values())
+
+
+def _read_back(part: Path, target: Path) -> None:
+    """Raise `ExportError` unless the runtime's reader takes the file (the reader here, where there is no extension)."""
+    try:
+        try:
+            from lightwam.runtime import _engine
+        except ImportError:
+            check_graph(read_engine(part))
+            check_checksums(part)
+        else:
+            _engine.verify(os.fsencode(part))
+    except EngineError as error:
+        reason = str(error).replace(os.fspath(part), os.fspath(target))
+        raise ExportError(f"the runtime would refuse what was made, so nothing was written: {reason}") from error
 
 
 def _header(
@@ -120,11 +145,12 @@ def read_gpu_document(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
     """The JSON document of an engine file, and all of its tensors."""
+    remedy = "give an engine file (*.lwam), as `lightwam export` writes it"
     try:
         with file.open("rb") as stream:
             (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
             if length > file.stat().st_size:
-                raise EngineError(f"{file}: header of {length} bytes in a smaller file: fetch the whole file again")
+                raise ValueError(f"a header of {length} bytes in a smaller file")
             if length > _MOST_HEADER_BYTES:
                 raise ValueError(f"its header has {length} bytes; expected at most {_MOST_HEADER_BYTES}")
             header = parse_json(stream.read(length))
@@ -135,6 +161,9 @@ def _read_file(file: Path) -> tuple[dict[str, Any], dict[str, Constant]]:
     except OSError as error:
         raise EngineError(f"{file}: {error.strerror}: give the path of an engine file") from error
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        kind = file_kind(file)
+        if kind.name not in ("engine", "safetensors", "unknown"):
+            raise EngineError(f"{file}: not an engine file, it is {kind.told(remedy)}") from error
         raise EngineError(f"{file}: not an engine file ({error}): export the policy again") from error
     return document, tensors
 

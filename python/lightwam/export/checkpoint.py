@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lightwam.config import LightWAMConfig
-from lightwam.data.normalize import read_statistics
+from lightwam.data.normalize import normalizers, read_statistics
 from lightwam.errors import CheckpointError
+from lightwam.files import unreadable
 from lightwam.model import HashedWordsEncoder, LightWAM, WanVAE
 from lightwam.model.checkpoint_folder import INSTRUCTIONS_FILE, STATISTICS_FILE, load_checkpoint
 from lightwam.model.fit import expected_shapes, find_faults, find_not_finite, load_exactly, on_meta, refuse
@@ -33,8 +34,10 @@ class PolicyCheckpoint:
     instructions: Mapping[str, torch.Tensor]
 
 
-def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress: bool = False) -> PolicyCheckpoint:
-    """Open a policy's checkpoint folder; `replan_steps` replaces the configuration's.
+def open_checkpoint(
+    folder: Path, replan_steps: int | None = None, show_progress: bool = False, statistics: Path | None = None
+) -> PolicyCheckpoint:
+    """Open a policy's checkpoint folder; `replan_steps` replaces the configuration's, `statistics` its stats.json.
 
     It holds config.json, model.safetensors with a VAE, stats.json, and perhaps instructions.safetensors. Raises
     `CheckpointError` for damaged files and for a key, shape or type that does not fit (`MisfitError` lists all), NaN or
@@ -45,6 +48,8 @@ def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress
         config = replace(config, replan_steps=replan_steps)
     if not any(name.startswith("vae.") for name in tensors):
         raise CheckpointError(f"checkpoint folder {folder} holds no VAE: convert it again with --vae")
+    document = read_statistics(statistics or folder / STATISTICS_FILE)
+    normalizers(config, document)  # before the weights' numbers are read
     model, vae = on_meta(lambda: LightWAM(config)), on_meta(lambda: WanVAE(config.vae))
     text = on_meta(lambda: HashedWordsEncoder(config.text)) if config.text.kind == "hashed_words" else None
     parts = [("", model), ("vae.", vae), *([] if text is None else [("text_encoder.", text)])]
@@ -57,9 +62,9 @@ def open_checkpoint(folder: Path, replan_steps: int | None = None, show_progress
         own = {name: tensors[prefix + name] for name in expected_shapes(part)}
         load_exactly(part.eval(), own, f"checkpoint folder {folder}", adopt=True)
     vae.set_latent_statistics()
-    statistics = read_statistics(folder / STATISTICS_FILE)
     rows = folder / INSTRUCTIONS_FILE
-    return PolicyCheckpoint(config, model, vae, text, statistics, read_instructions(rows) if rows.exists() else {})
+    instructions = read_instructions(rows) if rows.exists() else {}
+    return PolicyCheckpoint(config, model, vae, text, document, instructions)
 
 
 def read_instructions(path: Path) -> dict[str, torch.Tensor]:
@@ -67,5 +72,6 @@ def read_instructions(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: unreadable ({error}): give a safetensors file of context rows") from error
+        told = unreadable(path, error, "give a safetensors file of context rows", ("safetensors",))
+        raise CheckpointError(f"instructions {path} are {told}") from error
     return tensors

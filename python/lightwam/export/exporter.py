@@ -16,7 +16,7 @@ from torch import Tensor
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
 from lightwam.engine.costs import counted_text_rows, graph_costs
-from lightwam.engine.file import write_engine
+from lightwam.engine.file import check_engine_output, write_engine
 from lightwam.engine.graph import Graph
 from lightwam.errors import DataError, ExportError
 from lightwam.export.instructions import Instructions, build_policy_graph
@@ -76,6 +76,7 @@ def export_engine(
         ExportError: an option that is not folded, weights that do not fit (f16 among others), or parity out of its
             limit (1e-4 relative with float32 weights, else cosine 0.9995).
     """
+    check_engine_output(path)
     options = replace(options or ExportOptions(), **fields)
     if options.start_at == "images" and vae is None:
         raise ExportError("vae is None: an engine that starts at images needs the VAE, or start_at='latents'")
@@ -129,6 +130,7 @@ def write_policy(
     show_progress: bool = False,
 ) -> ExportReport:
     """Write a policy's graph with versions, configuration, costs and parity in its provenance."""
+    check_engine_output(path)
     try:
         json.dumps(dict(provenance or {}), allow_nan=False)
     except (TypeError, ValueError) as error:

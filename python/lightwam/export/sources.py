@@ -13,6 +13,7 @@ import torch
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig
+from lightwam.engine.file import check_engine_output
 from lightwam.engine.graph import Graph
 from lightwam.engine.inputs import RANDOM_INSTRUCTION
 from lightwam.errors import ExportError
@@ -36,16 +37,19 @@ def export_folder(
     replan_steps: int | None = None,
     instructions: Path | None = None,
     known: tuple[str, ...] = (),
+    statistics: Path | None = None,
     show_progress: bool = False,
 ) -> ExportReport:
     """Export a policy's checkpoint folder; the digest of its weights goes into the engine's provenance.
 
-    `replan_steps` replaces the configuration's. Beside the folder's own instructions: those of the safetensors file
-    `instructions`, text -> context rows [n, text width], and `known` ones, by the folder's text encoder.
+    `replan_steps` replaces the configuration's, the file `statistics` the folder's stats.json. Beside the folder's own
+    instructions: those of the safetensors file `instructions`, text -> context rows [n, text width], and `known` ones,
+    by the folder's text encoder.
 
     Raises what `open_checkpoint` and `export_engine` do; `ExportError` for an instruction that is given twice.
     """
-    checkpoint = open_checkpoint(folder, replan_steps, show_progress)
+    check_engine_output(out, (instructions, statistics))
+    checkpoint = open_checkpoint(folder, replan_steps, show_progress, statistics)
     rows = _known_instructions(checkpoint, instructions, known)
     digest = file_sha256(folder / WEIGHTS_FILE, show_progress)
     return export_engine(

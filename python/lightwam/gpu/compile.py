@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lightwam.arithmetic import default_arithmetic
-from lightwam.engine.file import GpuPart, check_checksums, read_engine, write_engine
+from lightwam.engine.file import GpuPart, check_checksums, check_engine_output, read_engine, write_engine
 from lightwam.engine.graph import Constant, Graph, TensorType
 from lightwam.errors import ConfigError, ExportError
 from lightwam.gpu.lower import lower
@@ -103,6 +103,7 @@ def compile_engine(engine: Path, out: Path, options: CompileOptions, show_progre
 
     What the file holds for GPUs already is left out. Raises `ConfigError`, `EngineError` and `ExportError`.
     """
+    check_engine_output(out)
     graph = read_engine(engine)
     plan = lower(graph)
     tasks = [planned.task for planned in plan.tasks]

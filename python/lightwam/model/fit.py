@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 #: Types that a weight may have.
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_KINDS = ("missing", "unknown", "given twice", "wrong shape", "wrong type", "not a tensor", "not finite")
+_KINDS = ("missing", "unknown", "given twice", "wrong shape", "wrong type", "not a tensor", "not finite", "too large")
 _CHUNK = 1 << 24  # numbers looked at together
 
 
@@ -77,24 +77,43 @@ def find_faults(expected: Shapes, given: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
-def find_not_finite(given: Mapping[str, Any], on_bytes: Callable[[int], None] | None = None) -> list[Fault]:
-    """Tensors that hold NaN or infinity; reads every number once. `on_bytes` receives every tensor's size."""
+def find_not_finite(
+    given: Mapping[str, Any], on_bytes: Callable[[int], None] | None = None, dtype: torch.dtype | None = None
+) -> list[Fault]:
+    """Tensors that hold NaN or infinity, or numbers that become infinite in `dtype`; reads every number once.
+
+    `on_bytes` receives every tensor's size.
+    """
     faults = []
     for name, value in given.items():
         if isinstance(value, Tensor) and value.dtype in FLOAT_DTYPES and not value.is_meta:
-            if not is_finite(value):
-                faults.append(Fault("not finite", name, "holds NaN or infinity"))
+            if not is_finite(value, dtype):
+                faults.append(_not_finite(name, value, dtype or value.dtype))
             if on_bytes is not None:
                 on_bytes(value.nbytes)
     return faults
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite. Makes no copy as large as the tensor."""
-    flat = tensor.detach().reshape(-1)
-    # The extremes are NaN where any number is, and infinite where one is.
-    parts: tuple[Tensor, ...] = flat.split(_CHUNK)  # type: ignore[no-untyped-call]
-    return all(bool(torch.isfinite(torch.stack(torch.aminmax(part))).all()) for part in parts if len(part))
+def is_finite(tensor: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether no number is NaN or infinite, as it is or in `dtype`. Makes no copy as large as the tensor."""
+    # The extremes are NaN where any number is, and infinite where one is; rounding keeps the order of numbers.
+    extremes = (torch.stack(torch.aminmax(part)) for part in _parts(tensor) if len(part))
+    return all(bool(torch.isfinite(pair.to(dtype or pair.dtype)).all()) for pair in extremes)
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = tensor.detach().reshape(-1).split(_CHUNK)  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _not_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> Fault:
+    if not is_finite(tensor):
+        return Fault("not finite", name, "holds NaN or infinity")
+    count = sum(int((~torch.isfinite(part.to(dtype))).sum()) for part in _parts(tensor))
+    largest = max(float(part.abs().max()) for part in _parts(tensor) if len(part))
+    kind = str(dtype).removeprefix("torch.")
+    told = f"{count} of {tensor.numel()} numbers become infinite in {kind} (the largest is {largest:.6g})"
+    return Fault("too large", name, told)
 
 
 def refuse(what: str, faults: list[Fault]) -> None:

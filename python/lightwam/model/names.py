@@ -85,14 +85,6 @@ def flatten_published(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {**flat, **{name: value for name, value in more.items() if name not in parts}}
 
 
-def unwrap_vae(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict inside `model_state`, or the one given where it has none. Raises `CheckpointError`."""
-    inner = state_dict.get("model_state", state_dict)
-    if not isinstance(inner, Mapping):
-        raise CheckpointError(f"VAE checkpoint's model_state is a {type(inner).__name__}: it must be a state dict")
-    return inner
-
-
 def dit_names(keys: Iterable[str]) -> dict[str, str]:
     """Official (with or without a leading `model.`) or diffusers names of the video DiT -> ours."""
     given = list(keys)

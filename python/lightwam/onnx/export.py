@@ -6,18 +6,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.graph import Graph
 from lightwam.engine.verify import check_usual_forms
 from lightwam.errors import ExportError
-from lightwam.files import replacing_file
+from lightwam.file_kind import FileKind
+from lightwam.files import check_output, replacing_file
 from lightwam.onnx.lowering import Lowering
 from lightwam.onnx.model import ModelBuilder, WeightFile
 from lightwam.onnx.ops import lower
+
+_METADATA_KEY = "lightwam.policy"
 
 
 @dataclass(frozen=True)
@@ -62,20 +67,42 @@ def write_onnx(
         raise ExportError(f"out is {act_path}: give a name that ends in .onnx")
     instruction_path = act_path.with_suffix(".instruction.onnx")
     data_path = act_path.with_name(act_path.name + ".data")
+    for file in (act_path, instruction_path, data_path):
+        check_output(file, "an ONNX model", ExportError, _is_ours)
     weights = WeightFile(data_path.name)
-    metadata = {"lightwam.policy": json.dumps(dict(graph.policy)), "lightwam.name": graph.name}
+    metadata = {_METADATA_KEY: json.dumps(dict(graph.policy)), "lightwam.name": graph.name}
     models = {
         instruction_path: _instruction_model(graph, weights, text_rows).serialize(metadata),
         act_path: _act_model(graph, weights, text_rows).serialize(metadata),
     }
     act_path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:  # the last one entered is renamed first: weights before what refers to them
-        parts = {p: stack.enter_context(replacing_file(p)) for p in (act_path, instruction_path, data_path)}
-        with parts[data_path].open("wb") as file:
-            weights.write(file, on_bytes)
+    with tempfile.TemporaryDirectory(prefix=".onnx.", dir=act_path.parent) as folder, contextlib.ExitStack() as stack:
+        made = {target: Path(folder) / target.name for target in (act_path, instruction_path, data_path)}
+        with made[data_path].open("wb") as stream:
+            weights.write(stream, on_bytes)
         for target, serialized in models.items():
-            parts[target].write_bytes(serialized)
+            made[target].write_bytes(serialized)
+        for target in models:
+            _check(made[target], target)
+        # The last one entered is renamed first: weights before what refers to them.
+        for target, part in [(target, stack.enter_context(replacing_file(target))) for target in made]:
+            os.replace(made[target], part)
     return OnnxFiles(act_path, instruction_path, data_path, weights.num_bytes)
+
+
+def _is_ours(path: Path, _: FileKind) -> bool:
+    """Models carry the policy's description; weights are ours where such a model lies beside them."""
+    model = path.with_suffix("") if path.suffix == ".data" else path
+    return model.is_file() and _METADATA_KEY.encode() in model.read_bytes()
+
+
+def _check(made: Path, target: Path) -> None:
+    """Raise `ExportError` where ONNX's own checker refuses a model with its weights beside it."""
+    try:
+        onnx.checker.check_model(made)
+    except Exception as error:  # protobuf and the checker raise classes of their own
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(f"{target}: ONNX refuses what was made ({reason}), so nothing was written") from error
 
 
 def _act_model(graph: Graph, weights: WeightFile, text_rows: int | None) -> ModelBuilder:

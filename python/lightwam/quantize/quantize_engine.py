@@ -10,17 +10,18 @@ from __future__ import annotations
 import fnmatch
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.engine.dtypes import Array
-from lightwam.engine.file import check_checksums, read_engine, write_engine
+from lightwam.engine.file import check_checksums, check_engine_output, read_engine, write_engine
 from lightwam.engine.graph import EIGHT_BIT_FORMATS, Graph
 from lightwam.engine.verify import check_graph
-from lightwam.errors import ConfigError
-from lightwam.files import replacing_file
+from lightwam.errors import ConfigError, ExportError
+from lightwam.file_kind import FileKind
+from lightwam.files import check_output, replacing_file
 from lightwam.progress import progress_bar
 from lightwam.quantize.calibration import Observations
 from lightwam.quantize.chunk_gate import Agreement, agreement, gripper_column, probe_graph, run_probe
@@ -28,6 +29,16 @@ from lightwam.quantize.layer_errors import measure_layers
 from lightwam.quantize.layers import Layer, find_layers, quantize_graph, scale_name
 from lightwam.quantize.report import LayerVerdict, QuantizeOptions, QuantizeReport, report_path
 from lightwam.quantize.variation import Variation, measure_variation
+
+
+def check_quantize_output(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise `ExportError` where engine or report may not be written: over an input, or over what is neither."""
+    check_engine_output(out, inputs)
+    check_output(report_path(out), "a report", ExportError, _is_report, inputs)
+
+
+def _is_report(path: Path, kind: FileKind) -> bool:
+    return kind.name == "json" and b'"layers_float"' in path.read_bytes()
 
 
 @default_arithmetic
@@ -41,6 +52,7 @@ def quantize_engine(
     then, as when a gate is not met, nothing is written.
     """
     options = options or QuantizeOptions()
+    check_quantize_output(out, (engine, options.reference))
     variation = measure_variation(observations)
     graph = read_engine(engine)
     check_graph(graph)
@@ -49,7 +61,7 @@ def quantize_engine(
     reference = graph if options.reference is None else _reference(options.reference, graph, options.show_progress)
     every, excluded = _layers(find_layers(graph, options.min_weights), graph.name, options.keep_float)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{out.name[:50]}.", dir=out.parent) as folder:
         run = _Run(graph, reference, every, observations, variation, options, Path(folder))
         report = run.report(engine.name, excluded)
         if report.passed:

@@ -81,7 +81,10 @@ def tuning_path(engine: str | os.PathLike[str]) -> Path:
 
 def read_tunings(engine: str | os.PathLike[str]) -> tuple[Tuning, ...]:
     """The entries of an engine's tuning file. OSError where there is none, ValueError (one line) for a damaged one."""
-    path = tuning_path(engine)
+    return _read(tuning_path(engine))
+
+
+def _read(path: Path) -> tuple[Tuning, ...]:
     try:
         document = load_json(path)
         if document["format"] != FORMAT or document["format_version"] != FORMAT_VERSION:
@@ -95,6 +98,7 @@ def write_tuning(engine: str | os.PathLike[str], tuning: Tuning) -> str:
     """Add an entry to the engine's tuning file, in place of one for the same GPU and driver; an empty text.
 
     A damaged file is replaced; then the text says in one line what was wrong with it. The file is whole at any time.
+    Raises ValueError for times that are not finite; then nothing is replaced.
     """
     replaced = ""
     try:
@@ -106,7 +110,8 @@ def write_tuning(engine: str | os.PathLike[str], tuning: Tuning) -> str:
     document = {"format": FORMAT, "format_version": FORMAT_VERSION}
     document |= {"gpus": [entry.to_json() for entry in (*others, tuning)]}
     with replacing_file(tuning_path(engine)) as part:
-        part.write_text(json.dumps(document, indent=1) + "\n")
+        part.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        _read(part)
     return replaced
 
 

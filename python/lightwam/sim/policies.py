@@ -17,6 +17,8 @@ import numpy.typing as npt
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config.robot import RobotConfig
 from lightwam.errors import ConfigError, DeviceError, EngineError
+from lightwam.file_kind import file_kind
+from lightwam.files import unreadable
 from lightwam.runtime import ActionChunk, Observation
 
 Array = npt.NDArray[Any]
@@ -139,7 +141,8 @@ def load_policy(
     """
     if not path.is_file():
         raise EngineError(f"policy file {path} does not exist: give an engine (.lwam) or a baseline (.npz)")
-    if path.suffix != ".npz":
+    kind = file_kind(path).name
+    if kind == "engine" or (kind != "npz" and path.suffix != ".npz"):
         from lightwam.runtime import Policy
 
         engine: PolicyLike = Policy(path, device=device, threads=threads, precision=precision)
@@ -150,10 +153,8 @@ def load_policy(
         with np.load(path, allow_pickle=False) as file:
             tensors = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
-        raise ConfigError(
-            f"baseline file {path} is damaged or no .npz file: make it again with `lightwam train blind` or "
-            "`lightwam train replay`"
-        ) from error
+        told = unreadable(path, error, "make it again with `lightwam train`", ("npz",))
+        raise ConfigError(f"baseline file {path} is damaged or no .npz file: it is {told}") from error
     kind = str(tensors.get("kind"))
     if kind == "blind":
         return BlindPolicy(tensors, robot)

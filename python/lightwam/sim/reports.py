@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from lightwam.errors import ConfigError, DataError
-from lightwam.files import read_json, replacing_file
+from lightwam.file_kind import FileKind
+from lightwam.files import check_output, read_json, replacing_file
 from lightwam.sim.closed_loop import Trial, TrialPlan
 from lightwam.sim.env import Simulator
 from lightwam.sim.policies import PolicyLike, runs_on
@@ -106,6 +107,11 @@ def prepare_output(path: Path) -> None:
         raise ConfigError(f"report {path} cannot be written ({error.strerror}): choose another --out") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"report {path} cannot be written (a folder, or in a read-only one): choose another --out")
+    check_output(path, "a report", ConfigError, _is_report)
+
+
+def _is_report(path: Path, _: FileKind) -> bool:
+    return b'"successes"' in path.read_bytes()
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

@@ -52,6 +52,27 @@ void test_flips(std::string whole) {
     EXPECT(!fails(whole));
 }
 
+void test_foreign() {
+    const auto told = [](const std::string& bytes, const std::string& part) {
+        write_file(kScratch, bytes);
+        return throws_with<Error>(part, [] { EngineFile file(kScratch); });
+    };
+    EXPECT(told("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 3\n", "git lfs pull"));
+    EXPECT(told(" \n<!DOCTYPE HTML><html></html>", "an HTML page"));
+    EXPECT(told("<html>", "an HTML page"));
+    EXPECT(told("{\"error\": \"gated\"}", "a JSON document"));
+    EXPECT(told("Not Found", "a text file"));
+    EXPECT(told(std::string("PK\x03\x04") + std::string(30, '\0'), "torch.save"));
+    EXPECT(told(std::string("\x1f\x8b\x08") + std::string(30, '\0'), "gzip"));
+    EXPECT(told(std::string(257, 'x') + "ustar" + std::string(250, '\0'), "tar archive"));
+    EXPECT(told("ftrt" + std::string(30, '\0'), "TensorRT"));
+    EXPECT(told(std::string("\x08\x0b\x12\x07pytorch", 12), "ONNX"));
+    EXPECT(told(std::string(600, '\0'), "zero bytes"));
+    EXPECT(told("", "is empty"));
+    EXPECT(told("\x1f", "bytes long"));
+    EXPECT(told(std::string("\x1f\x8b\0\0\0\0\0\0{", 9), "truncated"));  // the length of a header, not a mark
+}
+
 void test_missing() {
     EXPECT(throws_with<Error>("cannot be opened", [] { EngineFile("no/such/file.lwam"); }));
     EXPECT(throws_with<Error>("not an ordinary file", [] { EngineFile("/"); }));
@@ -69,6 +90,7 @@ int main(int argc, char** argv) {
         test_flips(whole);
     }
     test_missing();
+    test_foreign();
     std::remove(kScratch.c_str());
     return finish();
 }

@@ -195,7 +195,7 @@ def test_indices_that_do_not_fit(tmp_path: Path, arguments: ConvertArgs) -> None
 def test_paths_that_hold_no_weights(tmp_path: Path, arguments: ConvertArgs) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "policy.zip").write_bytes(b"")
-    for name, named in (("nowhere", "does not exist"), ("empty", "no .safetensors"), ("policy.zip", "unknown kind")):
+    for name, named in (("nowhere", "does not exist"), ("empty", "no .safetensors"), ("policy.zip", "is empty")):
         with pytest.raises(CheckpointError, match=named):
             open_weights(tmp_path / name)
 

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from safetensors import safe_open
 
 import lightwam.errors
 from helpers.golden import random_model, tiny_config
-from lightwam.engine.file import read_engine, write_engine
+from lightwam.engine.file import check_engine_output, read_engine, write_engine
 from lightwam.engine.graph import Graph, graph_to_json
 from lightwam.errors import EngineError, ExportError
 from lightwam.export.options import ExportOptions
@@ -81,6 +82,54 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_engine(replace(graph, constants={**graph.constants, name: broken}), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _with_infinity(graph: Graph) -> Graph:
+    name, constant = next(item for item in graph.constants.items() if item[1].type.dtype == "bf16")
+    numbers = np.full(constant.type.shape, 0x7F80, np.uint16)  # infinity's bits
+    return replace(graph, constants={**graph.constants, name: replace(constant, load=lambda: numbers)})
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (_with_infinity, "holds NaN or infinity"),
+        (lambda graph: replace(graph, name="bad\udcff"), "surrogate"),
+        (lambda graph: replace(graph, provenance={"long": "x" * (17 << 20)}), "header length"),
+        (lambda graph: replace(graph, policy={**graph.policy, "replan": 0}), "replan"),
+    ],
+)
+def test_what_the_runtime_would_refuse_is_not_written(
+    tmp_path: Path, change: Callable[[Graph], Graph], told: str
+) -> None:
+    path = tmp_path / "a.lwam"
+    write_engine(_graph(), path)
+    before = path.read_bytes()
+    with pytest.raises(ExportError, match=rf"would refuse what was made, .*a\.lwam.*{told}") as refusal:
+        write_engine(change(_graph()), path)
+    assert ".part" not in str(refusal.value) and "\n" not in str(refusal.value)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_without_the_extension_the_reader_here_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightwam.runtime", None)
+    write_engine(_graph(), tmp_path / "a.lwam")
+    numbers = iter(range(10_000))
+    monkeypatch.setattr("lightwam.engine.file.zlib.crc32", lambda data: next(numbers))  # no checksum is right
+    with pytest.raises(ExportError, match=r"nothing was written: .*checksum"):
+        write_engine(_graph(), tmp_path / "b.lwam")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.lwam"]
+
+
+def test_an_output_that_is_no_engine_is_refused(tmp_path: Path) -> None:
+    write_engine(_graph(), tmp_path / "a.lwam")
+    (tmp_path / "empty.lwam").touch()
+    (tmp_path / "weights.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    for name in ("a.lwam", "empty.lwam", "new/b.lwam"):
+        check_engine_output(tmp_path / name)
+    for name, inputs in (("weights.safetensors", ()), (".", ()), ("a.lwam", (tmp_path / "a.lwam",))):
+        with pytest.raises(ExportError, match="give another --out"):
+            check_engine_output(tmp_path / name, inputs)
 
 
 @pytest.mark.parametrize("length", [0, 5, 8, 100, 5000])

@@ -163,6 +163,14 @@ def test_a_damaged_file_is_replaced_and_said_to_be(tmp_path: Path, text: str) ->
     assert read_tunings(engine) == (TUNING,)
 
 
+def test_times_that_are_not_finite_replace_nothing(tmp_path: Path) -> None:
+    engine = tmp_path / "policy.lwam"
+    write_tuning(engine, TUNING)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_tuning(engine, dataclasses.replace(TUNING, gpu="Other", tuned_seconds=float("nan")))
+    assert read_tunings(engine) == (TUNING,) and len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_file_that_cannot_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tmp_path / "policy.lwam"
     write_tuning(engine, TUNING)

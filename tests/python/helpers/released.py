@@ -8,7 +8,8 @@ from typing import Any
 
 from lightwam.model import LightWAM, UMT5Encoder, WanVAE
 from lightwam.model.fit import load_exactly
-from lightwam.model.names import UMT5_TIED, dit_names, umt5_names, unwrap_vae, vae_names
+from lightwam.model.names import UMT5_TIED, dit_names, umt5_names, vae_names
+from lightwam.model.unwrap import unwrap
 
 ADDED_TO_BACKBONE = ("lora_", "wam_adapters")  # parts of our DiT that no Wan2.1 file holds
 
@@ -21,7 +22,7 @@ def load_backbone(model: LightWAM, state_dict: Mapping[str, Any]) -> None:
 
 def load_vae(vae: WanVAE, state_dict: Mapping[str, Any]) -> None:
     """Official or diffusers names."""
-    inner = unwrap_vae(state_dict)
+    inner = unwrap("VAE", state_dict, "vae").content
     load_exactly(vae, {name: inner[key] for key, name in vae_names(inner).items()}, "VAE checkpoint")
 
 

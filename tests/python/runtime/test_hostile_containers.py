@@ -37,9 +37,9 @@ def test_missing_and_strange_files(tmp_path: Path) -> None:
     (tmp_path / "empty.lwam").touch()
     refused(tmp_path / "empty.lwam", "is empty")
     (tmp_path / "text.lwam").write_text("hello, I am no engine file at all")
-    refused(tmp_path / "text.lwam", "header length")
+    refused(tmp_path / "text.lwam", "is a text file")
     (tmp_path / "zeros.lwam").write_bytes(bytes(4096))
-    refused(tmp_path / "zeros.lwam", "not valid")
+    refused(tmp_path / "zeros.lwam", "zero bytes")
     os.mkfifo(tmp_path / "pipe.lwam")
     refused(tmp_path / "pipe.lwam", "not an ordinary file")
 
