@@ -41,7 +41,7 @@ class LifetimeCheck {
         return where_ + ": op '" + op.name + "' (" + std::string(op_name(op.kind)) + ")";
     }
     static std::string type_text(const Value& value) {
-        return dtype_name(value.dtype) + (" " + shape_text(value.shape));
+        return (std::string(dtype_name(value.dtype)) += ' ') += shape_text(value.shape);
     }
     const std::string& name(std::size_t value) const { return program_.values[value].name; }
 

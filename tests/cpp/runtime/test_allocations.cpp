@@ -127,7 +127,8 @@ void test_failing_set_instruction(const std::string& path) {
 }
 
 void test_c_api(const std::string& path) {
-    const lightwam_options one_thread{nullptr, nullptr, 1};
+    lightwam_options one_thread{};
+    one_thread.threads = 1;
     lightwam_policy* policy = nullptr;
     EXPECT(lightwam_policy_open(path.c_str(), &one_thread, &policy) == LIGHTWAM_OK);
     EXPECT(lightwam_policy_set_instruction(policy, kTask) == LIGHTWAM_OK);
