@@ -47,6 +47,8 @@ class Camera:
     """Of the images that the data set holds."""
     on_robot: Orientation = "upright"
     """Of the images that the live robot delivers. An engine turns by 180 degrees or not at all."""
+    data_name: str | None = None
+    """The camera's name in the data set. None: the same."""
 
     def __post_init__(self) -> None:
         require(self.name != "", "camera.name", self.name, "give the camera a name")

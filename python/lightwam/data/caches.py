@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.config import FLIPS, CameraLayout
+from lightwam.data.dataset import Dataset, Episode
+from lightwam.data.frames import content_of, read_frames
 from lightwam.data.images import canvas_uint8
-from lightwam.data.lerobot import Episode, LeRobotDataset, read_frames
 from lightwam.errors import DataError
 from lightwam.files import replacing_file
 from lightwam.progress import counting_bar
@@ -30,12 +30,14 @@ from lightwam.progress import counting_bar
 Array = npt.NDArray[Any]
 
 
-def episode_fingerprint(dataset: LeRobotDataset, episode: Episode) -> str:
-    """16 hex digits of the episode's rows and of where its frames lie."""
+def episode_fingerprint(dataset: Dataset, episode: Episode, layout: CameraLayout) -> str:
+    """16 hex digits of the episode's rows and of the frames of its cameras. Raises `DataError`: a file is missing."""
     digest = hashlib.sha256()
     span = slice(episode.start, episode.stop)
     digest.update(dataset.state[span].tobytes())
     digest.update(dataset.action[span].tobytes())
+    for camera in layout.cameras:
+        digest.update(content_of(episode.videos[camera.name]))
     return digest.hexdigest()[:16]
 
 
@@ -73,13 +75,13 @@ def load_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
 class FrameCache:
     """Every frame of a data set as a uint8 canvas [H, W, 3], one file per episode."""
 
-    def __init__(self, dataset: LeRobotDataset, layout: CameraLayout, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, layout: CameraLayout, folder: Path) -> None:
         dataset.check(tuple(camera.name for camera in layout.cameras), dataset.state.shape[1], dataset.action.shape[2])
         self.dataset, self.layout, self.folder = dataset, layout, folder
 
     def path(self, episode: Episode) -> Path:
         """The cache file of one episode."""
-        name = f"{episode_fingerprint(self.dataset, episode)}-{layout_fingerprint(self.layout)}.npy"
+        name = f"{episode_fingerprint(self.dataset, episode, self.layout)}-{layout_fingerprint(self.layout)}.npy"
         return self.folder / f"frames-{name}"
 
     def load(self, episode: Episode) -> npt.NDArray[np.uint8]:
@@ -92,30 +94,14 @@ class FrameCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [episode for episode in self.dataset.episodes if not self.path(episode).exists()]
         first = self.layout.cameras[0].name
-        by_file: dict[Path, list[Episode]] = defaultdict(list)
-        done = 0
-        for episode in missing:
-            by_file[episode.videos[first].path].append(episode)
-        with counting_bar("decode frames", show=True) as update:
-            for episodes in by_file.values():
-                for _ in self._decode_file(sorted(episodes, key=lambda e: e.videos[first].first)):
-                    done += 1
-                    update(done, len(missing))
-        return len(missing)
-
-    def _decode_file(self, episodes: list[Episode]) -> Iterator[Episode]:
-        """Decode one by one episodes whose first camera shares a file; the other cameras must lie in the same order."""
+        missing.sort(key=lambda e: (str(e.videos[first].path), e.videos[first].first))
         names = [camera.name for camera in self.layout.cameras]
-        for name in names:
-            if len({episode.videos[name].path for episode in episodes}) > 1:
-                for episode in episodes:
-                    yield from self._decode_file([episode])
-                return
-        streams = [read_frames([episode.videos[name] for episode in episodes]) for name in names]
-        for episode, *images in zip(episodes, *streams, strict=True):
-            canvas = canvas_uint8(dict(zip(names, images, strict=True)), self.layout)
-            save_array(self.path(episode), canvas)
-            yield episode
+        streams = [read_frames([episode.videos[name] for episode in missing]) for name in names]
+        with counting_bar("decode frames", show=True) as update:
+            for done, (episode, *images) in enumerate(zip(missing, *streams, strict=True), 1):
+                save_array(self.path(episode), canvas_uint8(dict(zip(names, images, strict=True)), self.layout))
+                update(done, len(missing))
+        return len(missing)
 
 
 class LatentCache:
@@ -130,7 +116,8 @@ class LatentCache:
 
     def path(self, episode: Episode, kind: str) -> Path:
         """The cache file of one episode; `kind` is 'first' or 'future'."""
-        name = f"{episode_fingerprint(self.frames.dataset, episode)}-{layout_fingerprint(self.frames.layout)}"
+        layout = self.frames.layout
+        name = f"{episode_fingerprint(self.frames.dataset, episode, layout)}-{layout_fingerprint(layout)}"
         stride = f"-every{self.future_stride}" if kind == "future" else ""
         return self.folder / f"latents-{kind}-{name}-{self.fingerprint}{stride}.npy"
 

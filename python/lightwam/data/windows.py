@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightwam.config import LightWAMConfig
-from lightwam.data.lerobot import Episode, LeRobotDataset
+from lightwam.data.dataset import Dataset, Episode
 from lightwam.data.normalize import measure
 from lightwam.errors import DataError
 
@@ -54,7 +54,7 @@ def _episode_actions(
     return chunks, is_pad
 
 
-def build_windows(dataset: LeRobotDataset, config: LightWAMConfig) -> Windows:
+def build_windows(dataset: Dataset, config: LightWAMConfig) -> Windows:
     """The window of every row of `dataset`."""
     stride = frame_stride(config, dataset.action_substeps)
     is_delta_A = np.array([dimension.delta for dimension in config.robot.action])
@@ -76,7 +76,7 @@ def build_windows(dataset: LeRobotDataset, config: LightWAMConfig) -> Windows:
     return Windows(action, action_is_pad, frame_rows, image_is_pad)
 
 
-def measure_statistics(datasets: list[LeRobotDataset], config: LightWAMConfig) -> dict[str, Any]:
+def measure_statistics(datasets: list[Dataset], config: LightWAMConfig) -> dict[str, Any]:
     """The content of a statistics file: over all rows of all data sets ('global'), and for each step of a window.
 
     `state|action` -> `default` -> `{global,stepwise}_{min,max,mean,std,q01,q99}`, `num_episodes`, `num_transition`.
@@ -93,7 +93,7 @@ def measure_statistics(datasets: list[LeRobotDataset], config: LightWAMConfig) -
     }
 
 
-def split_episodes(dataset: LeRobotDataset, fraction: float, seed: int) -> tuple[list[Episode], list[Episode]]:
+def split_episodes(dataset: Dataset, fraction: float, seed: int) -> tuple[list[Episode], list[Episode]]:
     """(training, held-out) episodes; of two or more, one at least is each (none is held out at 0)."""
     count = len(dataset.episodes)
     held_out = 0 if fraction <= 0 or count < 2 else min(count - 1, max(1, round(fraction * count)))

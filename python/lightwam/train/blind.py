@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightwam.config import read_config
-from lightwam.data.lerobot import open_datasets
+from lightwam.data.sources import open_datasets
 from lightwam.data.windows import build_windows
 from lightwam.files import replacing_file
 from lightwam.progress import counting_bar

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of a LeRobot data set: only the columns that somebody reads, as NumPy arrays.
+
+Legend: N rows of all files together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lightwam.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The row tables of a data set, in order; `starts` holds the first row of each, and N at the end."""
+
+    root: Path
+    paths: tuple[Path, ...]
+    starts: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    """Columns of the first file."""
+
+    def numbers(self, name: str, dtype: type[np.generic] = np.float32) -> Array:
+        """A column of numbers, or of (nested) lists of numbers of one length: [N, ...].
+
+        Raises `DataError`: there is no such column, it is no numbers, ragged, or not finite.
+        """
+        if name not in self.names:
+            raise DataError(
+                f"data set {self.root} has no column {name!r}, only {list(self.names)}: choose another data set"
+            )
+        parts = [self._part(path, name, dtype) for path in self.paths]
+        widths = sorted({part.shape[1:] for part in parts if len(part)})
+        if len(widths) > 1:
+            raise DataError(f"data set {self.root} has rows of unequal width {widths} in {name!r}: record it again")
+        values = np.concatenate([part for part in parts if len(part)] or parts[:1])
+        if not np.isfinite(values).all():
+            raise DataError(f"data set {self.root} has NaN or infinity in {name!r}: record it again")
+        return values
+
+    def _part(self, path: Path, name: str, dtype: type[np.generic]) -> Array:
+        try:
+            return as_array(pq.read_table(path, columns=[name])[name], dtype)
+        except (KeyError, OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} has no readable column {name!r} ({_line(error)}): record it again") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: column {name!r} is unfit ({_line(error)}): record it again") from error
+
+
+def as_array(column: pa.ChunkedArray, dtype: type[np.generic]) -> Array:
+    """Numbers or (nested) lists of numbers of one length as an array. Raises `ValueError` where they are not."""
+    values = column.combine_chunks()
+    shape = [len(values)]
+    while isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or _is_fixed(values.type):
+        lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+        if len(lengths) > 1 or lengths == [None]:
+            raise ValueError(f"lists of unequal width: {lengths[:4]}")
+        shape.append(lengths[0] if lengths else 0)
+        values = values.flatten()
+    if shape[0] == 0:
+        return np.zeros((0,), dtype)
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)):
+        raise ValueError(f"it holds {values.type}, no numbers")
+    return np.asarray(values.to_numpy(zero_copy_only=False)).astype(dtype).reshape(shape)
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind))
+
+
+def open_tables(root: Path, paths: Sequence[Path]) -> Tables:
+    """Read the sizes and column names of these files. Raises `DataError`: there is none, or one is unreadable."""
+    if not paths:
+        raise DataError(f"data set {root} is empty: it has no Parquet files; record at least one episode")
+    try:
+        files = [pq.read_metadata(path) for path in paths]
+        names = tuple(pq.read_schema(paths[0]).names)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"data set {root} is damaged: {_line(error)}; record it again") from error
+    return Tables(root, tuple(paths), np.cumsum([0, *(file.num_rows for file in files)]), names)
+
+
+def read_records(root: Path, paths: Sequence[Path], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of small tables (tasks, episodes) as mappings; columns that a file lacks are left out."""
+    if not paths:
+        raise DataError(f"data set {root} is empty: it has no Parquet files; record at least one episode")
+    try:
+        rows: list[dict[str, Any]] = []
+        for path in paths:
+            names = None if columns is None else [name for name in pq.read_schema(path).names if name in columns]
+            rows += pq.read_table(path, columns=names).to_pylist()
+        return rows
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"data set {root} is damaged: {_line(error)}; record it again") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
