@@ -114,7 +114,7 @@ def _read_v3(root: Path, info: dict[str, Any]) -> _Listing:
     wanted = ["episode_index", "length", "dataset_from_index"]
     fields = [*wanted, "dataset_to_index", *(field for names in videos.values() for field in names)]
     rows = read_records(root, _numbered(root / "meta" / "episodes"), fields)
-    missing = sorted(set(wanted) - set.intersection(*map(set, rows))) if rows else []
+    missing = sorted(name for name in wanted if any(name not in row for row in rows))
     if missing:
         raise DataError(f"data set {root} is damaged: its episode table lacks {missing}; record it again")
     listed = {name: names for name, names in videos.items() if all(set(names[:3]) <= set(row) for row in rows)}
