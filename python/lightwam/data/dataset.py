@@ -117,7 +117,7 @@ class Dataset:
         return int(self.action.shape[1])
 
     def check(self, cameras: tuple[str, ...], state_width: int, action_width: int) -> None:
-        """Raise `DataError` unless the data set has these cameras and widths."""
+        """Raise `DataError` unless the data set has these widths, and these cameras a frame for every row."""
         missing = sorted(set(cameras) - set(self.cameras))
         if missing:
             raise DataError(f"data set {self.root} has cameras {list(self.cameras)}, without {missing}: choose another")
@@ -127,6 +127,13 @@ class Dataset:
         ):
             if wanted != found:
                 raise DataError(f"data set {self.root} has {name} width {found}: the configuration has {wanted}")
+        for episode in self.episodes:
+            for camera in cameras:
+                if episode.videos[camera].count != episode.length:
+                    raise DataError(
+                        f"data set {self.root} is damaged: episode {episode.index} has {episode.length} rows and "
+                        f"{episode.videos[camera].count} frames of {camera!r}; record it again"
+                    )
 
     def check_rate(self, control_hz: float, sample_stride: int = 1) -> None:
         """Raise `DataError` unless every `sample_stride`-th control step of the data set makes this rate.

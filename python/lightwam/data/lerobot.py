@@ -136,13 +136,9 @@ def _v3_span(
 ) -> FrameSpan:
     chunk, file, seconds = (row[field] for field in fields[:3])
     path = root / str(info["video_path"]).format(video_key=IMAGE_PREFIX + name, chunk_index=chunk, file_index=file)
-    length, end = int(row["length"]), row.get(fields[3])
-    if end is not None and abs((end - seconds) * fps - length) > 0.5:
-        raise DataError(
-            f"data set {root} is damaged: episode {row['episode_index']} has {length} rows, and {name!r} "
-            f"{(end - seconds) * fps:.1f} frames ({seconds:g} to {end:g} s at {fps:g} a second); record it again"
-        )
-    return FrameSpan(path, round(seconds * fps), length, fps)
+    end = row.get(fields[3])
+    count = int(row["length"]) if end is None else round((end - seconds) * fps)
+    return FrameSpan(path, round(seconds * fps), count, fps)
 
 
 def _read_v2(root: Path, info: dict[str, Any]) -> _Listing:

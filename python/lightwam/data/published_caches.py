@@ -68,7 +68,7 @@ class PublishedLatents:
         if path not in self._shards:
             while len(self._shards) >= _OPEN_SHARDS:
                 self._shards.popitem(last=False)
-            self._shards[path] = load_published(path)
+            self._shards[path] = load_published(path, mapped=True)
         self._shards.move_to_end(path)
         return self._shards[path]
 
@@ -190,10 +190,13 @@ class PublishedTexts:
         return rows.masked_fill(~mask[:, None], 0)
 
 
-def load_published(path: Path) -> Mapping[str, Any]:
-    """The mapping of a `torch.save` file; nothing in it is run. Raises `DataError`: missing, damaged, no mapping."""
+def load_published(path: Path, mapped: bool = False) -> Mapping[str, Any]:
+    """The mapping of a `torch.save` file; nothing in it is run. `mapped` leaves tensors on disk until they are read.
+
+    Raises `DataError`: missing, damaged, no mapping.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"cache file {path} is missing or damaged ({reason}): {_REMEDY}") from error

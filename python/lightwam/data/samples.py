@@ -26,10 +26,10 @@ from torch import Tensor
 
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
-from lightwam.data.dataset import Dataset, Episode
-from lightwam.data.frames import read_frames
+from lightwam.data.dataset import Dataset, Episode, Rows
+from lightwam.data.frames import Images, read_frames
 from lightwam.data.images import RESIZE_ONCE, CanvasRule, join_cameras, scale_pixels
-from lightwam.data.normalize import Normalizer, normalizers
+from lightwam.data.normalize import normalizers
 from lightwam.data.stepwise import stepwise_normalizer
 from lightwam.data.windows import WindowIndex, Windows
 from lightwam.errors import DataError
@@ -38,8 +38,8 @@ from lightwam.errors import DataError
 class Frames(Protocol):
     """Where samples get their frames."""
 
-    def canvas(self, episode: Episode) -> Tensor:
-        """All frames of an episode: uint8 or float [n, 3, H, W]; uint8 counts in 255ths."""
+    def clip(self, episode: Episode, frames_F: Rows) -> Tensor:
+        """Frames of an episode (0 is its first) as canvases, float32 [F, 3, H, W] in 0..1."""
         ...
 
 
@@ -122,9 +122,8 @@ class Samples:
             "idx": sample,
         }
         if self.frames is not None:
-            canvas = self.frames.canvas(episode)[torch.from_numpy(window.frame_rows_NF[0] - episode.start)]
-            pixels = canvas.float() / 255.0 if canvas.dtype == torch.uint8 else canvas
-            made["video"] = scale_pixels(pixels).transpose(0, 1)
+            clip = self.frames.clip(episode, window.frame_rows_NF[0] - episode.start)
+            made["video"] = scale_pixels(clip).transpose(0, 1)
         if self.latents is not None:
             made["video_latents"] = self.latents.latents(sample)
         if self.texts is not None:
@@ -152,15 +151,15 @@ class DecodedFrames:
         self.layout, self.rule, self.keep = config.cameras, rule, keep
         self._recent: dict[int, Tensor] = {}
 
-    def canvas(self, episode: Episode) -> Tensor:
-        """float32 [n, 3, H, W] in 0..1. Raises `DataError`."""
+    def clip(self, episode: Episode, frames_F: Rows) -> Tensor:
+        """float32 [F, 3, H, W] in 0..1. Raises `DataError`."""
         if episode.start not in self._recent:
             names = [camera.name for camera in self.layout.cameras]
             images = {name: next(iter(read_frames([episode.videos[name]]))) for name in names}
             while len(self._recent) >= self.keep:
                 del self._recent[next(iter(self._recent))]
             self._recent[episode.start] = join_cameras(images, self.layout, self.rule)
-        return self._recent[episode.start]
+        return self._recent[episode.start][torch.from_numpy(frames_F)]
 
 
 class CachedFrames:
@@ -168,13 +167,12 @@ class CachedFrames:
 
     def __init__(self, cache: FrameCache) -> None:
         self.cache = cache
+        self._mapped: dict[int, Images] = {}
 
-    def canvas(self, episode: Episode) -> Tensor:
-        """uint8 [n, 3, H, W], memory-mapped. Raises `DataError`: the cache was not built."""
-        if not self.cache.path(episode).exists():
-            raise DataError(f"frame cache {self.cache.path(episode)} is missing: build the cache first")
-        frames = self.cache.load(episode)
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
-
-
-__all__ = ["CachedFrames", "DecodedFrames", "Normalizer", "SampleOptions", "Samples", "english"]
+    def clip(self, episode: Episode, frames_F: Rows) -> Tensor:
+        """float32 [F, 3, H, W] in 0..1. Raises `DataError`: the cache was not built."""
+        if episode.start not in self._mapped:
+            if not self.cache.path(episode).exists():
+                raise DataError(f"frame cache {self.cache.path(episode)} is missing: build the cache first")
+            self._mapped[episode.start] = self.cache.load(episode)
+        return torch.from_numpy(self._mapped[episode.start][frames_F]).permute(0, 3, 1, 2).float() / 255.0
