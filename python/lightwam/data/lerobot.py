@@ -186,17 +186,18 @@ def _image_spans(tables: Tables, episode: Episode, cameras: list[str]) -> dict[s
 
 def _assemble(root: Path, info: dict[str, Any], listing: _Listing, state_key: str, action_key: str) -> Dataset:
     tables, fps = listing.tables, float(info["fps"])
-    index_columns = {name: tables.numbers(name, np.float64) for name in _INDEX_COLUMNS if name in tables.names}
-    check_rows(root, listing.episodes, index_columns, fps, int(tables.starts[-1]))
+    types: dict[str, type[np.generic]] = {state_key: np.float32, action_key: np.float32}
+    values = tables.load(types | {name: np.float64 for name in _INDEX_COLUMNS if name in tables.names})
+    state, action = values.pop(state_key), _actions(root, values.pop(action_key), info)
+    check_rows(root, listing.episodes, values, fps, int(tables.starts[-1]))
     images = [name for name in _cameras(info, "image") if IMAGE_PREFIX + name in tables.names]
     episodes = []
     for episode in listing.episodes:
-        task = listing.tasks.get(int(index_columns["task_index"][episode.start]), "")
+        task = listing.tasks.get(int(values["task_index"][episode.start]), "")
         if not task:
             raise DataError(f"data set {root} is damaged: episode {episode.index} has no task's text; record it again")
         videos = {**episode.videos, **_image_spans(tables, episode, images)}
         episodes.append(Episode(episode.index, episode.start, episode.stop, task, videos))
-    state, action = tables.numbers(state_key), _actions(root, tables, info, action_key)
     if state.ndim != 2:
         raise DataError(f"data set {root} has state {state.shape}: it must be [rows, width]")
     known = {state_key, action_key, *_INDEX_COLUMNS, *(IMAGE_PREFIX + name for name in images)}
@@ -207,9 +208,9 @@ def _assemble(root: Path, info: dict[str, Any], listing: _Listing, state_key: st
     return dataset if in_order else dataset.take(range(len(episodes)))
 
 
-def _actions(root: Path, tables: Tables, info: Mapping[str, Any], key: str) -> Array:
-    """Actions [N, S, A]."""
-    action, substeps = tables.numbers(key), int(info.get(SUBSTEPS_KEY, 1))
+def _actions(root: Path, action: Array, info: Mapping[str, Any]) -> Array:
+    """Actions [N, S, A], out of [N, S A] or [N, S, A]."""
+    substeps = int(info.get(SUBSTEPS_KEY, 1))
     if action.ndim == 2:
         action = action.reshape(len(action), substeps, -1)
     if action.ndim != 3 or action.shape[1] != substeps:

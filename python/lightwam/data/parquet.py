@@ -6,7 +6,7 @@ Legend: N rows of all files together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,42 @@ class Tables:
     names: tuple[str, ...]
     """Columns of the first file."""
 
-    def numbers(self, name: str, dtype: type[np.generic] = np.float32) -> Array:
-        """A column of numbers, or of (nested) lists of numbers of one length: [N, ...].
+    def numbers(self, name: str) -> npt.NDArray[np.float32]:
+        """A column of numbers, or of (nested) lists of numbers of one length: float32 [N, ...].
 
         Raises `DataError`: there is no such column, it is no numbers, ragged, or not finite.
         """
-        if name not in self.names:
+        return self.load({name: np.float32})[name]
+
+    def load(self, types: Mapping[str, type[np.generic]]) -> dict[str, Array]:
+        """Several columns as by `numbers`, each of its type; every file is read once."""
+        if missing := [name for name in types if name not in self.names]:
             raise DataError(
-                f"data set {self.root} has no column {name!r}, only {list(self.names)}: choose another data set"
+                f"data set {self.root} has no column {missing[0]!r}, only {list(self.names)}: choose another data set"
             )
-        parts = [self._part(path, name, dtype) for path in self.paths]
+        parts: dict[str, list[Array]] = {name: [] for name in types}
+        for path in self.paths:
+            for name, part in self._file(path, types).items():
+                parts[name].append(part)
+        return {name: self._joined(name, arrays) for name, arrays in parts.items()}
+
+    def _file(self, path: Path, types: Mapping[str, type[np.generic]]) -> dict[str, Array]:
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read(columns=list(types))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} is missing or damaged ({_line(error)}): record it again") from error
+        arrays = {}
+        for name, dtype in types.items():
+            try:
+                arrays[name] = as_array(table[name], dtype)
+            except KeyError as error:
+                raise DataError(f"{path} has no column {name!r}, other files of the set do: record it again") from error
+            except (TypeError, ValueError, pa.ArrowException) as error:
+                raise DataError(f"{path}: column {name!r} is unfit ({_line(error)}): record it again") from error
+        return arrays
+
+    def _joined(self, name: str, parts: list[Array]) -> Array:
         widths = sorted({part.shape[1:] for part in parts if len(part)})
         if len(widths) > 1:
             raise DataError(f"data set {self.root} has rows of unequal width {widths} in {name!r}: record it again")
@@ -49,14 +75,6 @@ class Tables:
         if not np.isfinite(values).all():
             raise DataError(f"data set {self.root} has NaN or infinity in {name!r}: record it again")
         return values
-
-    def _part(self, path: Path, name: str, dtype: type[np.generic]) -> Array:
-        try:
-            return as_array(pq.read_table(path, columns=[name])[name], dtype)
-        except (KeyError, OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} has no readable column {name!r} ({_line(error)}): record it again") from error
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path}: column {name!r} is unfit ({_line(error)}): record it again") from error
 
 
 def as_array(column: pa.ChunkedArray, dtype: type[np.generic]) -> Array:
