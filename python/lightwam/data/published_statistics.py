@@ -53,9 +53,8 @@ def published_statistics(
         for episode in dataset.episodes:
             rows = index.rows[np.searchsorted(index.rows, episode.start) : np.searchsorted(index.rows, episode.stop)]
             if len(rows):
-                windows = index.windows(rows)
-                actions.append(windows.action_NHA)
-                states.append(windows.state_NWP if dataset.whole_windows else dataset.state[rows][:, None])
+                actions.append(index.windows(rows).action_NHA)
+                states.append(index.state_windows(rows)[0] if dataset.whole_windows else dataset.state[rows][:, None])
     return {
         "state": {"default": _summary(states, one_window_is_nan)},
         "action": {"default": _summary(actions, one_window_is_nan)},

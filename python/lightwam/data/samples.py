@@ -31,7 +31,7 @@ from lightwam.data.frames import Images, read_frames
 from lightwam.data.images import RESIZE_ONCE, CanvasRule, join_cameras, scale_pixels
 from lightwam.data.normalize import normalizers
 from lightwam.data.stepwise import stepwise_normalizer
-from lightwam.data.windows import WindowIndex, Windows
+from lightwam.data.windows import WindowIndex
 from lightwam.errors import DataError
 
 
@@ -101,22 +101,22 @@ class Samples:
     def __len__(self) -> int:
         return len(self.index.rows)
 
-    def raw(self, sample: int) -> tuple[Episode, Windows]:
-        """The episode of a sample, and its window in data-set units (arrays with a first axis of 1)."""
-        if not 0 <= sample < len(self):
-            raise IndexError(f"sample {sample} of {len(self)}")
+    def episode(self, sample: int) -> Episode:
+        """The episode that a sample is of."""
         row = self.index.rows[sample]
-        episode = self.dataset.episodes[int(np.searchsorted(self._starts, row, "right")) - 1]
-        return episode, self.index.windows(np.array([row]))
+        return self.dataset.episodes[int(np.searchsorted(self._starts, row, "right")) - 1]
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
-        episode, window = self.raw(sample)
+        if not 0 <= sample < len(self):
+            raise IndexError(f"sample {sample} of {len(self)}")
+        episode, row = self.episode(sample), self.index.rows[[sample]]
+        window, (states_1WP, state_is_pad) = self.index.windows(row), self.index.state_windows(row)
         prompt = self.prompt(episode)
         made: dict[str, Any] = {
             "action": torch.from_numpy(self.action.forward(window.action_NHA[0])),
             "action_is_pad": torch.from_numpy(window.action_is_pad_NH[0]),
-            "proprio": torch.from_numpy(self.state.forward(window.state_NWP[0, :-1])),
-            "proprio_is_pad": torch.from_numpy(window.state_is_pad_NW[0]),
+            "proprio": torch.from_numpy(self.state.forward(states_1WP[0, :-1])),
+            "proprio_is_pad": torch.from_numpy(state_is_pad[0]),
             "image_is_pad": torch.from_numpy(window.image_is_pad_NF[0]),
             "prompt": prompt,
             "idx": sample,

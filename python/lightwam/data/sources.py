@@ -62,12 +62,31 @@ def open_datasets(folders: Sequence[Path], config: LightWAMConfig, max_episodes:
 
 
 def fitted(dataset: Dataset, robot: RobotConfig) -> Dataset:
-    """The data set with the robot's camera names. Raises `DataError`: cameras, widths or rate are not the robot's."""
+    """The data set with the robot's camera names.
+
+    Raises `DataError`: cameras, widths, rate or gripper values are not the robot's.
+    """
     names = {c.data_name: c.name for c in robot.cameras if c.data_name is not None and c.data_name != c.name}
     dataset = dataset.renamed(names)
     dataset.check(tuple(camera.name for camera in robot.cameras), len(robot.state), len(robot.action))
     dataset.check_rate(robot.control_hz)
+    _check_gripper(dataset, robot)
     return dataset
+
+
+def _check_gripper(dataset: Dataset, robot: RobotConfig) -> None:
+    """A gripper of another convention (such as -1 open, 1 closed for 1 open, 0 closed) trains well and acts wrongly."""
+    if (rule := robot.gripper) is None:
+        return
+    values = dataset.action[..., robot.gripper_column]
+    low, high = sorted((rule.data_open, rule.data_closed))
+    margin = 0.1 * (high - low)
+    if values.min() < low - margin or values.max() > high + margin:
+        raise DataError(
+            f"data set {dataset.root} has gripper commands {rule.dimension!r} from {values.min():g} to "
+            f"{values.max():g}, the robot's file says {rule.data_open:g} open and {rule.data_closed:g} closed: set its "
+            "gripper's data_open and data_closed to what the data hold"
+        )
 
 
 def first_episodes(dataset: Dataset, count: int | None) -> Dataset:

@@ -28,10 +28,8 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of N rows. States and actions are in data-set units, not normalised."""
+    """Windows of N rows. Actions are in data-set units, not normalised."""
 
-    state_NWP: Floats
-    state_is_pad_NW: Flags
     action_NHA: Floats
     action_is_pad_NH: Flags
     frame_rows_NF: Rows
@@ -104,17 +102,21 @@ class WindowIndex:
         """Rows of the windows' frames [B, F], and which are past the end."""
         return self._rows_at(rows_B, self.frame_steps)
 
+    def state_windows(self, rows_B: Rows) -> tuple[Floats, Flags]:
+        """States of the windows [B, W, P], in data-set units, and which are past the end [B, W]."""
+        rows_BW, is_pad = self._rows_at(rows_B, np.arange(self.states))
+        return self.dataset.state[rows_BW], is_pad
+
     def windows(self, rows_B: Rows) -> Windows:
-        """The windows that start at these rows."""
+        """Actions and frames of the windows that start at these rows."""
         dataset, substeps = self.dataset, self.dataset.action_substeps
-        state_rows, state_is_pad = self._rows_at(rows_B, np.arange(self.states))
         wanted = rows_B[:, None] * substeps + self.sample_stride * np.arange(self.horizon)
         stop = self._action_stop_N[rows_B, None] * substeps
         action_is_pad = wanted >= stop
         action = dataset.action.reshape(-1, dataset.action.shape[2])[np.minimum(wanted, stop - 1)]
         action[action_is_pad[..., None] & self.is_delta_A] = 0.0
         frame_rows, image_is_pad = self.frame_rows(rows_B)
-        return Windows(dataset.state[state_rows], state_is_pad, action, action_is_pad, frame_rows, image_is_pad)
+        return Windows(action, action_is_pad, frame_rows, image_is_pad)
 
     def _rows_at(self, rows_B: Rows, steps: Rows) -> tuple[Rows, Flags]:
         """Rows so many control steps after these [B, K], the episode's last at most, and which are past it."""

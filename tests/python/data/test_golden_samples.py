@@ -20,7 +20,7 @@ from lightwam.data.frames import read_frames
 from lightwam.data.images import RESIZE_ONCE, CanvasRule
 from lightwam.data.published_statistics import published_statistics
 from lightwam.data.samples import CachedFrames, DecodedFrames, SampleOptions, Samples
-from lightwam.data.windows import published_split
+from lightwam.data.windows import WindowIndex, published_split
 
 PLAIN, TWICE = SampleOptions(), CanvasRule(resize_first=(240, 320))
 
@@ -72,8 +72,7 @@ def test_every_tensor_of_a_sample(name: str) -> None:
         measured = published_statistics([data.take([1, 2, 0])], variant.config)
     frames = DecodedFrames(data, variant.config, variant.rule, keep=3)
     samples = Samples(data, variant.config, measured, variant.options, frames=frames)
-    plain = SampleOptions(variant.options.sample_stride, zero_padded_deltas=False)
-    raw = Samples(data, variant.config, measured, plain)
+    raw = WindowIndex(data, variant.config, variant.options.sample_stride, zero_padded_deltas=False)
     assert len(samples) == {"robotwin": 48, "hdf5": 9}.get(name, 65)
     for number, tensors_of in wanted(folder, name):
         made = samples[number]
@@ -87,9 +86,9 @@ def test_every_tensor_of_a_sample(name: str) -> None:
         torch.testing.assert_close(made["video"].sum((-1, -2)), tensors_of["video_sum"], atol=0.02, rtol=0)
         if "video_first" in tensors_of:
             torch.testing.assert_close(made["video"][:, 0], tensors_of["video_first"], atol=1e-5, rtol=0)
-        window = raw.raw(number)[1]
-        np.testing.assert_array_equal(window.action_NHA[0], tensors_of["raw_action"])
-        np.testing.assert_array_equal(window.state_NWP[0], tensors_of["raw_state"])
+        row = raw.rows[[number]]
+        np.testing.assert_array_equal(raw.windows(row).action_NHA[0], tensors_of["raw_action"])
+        np.testing.assert_array_equal(raw.state_windows(row)[0][0], tensors_of["raw_state"])
 
 
 @pytest.mark.parametrize("name", ["libero", "hdf5"])
@@ -104,7 +103,7 @@ def test_source_frames_are_the_decoders(name: str) -> None:
         for name, span in episode.videos.items()
     }
     for number, tensors_of in wanted(folder, name):
-        episode, row = samples.raw(number)[0], samples.index.rows[number]
+        episode, row = samples.episode(number), samples.index.rows[number]
         steps = np.minimum(row - episode.start + np.arange(33), episode.length - 1)
         for camera, data_name in data_names.items():
             found = sums[episode.start, camera][steps]
@@ -124,12 +123,16 @@ def test_one_resize_differs_from_the_published_two() -> None:
 
 def test_cached_frames_are_half_a_grey_level_off_at_most(tmp_path: Path) -> None:
     data, config, measured = dataset(LEROBOT, "libero_tiny"), libero(), statistics(LEROBOT, "libero_tiny")
-    cache = FrameCache(data, config.cameras, tmp_path)
-    cache.build()
-    cached = Samples(data, config, measured, frames=CachedFrames(cache))
-    exact = Samples(data, config, measured, frames=DecodedFrames(data, config, keep=3))
-    for number in (0, 16, 64):
-        assert (cached[number]["video"] - exact[number]["video"]).abs().max() <= 1.0 / 255 + 1e-6
+    paths = set()
+    for rule in (RESIZE_ONCE, CanvasRule(cover=(48, 64))):
+        cache = FrameCache(data, config.cameras, tmp_path, rule)
+        assert cache.build() == 3
+        paths.add(cache.path(data.episodes[0]))
+        cached = Samples(data, config, measured, frames=CachedFrames(cache))
+        exact = Samples(data, config, measured, frames=DecodedFrames(data, config, rule, keep=3))
+        for number in (0, 16, 64):
+            assert (cached[number]["video"] - exact[number]["video"]).abs().max() <= 1.0 / 255 + 1e-6
+    assert len(paths) == 2
 
 
 @pytest.mark.parametrize("name", ["libero", "robotwin", "hdf5"])
@@ -180,4 +183,4 @@ def test_hdf5_splits_are_sorted_and_count_short_episodes() -> None:
 def test_prompts_are_the_published_ones() -> None:
     samples = Samples(dataset(LEROBOT, "libero_tiny"), libero(), statistics(LEROBOT, "libero_tiny"))
     for number, fact in facts(LEROBOT)["libero"]["samples"].items():
-        assert samples.prompt(samples.raw(int(number))[0]) == fact["prompt"]
+        assert samples.prompt(samples.episode(int(number))) == fact["prompt"]

@@ -98,19 +98,19 @@ def test_a_row_is_a_whole_window(tmp_path: Path) -> None:
             index = WindowIndex(data, config, stride)
             found = [int(((index.rows >= e.start) & (index.rows < e.stop)).sum()) for e in data.episodes]
             assert found == wanted
-            windows = index.windows(index.rows)
-            assert not (
-                windows.state_is_pad_NW.any() or windows.action_is_pad_NH.any() or windows.image_is_pad_NF.any()
-            )
-            np.testing.assert_array_equal(windows.action_NHA[:, :, 0], windows.state_NWP[:, :-1, 0] + 0.5)
+            windows, (states, is_pad) = index.windows(index.rows), index.state_windows(index.rows)
+            assert not (is_pad.any() or windows.action_is_pad_NH.any() or windows.image_is_pad_NF.any())
+            np.testing.assert_array_equal(windows.action_NHA[:, :, 0], states[:, :-1, 0] + 0.5)
 
 
 def test_missing_actions_are_padding(tmp_path: Path) -> None:
     write_episode(tmp_path / "episode_0.hdf5", 6, actions=5)
-    windows = build_windows(open_dataset(tmp_path), CONFIG)
+    data = open_dataset(tmp_path)
+    windows = build_windows(data, CONFIG)
     assert windows.action_is_pad_NH[0].tolist() == [False] * 5 + [True] * 27
     assert windows.action_NHA[5, 0, 0] == 4.5 and windows.action_is_pad_NH[5].all()
-    assert windows.state_is_pad_NW[0].tolist() == [False] * 6 + [True] * 27
+    is_pad = WindowIndex(data, CONFIG, whole=False).state_windows(np.array([0]))[1]
+    assert is_pad[0].tolist() == [False] * 6 + [True] * 27
 
 
 def test_an_episode_of_one_window(tmp_path: Path) -> None:

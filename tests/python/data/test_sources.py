@@ -50,6 +50,18 @@ def test_cameras_take_the_robots_names() -> None:
     assert swapped.episodes[0].videos["image"] == data.episodes[0].videos["wrist_image"]
 
 
+def test_a_gripper_of_another_convention() -> None:
+    data, robot = open_dataset(TINY), libero().robot
+    assert robot.gripper is not None
+    action = data.action.copy()
+    action[..., 6] = 1 - 2 * action[..., 6]  # -1 open, 1 closed, as robosuite has it
+    other = replace(data, action=action)
+    with pytest.raises(DataError, match="'gripper' from -1 to 1, the robot's file says 1 open and 0 closed"):
+        fitted(other, robot)
+    fitted(other, replace(robot, gripper=replace(robot.gripper, data_open=-1.0, data_closed=1.0)))
+    fitted(other, replace(robot, gripper=None))
+
+
 def test_an_unknown_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is missing"):
         open_dataset(tmp_path / "nowhere")
