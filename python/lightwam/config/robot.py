@@ -209,6 +209,10 @@ class RobotConfig:
     gripper: GripperRule | None = None
     """None: actions reach the robot in the units of the data."""
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    state_key: str = "observation.state"
+    """Column of a LeRobot data set that holds the state."""
+    action_key: str = "action"
+    """Column of a LeRobot data set that holds the actions."""
     prompt_template: str | None = None
     """Sentence around an instruction, with {task} in it once. None: that of the policy's text encoder."""
     notes: str = ""

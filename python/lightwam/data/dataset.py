@@ -169,16 +169,16 @@ class Dataset:
         )
 
     def renamed(self, names: Mapping[str, str]) -> Dataset:
-        """The data set with cameras under other names: `names` is old -> new. Raises `DataError`: no such camera."""
+        """The data set with cameras under other names: `names` is old -> new. A camera that had a new name is left out.
+
+        Raises `DataError`: there is no such camera.
+        """
         missing = sorted(set(names) - set(self.cameras))
         if missing:
             raise DataError(f"data set {self.root} has cameras {list(self.cameras)}, without {missing}: choose another")
-
-        def new(name: str) -> str:
-            return names.get(name, name)
-
-        cameras = tuple(map(new, self.cameras))
-        if len(set(cameras)) < len(cameras):
-            raise DataError(f"data set {self.root} would have two cameras of one name {list(cameras)}: rename both")
-        episodes = tuple(replace(e, videos={new(k): span for k, span in e.videos.items()}) for e in self.episodes)
-        return replace(self, cameras=cameras, episodes=episodes)
+        new = {old: names.get(old, old) for old in self.cameras if old in names or old not in names.values()}
+        episodes = tuple(
+            replace(episode, videos={new[old]: span for old, span in episode.videos.items() if old in new})
+            for episode in self.episodes
+        )
+        return replace(self, cameras=tuple(new.values()), episodes=episodes)

@@ -76,13 +76,10 @@ def _read_info(root: Path) -> dict[str, Any]:
     return info
 
 
-def _cameras(info: Mapping[str, Any], dtype: str) -> list[str]:
-    """Names of the cameras that are stored as 'video' or as 'image'."""
-    return [
-        key.removeprefix(IMAGE_PREFIX)
-        for key, feature in info["features"].items()
-        if key.startswith(IMAGE_PREFIX) and feature.get("dtype") == dtype
-    ]
+def _cameras(info: Mapping[str, Any], dtype: str) -> dict[str, str]:
+    """Name -> key of the cameras that are stored as 'video' or as 'image'; the name is the key without its prefix."""
+    keys = [key for key, feature in info["features"].items() if feature.get("dtype") == dtype]
+    return {key.removeprefix(IMAGE_PREFIX): key for key in keys}
 
 
 def _tasks(root: Path, rows: list[dict[str, Any]]) -> dict[int, str]:
@@ -110,7 +107,8 @@ def _read_v3(root: Path, info: dict[str, Any]) -> _Listing:
     tasks = _tasks(root, read_records(root, [root / "meta" / "tasks.parquet"]))
     fps = float(info["fps"])
     parts = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-    videos = {name: [f"videos/{IMAGE_PREFIX}{name}/{part}" for part in parts] for name in _cameras(info, "video")}
+    keys = _cameras(info, "video")
+    videos = {name: [f"videos/{key}/{part}" for part in parts] for name, key in keys.items()}
     wanted = ["episode_index", "length", "dataset_from_index"]
     fields = [*wanted, "dataset_to_index", *(field for names in videos.values() for field in names)]
     rows = read_records(root, _numbered(root / "meta" / "episodes"), fields)
@@ -126,18 +124,19 @@ def _read_v3(root: Path, info: dict[str, Any]) -> _Listing:
                 f"data set {root} is damaged: episode {index} claims rows {start}..{row['dataset_to_index']} and a "
                 f"length of {length}; record it again"
             )
-        spans = {name: _v3_span(root, info, row, name, names, fps) for name, names in listed.items()}
+        spans = {name: _v3_span(root, info, row, keys[name], fields, fps) for name, fields in listed.items()}
         episodes.append(Episode(index, start, start + length, "", spans))
     return _Listing(tables, tasks, episodes, tuple(listed))
 
 
 def _v3_span(
-    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], name: str, fields: list[str], fps: float
+    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str, fields: list[str], fps: float
 ) -> FrameSpan:
     chunk, file, seconds = (row[field] for field in fields[:3])
-    path = root / str(info["video_path"]).format(video_key=IMAGE_PREFIX + name, chunk_index=chunk, file_index=file)
-    end = row.get(fields[3])
-    count = int(row["length"]) if end is None else round((end - seconds) * fps)
+    path = root / str(info["video_path"]).format(video_key=key, chunk_index=chunk, file_index=file)
+    count, end = int(row["length"]), row.get(fields[3])
+    if end is not None:
+        count = min(count, round((end - seconds) * fps))  # fewer than rows: `Dataset.check` refuses the camera
     return FrameSpan(path, round(seconds * fps), count, fps)
 
 
@@ -151,8 +150,8 @@ def _read_v2(root: Path, info: dict[str, Any]) -> _Listing:
         names = {"episode_chunk": index // chunk_size, "episode_index": index}
         paths.append(root / str(info["data_path"]).format(**names))
         spans = {}
-        for name in cameras:
-            path = root / str(info["video_path"]).format(video_key=IMAGE_PREFIX + name, **names)
+        for name, key in cameras.items():
+            path = root / str(info["video_path"]).format(video_key=key, **names)
             spans[name] = FrameSpan(path, 0, length, fps)
         episodes.append(Episode(index, start, start + length, "", spans))
         start += length
@@ -175,13 +174,13 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"data set file {path} is missing or damaged ({error}): record the data set again") from error
 
 
-def _image_spans(tables: Tables, episode: Episode, cameras: list[str]) -> dict[str, FrameSpan]:
+def _image_spans(tables: Tables, episode: Episode, cameras: Mapping[str, str]) -> dict[str, FrameSpan]:
     """Where the images of an episode lie in the row tables."""
     file = int(np.searchsorted(tables.starts, episode.start, "right")) - 1
     if episode.stop > tables.starts[file + 1]:
         return {}  # spread over files, as no writer does it
     first = episode.start - int(tables.starts[file])
-    return {name: FrameSpan(tables.paths[file], first, episode.length, None, IMAGE_PREFIX + name) for name in cameras}
+    return {name: FrameSpan(tables.paths[file], first, episode.length, None, key) for name, key in cameras.items()}
 
 
 def _assemble(root: Path, info: dict[str, Any], listing: _Listing, state_key: str, action_key: str) -> Dataset:
@@ -190,7 +189,7 @@ def _assemble(root: Path, info: dict[str, Any], listing: _Listing, state_key: st
     values = tables.load(types | {name: np.float64 for name in _INDEX_COLUMNS if name in tables.names})
     state, action = values.pop(state_key), _actions(root, values.pop(action_key), info)
     check_rows(root, listing.episodes, values, fps, int(tables.starts[-1]))
-    images = [name for name in _cameras(info, "image") if IMAGE_PREFIX + name in tables.names]
+    images = {name: key for name, key in _cameras(info, "image").items() if key in tables.names}
     episodes = []
     for episode in listing.episodes:
         task = listing.tasks.get(int(values["task_index"][episode.start]), "")
@@ -200,7 +199,7 @@ def _assemble(root: Path, info: dict[str, Any], listing: _Listing, state_key: st
         episodes.append(Episode(episode.index, episode.start, episode.stop, task, videos))
     if state.ndim != 2:
         raise DataError(f"data set {root} has state {state.shape}: it must be [rows, width]")
-    known = {state_key, action_key, *_INDEX_COLUMNS, *(IMAGE_PREFIX + name for name in images)}
+    known = {state_key, action_key, *_INDEX_COLUMNS, *images.values()}
     columns = Columns([name for name in tables.names if name not in known], tables.numbers)
     cameras = (*listing.cameras, *(name for name in images if all(name in e.videos for e in episodes)))
     dataset = Dataset(root, fps, state, action, columns, tuple(episodes), cameras)

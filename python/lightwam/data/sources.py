@@ -32,10 +32,22 @@ class DataSource:
     (`lightwam.data.mixture`)."""
 
 
-def open_dataset(root: Path) -> Dataset:
-    """Read a data set of any known format: LeRobot, real-robot HDF5, RoboTwin. Raises `DataError`."""
+def open_dataset(root: Path, robot: RobotConfig | None = None) -> Dataset:
+    """Read a data set of any known format: LeRobot, real-robot HDF5, RoboTwin. Raises `DataError`.
+
+    `robot` names the columns and cameras of the data set, and the cameras take its names; None: they have LeRobot's
+    usual names, and cameras keep theirs. `fitted` compares the rest.
+    """
+    dataset = _open(root, robot)
+    if robot is None:
+        return dataset
+    names = {c.data_name: c.name for c in robot.cameras if c.data_name is not None and c.data_name != c.name}
+    return dataset.renamed(names)
+
+
+def _open(root: Path, robot: RobotConfig | None) -> Dataset:
     if (root / "meta" / "info.json").exists():
-        return open_lerobot(root)
+        return open_lerobot(root) if robot is None else open_lerobot(root, robot.state_key, robot.action_key)
     if episode_files(root, REAL_ROBOT_FILES):
         return open_real_robot(root)
     if episode_files(root / "data", ROBOTWIN_FILES) or episode_files(root, ROBOTWIN_FILES):
@@ -50,24 +62,20 @@ def open_dataset(root: Path) -> Dataset:
 
 def open_source(source: DataSource, robot: RobotConfig) -> Dataset:
     """The chosen episodes of a source, its cameras under the robot's names. Raises `DataError`: it does not fit."""
-    dataset = select(open_dataset(source.folder), source.episodes, source.tasks)
-    return fitted(dataset, robot)
+    return fitted(select(open_dataset(source.folder, robot), source.episodes, source.tasks), robot)
 
 
 def open_datasets(folders: Sequence[Path], config: LightWAMConfig, max_episodes: int | None = None) -> list[Dataset]:
     """Data sets that fit the configuration's robot, of each the first `max_episodes`. Raises `DataError`."""
     if not folders:
         raise DataError("no data set is given: name at least one folder after --data")
-    return [fitted(first_episodes(open_dataset(folder), max_episodes), config.robot) for folder in folders]
+    return [
+        fitted(first_episodes(open_dataset(folder, config.robot), max_episodes), config.robot) for folder in folders
+    ]
 
 
 def fitted(dataset: Dataset, robot: RobotConfig) -> Dataset:
-    """The data set with the robot's camera names.
-
-    Raises `DataError`: cameras, widths, rate or gripper values are not the robot's.
-    """
-    names = {c.data_name: c.name for c in robot.cameras if c.data_name is not None and c.data_name != c.name}
-    dataset = dataset.renamed(names)
+    """The data set itself. Raises `DataError`: its cameras, widths, rate or gripper commands are not the robot's."""
     dataset.check(tuple(camera.name for camera in robot.cameras), len(robot.state), len(robot.action))
     dataset.check_rate(robot.control_hz)
     _check_gripper(dataset, robot)

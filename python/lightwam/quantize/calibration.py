@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lightwam.config import LightWAMConfig
+from lightwam.config import LightWAMConfig, RobotConfig
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.engine.inputs import RANDOM_INSTRUCTION, Observation, random_observation
@@ -56,7 +56,7 @@ def recorded_observations(
     from lightwam.data.sources import open_dataset
     from lightwam.data.windows import rows_of, split_episodes
 
-    dataset = named_as_live(graph, open_dataset(folder))
+    dataset = open_dataset(folder, robot_of(graph))
     cameras = check_recording(graph, dataset)
     if len(dataset.episodes) < 2:
         raise DataError(f"data set {folder} has one episode: calibration and held-out need one each, record another")
@@ -103,21 +103,18 @@ def check_recording(graph: Graph, dataset: Dataset) -> tuple[str, ...]:
     return cameras
 
 
-def named_as_live(graph: Graph, dataset: Dataset) -> Dataset:
-    """The data set with the robot's camera names, where the engine tells its configuration."""
-    if "config" not in graph.provenance:
-        return dataset
-    cameras = LightWAMConfig.from_dict(graph.provenance["config"]).robot.cameras
-    return dataset.renamed({c.data_name: c.name for c in cameras if c.data_name is not None and c.data_name != c.name})
+def robot_of(graph: Graph) -> RobotConfig | None:
+    """The robot of an engine that tells its configuration."""
+    config = graph.provenance.get("config")
+    return None if config is None else LightWAMConfig.from_dict(config).robot
 
 
 def turned_as_live(graph: Graph, seen: list[Observation]) -> list[Observation]:
     """Images turned to lie as the live robot's do, where the engine tells its configuration."""
     from lightwam.data.images import as_on_robot
 
-    if "config" not in graph.provenance:
+    if (robot := robot_of(graph)) is None:
         return seen
-    robot = LightWAMConfig.from_dict(graph.provenance["config"]).robot
     cameras = {camera.name: camera for camera in robot.cameras}
     return [
         replace(x, images={name: as_on_robot(image[None], cameras[name])[0] for name, image in x.images.items()})

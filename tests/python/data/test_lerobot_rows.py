@@ -236,8 +236,8 @@ class TestFilesOfManyEpisodes:
         refused("row 8 of 9 belongs to no episode", length=[4, 4], dataset_to_index=[4, 8])
         refused("row 0 of episode 1 has episode_index 0", dataset_from_index=[0, 3], dataset_to_index=[4, 8])
         seconds = "videos/observation.images.agentview/to_timestamp"
-        write_table(path, {**table, seconds: [0.2, 0.5]})
-        with pytest.raises(DataError, match="episode 1 has 5 rows and 6 frames of 'agentview'"):
+        write_table(path, {**table, seconds: [0.2, 0.4]})
+        with pytest.raises(DataError, match="episode 1 has 5 rows and 4 frames of 'agentview'"):
             open_dataset(root).check(("agentview",), 8, 7)
         open_dataset(root).check((), 8, 7)  # nobody reads that camera
 
@@ -275,3 +275,46 @@ def test_tasks_and_listing_in_any_order(tmp_path: Path) -> None:
     path = root / "meta/episodes.jsonl"
     write_lines(path, [json.loads(line) for line in path.read_text().splitlines()][::-1])
     assert [episode.length for episode in open_dataset(root).episodes] == [3, 2]
+
+
+def test_other_names_of_columns_and_cameras(tmp_path: Path) -> None:
+    """As some LIBERO sets have them: `image`, `wrist_image`, `state`, `actions`."""
+    names = {"observation.images.agentview": "image", "observation.images.wrist": "wrist_image",
+             "observation.state": "state", "action": "actions"}  # fmt: skip
+
+    def rename(episode: int, columns: Columns) -> None:
+        for old, new in names.items():
+            columns[new] = columns.pop(old)
+
+    root = write_v2(tmp_path / "set", (3, 4), images=True, edit=rename, version="v2.0")
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"] = {names[key]: feature for key, feature in info["features"].items()}
+    path.write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"no column 'observation\.state', only .*'state'"):
+        open_dataset(root)
+    robot = LightWAMConfig.libero().robot
+    first, second = robot.cameras
+    cameras = (replace(first, data_name="image"), replace(second, data_name="wrist_image"))
+    robot = replace(robot, cameras=cameras, state_key="state", action_key="actions")
+    (data,) = open_datasets([root], LightWAMConfig.libero().with_robot(robot))
+    assert data.cameras == ("agentview", "wrist") and data.state[3, 0] == 100
+    np.testing.assert_allclose(levels(data.episodes[1].videos["wrist"]), [grey(1, i, 1) for i in range(4)])
+
+
+def test_image_columns_of_many_episodes_and_row_groups(tmp_path: Path) -> None:
+    from helpers.lerobot_sets import encoded
+
+    lengths = (4, 5, 3)
+    root = write_v3(tmp_path / "set", lengths, {})
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"] = {"observation.images.wrist": {"dtype": "image"}}
+    path.write_text(json.dumps(info))
+    path = root / "data/chunk-000/file-000.parquet"
+    cells = [{"bytes": encoded(grey(e, i)), "path": None} for e, n in enumerate(lengths) for i in range(n)]
+    table = pq.read_table(path).append_column("observation.images.wrist", pa.array(cells))
+    pq.write_table(table[:9], path, row_group_size=2)
+    pq.write_table(table[9:], path.with_name("file-001.parquet"))
+    for episode in open_dataset(root).episodes[::-1]:
+        assert levels(episode.videos["wrist"]) == [grey(episode.index, i) for i in range(episode.length)]

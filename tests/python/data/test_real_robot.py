@@ -79,7 +79,7 @@ def test_a_row_is_a_whole_window(tmp_path: Path) -> None:
     for number, (rows, actions, images) in enumerate(sizes):
         write_episode(tmp_path / f"episode_{number}.hdf5", rows, actions=actions, images=images)
     with pytest.warns(UserWarning, match="lengths differ"):
-        data = fitted(open_dataset(tmp_path), CONFIG.robot)
+        data = fitted(open_dataset(tmp_path, CONFIG.robot), CONFIG.robot)
     for stride in (1, 2):
         short = replace(
             CONFIG, video=replace(CONFIG.video, num_frames=5), horizon=16, replan_steps=16
@@ -116,7 +116,7 @@ def test_missing_actions_are_padding(tmp_path: Path) -> None:
 def test_an_episode_of_one_window(tmp_path: Path) -> None:
     for number, rows in enumerate((33, 36)):
         write_episode(tmp_path / f"episode_{number}.hdf5", rows)
-    data = fitted(open_dataset(tmp_path), CONFIG.robot)
+    data = fitted(open_dataset(tmp_path, CONFIG.robot), CONFIG.robot)
     ours, theirs = (published_statistics([data], CONFIG, one_window_is_nan=nan) for nan in (False, True))
     for field in ("state", "action"):
         assert np.isnan(theirs[field]["default"]["global_std"]).all()
@@ -206,7 +206,7 @@ def test_robotwin(tmp_path: Path) -> None:
     root = tmp_path / "lift_pot/demo_clean"
     for number in (0, 1, 10, 2):
         write_robotwin(root / f"data/episode{number}.hdf5", 5 + number)
-    data = fitted(open_dataset(root), CONFIG.robot)
+    data = fitted(open_dataset(root, CONFIG.robot), CONFIG.robot)
     assert [(e.index, e.length, e.task) for e in data.episodes] == [
         (0, 4, "lift pot"), (1, 5, "lift pot"), (2, 6, "lift pot"), (10, 14, "lift pot")]  # fmt: skip
     assert data.state[:5, 0].tolist() == [0, 1, 2, 3, 0] and data.action[:5, 0, 0].tolist() == [1, 2, 3, 4, 1]

@@ -71,4 +71,4 @@ def robotwin() -> LightWAMConfig:
 def dataset(folder: Path, name: str) -> Dataset:
     """One of the sets, its cameras under the robot's names."""
     config = libero() if name == "libero_tiny" else robotwin()
-    return fitted(open_dataset(folder / name), config.robot)
+    return fitted(open_dataset(folder / name, config.robot), config.robot)
