@@ -18,6 +18,7 @@ from helpers.lerobot_sets import CAMERAS, Columns, grey, write_frames, write_lin
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
 from lightwam.data.dataset import FrameSpan
+from lightwam.data.frames import content_of
 from lightwam.data.lerobot import open_dataset, read_frames
 from lightwam.data.sources import open_datasets
 from lightwam.errors import DataError
@@ -268,6 +269,36 @@ def _count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(frames, "_Video", Counted)
     return decoded
+
+
+def test_a_cache_is_of_its_videos(tmp_path: Path) -> None:
+    root, cameras = write_v2(tmp_path / "set", (4, 3)), LightWAMConfig.nano().cameras
+    cache = FrameCache(open_dataset(root), cameras, tmp_path / "cache")
+    assert cache.build() == 2
+    path = root / "videos/chunk-000/observation.images.wrist/episode_000001.mp4"
+    write_frames(path, [200] * 3, 20)
+    later = FrameCache(open_dataset(root), cameras, tmp_path / "cache")
+    assert later.build() == 1
+    first, second = later.dataset.episodes
+    assert later.path(first) == cache.path(first)
+    assert round(float(later.load(second)[:, :, cameras.width // 2 :].mean())) == pytest.approx(200, abs=2)
+    path.unlink()
+    with pytest.raises(DataError, match=r"episode_000001\.mp4 is missing"):
+        FrameCache(open_dataset(root), cameras, tmp_path / "cache").load(second)
+
+
+def test_a_file_is_told_by_its_size_its_ends_and_parts_between(tmp_path: Path) -> None:
+    path, content = tmp_path / "big.mp4", bytearray(1 << 20)
+    seen = set()
+    for place in (None, 0, (1 << 20) - 1, ((1 << 20) - (1 << 15)) * 3 // 7 + 5):
+        if place is not None:
+            content[place] ^= 1
+        path.write_bytes(content)
+        seen.add(content_of(FrameSpan(path, 0, 3)))
+    path.write_bytes(content + b"1")
+    seen.add(content_of(FrameSpan(path, 0, 3)))
+    seen.add(content_of(FrameSpan(path, 1, 3)))
+    assert len(seen) == 6
 
 
 def test_tasks_and_listing_in_any_order(tmp_path: Path) -> None:
