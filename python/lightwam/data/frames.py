@@ -225,8 +225,10 @@ class _HDF5Images:
 
 def decode_image(encoded: bytes, span: FrameSpan, row: int) -> Images:
     """A PNG, JPEG, ... as uint8 [h, w, 3]. Raises `DataError`, which names the file, the column and the row."""
-    from PIL import Image, UnidentifiedImageError
-
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise DataError(f"images in {span.path} need Pillow, which is not installed: pip install pillow") from error
     where = f"{span.path}: {span.column!r}, row {row}"
     try:
         with Image.open(io.BytesIO(encoded)) as image:

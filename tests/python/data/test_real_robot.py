@@ -175,18 +175,19 @@ def test_bad_images_name_their_row(tmp_path: Path) -> None:
             list(read_frames([spans[camera]]))
 
 
-def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "package"), [("h5py", "h5py"), ("PIL", "pillow")])
+def test_without_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, package: str) -> None:
     write_episode(tmp_path / "episode_0.hdf5", 34)
     original = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "h5py":
-            raise ImportError("No module named 'h5py'")
+        if name == module:
+            raise ImportError(f"No module named {name!r}")
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(DataError, match="pip install h5py"):
-        open_dataset(tmp_path)
+    with pytest.raises(DataError, match=f"pip install {package}"):
+        list(read_frames([open_dataset(tmp_path).episodes[0].videos["cam_high"]]))
 
 
 def write_robotwin(path: Path, rows: int, width: int = 14, frames: int | None = None) -> None:
