@@ -48,6 +48,8 @@ class Camera:
     """Of the images that the data set holds."""
     on_robot: Orientation = "upright"
     """Of the images that the live robot delivers. An engine turns by 180 degrees or not at all."""
+    data_name: str | None = None
+    """The camera's name in the data set. None: the same."""
 
     def __post_init__(self) -> None:
         require(self.name != "", "camera.name", self.name, "give the camera a name")
@@ -208,6 +210,10 @@ class RobotConfig:
     gripper: GripperRule | None = None
     """None: actions reach the robot in the units of the data."""
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    state_key: str = "observation.state"
+    """Column of a LeRobot data set that holds the state."""
+    action_key: str = "action"
+    """Column of a LeRobot data set that holds the actions."""
     prompt_template: str | None = None
     """Sentence around an instruction, with {task} in it once. None: that of the policy's text encoder."""
     notes: str = ""

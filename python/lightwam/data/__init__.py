@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data: LeRobot readers, windows, normalisers, images and caches."""
+"""Data: readers of every format, windows, samples, statistics, normalisers, images and caches."""

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ import numpy.typing as npt
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import FLIPS, CameraLayout
-from lightwam.data.images import canvas_uint8
-from lightwam.data.lerobot import Episode, LeRobotDataset, read_frames
+from lightwam.data.dataset import Dataset, Episode
+from lightwam.data.frames import content_of, read_frames
+from lightwam.data.images import RESIZE_ONCE, CanvasRule, canvas_uint8
 from lightwam.errors import DataError
 from lightwam.files import replacing_file
 from lightwam.progress import counting_bar
@@ -31,24 +31,28 @@ from lightwam.progress import counting_bar
 Array = npt.NDArray[Any]
 
 
-def episode_fingerprint(dataset: LeRobotDataset, episode: Episode) -> str:
-    """16 hex digits of the episode's rows and of where its frames lie."""
+def episode_fingerprint(dataset: Dataset, episode: Episode, layout: CameraLayout) -> str:
+    """16 hex digits of the episode's rows and of the frames of its cameras. Raises `DataError`: a file is missing."""
     digest = hashlib.sha256()
     span = slice(episode.start, episode.stop)
     digest.update(dataset.state[span].tobytes())
     digest.update(dataset.action[span].tobytes())
+    for camera in layout.cameras:
+        digest.update(content_of(episode.videos[camera.name]))
     return digest.hexdigest()[:16]
 
 
-def layout_fingerprint(layout: CameraLayout) -> str:
-    """8 hex digits of a canvas layout and of how the data set's images lie."""
+def layout_fingerprint(layout: CameraLayout, rule: CanvasRule = RESIZE_ONCE) -> str:
+    """8 hex digits of a canvas layout, of how the data set's images lie, and of how they are resized."""
     cameras = []
     for camera in layout.cameras:
         up_down, left_right = FLIPS[camera.in_data]
         place = {"name": camera.name, "top": camera.top, "left": camera.left}
         size = {"height": camera.height, "width": camera.width}
         cameras.append({**place, **size, "flip_vertical": up_down, "flip_horizontal": left_right})
-    document = {"height": layout.height, "width": layout.width, "cameras": cameras}
+    document: dict[str, Any] = {"height": layout.height, "width": layout.width, "cameras": cameras}
+    if rule != RESIZE_ONCE:
+        document["rule"] = [rule.resize_first, rule.cover]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -74,19 +78,23 @@ def load_array(path: Path, shape: tuple[int, ...], dtype: str) -> Array:
 class FrameCache:
     """Every frame of a data set as a uint8 canvas [H, W, 3], one file per episode."""
 
-    def __init__(self, dataset: LeRobotDataset, layout: CameraLayout, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, layout: CameraLayout, folder: Path, rule: CanvasRule = RESIZE_ONCE) -> None:
         dataset.check(tuple(camera.name for camera in layout.cameras), dataset.state.shape[1], dataset.action.shape[2])
-        self.dataset, self.layout, self.folder = dataset, layout, folder
+        self.dataset, self.layout, self.folder, self.rule = dataset, layout, folder, rule
+
+    def name(self, episode: Episode) -> str:
+        """What tells an episode's canvases from all others."""
+        episode_digits = episode_fingerprint(self.dataset, episode, self.layout)
+        return f"{episode_digits}-{layout_fingerprint(self.layout, self.rule)}"
 
     def path(self, episode: Episode) -> Path:
         """The cache file of one episode."""
-        name = f"{episode_fingerprint(self.dataset, episode)}-{layout_fingerprint(self.layout)}.npy"
-        return self.folder / f"frames-{name}"
+        return self.folder / f"frames-{self.name(episode)}.npy"
 
     def load(self, episode: Episode) -> npt.NDArray[np.uint8]:
         """uint8 [n, H, W, 3], memory-mapped."""
-        shape = (episode.length, self.layout.height, self.layout.width, 3)
-        return load_array(self.path(episode), shape, "uint8")
+        height, width = self.rule.cover or (self.layout.height, self.layout.width)
+        return load_array(self.path(episode), (episode.length, height, width, 3), "uint8")
 
     @default_arithmetic
     def build(self) -> int:
@@ -94,30 +102,16 @@ class FrameCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [episode for episode in self.dataset.episodes if not self.path(episode).exists()]
         first = self.layout.cameras[0].name
-        by_file: dict[Path, list[Episode]] = defaultdict(list)
-        done = 0
-        for episode in missing:
-            by_file[episode.videos[first].path].append(episode)
-        with counting_bar("decode frames", show=True) as update:
-            for episodes in by_file.values():
-                for _ in self._decode_file(sorted(episodes, key=lambda e: e.videos[first].first)):
-                    done += 1
-                    update(done, len(missing))
-        return len(missing)
-
-    def _decode_file(self, episodes: list[Episode]) -> Iterator[Episode]:
-        """Decode one by one episodes whose first camera shares a file; the other cameras must lie in the same order."""
+        missing.sort(key=lambda e: (str(e.videos[first].path), e.videos[first].first))
         names = [camera.name for camera in self.layout.cameras]
-        for name in names:
-            if len({episode.videos[name].path for episode in episodes}) > 1:
-                for episode in episodes:
-                    yield from self._decode_file([episode])
-                return
-        streams = [read_frames([episode.videos[name] for episode in episodes]) for name in names]
-        for episode, *images in zip(episodes, *streams, strict=True):
-            canvas = canvas_uint8(dict(zip(names, images, strict=True)), self.layout)
-            save_array(self.path(episode), canvas)
-            yield episode
+        streams = [read_frames([episode.videos[name] for episode in missing]) for name in names]
+        with counting_bar("decode frames", show=True) as update:
+            for done, (episode, *images) in enumerate(zip(missing, *streams, strict=True), 1):
+                save_array(
+                    self.path(episode), canvas_uint8(dict(zip(names, images, strict=True)), self.layout, self.rule)
+                )
+                update(done, len(missing))
+        return len(missing)
 
 
 class LatentCache:
@@ -132,9 +126,8 @@ class LatentCache:
 
     def path(self, episode: Episode, kind: str) -> Path:
         """The cache file of one episode; `kind` is 'first' or 'future'."""
-        name = f"{episode_fingerprint(self.frames.dataset, episode)}-{layout_fingerprint(self.frames.layout)}"
         stride = f"-every{self.future_stride}" if kind == "future" else ""
-        return self.folder / f"latents-{kind}-{name}-{self.fingerprint}{stride}.npy"
+        return self.folder / f"latents-{kind}-{self.frames.name(episode)}-{self.fingerprint}{stride}.npy"
 
     @default_arithmetic
     def build_first(self, encode: Callable[[npt.NDArray[np.uint8]], Array]) -> int:

@@ -9,6 +9,7 @@ Legend: N images, H x W pixels. All arrays are NumPy, channels last, unless a na
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +22,56 @@ from lightwam.errors import DataError
 Images = npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class CanvasRule:
+    """How camera images become a canvas. The default resizes each once, to its rectangle."""
+
+    resize_first: tuple[int, int] | None = None
+    """(height, width) that every camera is resized to before its rectangle; the published three-camera recipes have
+    (240, 320), which blurs images of another size a little."""
+    cover: tuple[int, int] | None = None
+    """(height, width) of the canvas in the end, where the cameras' rectangles make another: it is enlarged or reduced
+    (bicubic) until it covers this size, and its centre is cut out."""
+
+
+RESIZE_ONCE = CanvasRule()
+
+
 def resize_images(images_NHWC: Images, height: int, width: int) -> torch.Tensor:
     """Antialiased bilinear resize of uint8 [N, h, w, 3]; float32 [N, 3, height, width] in [0, 1], not rounded."""
     pixels = torch.from_numpy(np.ascontiguousarray(images_NHWC)).permute(0, 3, 1, 2).float() / 255.0
-    if pixels.shape[-2:] == (height, width):
-        return pixels
+    return resize_pixels(pixels, height, width)
+
+
+def resize_pixels(pixels_N3hw: torch.Tensor, height: int, width: int, mode: str = "bilinear") -> torch.Tensor:
+    """Antialiased resize of float [N, 3, h, w] to [N, 3, height, width]; `mode` is 'bilinear' or 'bicubic'."""
+    if pixels_N3hw.shape[-2:] == (height, width):
+        return pixels_N3hw
     return torch.nn.functional.interpolate(
-        pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+        pixels_N3hw, size=(height, width), mode=mode, align_corners=False, antialias=True
     )
 
 
-def _camera_pixels(images: Images, camera: Camera) -> torch.Tensor:
+def cover(canvas_N3HW: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The canvas resized (bicubic, clamped to [0, 1]) until it covers [height, width], its centre cut out."""
+    old_height, old_width = canvas_N3HW.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return canvas_N3HW
+    scale = max(height / old_height, width / old_width)
+    resized = resize_pixels(canvas_N3HW, round(old_height * scale), round(old_width * scale), "bicubic")
+    top, left = (resized.shape[-2] - height) // 2, (resized.shape[-1] - width) // 2
+    return resized[..., top : top + height, left : left + width]
+
+
+def _camera_pixels(images: Images, camera: Camera, rule: CanvasRule) -> torch.Tensor:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise DataError(
             f"images of camera {camera.name!r} are {images.dtype} {images.shape}: give uint8 [n, height, width, 3]"
         )
-    return resize_images(_flipped(images, *FLIPS[camera.in_data]), camera.height, camera.width)
+    upright = _flipped(images, *FLIPS[camera.in_data])
+    if rule.resize_first is None:
+        return resize_images(upright, camera.height, camera.width)
+    return resize_pixels(resize_images(upright, *rule.resize_first), camera.height, camera.width)
 
 
 def as_on_robot(images_NHWC: Images, camera: Camera) -> Images:
@@ -51,7 +86,11 @@ def _flipped(images_NHWC: Images, up_down: bool, left_right: bool) -> Images:
 
 
 @default_arithmetic
-def join_cameras(images: Mapping[str, Images], layout: CameraLayout) -> torch.Tensor:
+def join_cameras(
+    images: Mapping[str, Images],
+    layout: CameraLayout,
+    rule: CanvasRule = RESIZE_ONCE,
+) -> torch.Tensor:
     """Raw camera images {name: uint8 RGB [N, h, w, 3]} -> canvas float32 [N, 3, H, W] in [0, 1].
 
     Raises `DataError` when a camera is missing, extra, of another type or of another count.
@@ -66,8 +105,8 @@ def join_cameras(images: Mapping[str, Images], layout: CameraLayout) -> torch.Te
     for camera in layout.cameras:
         rows = slice(camera.top, camera.top + camera.height)
         columns = slice(camera.left, camera.left + camera.width)
-        canvas_N3HW[:, :, rows, columns] = _camera_pixels(images[camera.name], camera)
-    return canvas_N3HW
+        canvas_N3HW[:, :, rows, columns] = _camera_pixels(images[camera.name], camera, rule)
+    return canvas_N3HW if rule.cover is None else cover(canvas_N3HW, *rule.cover)
 
 
 def scale_pixels(canvas: torch.Tensor) -> torch.Tensor:
@@ -75,8 +114,12 @@ def scale_pixels(canvas: torch.Tensor) -> torch.Tensor:
     return (canvas - 0.5) / 0.5
 
 
-def canvas_uint8(images: Mapping[str, Images], layout: CameraLayout) -> Images:
+def canvas_uint8(
+    images: Mapping[str, Images],
+    layout: CameraLayout,
+    rule: CanvasRule = RESIZE_ONCE,
+) -> Images:
     """As `join_cameras`, rounded to uint8 [N, H, W, 3]: half a grey level from the exact canvas at most."""
-    canvas = join_cameras(images, layout)
+    canvas = join_cameras(images, layout, rule)
     rounded = (canvas * 255.0).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     return np.ascontiguousarray(rounded.numpy())

@@ -1,106 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reader of LeRobot data sets, format v3.0 and v2.1, with pyarrow and PyAV.
+"""Reader of LeRobot data sets, formats v3.0, v2.1 and v2.0, with pyarrow and PyAV.
 
 A data set is a folder: `meta/info.json`, Parquet tables of the rows, and one video file for many episodes (v3.0) or
-for each episode (v2.1). Rows are read at once (they are small); frames are decoded file by file, in order.
+for each episode (v2), or image columns in the tables. States and actions are read at once (they are small); frames are
+decoded when they are asked for. Columns and cameras that nobody reads do not matter.
 
 Legend: N rows, S control steps a row (`lightwam.action_substeps`, 1 where absent), A action width, P state width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lightwam.arithmetic import default_arithmetic
-from lightwam.config import LightWAMConfig
+from lightwam.data.dataset import Array, Columns, Dataset, Episode, FrameSpan
+from lightwam.data.frames import read_frames as read_frames
+from lightwam.data.lerobot_rows import check_rows
+from lightwam.data.parquet import Tables, open_tables, read_records
 from lightwam.errors import DataError
-from lightwam.file_kind import file_kind
 from lightwam.files import parse_json, read_json, unreadable
 
 STATE_KEY = "observation.state"
 ACTION_KEY = "action"
 IMAGE_PREFIX = "observation.images."
 SUBSTEPS_KEY = "lightwam.action_substeps"
+_INDEX_COLUMNS = ("index", "frame_index", "episode_index", "task_index", "timestamp")
 
-
-@dataclass(frozen=True)
-class VideoSpan:
-    """Where one camera's frames of one episode lie: `count` frames of a file, from frame `first` on."""
-
-    path: Path
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Episode:
-    """Rows [start, stop) of the data set's tables, and the camera videos that belong to them."""
-
-    index: int
-    start: int
-    stop: int
-    task: str
-    videos: dict[str, VideoSpan]
-
-    @property
-    def length(self) -> int:
-        """Number of rows."""
-        return self.stop - self.start
-
-
-@dataclass(frozen=True)
-class LeRobotDataset:
-    """All rows of a data set in memory: state [N, P], action [N, S, A], extra columns, and its episodes.
-
-    Actions are in the data set's own convention (LIBERO's gripper: 0 close, 1 open).
-    """
-
-    root: Path
-    fps: float
-    state: npt.NDArray[np.float32]
-    action: npt.NDArray[np.float32]
-    columns: dict[str, npt.NDArray[np.float32]]
-    episodes: tuple[Episode, ...]
-    cameras: tuple[str, ...]
-
-    @property
-    def action_substeps(self) -> int:
-        """Control steps a row holds."""
-        return int(self.action.shape[1])
-
-    def check(self, cameras: tuple[str, ...], state_width: int, action_width: int) -> None:
-        """Raise `DataError` unless the data set has these cameras and widths."""
-        missing = sorted(set(cameras) - set(self.cameras))
-        if missing:
-            raise DataError(f"data set {self.root} has cameras {list(self.cameras)}, without {missing}: choose another")
-        for name, wanted, found in (
-            ("state", state_width, self.state.shape[1]),
-            ("action", action_width, self.action.shape[2]),
-        ):
-            if wanted != found:
-                raise DataError(f"data set {self.root} has {name} width {found}: the configuration has {wanted}")
+LeRobotDataset = Dataset
 
 
 @default_arithmetic
-def open_dataset(root: Path) -> LeRobotDataset:
-    """Read a data set's tables. Raises `DataError`: missing, empty, damaged, or of another format version."""
+def open_dataset(root: Path, state_key: str = STATE_KEY, action_key: str = ACTION_KEY) -> Dataset:
+    """Read a LeRobot data set's tables; `state_key` and `action_key` name its columns.
+
+    Raises `DataError`: missing, empty, damaged, of another format version, or rows that contradict the listing.
+    """
     info = _read_info(root)
     version = str(info.get("codebase_version"))
-    if not version.startswith(("v3.", "v2.1")):
-        raise DataError(f"data set {root} has format {version!r}: only LeRobot v3.0 and v2.1 are read")
+    if not version.startswith(("v3.", "v2.1", "v2.0")):
+        raise DataError(f"data set {root} has format {version!r}: only LeRobot v3.0, v2.1 and v2.0 are read")
     try:
-        table, spans = (_read_v3 if version.startswith("v3.") else _read_v21)(root, info)
-        if table.num_rows == 0 or not spans:
+        if not (isinstance(info["fps"], (int, float)) and 0 < info["fps"] < 1e6):
+            raise DataError(f"data set {root} has fps {info['fps']!r}: give the rows a second in meta/info.json")
+        listing = (_read_v3 if version.startswith("v3.") else _read_v2)(root, info)
+        if listing.tables.starts[-1] == 0 or not listing.episodes:
             raise DataError(f"data set {root} is empty: record at least one episode")
-        return _assemble(root, info, table, spans)
+        return _assemble(root, info, listing, state_key, action_key)
     except KeyError as error:
         raise DataError(f"data set {root} is damaged: its metadata or tables lack {error}; record it again") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError, IndexError, pa.ArrowException) as error:
@@ -108,30 +59,14 @@ def open_dataset(root: Path) -> LeRobotDataset:
         raise DataError(f"data set {root} is damaged: a value of its metadata is unfit ({reason})") from error
 
 
-def open_datasets(
-    folders: Sequence[Path], config: LightWAMConfig, max_episodes: int | None = None
-) -> list[LeRobotDataset]:
-    """Data sets with the configuration's cameras and widths, of each the first `max_episodes`. Raises `DataError`."""
-    if not folders:
-        raise DataError("no data set is given: name at least one folder after --data")
-    datasets = [first_episodes(open_dataset(folder), max_episodes) for folder in folders]
-    for dataset in datasets:
-        dataset.check(tuple(camera.name for camera in config.cameras.cameras), config.state_dim, config.action_dim)
-    return datasets
+@dataclass(frozen=True)
+class _Listing:
+    """What the metadata says: tables, tasks, and episodes as they lie in the tables, their tasks not yet looked up."""
 
-
-def first_episodes(dataset: LeRobotDataset, count: int | None) -> LeRobotDataset:
-    """The data set's first `count` episodes (all of them for None), which must lie in order from row 0."""
-    if count is None or count >= len(dataset.episodes):
-        return dataset
-    if count < 1:
-        raise DataError(f"episode count is {count}: use at least 1")
-    episodes = dataset.episodes[:count]
-    if [episode.start for episode in episodes] != [0, *(episode.stop for episode in episodes[:-1])]:
-        raise DataError(f"data set {dataset.root} keeps its episodes out of order: it can only be used whole")
-    rows = slice(0, episodes[-1].stop)
-    columns = {name: column[rows] for name, column in dataset.columns.items()}
-    return replace(dataset, state=dataset.state[rows], action=dataset.action[rows], columns=columns, episodes=episodes)
+    tables: Tables
+    tasks: dict[int, str]
+    episodes: list[Episode]
+    cameras: tuple[str, ...]
 
 
 def _read_info(root: Path) -> dict[str, Any]:
@@ -142,28 +77,10 @@ def _read_info(root: Path) -> dict[str, Any]:
     return info
 
 
-def _camera_names(root: Path, info: dict[str, Any]) -> tuple[str, ...]:
-    names = []
-    for key, feature in info["features"].items():
-        if key.startswith(IMAGE_PREFIX):
-            if feature.get("dtype") != "video":
-                raise DataError(f"data set {root} stores {key} as {feature.get('dtype')!r}: only 'video' is read")
-            names.append(key.removeprefix(IMAGE_PREFIX))
-    return tuple(names)
-
-
-def _read_tables(root: Path, paths: list[Path]) -> pa.Table:
-    if not paths:
-        raise DataError(f"data set {root} is empty: it has no Parquet files; record at least one episode")
-    return pa.concat_tables([_read_table(root, path) for path in paths])
-
-
-def _read_table(root: Path, path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        told = unreadable(path, " ".join(str(error).split()), "record it again", ("parquet",))
-        raise DataError(f"data set {root} is damaged: {path} is {told}") from error
+def _cameras(info: Mapping[str, Any], dtype: str) -> dict[str, str]:
+    """Name -> key of the cameras that are stored as 'video' or as 'image'; the name is the key without its prefix."""
+    keys = [key for key, feature in info["features"].items() if feature.get("dtype") == dtype]
+    return {key.removeprefix(IMAGE_PREFIX): key for key in keys}
 
 
 def _tasks(root: Path, rows: list[dict[str, Any]]) -> dict[int, str]:
@@ -177,57 +94,78 @@ def _tasks(root: Path, rows: list[dict[str, Any]]) -> dict[int, str]:
     return tasks
 
 
-def _read_v3(root: Path, info: dict[str, Any]) -> tuple[pa.Table, list[Episode]]:
-    table = _read_tables(root, sorted((root / "data").glob("chunk-*/file-*.parquet")))
-    listing = _read_tables(root, sorted((root / "meta" / "episodes").glob("chunk-*/file-*.parquet")))
-    tasks = _tasks(root, _read_tables(root, [root / "meta" / "tasks.parquet"]).to_pylist())
-    cameras, fps = _camera_names(root, info), float(info["fps"])
+def _numbered(folder: Path) -> list[Path]:
+    """chunk-N/file-M.parquet in order of their numbers."""
+
+    def key(path: Path) -> tuple[int, int]:
+        return int(path.parent.name.split("-")[-1]), int(path.stem.split("-")[-1])
+
+    return sorted(folder.glob("chunk-*/file-*.parquet"), key=key)
+
+
+def _read_v3(root: Path, info: dict[str, Any]) -> _Listing:
+    tables = open_tables(root, _numbered(root / "data"))
+    tasks = _tasks(root, read_records(root, [root / "meta" / "tasks.parquet"]))
+    fps = float(info["fps"])
+    parts = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+    keys = _cameras(info, "video")
+    videos = {name: [f"videos/{key}/{part}" for part in parts] for name, key in keys.items()}
     wanted = ["episode_index", "length", "dataset_from_index"]
-    fields = [f"videos/{IMAGE_PREFIX}{name}/{part}" for name in cameras
-              for part in ("chunk_index", "file_index", "from_timestamp")]  # fmt: skip
-    missing = sorted(set(wanted + fields) - set(listing.column_names))
+    fields = [*wanted, "dataset_to_index", *(field for names in videos.values() for field in names)]
+    rows = read_records(root, _numbered(root / "meta" / "episodes"), fields)
+    missing = sorted(name for name in wanted if any(name not in row for row in rows))
     if missing:
         raise DataError(f"data set {root} is damaged: its episode table lacks {missing}; record it again")
-    order = np.argsort(listing["episode_index"].to_numpy())
-    task_of_row = table["task_index"].to_numpy()
+    listed = {name: names for name, names in videos.items() if all(set(names[:3]) <= set(row) for row in rows)}
     episodes = []
-    rows = listing.select(wanted + fields).to_pylist()
-    for row in (rows[i] for i in order):
-        start, length = int(row["dataset_from_index"]), int(row["length"])
-        videos = {}
-        for name in cameras:
-            key = IMAGE_PREFIX + name
-            path = root / str(info["video_path"]).format(
-                video_key=key,
-                chunk_index=row[f"videos/{key}/chunk_index"],
-                file_index=row[f"videos/{key}/file_index"],
+    for row in sorted(rows, key=lambda row: int(row["episode_index"])):
+        index, start, length = (int(row[name]) for name in ("episode_index", "dataset_from_index", "length"))
+        if int(row.get("dataset_to_index", start + length)) != start + length:
+            raise DataError(
+                f"data set {root} is damaged: episode {index} claims rows {start}..{row['dataset_to_index']} and a "
+                f"length of {length}; record it again"
             )
-            videos[name] = VideoSpan(path, round(row[f"videos/{key}/from_timestamp"] * fps), length)
-        task = tasks.get(int(task_of_row[start])) if start < table.num_rows else None
-        episodes.append(Episode(int(row["episode_index"]), start, start + length, task or "", videos))
-    return table, episodes
+        spans = {name: _v3_span(root, info, row, keys[name], fields, fps) for name, fields in listed.items()}
+        episodes.append(Episode(index, start, start + length, "", spans))
+    return _Listing(tables, tasks, episodes, tuple(listed))
 
 
-def _read_v21(root: Path, info: dict[str, Any]) -> tuple[pa.Table, list[Episode]]:
-    cameras = _camera_names(root, info)
+def _v3_span(
+    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str, fields: list[str], fps: float
+) -> FrameSpan:
+    chunk, file, seconds = (row[field] for field in fields[:3])
+    path = root / str(info["video_path"]).format(video_key=key, chunk_index=chunk, file_index=file)
+    count, end = int(row["length"]), row.get(fields[3])
+    if end is not None:
+        count = min(count, round((end - seconds) * fps))  # fewer than rows: `Dataset.check` refuses the camera
+    return FrameSpan(path, round(seconds * fps), count, fps)
+
+
+def _read_v2(root: Path, info: dict[str, Any]) -> _Listing:
+    cameras, fps = _cameras(info, "video"), float(info["fps"])
     chunk_size = int(info.get("chunks_size", 1000))
     tasks = _tasks(root, _read_lines(root / "meta" / "tasks.jsonl"))
-    tables, episodes, start = [], [], 0
+    paths, episodes, start = [], [], 0
     for row in sorted(_read_lines(root / "meta" / "episodes.jsonl"), key=lambda row: int(row["episode_index"])):
         index, length = int(row["episode_index"]), int(row["length"])
         names = {"episode_chunk": index // chunk_size, "episode_index": index}
-        table = _read_tables(root, [root / str(info["data_path"]).format(**names)])
-        videos = {
-            name: VideoSpan(root / str(info["video_path"]).format(video_key=IMAGE_PREFIX + name, **names), 0, length)
-            for name in cameras
-        }
-        task = tasks.get(int(table["task_index"][0].as_py()), "") if table.num_rows else ""
-        tables.append(table)
-        episodes.append(Episode(index, start, start + length, task, videos))
+        paths.append(root / str(info["data_path"]).format(**names))
+        spans = {}
+        for name, key in cameras.items():
+            path = root / str(info["video_path"]).format(video_key=key, **names)
+            spans[name] = FrameSpan(path, 0, length, fps)
+        episodes.append(Episode(index, start, start + length, "", spans))
         start += length
-    if not tables:
+    if not paths:
         raise DataError(f"data set {root} is empty: record at least one episode")
-    return pa.concat_tables(tables), episodes
+    tables = open_tables(root, paths)
+    for episode, path, count in zip(episodes, paths, np.diff(tables.starts), strict=True):
+        if count != episode.length:
+            raise DataError(
+                f"data set {root} is damaged: episode {episode.index} has {count} rows in {path.name}, "
+                f"meta/episodes.jsonl says {episode.length}; record it again"
+            )
+    return _Listing(tables, tasks, episodes, tuple(cameras))
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -241,70 +179,47 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _column(root: Path, table: pa.Table, key: str) -> npt.NDArray[np.float32]:
-    """A column of numbers or (nested) lists of numbers as float32 [N, ...]."""
-    if key not in table.column_names:
-        raise DataError(f"data set {root} has no column {key!r}, only {table.column_names}: choose another data set")
-    rows = table[key].to_pylist()
-    try:
-        values = np.asarray(rows, np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"data set {root} has rows of unequal width in {key!r}: record it again") from error
-    if not np.isfinite(values).all():
-        raise DataError(f"data set {root} has NaN or infinity in {key!r}: record it again")
-    return values
+def _image_spans(tables: Tables, episode: Episode, cameras: Mapping[str, str]) -> dict[str, FrameSpan]:
+    """Where the images of an episode lie in the row tables."""
+    file = int(np.searchsorted(tables.starts, episode.start, "right")) - 1
+    if episode.stop > tables.starts[file + 1]:
+        return {}  # spread over files, as no writer does it
+    first = episode.start - int(tables.starts[file])
+    return {name: FrameSpan(tables.paths[file], first, episode.length, None, key) for name, key in cameras.items()}
 
 
-def _assemble(root: Path, info: dict[str, Any], table: pa.Table, episodes: list[Episode]) -> LeRobotDataset:
-    for episode in episodes:
-        if episode.start < 0 or episode.length < 1 or episode.stop > table.num_rows:
-            raise DataError(
-                f"data set {root} is damaged: episode {episode.index} claims rows {episode.start}..{episode.stop} "
-                f"of {table.num_rows}; record it again"
-            )
-        if not episode.task:
+def _assemble(root: Path, info: dict[str, Any], listing: _Listing, state_key: str, action_key: str) -> Dataset:
+    tables, fps = listing.tables, float(info["fps"])
+    types: dict[str, type[np.generic]] = {state_key: np.float32, action_key: np.float32}
+    values = tables.load(types | {name: np.float64 for name in _INDEX_COLUMNS if name in tables.names})
+    state, action = values.pop(state_key), _actions(root, values.pop(action_key), info)
+    check_rows(root, listing.episodes, values, fps, int(tables.starts[-1]))
+    images = {name: key for name, key in _cameras(info, "image").items() if key in tables.names}
+    episodes = []
+    for episode in listing.episodes:
+        task = listing.tasks.get(int(values["task_index"][episode.start]), "")
+        if not task:
             raise DataError(f"data set {root} is damaged: episode {episode.index} has no task's text; record it again")
-    state, action = _column(root, table, STATE_KEY), _column(root, table, ACTION_KEY)
+        videos = {**episode.videos, **_image_spans(tables, episode, images)}
+        episodes.append(Episode(episode.index, episode.start, episode.stop, task, videos))
+    if state.ndim != 2:
+        raise DataError(f"data set {root} has state {state.shape}: it must be [rows, width]")
+    known = {state_key, action_key, *_INDEX_COLUMNS, *images.values()}
+    columns = Columns([name for name in tables.names if name not in known], tables.numbers)
+    cameras = (*listing.cameras, *(name for name in images if all(name in e.videos for e in episodes)))
+    dataset = Dataset(root, fps, state, action, columns, tuple(episodes), cameras)
+    in_order = sorted(range(len(episodes)), key=lambda i: episodes[i].start) == list(range(len(episodes)))
+    return dataset if in_order else dataset.take(range(len(episodes)))
+
+
+def _actions(root: Path, action: Array, info: Mapping[str, Any]) -> Array:
+    """Actions [N, S, A], out of [N, S A] or [N, S, A]."""
     substeps = int(info.get(SUBSTEPS_KEY, 1))
     if action.ndim == 2:
         action = action.reshape(len(action), substeps, -1)
-    if state.ndim != 2 or action.ndim != 3 or action.shape[1] != substeps:
+    if action.ndim != 3 or action.shape[1] != substeps:
         raise DataError(
-            f"data set {root} has state {state.shape} and action {action.shape} at {substeps} control steps a row: "
-            "state must be [rows, width], action [rows, steps, width]"
+            f"data set {root} has action {action.shape} at {substeps} control steps a row: it must be "
+            "[rows, steps, width]"
         )
-    known = {STATE_KEY, ACTION_KEY, "index", "frame_index", "episode_index", "task_index", "timestamp"}
-    columns = {}
-    for key in (name for name in table.column_names if name not in known):
-        if pa.types.is_list(table.schema.field(key).type) or pa.types.is_fixed_size_list(table.schema.field(key).type):
-            columns[key] = _column(root, table, key)
-    cameras = _camera_names(root, info)
-    return LeRobotDataset(root, float(info["fps"]), state, action, columns, tuple(episodes), cameras)
-
-
-def read_frames(spans: list[VideoSpan]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Decode spans of ONE video file, given in order of `first`; yields uint8 RGB [count, h, w, 3] for each.
-
-    The file is decoded once, from its start to the end of the last span. Raises `DataError`.
-    """
-    import av
-
-    path, position = spans[0].path, 0
-    try:
-        with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "NONE"
-            frames = container.decode(video=0)
-            for span in spans:
-                if span.first < position:
-                    raise DataError(f"video {path} is asked for frame {span.first} after {position}: spans overlap")
-                for _ in range(span.first - position):
-                    next(frames)
-                images = [next(frames).to_ndarray(format="rgb24") for _ in range(span.count)]
-                position = span.first + span.count
-                yield np.stack(images)
-    except StopIteration as error:
-        raise DataError(f"video {path} ends before frame {position}: record the data set again") from error
-    except (av.FFmpegError, OSError) as error:
-        if (kind := file_kind(path)).remedy:
-            raise DataError(f"video {path} is {kind}") from error
-        raise DataError(f"video {path} is missing or damaged ({error}): record the data set again") from error
+    return action

@@ -6,7 +6,6 @@ Recordings are split by episode: layers are judged on calibration episodes, the 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightwam.arithmetic import default_arithmetic
-from lightwam.config import LightWAMConfig
+from lightwam.config import LightWAMConfig, RobotConfig
 from lightwam.engine.dtypes import Array
 from lightwam.engine.graph import Graph
 from lightwam.engine.inputs import RANDOM_INSTRUCTION, Observation, random_observation
@@ -24,7 +23,7 @@ from lightwam.errors import DataError
 from lightwam.words import clean_instruction
 
 if TYPE_CHECKING:
-    from lightwam.data.lerobot import LeRobotDataset
+    from lightwam.data.dataset import Dataset
 
 HELD_OUT_FRACTION = 0.2
 
@@ -53,15 +52,15 @@ def random_observations(graph: Graph, calibration: int, held_out: int, seed: int
 def recorded_observations(
     graph: Graph, folder: Path, calibration: int, held_out: int, seed: int, on_frame: Callable[[int], None]
 ) -> Observations:
-    """Observations of a LeRobot data set; `on_frame` is called with 1 after each frame that was kept.
+    """Observations of a data set; `on_frame` is called with 1 after each frame that was kept.
 
     Raises `DataError` when the recording's cameras, state width or tasks do not fit the engine (both are named), or
     when there are fewer than two episodes, or too few rows to choose from.
     """
-    from lightwam.data.lerobot import open_dataset
+    from lightwam.data.sources import open_dataset
     from lightwam.data.windows import rows_of, split_episodes
 
-    dataset = open_dataset(folder)
+    dataset = open_dataset(folder, robot_of(graph))
     cameras = check_recording(graph, dataset)
     if len(dataset.episodes) < 2:
         raise DataError(f"data set {folder} has one episode: calibration and held-out need one each, record another")
@@ -81,7 +80,7 @@ def recorded_observations(
     return Observations(tuple(frames[:calibration]), tuple(frames[calibration:]), source)
 
 
-def check_recording(graph: Graph, dataset: LeRobotDataset) -> tuple[str, ...]:
+def check_recording(graph: Graph, dataset: Dataset) -> tuple[str, ...]:
     """The engine's cameras. Raises `DataError` naming both sides unless the recording has them, its width and tasks."""
     policy, root = graph.policy, dataset.root
     if policy["starts_at"] != "images":
@@ -108,13 +107,18 @@ def check_recording(graph: Graph, dataset: LeRobotDataset) -> tuple[str, ...]:
     return cameras
 
 
+def robot_of(graph: Graph) -> RobotConfig | None:
+    """The robot of an engine that tells its configuration."""
+    config = graph.provenance.get("config")
+    return None if config is None else LightWAMConfig.from_dict(config).robot
+
+
 def turned_as_live(graph: Graph, seen: list[Observation]) -> list[Observation]:
     """Images turned to lie as the live robot's do, where the engine tells its configuration."""
     from lightwam.data.images import as_on_robot
 
-    if "config" not in graph.provenance:
+    if (robot := robot_of(graph)) is None:
         return seen
-    robot = LightWAMConfig.from_dict(graph.provenance["config"]).robot
     cameras = {camera.name: camera for camera in robot.cameras}
     return [
         replace(x, images={name: as_on_robot(image[None], cameras[name])[0] for name, image in x.images.items()})
@@ -125,26 +129,23 @@ def turned_as_live(graph: Graph, seen: list[Observation]) -> list[Observation]:
 
 
 def _read_rows(
-    dataset: LeRobotDataset, cameras: Sequence[str], rows: Array, on_frame: Callable[[int], None]
+    dataset: Dataset, cameras: Sequence[str], rows: Array, on_frame: Callable[[int], None]
 ) -> list[Observation]:
     """The observations of these rows, in their order. Each video file is decoded once."""
-    from lightwam.data.lerobot import VideoSpan, read_frames
+    from lightwam.data.frames import read_frames
 
     starts = [episode.start for episode in dataset.episodes]
-    order = np.argsort(starts)
-    episodes = [dataset.episodes[order[np.searchsorted(np.sort(starts), row, "right") - 1]] for row in rows]
+    episodes = [dataset.episodes[np.searchsorted(starts, row, "right") - 1] for row in rows]
     images: list[dict[str, NDArray[np.uint8]]] = [{} for _ in rows]
     for camera in cameras:
-        spans: dict[Path, list[tuple[int, int]]] = defaultdict(list)  # file -> (frame, index of the observation)
+        spans = []  # (span of one frame, index of the observation), in the order of files and frames
         for index, (row, episode) in enumerate(zip(rows, episodes, strict=True)):
             video = episode.videos[camera]
-            spans[video.path].append((video.first + int(row) - episode.start, index))
-        for path, frames in spans.items():
-            frames.sort()
-            decoded = read_frames([VideoSpan(path, frame, 1) for frame, _ in frames])
-            for (_, index), image in zip(frames, decoded, strict=True):
-                images[index][camera] = image[0]
-                on_frame(1)
+            spans.append((replace(video, first=video.first + int(row) - episode.start, count=1), index))
+        spans.sort(key=lambda entry: (str(entry[0].path), entry[0].first))
+        for (_, index), image in zip(spans, read_frames([span for span, _ in spans]), strict=True):
+            images[index][camera] = image[0]
+            on_frame(1)
     return [
         Observation(episode.task, dataset.state[row], image)
         for row, episode, image in zip(rows, episodes, images, strict=True)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import read_config
-from lightwam.data.lerobot import open_datasets
+from lightwam.data.sources import open_datasets
 from lightwam.data.windows import build_windows
 from lightwam.files import replacing_file
 from lightwam.progress import counting_bar

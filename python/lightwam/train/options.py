@@ -22,7 +22,7 @@ class Inputs:
     """What a run reads."""
 
     data: tuple[Path, ...]
-    """Folders of LeRobot data sets."""
+    """Folders of data sets: LeRobot, real-robot HDF5, RoboTwin."""
     config: str = "nano"
     """Preset (libero, robotwin, nano) or JSON file: a configuration, or a robot on top of one."""
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache, LatentCache
+from lightwam.data.dataset import Dataset
 from lightwam.data.images import scale_pixels
-from lightwam.data.lerobot import LeRobotDataset, open_datasets
 from lightwam.data.normalize import normalizers
+from lightwam.data.sources import open_datasets
 from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
 from lightwam.model.vae import WanVAE
 from lightwam.train.device import mixed_precision, to_device
@@ -154,7 +155,7 @@ def load_policy_data(
     return data, statistics
 
 
-def located_coordinates(dataset: LeRobotDataset) -> np.ndarray:
+def located_coordinates(dataset: Dataset) -> np.ndarray:
     """Objects' positions [rows, 2 K], and the first of them relative to the gripper (metres): [rows, 2 K + 2].
 
     What a grasp needs is the relative position, which the wrist camera shows best. K is 0 where nothing was noted.
@@ -164,7 +165,7 @@ def located_coordinates(dataset: LeRobotDataset) -> np.ndarray:
 
 
 def _load_one(
-    dataset: LeRobotDataset, inputs: PolicyInputs, config: LightWAMConfig, vae: WanVAE, held_out: float, seed: int,
+    dataset: Dataset, inputs: PolicyInputs, config: LightWAMConfig, vae: WanVAE, held_out: float, seed: int,
     first_row: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """One data set's arrays in robot units, named as in `PolicyData`; its row numbers counted from `first_row`."""

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
+from lightwam.data.dataset import Dataset
 from lightwam.data.images import scale_pixels
-from lightwam.data.lerobot import LeRobotDataset, open_datasets
+from lightwam.data.sources import open_datasets
 from lightwam.data.windows import build_windows, rows_of, split_episodes
 from lightwam.train.device import to_device
 from lightwam.train.options import FrameInputs
@@ -66,7 +67,7 @@ class FrameSource:
         return self._video(self.frames[self.clip_rows[rows]]).transpose(1, 2), self._located(rows)
 
 
-def located_objects(dataset: LeRobotDataset) -> npt.NDArray[np.float32]:
+def located_objects(dataset: Dataset) -> npt.NDArray[np.float32]:
     """Positions (metres) of the objects that the recorder noted, [rows, 2 K]; K is 0 where it noted none."""
     known = [dataset.columns[key] for key in LOCATED if key in dataset.columns]
     return np.concatenate([np.zeros((len(dataset.state), 0), np.float32), *known], axis=1)

@@ -226,6 +226,7 @@ def flat(config: LightWAMConfig, gripper: str) -> dict[str, Any]:
     for camera in robot["cameras"]:
         del camera["on_robot"]
         camera["flip_vertical"], camera["flip_horizontal"] = FLIPS[camera.pop("in_data")]
+        del camera["data_name"]
     return {
         **document,
         "replan": replan,

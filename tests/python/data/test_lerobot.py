@@ -13,7 +13,8 @@ import pytest
 from helpers.dataset_fixture import CAMERAS, LENGTHS, TASK, write_v3, write_v21
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
-from lightwam.data.lerobot import first_episodes, open_dataset, read_frames
+from lightwam.data.lerobot import open_dataset, read_frames
+from lightwam.data.sources import first_episodes
 from lightwam.errors import DataError
 
 
@@ -87,7 +88,7 @@ def _edit_info(root: Path, **changes: object) -> None:
 def test_damage_is_reported(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "copy")
     _edit_info(copy, codebase_version="v1.6")
-    with pytest.raises(DataError, match=r"only LeRobot v3\.0 and v2\.1"):
+    with pytest.raises(DataError, match=r"only LeRobot v3\.0, v2\.1 and v2\.0"):
         open_dataset(copy)
     (copy / "meta/info.json").write_text("no json")
     with pytest.raises(DataError, match="unreadable"):

@@ -23,6 +23,12 @@ def _images(rng: np.random.Generator, length: int, size: int) -> list[np.ndarray
     return [np.full((size, size, 3), 20 + 20 * i, np.uint8) for i in range(length)]
 
 
+def with_gripper(action: np.ndarray) -> np.ndarray:
+    """The last number of each action as LIBERO's gripper: 0 closed, 1 open."""
+    action[..., -1] = action[..., -1] > 0
+    return action
+
+
 def write_v3(root: Path, *, lengths: tuple[int, ...] = LENGTHS, size: int = 64, action_width: int = 7) -> Path:
     """A v3.0 data set at `root` with 4 control steps a row; returns `root`."""
     rng = np.random.default_rng(0)
@@ -30,9 +36,10 @@ def write_v3(root: Path, *, lengths: tuple[int, ...] = LENGTHS, size: int = 64, 
         episode = Episode(TASK, "full")
         frames = {camera: _images(rng, length, size) for camera in CAMERAS}
         for row in range(length):
+            action = rng.uniform(-1, 1, (4, action_width)).astype(np.float32)
             columns = {
                 "observation.state": rng.normal(size=8).astype(np.float32),
-                "action": rng.uniform(-1, 1, (4, action_width)).astype(np.float32),
+                "action": with_gripper(action),
                 "privileged.target_xy": rng.normal(size=2).astype(np.float32),
                 "privileged.basket_xy": rng.normal(size=2).astype(np.float32),
             }
@@ -59,9 +66,10 @@ def write_v21(root: Path) -> Path:
     listing = [{"episode_index": i, "tasks": [TASK], "length": length} for i, length in enumerate(LENGTHS)]
     (root / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listing))
     for index, length in enumerate(LENGTHS):
+        action = with_gripper(rng.uniform(-1, 1, (length, 7)).astype(np.float32))
         table = pa.table({
             "observation.state": pa.array(rng.normal(size=(length, 8)).astype(np.float32).tolist()),
-            "action": pa.array(rng.uniform(-1, 1, (length, 7)).astype(np.float32).tolist()),
+            "action": pa.array(action.tolist()),
             "task_index": pa.array([0] * length), "episode_index": pa.array([index] * length),
         })  # fmt: skip
         path = root / f"data/chunk-000/episode_{index:06d}.parquet"
