@@ -68,7 +68,7 @@ def _parser(arguments: type, prog: str) -> _Parser:
     about = inspect.cleandoc(arguments.__doc__ or "")
     parser = _Parser(prog=prog, description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for title, about, options in _groups(arguments):
-        group = parser.add_argument_group(title, about) if title else parser
+        group = parser.add_argument_group(f"{title} options", about) if title else parser
         for option in options:
             _add(group, option)
     return parser

@@ -23,9 +23,14 @@ from lightwam.errors import (
 )
 from lightwam.runtime.chunk import ActionChunk
 from lightwam.runtime.deprecated import old_name
-from lightwam.runtime.extension import engine as _engine
+from lightwam.runtime.extension import missing_extension
 from lightwam.runtime.observation import ObservationShape, check_observation
 from lightwam.runtime.tuning import TaskTiming, Tuning
+
+try:
+    from lightwam.runtime import _engine
+except ImportError as _error:
+    raise missing_extension(_error) from None
 
 _logger = logging.getLogger("lightwam.runtime")
 

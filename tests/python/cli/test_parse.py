@@ -110,7 +110,7 @@ def test_the_help_shows_texts_defaults_and_groups(capsys: pytest.CaptureFixture[
     shown = " ".join(capsys.readouterr().out.split())
     for text in (
         "usage: lightwam try", "Try every type.", "The file.", "Its name. (required)", "(default: 1 2)", "{a,b,c}",
-        "Told elsewhere. (default: x)", "group: A group of more options.", "How often. (default: 7)",
+        "Told elsewhere. (default: x)", "group options: A group of more options.", "How often. (default: 7)",
         "(default: 0.25)", "Of the wider group: 100 % more. (default: 1)", "(on unless --no-on is given)",
     ):  # fmt: skip
         assert text in shown, text

@@ -171,7 +171,7 @@ def test_options_that_a_verb_s_own_file_names_are_its_own() -> None:
     [
         "give another --uot", "make it with 'lightwam compil'", "run lightwam tun again", "pip install 'lightwam[gpu]'",
         "pip install '.[cpu]' in a checkout", "pip install lightwom", "set MUJOCO_LG to osmesa",
-        "look at docs/reference/running.md", "call set_instructions(text) first", "or begins_at='latents'",
+        "look at reference/running.md", "call set_instructions(text) first", "or begins_at='latents'",
     ],
 )  # fmt: skip
 def test_a_wrong_remedy_is_found(text: str) -> None:

@@ -17,11 +17,12 @@ import pytest
 
 from lightwam import cli
 from lightwam.assets import bundled_engine
-from lightwam.errors import SimulatorError
+from lightwam.errors import ConfigError, SimulatorError
 from lightwam.sim.libero import boundary
 from lightwam.sim.libero.boundary import check_folders, path_file, quiet, simulator_errors
-from lightwam.sim.libero.env import LiberoEnv, _suite, import_libero
+from lightwam.sim.libero.env import LiberoEnv, _build_remedy, _suite, import_libero
 from lightwam.sim.libero.simulator import Libero
+from lightwam.sim.registry import load_simulator
 
 EVAL = ["eval", "--policy", str(bundled_engine()), "--trials", "1"]
 
@@ -92,7 +93,7 @@ def test_a_broken_or_shadowed_module_is_one_line(module: str, tmp_path: Path) ->
     (tmp_path / module).write_text(source)
     code = (
         f"import sys, re; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from lightwam.errors import SimulatorError\n"
+        "from lightwam.errors import ConfigError, SimulatorError\n"
         "from lightwam.sim.libero.env import import_libero\n"
         "try: import_libero()\n"
         "except SimulatorError as error: print(error)"
@@ -219,6 +220,33 @@ def test_a_reset_tries_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -
         resetting(Stubborn(overlap, 1, KeyboardInterrupt()), monkeypatch)
     with pytest.raises(ZeroDivisionError):
         resetting(Stubborn(overlap, 1, ZeroDivisionError()), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (TypeError("__init__() got an unexpected keyword argument 'hard_reset'"), r"pip install '\.\[libero\]'"),
+        (FileNotFoundError(2, "No such file", "/gone/scene.xml"), "LIBERO"),
+        (RuntimeError("no display"), "MUJOCO_GL to the other one of osmesa and egl"),
+    ],
+)
+def test_the_remedy_of_a_failed_build_fits_its_error(error: Exception, wanted: str) -> None:
+    assert re.search(wanted, _build_remedy(error))
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [("def f(:", "SyntaxError"), ("raise ValueError('no licence')", "ValueError: no licence"), ("", "AttributeError")],
+)
+def test_a_simulator_of_ones_own_that_cannot_be_made(
+    source: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_simulator.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_simulator", raising=False)
+    with pytest.raises(ConfigError, match=f"{wanted}.*: check --sim, PYTHONPATH, its class"):
+        load_simulator("own_simulator:Sim")
+    sys.modules.pop("own_simulator", None)
 
 
 @pytest.mark.parametrize(
