@@ -327,13 +327,13 @@ class LightWAM(nn.Module):
         context, mask, proprio = self._batch_context(batch)
         self._check_actions(batch, len(proprio))
         window = self._noised_window(batch, noise, timestep)
-        context, mask = self.append_proprio(*merge_equal_rows(context, mask), proprio)
-        assert mask is not None
+        context, counts = self.append_proprio(*merge_equal_rows(context, mask), proprio)
+        assert counts is not None
         first = batch["video_latents"][:, :, :1]
         if self.config.video.downsample_action_pass:
             first = self.downsample(first)
         dit, layers = self.video_dit, self.config.video_dit.adapters.layers
-        both, video = dit.prepare_together(first, window.noisy, window.timestep, context, mask)
+        both, video = dit.prepare_together(first, window.noisy, window.timestep, context, counts)
         shared = dit.run_blocks(both, last_block=layers[-1])
         tokens = both.tokens_BSD.shape[1] - video.tokens_BSD.shape[1]  # of the action pass
         rest = replace(video, tokens_BSD=shared.tokens_BSD[:, tokens:])
