@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightwam.config import ActionExpertConfig, LightWAMConfig, LoRAConfig, LossConfig
@@ -143,14 +143,33 @@ def _without(*savings: str) -> Iterator[None]:
 # FLOPs ---------------------------------------------------------------------------------------------------------------
 
 
-def count_flops(model: LightWAM, losses: Losses, step: Step) -> tuple[int, int]:
-    """FLOPs of the losses and of their backward pass; 2 a multiply-add, matmuls and convolutions alone."""
+class _Counted(nn.Module):
+    """A step as a module's forward pass, so that the counter knows its blocks by name."""
+
+    def __init__(self, model: LightWAM, losses: Losses) -> None:
+        super().__init__()
+        self.model, self.losses = model, losses
+
+    def forward(self, step: Step) -> Tensor:
+        return self.losses(self.model, step)["loss"]
+
+
+def count_flops(model: LightWAM, losses: Losses, step: Step) -> tuple[int, int, list[int]]:
+    """FLOPs of the losses, of their backward pass, and of both in each block of the backbone.
+
+    2 a multiply-add; matmuls and convolutions alone.
+    """
     model.zero_grad(set_to_none=True)
     with FlopCounterMode(display=False) as counter:
-        loss = losses(model, step)["loss"]
+        loss = _Counted(model, losses)(step)
         forward = counter.get_total_flops()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return forward, counter.get_total_flops() - forward
+        loss.backward()
+    counts = counter.get_flop_counts()
+    blocks = [
+        sum(counts[f"_Counted.model.mot.mixtures.video.blocks.{block}"].values())
+        for block in range(len(model.video_dit.blocks))
+    ]
+    return forward, counter.get_total_flops() - forward, blocks
 
 
 def count_savings(config: LightWAMConfig) -> Iterator[tuple[str, int, int]]:
@@ -171,7 +190,7 @@ def count_savings(config: LightWAMConfig) -> Iterator[tuple[str, int, int]]:
     ]  # fmt: skip
     for name, losses, inputs, left_out in rows:
         with _without(*left_out):
-            yield (name, *count_flops(model, losses, inputs))
+            yield (name, *count_flops(model, losses, inputs)[:2])
 
 
 def print_savings(config: LightWAMConfig) -> None:

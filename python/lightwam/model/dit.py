@@ -109,12 +109,14 @@ def one_sequence(a: DiTInputs, b: DiTInputs) -> DiTInputs:
 
 
 def _modulate(x_BSD: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
-    times = zip(x_BSD.split(time_sizes, dim=1), shift_BTD.split(1, dim=1), scale_BTD.split(1, dim=1), strict=True)
-    return _joined([torch.addcmul(shift, x, 1 + scale) for x, shift, scale in times])
+    shifts, scales = (vector_BTD[:, :, None].unbind(dim=1) for vector_BTD in (shift_BTD, 1 + scale_BTD))
+    times = zip(x_BSD.split_with_sizes(time_sizes, dim=1), shifts, scales, strict=True)
+    return _joined([torch.addcmul(shift, x, scale) for x, shift, scale in times])
 
 
 def _add_gated(x_BSD: Tensor, y_BSD: Tensor, gate_BTD: Tensor, time_sizes: tuple[int, ...]) -> Tensor:
-    times = zip(x_BSD.split(time_sizes, dim=1), y_BSD.split(time_sizes, dim=1), gate_BTD.split(1, dim=1), strict=True)
+    xs, ys = (tokens_BSD.split_with_sizes(time_sizes, dim=1) for tokens_BSD in (x_BSD, y_BSD))
+    times = zip(xs, ys, gate_BTD[:, :, None].unbind(dim=1), strict=True)
     return _joined([torch.addcmul(x, y, gate) for x, y, gate in times])
 
 

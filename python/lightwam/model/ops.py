@@ -59,8 +59,9 @@ def learned_query_pool(x_BSD: Tensor, scores_HQD: Tensor, merge_MQ: Tensor, eps:
 def plain_learned_query_pool(x_BSD: Tensor, scores_HQD: Tensor, merge_MQ: Tensor, eps: float) -> Tensor:
     """As `learned_query_pool`, in PyTorch's own operators."""
     normal = _layer_norm(x_BSD, eps)[0]
-    weights = torch.softmax(torch.einsum("bsd,hqd->bhqs", normal, scores_HQD), dim=-1)
-    return torch.einsum("bmhs,bsd->bmhd", torch.einsum("mq,bhqs->bmhs", merge_MQ, weights), normal)
+    scores, merge = scores_HQD.to(normal.dtype), merge_MQ.to(normal.dtype)
+    weights = torch.softmax(torch.einsum("bsd,hqd->bhqs", normal, scores), dim=-1)
+    return torch.einsum("bmhs,bsd->bmhd", torch.einsum("mq,bhqs->bmhs", merge, weights), normal)
 
 
 # Self-attention ------------------------------------------------------------------------------------------------------

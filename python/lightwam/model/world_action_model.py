@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -204,7 +204,8 @@ class LightWAM(nn.Module):
             raise ConfigError(
                 f"latents have shape {tuple(latents.shape)}: height and width must be multiples of {factor}"
             )
-        return F.avg_pool3d(latents, (1, factor, factor))
+        pooled = F.avg_pool2d(latents.flatten(1, 2), factor)  # avg_pool3d knows no bfloat16 on a CPU
+        return pooled.unflatten(1, latents.shape[1:3])  # type: ignore[no-any-return, no-untyped-call]
 
     def append_proprio(
         self, context: Tensor, context_mask: Tensor | None, proprio: Tensor
@@ -326,17 +327,17 @@ class LightWAM(nn.Module):
         context, mask, proprio = self._batch_context(batch)
         self._check_actions(batch, len(proprio))
         window = self._noised_window(batch, noise, timestep)
-        context, mask = self.append_proprio(*merge_equal_rows(context, mask), proprio)
-        assert mask is not None
+        context, counts = self.append_proprio(*merge_equal_rows(context, mask), proprio)
+        assert counts is not None
         first = batch["video_latents"][:, :, :1]
         if self.config.video.downsample_action_pass:
             first = self.downsample(first)
         dit, layers = self.video_dit, self.config.video_dit.adapters.layers
-        both, video = dit.prepare_together(first, window.noisy, window.timestep, context, mask)
+        both, video = dit.prepare_together(first, window.noisy, window.timestep, context, counts)
         shared = dit.run_blocks(both, last_block=layers[-1])
         tokens = both.tokens_BSD.shape[1] - video.tokens_BSD.shape[1]  # of the action pass
-        video.tokens_BSD = shared.tokens_BSD[:, tokens:]
-        flow = dit.predict(dit.run_blocks(video, first_block=layers[-1] + 1).tokens_BSD, video)
+        rest = replace(video, tokens_BSD=shared.tokens_BSD[:, tokens:])
+        flow = dit.predict(dit.run_blocks(rest, first_block=layers[-1] + 1).tokens_BSD, video)
         states = [shared.states[layer].of_tokens(tokens) for layer in layers]
         steps = self.config.loss.supervised_steps(self.config.horizon)
         actions = self.state_fusion_action_expert(states, steps, fold=True).actions_BHA

@@ -64,7 +64,7 @@ def losses_and_gradients(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(4)
     shape = model.downsample(batch["video_latents"]).shape
-    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(batch["action"].dtype)
     timestep = 1000 * torch.rand(shape[0], generator=generator, dtype=torch.float64)
     model.zero_grad(set_to_none=True)
     losses = model.training_losses(batch, noise, timestep, exact_savings=exact_savings)
@@ -76,7 +76,7 @@ def difference(model: LightWAM, batch: Mapping[str, Tensor], plain_batch: Mappin
     """The largest relative error of a loss or a gradient against the plain step's."""
     losses, gradients = losses_and_gradients(model, batch, exact_savings=True)
     plain_losses, plain_gradients = losses_and_gradients(model, plain_batch, exact_savings=False)
-    assert all(value.dtype == torch.float64 for value in plain_losses.values())
+    assert all(value.dtype == torch.float64 for value in (*losses.values(), *plain_losses.values()))
     assert set(gradients) == set(plain_gradients) == {n for n, p in model.named_parameters() if p.requires_grad}
     pairs = [(losses[name], value) for name, value in plain_losses.items()]
     pairs += [(gradients[name], value) for name, value in plain_gradients.items()]
@@ -159,6 +159,20 @@ def test_lora_dropout_draws_a_mask_for_every_row_and_pass() -> None:
         results.append(losses_and_gradients(model, batch, exact_savings)[1])
     assert all(torch.equal(results[0][name], gradient) for name, gradient in results[1].items())
     assert 0 < difference(model.eval(), batch, batch) < TOLERANCE
+
+
+@pytest.mark.parametrize("method", ["sdpa", "softmax", "kernels"])
+def test_runs_with_bf16_weights(method: Any) -> None:
+    """As far from float64 as the plain step is, about."""
+    model = policy(tiny()).set_attention(method)
+    batch = window(model)
+    exact = losses_and_gradients(model, batch, exact_savings=False)[0]["loss"].item()
+    model.bfloat16()
+    narrow = {name: x.bfloat16() if x.is_floating_point() else x for name, x in batch.items()}
+    for exact_savings in (True, False):
+        losses, gradients = losses_and_gradients(model, narrow, exact_savings)
+        assert losses["loss"].dtype == torch.float32 and losses["loss"].item() == pytest.approx(exact, rel=0.02)
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients.values())
 
 
 # Equal rows ----------------------------------------------------------------------------------------------------------

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from training_step import count_flops, our_losses, published_losses, random_step
 
 from helpers.model_golden import load_json
 from lightwam.config import LightWAMConfig
@@ -73,3 +76,26 @@ def test_arithmetic_of_the_unfolded_action_pass(model: LightWAM, method: str) ->
     assert actions.shape == (1, 32, 7)
     assert vae == pytest.approx(672e9, rel=0.01)
     assert counter.get_total_flops() == pytest.approx(1823e9, rel=0.01)
+
+
+def test_arithmetic_of_a_training_step() -> None:
+    """Counted on 6 of the 30 blocks, of which 5 are in both passes (of 25), and multiplied: exact, blocks are alike."""
+    config = LightWAMConfig.libero()
+    dit = config.video_dit
+    assert dit.lora is not None
+    few = replace(
+        dit,
+        num_layers=6,
+        adapters=replace(dit.adapters, layers=(2, 3, 4)),
+        lora=replace(dit.lora, layers=tuple(range(6))),
+    )
+    with torch.device("meta"):
+        model = LightWAM(replace(config, video_dit=few))
+    step = random_step(model.config)
+    totals = []
+    for losses, inputs in ((published_losses, step), (our_losses, step.with_equal_rows_merged())):
+        forward, backward, blocks = count_flops(model, losses, inputs.to("meta"))
+        totals.append(forward + backward + 20 * blocks[1] + 4 * blocks[5])
+    published, ours = totals
+    assert published == pytest.approx(3969.3e9, rel=1e-4)
+    assert ours <= 0.8516 * published

@@ -90,7 +90,7 @@ def test_bad_batches(key: str, value: Tensor | None, named: str) -> None:
         model.training_losses(batch)
 
 
-@pytest.mark.parametrize("method", ["softmax", "kernels"])
+@pytest.mark.parametrize("method", ["sdpa", "softmax", "kernels"])
 def test_trains_under_bf16_autocast(method: Any) -> None:
     model = build(tiny()).set_attention(method)
     batch, noise, timestep = example_batch(model), torch.randn(2, 16, 2, 2, 4), torch.tensor([300.0, 800.0])
