@@ -64,6 +64,17 @@ bool begins_as_onnx(std::string_view head) {
            "\x12\x1a\x3a\x42"sv.find(head[2]) != std::string_view::npos && (head.size() < 9 || head[8] != '{');
 }
 
+// No control characters, and mostly ASCII.
+bool is_text(std::string_view text) {
+    std::size_t ascii = 0;
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (byte == 0x7F || (byte < 0x20 && (byte < 0x09 || byte > 0x0D))) return false;
+        ascii += byte < 0x80 ? 1 : 0;
+    }
+    return !text.empty() && 2 * ascii >= text.size();
+}
+
 std::string told(std::string_view what, std::string_view remedy) {
     return std::string("is ").append(what).append(": ").append(remedy);
 }
@@ -82,12 +93,9 @@ std::string foreign_kind(std::string_view head) {
     if (text.starts_with("<?xml"sv)) return told("an XML document", kOther);
     if (begins_as_onnx(head)) return told("an ONNX model", kOther);
     const bool json = text.starts_with('{') || text.starts_with('[');
-    const bool printable = std::ranges::all_of(text, [](char c) {
-        const auto byte = static_cast<unsigned char>(c);
-        return byte >= 0x20 ? byte != 0x7F : (byte >= 0x09 && byte <= 0x0D);
-    });
-    if (json && printable) return told("a JSON document", kOther);
-    if (!text.empty() && printable) return told("a text file", kOther);
+    if (head.size() < 8) return {};  // a few bytes may be the rest of any file
+    if (json && is_text(text)) return told("a JSON document", kOther);
+    if (is_text(text)) return told("a text file", kOther);
     if (!head.empty() && std::ranges::all_of(head, [](char c) { return c == '\0'; }))
         return told("filled with zero bytes (a download that never finished)", kFetch);
     return {};

@@ -51,12 +51,14 @@ def write_engine(
     path: str | os.PathLike[str],
     on_bytes: Callable[[int], None] | None = None,
     gpu: GpuPart | None = None,
+    read_back: bool = False,
 ) -> int:
     """Verify a planned graph and write it; returns the file's size in bytes. `on_bytes` is called with each tensor's.
 
-    The runtime's reader verifies the file before it gets its name. Raises `ExportError` if the graph breaks a rule of
-    the format or that reader refuses the file; then, as after any failure, no file is left behind, and an older one
-    stays. Whether an older one may be replaced is the caller's to ask (`check_engine_output`), before the work.
+    `read_back`: the runtime's reader verifies the file before it gets its name, as for every engine that a verb leaves
+    behind. Raises `ExportError` if the graph breaks a rule of the format or that reader refuses the file; then, as
+    after any failure, no file is left behind, and an older one stays. Whether an older one may be replaced is the
+    caller's to ask (`check_engine_output`), before the work.
     """
     check_graph(graph)
     target = Path(path)
@@ -79,7 +81,8 @@ def write_engine(
                     on_bytes(constant.type.num_bytes)
             file.seek(_LENGTH.size)
             file.write(_header(description, tensors, checksums)[0])  # as long as before: a checksum has a fixed width
-        _read_back(part, target)
+        if read_back:
+            _read_back(part, target)
     return data_start + sum(constant.type.num_bytes for constant in tensors.values())
 
 

@@ -148,7 +148,8 @@ def write_policy(
         "parity": None if parity is None else parity.to_json(),
     }
     with progress_bar("writing", graph.constant_bytes(), show_progress) as advance:
-        size = write_engine(replace(graph, provenance=known | dict(provenance or {})), path, advance)
+        made = replace(graph, provenance=known | dict(provenance or {}))
+        size = write_engine(made, path, advance, read_back=True)
     return ExportReport(os.fspath(path), size, gflop, parity)
 
 

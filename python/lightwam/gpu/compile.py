@@ -117,7 +117,7 @@ def compile_engine(engine: Path, out: Path, options: CompileOptions, show_progre
         compiled = compile_plan(plan, targets, compiler, options.tactics, on_progress)
     total = size + sum(map(len, compiled.machine_code.values()))
     with progress_bar("writing", total, show_progress) as advance:
-        written = write_engine(graph, out, advance, gpu_part(compiled, graph))
+        written = write_engine(graph, out, advance, gpu_part(compiled, graph), read_back=True)
     return CompiledEngine(out, written, compiled, compiler.compiled, left_out)
 
 

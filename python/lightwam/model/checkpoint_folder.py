@@ -135,7 +135,7 @@ def _read_config(folder: Path) -> LightWAMConfig:
     file = folder / CONFIG_FILE
     if not file.exists():
         raise CheckpointError(f"checkpoint folder {folder} lacks {file}: train it first, or convert one")
-    document = read_json(file, "checkpoint folder's", CheckpointError, "train it again")
+    document = read_json(file, "checkpoint is damaged: configuration", CheckpointError, "train it again")
     return LightWAMConfig.from_dict(document)
 
 

@@ -224,4 +224,4 @@ class _Run:
         bar = progress_bar("writing", made.constant_bytes(), self.options.show_progress)
         with replacing_file(report_path(out)) as part, bar as advance:
             part.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            write_engine(made, out, advance)
+            write_engine(made, out, advance, read_back=True)

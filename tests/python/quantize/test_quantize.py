@@ -199,11 +199,12 @@ def test_chunk_gate_takes_the_worst_layers_out(engine: Path, tmp_path: Path) -> 
 
 def test_gate_that_cannot_be_met_writes_nothing(engine: Path, tmp_path: Path) -> None:
     out = tmp_path / "q.lwam"
-    out.write_bytes(b"old")
+    old = engine.read_bytes()
+    out.write_bytes(old)
     for options in (replace(SMALL, chunk_gate=1.0), replace(SMALL, layer_gate=1e-6)):
         report = quantize_engine(engine, out, _observations(engine, 2), options)
         assert not report.passed and all(entry.verdict != "int8" for entry in report.layers)
-        assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]
+        assert out.read_bytes() == old and list(tmp_path.iterdir()) == [out]
 
 
 def test_layers_named_by_hand_stay_float(engine: Path, tmp_path: Path) -> None:
