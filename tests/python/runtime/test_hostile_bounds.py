@@ -73,11 +73,11 @@ def test_scratch_memory_of_a_pooling(tmp_path: Path) -> None:
     hostile = engine([1, 1, tokens], values, [pool, actions_of("pool")], **tensors)
     path = write_engine(tmp_path / "pool.lwam", hostile)
     refused(path, r"op 'pool' \(learned_query_pool\) needs \d+ bytes of scratch memory; expected at most \d+ beside")
-    pool["attrs"]["heads"] = 40
-    hostile.value("pool")["shape"] = hostile.value("actions")["shape"] = [1, 40, 1]
-    hostile.value("actions")["shape"] = [40, 1]
-    hostile.tensors["scores"] = np.ones((40, 1), "f4")
-    hostile.document["policy"]["horizon"] = 40
+    pool["attrs"]["heads"] = 4
+    hostile.value("pool")["shape"] = hostile.value("actions")["shape"] = [1, 4, 1]
+    hostile.value("actions")["shape"] = [4, 1]
+    hostile.tensors["scores"] = np.ones((4, 1), "f4")
+    hostile.document["policy"]["horizon"] = 4
     Policy(write_engine(path, hostile), threads=1)
 
 
