@@ -92,9 +92,7 @@ def test_every_reader_says_so_in_its_own_words(tmp_path: Path, reader: str, text
 
 def test_a_file_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_JSON_BYTES", 1000)
-    with pytest.raises(
-        DataError, match=r"report /dev/zero is unreadable \(it has more than 1000 bytes\)"
-    ):
+    with pytest.raises(DataError, match=r"report /dev/zero is unreadable \(it has more than 1000 bytes\)"):
         read_json(Path("/dev/zero"), "report", DataError, "make it again")
 
 
