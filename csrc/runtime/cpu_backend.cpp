@@ -203,8 +203,8 @@ void CpuBackend::load(const engine::EngineFile& file) {
 // What the steps need beside the arena. A small file must not reserve much memory: expected is a multiple of what the
 // file holds and declares, and a share for each thread.
 std::size_t CpuBackend::checked_scratch(const engine::EngineFile& file, const std::vector<Step>& steps) const {
-    constexpr std::size_t kMultiple = 8;
-    constexpr std::size_t kShare = std::size_t{64} << 20;
+    constexpr std::size_t kMultiple = 2;
+    constexpr std::size_t kShare = std::size_t{16} << 20;
     std::size_t declared = arena_.bytes() + static_cast<std::size_t>(graph_.instruction_bytes);
     for (const engine::Tensor& tensor : graph_.tensors) declared += tensor.bytes;
     const std::size_t most = kMultiple * declared + kShare * static_cast<std::size_t>(pool_->threads());

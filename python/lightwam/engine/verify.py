@@ -41,6 +41,7 @@ def check_graph(graph: Graph) -> None:
         _check_ops(graph, program)
         written = _check_order(program, written)
         _check_offsets(program, graph.instruction_bytes)
+        _check_views(program)
         _check_lifetimes(program)
         _check_work(graph, program, name)
     if graph.policy:
@@ -62,8 +63,6 @@ def _check_ops(graph: Graph, program: Program) -> None:
         if made != {role: view(tensor.shape) for role, tensor in operands.declared.items()}:
             declared = {role: tensor.shape for role, tensor in operands.declared.items()}
             raise ExportError(f"op {op.name}: writes {shapes}, declared {declared}: build the graph anew")
-        if OPS[op.op].view:
-            _check_view(op, program)
 
 
 def check_usual_forms(graph: Graph) -> None:
@@ -104,10 +103,11 @@ def _check_work(graph: Graph, program: Program, name: str) -> None:
         raise ExportError(f"program {name} needs {total:.3g} operations: at most {MOST_OPERATIONS:.3g} are run")
 
 
-def _check_view(op: Op, program: Program) -> None:
-    x, y = program.values[op.inputs["x"]], program.values[op.outputs["y"]]
-    if x.storage != "arena" or (x.storage, x.offset) != (y.storage, y.offset):
-        raise ExportError(f"op {op.name}: {y.name} does not lie on the bytes of {x.name} in the arena: plan again")
+def _check_views(program: Program) -> None:
+    for op in (op for op in program.ops if OPS[op.op].view):
+        x, y = program.values[op.inputs["x"]], program.values[op.outputs["y"]]
+        if x.storage != "arena" or (x.storage, x.offset) != (y.storage, y.offset):
+            raise ExportError(f"op {op.name}: {y.name} does not lie on the bytes of {x.name} in the arena: plan again")
 
 
 def _check_order(program: Program, instruction: set[str]) -> set[str]:

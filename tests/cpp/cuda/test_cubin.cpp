@@ -105,7 +105,7 @@ void test_segments(const engine::EngineFile& file) {
     EXPECT(with_segment(kFar, 0).is_refused("a segment runs past its end"));
     EXPECT(with_segment(64, kFar).is_refused("a segment runs past its end"));
     EXPECT(with_segment(64, ~std::uint64_t{0}).is_refused("a segment runs past its end"));
-    EXPECT(Spoiled(good).put<std::uint16_t>(56, 1).is_refused("segments"));
+    EXPECT(Spoiled(good).put<std::uint16_t>(56, 1).put<std::uint16_t>(54, 55).is_refused("table of segments"));
     EXPECT(Spoiled(good).put<std::uint16_t>(56, 1).put(32, kFar).is_refused("its table of segments runs past its end"));
     EXPECT(Spoiled(good).put<std::uint16_t>(56, 1).put<std::uint16_t>(54, 0xFFFF).is_refused("table of segments"));
     EXPECT(Spoiled(good).put<std::uint16_t>(56, 0xFFFF).is_refused("table of segments"));

@@ -73,11 +73,11 @@ def test_scratch_memory_of_a_pooling(tmp_path: Path) -> None:
     hostile = engine([1, 1, tokens], values, [pool, actions_of("pool")], **tensors)
     path = write_engine(tmp_path / "pool.lwam", hostile)
     refused(path, r"op 'pool' \(learned_query_pool\) needs \d+ bytes of scratch memory; expected at most \d+ beside")
-    pool["attrs"]["heads"] = 40
-    hostile.value("pool")["shape"] = hostile.value("actions")["shape"] = [1, 40, 1]
-    hostile.value("actions")["shape"] = [40, 1]
-    hostile.tensors["scores"] = np.ones((40, 1), "f4")
-    hostile.document["policy"]["horizon"] = 40
+    pool["attrs"]["heads"] = 4
+    hostile.value("pool")["shape"] = hostile.value("actions")["shape"] = [1, 4, 1]
+    hostile.value("actions")["shape"] = [4, 1]
+    hostile.tensors["scores"] = np.ones((4, 1), "f4")
+    hostile.document["policy"]["horizon"] = 4
     Policy(write_engine(path, hostile), threads=1)
 
 
@@ -107,18 +107,18 @@ def attention_of(tokens: int, width: int) -> Engine:
 def test_operations_are_bounded(tmp_path: Path) -> None:
     hostile = attention_of(1 << 20, 64)
     path = write_engine(tmp_path / "work.lwam", hostile)
-    refused_by_both(path, r"program 'act' needs 3e\+14 operations, op 'y' \(self_attention\) alone 3e\+14; expected at")
+    refused_by_both(path, r"program 'act' needs 2.99e\+14 operations, op 'y' \(self_attention\) alone 2.99e\+14; exp")
 
 
 def test_operations_of_many_small_ops_are_counted_together(tmp_path: Path) -> None:
     hostile = attention_of(1 << 17, 64)  # 5e12 each
     attention = hostile.op("y")
-    for number in range(20):
+    for number in range(25):
         name = f"more {number}"
         hostile.act["values"].append(hostile.value("y") | {"name": name, "offset": hostile.act["arena_bytes"]})
         hostile.act["arena_bytes"] += 4 * 64 << 17
         hostile.act["ops"].append(attention | {"name": name, "outputs": {"y": name}})
-    refused_by_both(write_engine(tmp_path / "work.lwam", hostile), r"program 'act' needs 1.0?\de\+14 operations")
+    refused_by_both(write_engine(tmp_path / "work.lwam", hostile), r"program 'act' needs 1\.2\d*e\+14 operations")
 
 
 @pytest.mark.parametrize(
