@@ -47,7 +47,7 @@ class _Receiver:
         raise Stopped(number)
 
     def forgotten(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """In place of sys.unraisablehook: where Python drops an exception (`__del__`, calls from C), the signal stays."""
+        """In place of sys.unraisablehook: where Python drops exceptions (`__del__`, calls from C), signals stay."""
         if isinstance(unraisable.exc_value, Stopped):
             self.received.pop()
             self._try_again(unraisable.exc_value.signal)
