@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -120,7 +120,7 @@ def run_jobs(
     *,
     attempts: int = 2,
     unfinished: Path | None = None,
-) -> Iterator[tuple[Job, Result]]:
+) -> Generator[tuple[Job, Result], None, None]:
     """Compute function(job) in `processes` worker processes; yields (job, result) in the order of their end.
 
     attempts: how often a job is tried whose worker dies; each death but the last is logged.
