@@ -65,7 +65,9 @@ std::string InstructionCleaner::operator()(std::string_view text) {
     std::u32string codes = decode(text);
     if (std::ranges::any_of(codes, [](char32_t code) { return code >= 0x80; })) {
         if (!nfkc_) nfkc_.emplace();
-        codes = nfkc_->normalize(codes);
+        const std::u32string normalized = nfkc_->normalize(codes);
+        codes.clear();
+        for (const char32_t code : normalized) append_plain(code, codes);  // of what the form is made of, U+02BC is one
     }
     std::string result;
     for (const char32_t code : codes) {

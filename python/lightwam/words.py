@@ -41,7 +41,7 @@ def clean_instruction(text: str) -> str:
     White space of any kind and length is one space, control characters and invisible ones are nothing, curly quotes
     are straight, and letters are in Unicode's form NFKC: two texts that look alike are one.
     """
-    return " ".join(unicodedata.normalize("NFKC", text.translate(_PLAIN)).split())
+    return " ".join(unicodedata.normalize("NFKC", text.translate(_PLAIN)).translate(_PLAIN).split())
 
 
 def fnv1a_64(data: bytes) -> int:

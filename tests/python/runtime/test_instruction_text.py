@@ -58,6 +58,7 @@ OTHERS = {
     "apostrophes": ("don\u2019t", "don't"),
     "quotes": ("\u201cred\u201d", '"red"'),
     "ellipsis": ("stop\u2026", "stop..."),
+    "apostrophe in a letter": ("\u0149", "'n"),
     "Angstrom": ("\u212b", "\u00c5"),
     "Devanagari stays apart": ("\u0958", "\u0915\u093c"),
 }
@@ -95,7 +96,8 @@ def test_both_implementations_agree_on_sequences() -> None:
     letters = list("aeoAzq \u1ea1\u00e5\u0915\u304b\u1100\u1161\u11a8\uac00\uac01\u0041\ufb01\u212b\u00a8\u200b\ufeff")
     for _ in range(5000):
         text = "".join(rng.choice(letters if rng.random() < 0.4 else marks) for _ in range(rng.randrange(1, 9)))
-        assert clean_in_cpp(text) == clean_instruction(text), ascii(text)
+        cleaned = clean_instruction(text)
+        assert clean_in_cpp(text) == cleaned == clean_instruction(cleaned), ascii(text)
 
 
 def test_the_rule_is_that_of_umt5s_tokenizer() -> None:
@@ -110,6 +112,8 @@ def test_the_rule_is_that_of_umt5s_tokenizer() -> None:
             tokenized = normalizer.normalize(ftfy.fix_text(text)).replace("\u2581", " ").strip()
             assert tokenized == clean_instruction(text), case
     for case, (text, _) in OTHERS.items():
+        if case == "apostrophe in a letter":  # that of the tokenizer's form stays curly
+            continue
         assert normalizer.normalize(ftfy.fix_text(text)).lstrip("\u2581") == clean_instruction(text), case
 
 
