@@ -85,7 +85,8 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(building, target)
         except BaseException as error:
             building.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.filename in (None, os.fspath(building), os.fsencode(building)):
+            names = (None, os.fspath(building), os.fsencode(building))
+            if isinstance(error, OSError) and error.errno is not None and error.filename in names:
                 error.filename, error.filename2 = os.fspath(path), None
             raise
 
@@ -182,10 +183,13 @@ def unreadable(path: str | os.PathLike[str], reason: object, remedy: str, expect
     return str(kind) if kind.remedy else f"unreadable, it is {kind.what} ({reason}): {remedy}"
 
 
-def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises `error`, which says `what` the file is, what is wrong, and the remedy."""
+def read_json(path: Path, what: str, error: type[Exception], remedy: str, any_number: bool = False) -> dict[str, Any]:
+    """The JSON object in a file. Raises `error`, which says `what` the file is, what is wrong, and the remedy.
+
+    `any_number` as for `parse_json`.
+    """
     try:
-        document = load_json(path)
+        document = load_json(path, any_number)
     except FileNotFoundError as reason:
         raise error(f"{what} {path} is missing: {remedy}") from reason
     except (OSError, ValueError) as reason:
@@ -195,24 +199,25 @@ def read_json(path: Path, what: str, error: type[Exception], remedy: str) -> dic
     return document
 
 
-def load_json(path: Path) -> Any:
+def load_json(path: Path, any_number: bool = False) -> Any:
     """The value of a JSON file. Raises OSError, and ValueError (one line) for what is no JSON (`parse_json`)."""
     with path.open("rb") as file:
         content = file.read(MAX_JSON_BYTES + 1)
     if len(content) > MAX_JSON_BYTES:
         raise ValueError(f"it has more than {MAX_JSON_BYTES} bytes")
-    return parse_json(content.removeprefix(b"\xef\xbb\xbf"))  # which some editors write
+    return parse_json(content.removeprefix(b"\xef\xbb\xbf"), any_number)  # some editors write these three
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, any_number: bool = False) -> Any:
     """The value of a JSON text; everything that reads JSON reads it with this. Raises ValueError (one line) alone.
 
     As strict as the engine's own reader (csrc/engine/json.hpp): UTF-8, no key twice, at most 64 levels, no NaN or
-    infinity, every number within float64, every text of whole characters.
+    infinity, every number within float64, every text of whole characters. `any_number` takes what Python's writer
+    makes of NaN and infinity, for readers that name the place where one stands.
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        document = _DECODER.decode(text)
+        document = (_ANY_NUMBER if any_number else _DECODER).decode(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not valid UTF-8") from error
     except RecursionError as error:
@@ -253,6 +258,11 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _any_integer(text: str) -> int | float:
+    number = float(text)
+    return int(text) if isfinite(number) else number
+
+
 def _real(text: str) -> float:
     number = float(text)
     if not isfinite(number):
@@ -265,6 +275,7 @@ def _no_number(text: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_no_number)
+_ANY_NUMBER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_any_integer)
 
 
 def short(value: object, length: int = 80) -> str:

@@ -80,11 +80,7 @@ def _check(arguments: QuantizeArgs) -> None:
         raise ConfigError(f"--layer-gate is {arguments.layer_gate}: use a relative error in 0..1")
     if not 0 < arguments.chunk_gate <= 1:
         raise ConfigError(f"--chunk-gate is {arguments.chunk_gate}: use a cosine in 0..1")
-    if arguments.engine.resolve() == arguments.out.resolve():
-        raise ConfigError(f"--out is {arguments.out}, the engine itself: give another name")
     check_quantize_output(arguments.out, (arguments.engine, arguments.reference))
-    if arguments.reference is not None and arguments.reference.resolve() == arguments.out.resolve():
-        raise ConfigError(f"--out is {arguments.out}, the --reference itself: give another name")
 
 
 def _observations(arguments: QuantizeArgs) -> Observations:

@@ -60,7 +60,7 @@ def read_statistics(path: Path) -> dict[str, Any]:
         )
     if file_kind(path).name == "lerobot":
         raise DataError(f"statistics file {path} is a LeRobot data set: give {path / 'meta' / 'stats.json'}")
-    document = read_json(path, "statistics file", DataError, "measure it from the data set again")
+    document = read_json(path, "statistics file", DataError, "measure it from the data set again", any_number=True)
     try:
         made, note = in_our_form(document)
     except DataError as error:

@@ -185,7 +185,8 @@ def _refuse_other_forms(what: str, content: Mapping[str, Any]) -> None:
         parts = name.split(".")
         if {"lora_A", "lora_B", "base_layer"} & set(parts):
             raise CheckpointError(
-                f"{what} holds a LoRA of PEFT that is not merged ({name}): call merge_and_unload() and save the model"
+                f"{what} holds a LoRA of PEFT that is not merged ({name}): merge it with PEFT (merge_and_unload) and "
+                "save the model"
             )
         if parts[-1] in ("_flat_param", "flat_param"):
             raise CheckpointError(f"{what} holds flat parameters of FSDP ({name}): save a full state dict")

@@ -153,7 +153,7 @@ def load_policy(
         with np.load(path, allow_pickle=False) as file:
             tensors = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
-        told = unreadable(path, error, "make it again with `lightwam train`", ("npz",))
+        told = unreadable(path, error, "make it again with `lightwam train blind` or `lightwam train replay`", ("npz",))
         raise ConfigError(f"baseline file {path} is damaged or no .npz file: it is {told}") from error
     kind = str(tensors.get("kind"))
     if kind == "blind":

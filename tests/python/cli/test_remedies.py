@@ -192,7 +192,7 @@ STEPS = {  # command -> (part of its message, the command that follows it)
     "bench --thread 1 --runs 1": ("is it --threads?", "bench --threads 1 --runs 1 --warmup 1"),
     "bench --device orin": ("add that", "bench --device orin --roofline"),
     "bench --roofline --device cuda": ("give one of orin", "bench --roofline --device orin"),
-    "bench --roofline --out {tmp}/file": ("give another path", "bench --roofline --out {tmp}/b"),
+    "bench --roofline --out {tmp}/file": ("give another --out", "bench --roofline --out {tmp}/b"),
     "bench --device cuda": ("pass device='cpu'", "bench --device cpu --runs 1 --warmup 1"),
     "bench --runs 0": ("at least 1", "bench --runs 1 --warmup 1"),
     "inspect {engine} --text-rows -1": ("at least 0", "inspect {engine} --text-rows 0"),

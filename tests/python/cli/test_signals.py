@@ -90,7 +90,7 @@ def test_the_episode_of_a_recording_process_that_died_is_recorded_again(slow: Pa
     process = start(*f"record --sim slow_sim:Slow --out {out} --episodes 2 --clips 0".split(), path=slow)
     staging = out.with_name("set.staging")
     wait_until(lambda: list(staging.glob("episode_*")) and list(staging.glob(".*.part")))
-    (worker,) = (int(path.name.split(".")[2]) for path in staging.glob(".*.part"))
+    (worker,) = (int(path.name.split(".")[-3]) for path in staging.glob(".*.part"))
     os.kill(worker, signal.SIGKILL)
     _, errors = process.communicate(timeout=commands.PATIENCE)  # for a new process it is the first episode
     assert process.returncode == 0 and "Traceback" not in errors

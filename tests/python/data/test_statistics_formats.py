@@ -97,7 +97,7 @@ def test_statistics_of_every_step_are_joined(tmp_path: Path) -> None:
         ({"state": {**field(8), "mean": [3e38] * 8, "std": [0.0] * 8}, "action": field(7)}, "z-score", "inf"),
         ({"state": field(8), "action": {name: [0.0] * 7 for name in VALUES}}, "min/max", "no dimension varies"),
         ({"state": field(8), "action": {name: [0.0] * 7 for name in VALUES}}, "z-score", "no dimension varies"),
-        ({"state": {**field(8), "min": [10**400] * 8}, "action": field(7)}, "min/max", "other than numbers"),
+        ({"state": {**field(8), "min": [10**400] * 8}, "action": field(7)}, "min/max", "give 8 finite numbers"),
         ({"state": {**field(8), "min": [["a"]]}, "action": field(7)}, "min/max", "other than numbers"),
     ],
 )  # fmt: skip

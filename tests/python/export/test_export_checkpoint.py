@@ -179,7 +179,7 @@ def test_parameters_are_put_back_after_a_failure(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(widen, "_SMALL", 6000)
     model = random_model(tiny_config()).to(torch.bfloat16).eval()
     with pytest.raises(RuntimeError, match="mat1 and mat2"), computing_in_float32(model), torch.no_grad():
-        model.video_dit.blocks[0].self_attn(torch.zeros(1, 2, 3), None, None)
+        model.video_dit.blocks[0].self_attn(torch.zeros(1, 2, 3), None, None, ())
     assert {x.dtype for x in model.state_dict().values()} == {torch.bfloat16}
 
 

@@ -94,7 +94,7 @@ def test_a_golden_engine_passes_its_gates_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is quantised already"):
         find_layers(graph)
     with pytest.raises(ConfigError, match="is an fp8 engine: give a float engine"):
-        quantize_engine(engine, out, random_observations(read_engine(engine), 1, 1, seed=0),
+        quantize_engine(engine, tmp_path / "again.lwam", random_observations(read_engine(engine), 1, 1, seed=0),
                         QuantizeOptions(reference=out))  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,8 +224,11 @@ def test_refusals() -> None:
 
 
 def test_kernels_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lightwam.kernels.torch_launch", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lightwam\[gpu\]'"):
+    def without_triton(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named 'triton' (for {name})", name="triton")
+
+    monkeypatch.setattr("lightwam.model.ops.importlib", SimpleNamespace(import_module=without_triton))
+    with pytest.raises(ConfigError, match=r"'triton' is not installed: pip install '\.\[gpu\]'"):
         ops.self_attention_by_kernel(*_attention_inputs(torch.float32), HEADS)
 
 
