@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +28,17 @@ def start(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
     program = ("-m", "lightwam.cli") if script is None else (str(script),)
     command = [*under, sys.executable, *program, *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_own_signals
+    )
+    atexit.register(process.kill)  # a failed test leaves nothing behind
+    return process
+
+
+def _own_signals() -> None:
+    """Not ignored, as by tests that a shell runs in the background."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], object]) -> None:
