@@ -83,7 +83,10 @@ $(VENV)/.demo-installed: $(VENV)/.system-packages $(SOURCES)
 $(VENV)/.test-installed: $(VENV)/.system-packages $(NATIVE)
 	@echo "installing lightwam (editable) with its development tools into $(VENV) (a few minutes the first time)"
 	$(PIP) cmake ninja pybind11 scikit-build-core
-	$(BUILD_SETTINGS) $(PIP) --no-build-isolation -e ".[train,libero,dev]"
+	$(BIN)/python cmake/requirements.py train libero dev > $(VENV)/requirements.txt
+	$(PIP) -r $(VENV)/requirements.txt & libraries=$$!; \
+		$(BUILD_SETTINGS) $(PIP) --no-build-isolation --no-deps -e .; built=$$?; \
+		wait $$libraries && exit $$built
 	touch $@
 
 $(VENV)/.peers-installed: $(VENV)/.test-installed

@@ -14,7 +14,7 @@ static int fail(const char* what) {
 
 int main(int argc, char** argv) {
     static uint8_t pixels[kSize * kSize * 3];
-    lightwam_options options = {NULL, NULL, 0};
+    lightwam_options options = {.threads = 0};
     lightwam_observation observation = {NULL, 0, NULL, 0, NULL, 0};
     lightwam_image images[kMaxCameras];
     lightwam_policy* policy = NULL;

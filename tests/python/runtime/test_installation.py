@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lightwam
@@ -28,8 +29,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=folder)
+    """Python on these sources; -S keeps an editable installation from bringing its own."""
+    path = os.pathsep.join([str(folder), str(Path(np.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-S", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
 
 
 def nothing(folder: Path) -> None:
