@@ -181,6 +181,7 @@ def _serve(pipe: connection.Connection) -> None:
         try:
             message = pipe.recv_bytes()
         except (EOFError, OSError):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clean up
             return
         try:
             loaded = pickle.loads(message)
@@ -195,6 +196,7 @@ def _serve(pipe: connection.Connection) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # another one would only disturb the cleaning up
     raise SystemExit(128 + number)  # what is being written aside is removed on the way
 
 
