@@ -7,22 +7,26 @@
 namespace lightwam::cpu {
 namespace {
 
+#if defined(__x86_64__)
+// Not a static in the function below: a fork could inherit its guard while another thread holds it.
+const X86Features kCpu = x86_features();
+#endif
+
 bool runs_here(Level level) noexcept {
 #if defined(__x86_64__)
-    static const X86Features cpu = x86_features();
     switch (level) {
         case Level::portable:
             return true;
         case Level::avx2:
-            return cpu.avx2;
+            return kCpu.avx2;
         case Level::avx2_vnni:
-            return cpu.avx2 && cpu.avx_vnni;
+            return kCpu.avx2 && kCpu.avx_vnni;
         case Level::avx512:
-            return cpu.avx512;
+            return kCpu.avx512;
         case Level::avx512_vnni:
-            return cpu.avx512 && cpu.avx512_vnni;
+            return kCpu.avx512 && kCpu.avx512_vnni;
         case Level::avx512_bf16:
-            return cpu.avx512 && cpu.avx512_vnni && cpu.avx512_bf16;
+            return kCpu.avx512 && kCpu.avx512_vnni && kCpu.avx512_bf16;
     }
     return false;
 #else

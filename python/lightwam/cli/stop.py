@@ -105,14 +105,3 @@ def stopped_by_signals(program: bool) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if program else before[number])
         receiver.close()
         sys.unraisablehook = hook
-
-
-def say_last(line: str) -> None:
-    """A line to standard error. The terminal may be gone, which must not change the exit status."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -32,8 +32,6 @@ IMAGE_PREFIX = "observation.images."
 SUBSTEPS_KEY = "lightwam.action_substeps"
 _INDEX_COLUMNS = ("index", "frame_index", "episode_index", "task_index", "timestamp")
 
-LeRobotDataset = Dataset
-
 
 @default_arithmetic
 def open_dataset(root: Path, state_key: str = STATE_KEY, action_key: str = ACTION_KEY) -> Dataset:
