@@ -74,17 +74,18 @@ quick parent "add_subdirectory, static and shared: the parent's settings are unt
 
 # The public headers, under the warnings of strict projects, by every compiler that is here.
 case_headers() {
-    local cc standard strict="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I$SOURCE/csrc/include"
+    local cc cxx standard strict="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror -I$SOURCE/csrc/include"
     printf '#include <lightwam/policy.h>\nint main(void) { return 0; }\n' | tee header.c >header.cpp
     printf '#include <lightwam/policy.hpp>\nint main() { return lightwam::kStageCount - 6; }\n' >headers.cpp
     for cc in cc gcc-11 gcc-12 gcc-13 gcc-14 clang-14 clang-15 clang-16 clang-17 clang-18 clang-19; do
-        command -v "$cc" >/dev/null || continue
+        case $cc in cc) cxx=c++ ;; gcc*) cxx=g++${cc#gcc} ;; *) cxx=clang++${cc#clang} ;; esac
+        command -v "$cc" >/dev/null && command -v "$cxx" >/dev/null || continue
         for standard in c99 c11 c2x; do "$cc" $strict -std=$standard -c header.c -o header.o; done
-        for standard in c++11 c++17 c++20 c++2b; do "$cc" $strict -std=$standard -c header.cpp -o header.o; done
+        for standard in c++11 c++17 c++20 c++2b; do "$cxx" $strict -std=$standard -c header.cpp -o header.o; done
         for standard in c++17 c++20 c++2b; do
-            "$cc" $strict -std=$standard -fno-exceptions -fno-rtti -c headers.cpp -o headers.o
+            "$cxx" $strict -std=$standard -fno-exceptions -fno-rtti -c headers.cpp -o headers.o
         done
-        refused "policy.hpp needs C++17 or newer" "$cc" -std=c++14 "-I$SOURCE/csrc/include" -c headers.cpp -o headers.o
+        refused "policy.hpp needs C++17 or newer" "$cxx" -std=c++14 "-I$SOURCE/csrc/include" -c headers.cpp -o headers.o
     done
 }
 quick headers "the public headers in C99 to C23 and C++11 to C++23, strict warnings" case_headers
