@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks run on the CPU, by Triton's interpreter: the proof of a kernel, and of a plan, where no GPU is.
 
-The interpreter executes the kernel's own source with NumPy, program by program. It is built here from the compiled
+The interpreter executes the kernel's own source with NumPy. It is built here from the compiled
 function, so one process interprets and compiles (TRITON_INTERPRET stays unset). On top of Triton's own:
 - bfloat16 is computed in float32 and rounded to nearest even (Triton 3.9.0 multiplies its bits as integers), e4m3 is
   rounded to nearest even and saturates, as the hardware's conversion does (Triton truncates, and wraps);
@@ -9,22 +9,26 @@ function, so one process interprets and compiles (TRITON_INTERPRET stays unset).
 - a float32 matmul in the tensor cores' ten bits of mantissa is an error: the interpreter would hide what it loses.
 What it can't show: races, the hardware's own rounding, errors of the compiler, speed.
 
-Its cost is Python: about 20 microseconds a tensor operation a program, whatever the size. Large blocks are fast here.
+Its cost is Python, about 20 microseconds a tensor operation, so it runs many programs at once (lanes.py).
 Set OPENBLAS_NUM_THREADS=1 before NumPy loads: matmuls are small, and its threads only wait for each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from triton import language as tl
 from triton.runtime import interpreter as triton_interpreter
 
-from lightwam.kernels.formats import POINTERS
-from lightwam.kernels.interpreter.patches import Extent, patched, rewritten
+from lightwam.kernels.formats import POINTERS, Array
+from lightwam.kernels.interpreter.lanes import Parted
+from lightwam.kernels.interpreter.patches import patched, rewritten
+from lightwam.kernels.interpreter.running import Extent, LaunchError, Running
 from lightwam.kernels.task import Argument, Tactic, Task, kernel_module, kernel_parameters
+
+BATCH = 128  # programs at once: arrays of larger batches leave the processor's cache
 
 
 def run(task: Task, tactic: Tactic, addresses: Sequence[int], extents: Mapping[str, int] | None = None) -> None:
@@ -49,19 +53,34 @@ def run_extents(task: Task, tactic: Tactic, extents: Sequence[Extent]) -> None:
     module = kernel_module(task)
     grid = tuple(module.grid(task, tactic))
     numbers = {argument.name: index for index, argument in enumerate(task.arguments)}
-    with patched(task.kernel, extents):
+    with patched(task.kernel, extents) as running:
         bound = {
             name: _pointer(value, numbers[value.name], extents) if isinstance(value, Argument) else value
             for name, value in kernel_parameters(task, tactic).items()
         }
-        function = rewritten(module.kernel.fn)
-        builder = triton_interpreter.interpreter_builder
-        builder.set_grid_dim(*grid)
-        for x in range(grid[0]):
-            for y in range(grid[1]):
-                for z in range(grid[2]):
-                    builder.set_grid_idx(x, y, z)
-                    function(**bound)
+        function = rewritten(module.kernel)
+        triton_interpreter.interpreter_builder.set_grid_dim(*grid)
+        programs = np.indices((*grid, 1, 1)[:3], np.int32).reshape(3, -1).T
+        for start in range(0, len(programs), BATCH):
+            _run_batch(function, bound, running, programs[start : start + BATCH])
+
+
+def _run_batch(function: Callable[..., Any], bound: Mapping[str, Any], running: Running, programs: Array) -> None:
+    """Programs at once, or in parts where they part; one by one where one of them fails, so that the first is named."""
+    running.begin(programs)
+    try:
+        function(**bound)
+    except Parted as parted:
+        parts = [programs[side] for side in parted.sides]
+    except LaunchError:
+        if len(programs) == 1:
+            raise
+        parts = [programs[i : i + 1] for i in range(len(programs))]
+    else:
+        running.end()
+        return
+    for part in parts:
+        _run_batch(function, bound, running, part)
 
 
 def _pointer(argument: Argument, number: int, extents: Sequence[Extent]) -> Any:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import lightwam
+from helpers.warm_python import for_standin
 
 if TYPE_CHECKING:
     from lightwam.gpu.compile import CompiledPlan
@@ -38,16 +36,11 @@ def build_standin(folder: Path) -> Path:
 
 
 def run_script(script: str, library: Path, *arguments: str | Path, timeout: float = 300) -> str:
-    """Runs Python code that finds `library` as sys.argv[1] and `arguments` after it; its output.
+    """Runs Python code that finds `library` as sys.argv[1] and `arguments` after it, in a process; its output.
 
     AssertionError with its errors if it fails.
     """
-    paths = [str(Path(__file__).parents[1]), str(Path(lightwam.__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", script, str(library), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return for_standin().run(script, library, *arguments, timeout=timeout)
 
 
 class _Launch(ctypes.Structure):
