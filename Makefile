@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles the modules that are imported, when they are; compiling all of them here takes two minutes of a core.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # Tests run in this many processes of one thread each.
 JOBS ?= 2
 # Extension, C++ tests and benchmarks are one build, which the installation makes: scikit-build-core reads these variables.
