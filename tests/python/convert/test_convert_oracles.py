@@ -11,11 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import tokenizers
 import torch
-import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -41,6 +39,8 @@ def arguments(tmp_path: Path) -> ConvertArgs:
 
 
 def transformer() -> Any:
+    import diffusers
+
     torch.manual_seed(0)
     return diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=16, out_channels=16,
@@ -68,6 +68,8 @@ def test_dit_of_diffusers(tmp_path: Path, arguments: ConvertArgs, shard_size: st
 
 @torch.no_grad()
 def test_vae_of_diffusers(tmp_path: Path, arguments: ConvertArgs) -> None:
+    import diffusers
+
     torch.manual_seed(0)
     oracle = diffusers.AutoencoderKLWan(base_dim=8, z_dim=16, latents_mean=[0.0] * 16, latents_std=[1.0] * 16).eval()
     oracle.save_pretrained(tmp_path / "vae")
@@ -84,6 +86,9 @@ def test_vae_of_diffusers(tmp_path: Path, arguments: ConvertArgs) -> None:
 @pytest.fixture(scope="module")
 def umt5(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
     """A small encoder and a word tokenizer of transformers, and the folder that both are saved in."""
+
+    import transformers
+
     folder = tmp_path_factory.mktemp("umt5")
     torch.manual_seed(0)
     settings = transformers.UMT5Config(
@@ -161,6 +166,8 @@ def test_umt5_under_official_names(tmp_path: Path) -> None:
 def test_settings_that_shapes_do_not_tell(
     tmp_path: Path, arguments: ConvertArgs, given: str, part: str, change: dict[str, Any], named: str
 ) -> None:
+    import diffusers
+
     oracle = transformer() if part == "dit" else diffusers.AutoencoderKLWan(
         base_dim=8, latents_mean=[0.0] * 16, latents_std=[1.0] * 16
     )  # fmt: skip

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -71,6 +70,8 @@ def test_official_dit(reference: dict[str, dict[str, Tensor]], prefix: str) -> N
 
 
 def test_dit_of_diffusers(reference: dict[str, dict[str, Tensor]]) -> None:
+    import diffusers
+
     sizes = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
     with torch.device("meta"):
         theirs = diffusers.WanTransformer3DModel(**sizes).state_dict()
@@ -79,6 +80,8 @@ def test_dit_of_diffusers(reference: dict[str, dict[str, Tensor]]) -> None:
 
 
 def test_vae_of_diffusers(reference: dict[str, dict[str, Tensor]]) -> None:
+    import diffusers
+
     with torch.device("meta"):
         theirs = diffusers.AutoencoderKLWan().state_dict()
     wanted = {key: list(value.shape) for key, value in reference["vae"].items()}

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ TEXT = TextConfig(
 VAE = VAEConfig(base_dim=8, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 
 
+@cache
 def small_config() -> LightWAMConfig:
     """Nano's cameras (32 x 64) and expert around a DiT and a VAE that diffusers can build as well."""
     nano = LightWAMConfig.nano()
@@ -46,12 +49,24 @@ def random_weights(module: Any, prefix: str = "", dtype: torch.dtype = torch.flo
     return {name: made.get(prefix + name, shape).to(dtype) for name, shape in expected_shapes(module).items()}
 
 
-def policy_weights(config: LightWAMConfig, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+@cache
+def _policy_weights(config: LightWAMConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     return random_weights(on_meta(lambda: LightWAM(config)), dtype=dtype)
 
 
-def vae_weights(config: LightWAMConfig) -> dict[str, Tensor]:
+def policy_weights(config: LightWAMConfig, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+    """Weights of a policy, for the caller to change."""
+    return {name: value.clone() for name, value in _policy_weights(config, dtype).items()}
+
+
+@cache
+def _vae_weights(config: LightWAMConfig) -> dict[str, Tensor]:
     return random_weights(on_meta(lambda: WanVAE(config.vae)), "vae.")
+
+
+def vae_weights(config: LightWAMConfig) -> dict[str, Tensor]:
+    """Weights of its VAE, for the caller to change."""
+    return {name: value.clone() for name, value in _vae_weights(config).items()}
 
 
 def published(weights: dict[str, Tensor]) -> dict[str, Any]:
@@ -73,14 +88,21 @@ def statistics(config: LightWAMConfig) -> dict[str, Any]:
     }
 
 
+@cache
+def _released() -> dict[str, bytes]:
+    """Released files of the small policy by name."""
+    config, policy, vae = small_config(), io.BytesIO(), io.BytesIO()
+    torch.save(published(policy_weights(config)), policy)
+    torch.save({name.removeprefix("model."): value for name, value in vae_weights(config).items()}, vae)
+    documents = {"config.json": config.to_dict(), "stats.json": statistics(config)}
+    texts = {name: json.dumps(document).encode() for name, document in documents.items()}
+    return {**texts, "policy.pt": policy.getvalue(), "vae.pth": vae.getvalue()}
+
+
 def inputs(folder: Path) -> ConvertArgs:
     """Released files of the small policy in `folder`, and the arguments that convert them."""
-    config = small_config()
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    (folder / "stats.json").write_text(json.dumps(statistics(config)))
-    torch.save(published(policy_weights(config)), folder / "policy.pt")
-    vae = {name.removeprefix("model."): value for name, value in vae_weights(config).items()}
-    torch.save(vae, folder / "vae.pth")
+    for name, content in _released().items():
+        (folder / name).write_bytes(content)
     return ConvertArgs(
         out=folder / "out", config=str(folder / "config.json"), policy=folder / "policy.pt",
         vae=folder / "vae.pth", stats=folder / "stats.json",

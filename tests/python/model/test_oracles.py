@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +37,8 @@ def config() -> LightWAMConfig:
 
 @pytest.fixture(scope="module")
 def transformer() -> Any:
+    import diffusers
+
     torch.manual_seed(0)
     model = diffusers.WanTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -89,6 +90,8 @@ def test_backbone_under_official_names(transformer: Any) -> None:
 
 @torch.no_grad()
 def test_vae_of_diffusers() -> None:
+    import diffusers
+
     torch.manual_seed(0)
     oracle = diffusers.AutoencoderKLWan(base_dim=8, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
     vae = WanVAE(VAEConfig(base_dim=8, z_dim=4, latent_mean=(0.0,) * 4, latent_std=(1.0,) * 4))

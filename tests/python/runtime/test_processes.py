@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import lightwam
-from helpers.standin import build_standin, run_script
+from helpers.standin import run_script
 from lightwam.errors import DeviceError
 from lightwam.runtime import ChunkExecutor, Policy
 
@@ -102,9 +102,9 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), policy.device)
 """
 
 
-def test_cuda_and_a_fork(tmp_path: Path) -> None:
+def test_cuda_and_a_fork(standin_library: Path) -> None:
     engine = Path(__file__).parents[2] / "data/engines/small_gpu.lwam"
-    said = run_script(GPU, build_standin(tmp_path), engine, Path(__file__).parents[1]).splitlines()
+    said = run_script(GPU, standin_library, engine, Path(__file__).parents[1]).splitlines()
     assert "was opened before this process was forked" in said[0]
     assert "CUDA was started before this process was forked" in said[1] and "'spawn'" in said[1]
     assert said[2] == "cpu" and "CUDA was started before this process was forked" in said[3]
