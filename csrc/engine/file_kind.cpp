@@ -24,6 +24,9 @@ struct Magic {
 constexpr Magic kMagic[] = {
     {0, "version https://git-lfs.github.com/spec/"sv, "a Git LFS pointer, not the engine file itself",
      "run 'git lfs pull' in its repository, or download the file"},
+    {0, "/annex/objects/"sv, "a git-annex pointer, not the engine file itself",
+     "run 'git annex get' in its repository"},
+    {0, "outs:\n"sv, "a DVC pointer, not the engine file itself", "run 'dvc pull' in its repository"},
     {0, "PK\x03\x04"sv, "a zip archive or a torch.save checkpoint", kExport},
     {0, "PK\x05\x06"sv, "an empty zip archive", kFetch},
     {0, "\x80\x02\x8a\x0al\xfc\x9c\x46\xf9 j\xa8P\x19"sv, "a torch.save checkpoint", kExport},
@@ -47,6 +50,12 @@ constexpr Magic kMagic[] = {
     {4, "TFL3"sv, "a TensorFlow Lite model", kOther},
     {4, "ftyp"sv, "an MP4 video", kOther},
     {0, "\x7f\x45LF"sv, "a program or library", kOther},
+    {0, "%PDF"sv, "a PDF document", kOther},
+    {0, "SQLite format 3\x00"sv, "an SQLite database", kOther},
+    {0, "\x00\x05\x16\x07\x00"sv, "what macOS keeps beside a file (its name begins with '._')",
+     "give the file without '._'"},
+    {0, "\xff\xfe"sv, "text in UTF-16", kOther},
+    {0, "\xfe\xff"sv, "text in UTF-16", kOther},
 };
 
 bool begins_as_html(std::string_view text) {
@@ -75,6 +84,17 @@ bool is_text(std::string_view text) {
     return !text.empty() && 2 * ascii >= text.size();
 }
 
+// "its first bytes are c8 03 07 ff"
+std::string begin(std::string_view head) {
+    std::string text = "its first bytes are";
+    for (const char c : head.substr(0, 8)) {
+        constexpr std::string_view kDigits = "0123456789abcdef";
+        const auto byte = static_cast<unsigned char>(c);
+        text.append({' ', kDigits[byte / 16], kDigits[byte % 16]});
+    }
+    return text;
+}
+
 std::string told(std::string_view what, std::string_view remedy) {
     return std::string("is ").append(what).append(": ").append(remedy);
 }
@@ -98,6 +118,9 @@ std::string foreign_kind(std::string_view head) {
     if (is_text(text)) return told("a text file", kOther);
     if (!head.empty() && std::ranges::all_of(head, [](char c) { return c == '\0'; }))
         return told("filled with zero bytes (a download that never finished)", kFetch);
+    // Neither the length of a header (4 GiB and more), nor its JSON.
+    if (head.size() > 8 && head[8] != '{' && head.substr(4, 4) != "\0\0\0\0"sv)
+        return told("of no kind that is known (" + begin(head) + ")", kOther);
     return {};
 }
 

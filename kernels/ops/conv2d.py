@@ -19,7 +19,7 @@ from lightwam.kernels.formats import Array, decode, encode
 from lightwam.kernels.ops import reference as float64
 from lightwam.kernels.ops.conv2d_tactics import MOST_NORMED
 from lightwam.kernels.ops.conv2d_tactics import tactics as tactics
-from lightwam.kernels.ops.device import activate, store_statistics
+from lightwam.kernels.ops.device import activate, inverse_root, store_statistics
 from lightwam.kernels.task import FLOATS, Argument, Constant, DType, Tactic, Task, given
 
 
@@ -169,7 +169,7 @@ def kernel(
         squares = tl.sum(value * value, axis=1)
         if BLOCK_N_MORE > 0:
             squares += tl.sum(value_more * value_more, axis=1)
-        inverse = 1.0 / tl.sqrt(squares / COUT + EPS)
+        inverse = inverse_root(squares / COUT + EPS)
         _store_normed(value, inverse, norm_weight, z, row, channel, inside, COUT)
         if BLOCK_N_MORE > 0:
             _store_normed(value_more, inverse, norm_weight, z, row, channel_more, inside_more, COUT)

@@ -32,7 +32,7 @@ from lightwam.kernels.ops.attention_blocks import (
     weights_tolerance,
     zero_blocks,
 )
-from lightwam.kernels.ops.device import combine_squares, store_statistics
+from lightwam.kernels.ops.device import combine_squares, inverse_root, store_statistics
 from lightwam.kernels.ops.reference import STATISTICS_WIDTH, Statistics, row_statistics
 from lightwam.kernels.ops.reference import partials as partials_of
 from lightwam.kernels.targets import TacticFamily, tuned_target
@@ -79,7 +79,7 @@ def kernel(
     if q_statistics is not None:
         # The row's norm is left out of q and put on its logits.
         squares = combine_squares(q_statistics, tl.minimum(rows, TOKENS - 1), 2 * PARTIALS, PARTIALS)
-        scale = scale * tl.rsqrt(squares / ROW + EPS)
+        scale = scale * inverse_root(squares / ROW + EPS)
     sums = zero_blocks(BLOCK_M, BLOCK_N, PARTS)
     for head in range(HEADS):
         query = load_rows(q, rows, head * WIDTH, 0, TOKENS, ROW, WIDTH, BLOCK_D, True)

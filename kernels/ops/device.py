@@ -36,6 +36,15 @@ def activate(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def inverse_root(x):
+    """1 / sqrt(x), and NaN of an infinite x: squares of a finite row (above 1.8e19) that overflowed.
+
+    As 0 it would make a row of zeros, which nobody can tell from a result. One fused multiply-add.
+    """
+    return x * 0.0 + tl.rsqrt(x)
+
+
+@triton.jit
 def round_even(x):
     """To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves no bits for a fraction."""
     return (x + 12582912.0) - 12582912.0

@@ -16,6 +16,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops.attention_blocks import matmul_tactics
+from lightwam.kernels.ops.device import inverse_root
 from lightwam.kernels.ops.reference import layer_norm
 from lightwam.kernels.task import Argument, DType, Tactic, Task, check_sizes
 
@@ -62,7 +63,7 @@ def kernel(
         mean += difference * (count / (start + count))
         deviation += tl.sum(offset * offset, 1) + difference * difference * (start * (count / (start + count)))
         pointers += BLOCK_K
-    scale = tl.rsqrt(deviation / WIDTH + EPS)
+    scale = inverse_root(deviation / WIDTH + EPS)
 
     pointers = start_x
     score_row = tl.minimum(query, QUERIES - 1)

@@ -12,6 +12,7 @@ from lightwam.kernels.ops.device import (
     combine_range,
     e4m3_scale,
     eight_bit_scale,
+    inverse_root,
     round_to_eight_bits,
     store_statistics,
 )
@@ -86,7 +87,7 @@ def _tile(a, row_start, column_start, group, BLOCK_M: tl.constexpr, RAGGED: tl.c
     if a.X_MODE == "layer_norm":
         mean, variance = combine_moments(a.x_statistics, row_read, a.K, a.X_PARTIALS)
         mean = _free_layout(mean)
-        reciprocal = _free_layout(tl.rsqrt(variance + a.EPS))
+        reciprocal = _free_layout(inverse_root(variance + a.EPS))
     elif a.X_MODE == "quantize":
         low, high = combine_range(a.x_statistics, row_read, a.X_PARTIALS)
         if INTEGER:

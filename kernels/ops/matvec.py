@@ -18,7 +18,14 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as float64
-from lightwam.kernels.ops.device import activate, e4m3_scale, eight_bit_scale, largest_or_infinity, round_to_eight_bits
+from lightwam.kernels.ops.device import (
+    activate,
+    e4m3_scale,
+    eight_bit_scale,
+    inverse_root,
+    largest_or_infinity,
+    round_to_eight_bits,
+)
 from lightwam.kernels.ops.quantize_rows import rounded_rows
 from lightwam.kernels.ops.reference import ACTIVATIONS, Activation
 from lightwam.kernels.targets import LATENCY, MOST_WARPS, REGISTERS, Target, tuned_target
@@ -43,7 +50,7 @@ def _moments(x, row_offset, inside_rows, K: tl.constexpr, EPS: tl.constexpr, BLO
         inside = inside_rows[:, None] & (start + column < K)[None, :]
         value = tl.load(x + row_offset[:, None] + (start + column)[None, :], mask=inside, other=0.0).to(tl.float32)
         squares += tl.where(inside, (value - mean[:, None]) * (value - mean[:, None]), 0.0)
-    return mean, tl.rsqrt(tl.sum(squares, axis=1) / K + EPS)
+    return mean, inverse_root(tl.sum(squares, axis=1) / K + EPS)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.formats import Array
+from lightwam.kernels.ops.device import inverse_root
 from lightwam.kernels.task import Argument, DType, Tactic, Task
 
 
@@ -35,7 +36,7 @@ def kernel(
     offsets = row[:, None] * ROW + column[None, :]
     mask = (row < ROWS)[:, None] & (column < ROW)[None, :]
     block = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(block * block, 1) / ROW + EPS)
+    scale = inverse_root(tl.sum(block * block, 1) / ROW + EPS)
     normal = block * scale[:, None] * tl.load(weight + column, mask=column < ROW, other=0.0)[None, :]
     even, odd = tl.split(tl.reshape(normal, (BLOCK_R, BLOCK_C // 2, 2)))
     pair = tl.arange(0, BLOCK_C // 2)

@@ -10,14 +10,14 @@ import triton
 import triton.language as tl
 
 from lightwam.kernels.ops.attention_blocks import load_rows
-from lightwam.kernels.ops.device import combine_squares
+from lightwam.kernels.ops.device import combine_squares, inverse_root
 
 
 @triton.jit
 def reciprocal_rms(a, statistics, rows, TOKENS: tl.constexpr):
     """1 / sqrt(mean square + EPS) of rows of ROW columns from their partial sums of squares. [rows]."""
     squares = combine_squares(statistics, tl.minimum(rows, TOKENS - 1), a.STATISTICS_STRIDE, a.PARTIALS)
-    return tl.rsqrt(squares / a.ROW + a.EPS)
+    return inverse_root(squares / a.ROW + a.EPS)
 
 
 @triton.jit

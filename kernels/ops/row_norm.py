@@ -15,7 +15,7 @@ import triton.language as tl
 
 from lightwam.kernels.formats import Array
 from lightwam.kernels.ops import reference as float64
-from lightwam.kernels.ops.device import activate
+from lightwam.kernels.ops.device import activate, inverse_root
 from lightwam.kernels.ops.quantize_rows import ROW_WIDTH_LIMIT, rounded_rows, row_tactics, store_rounded
 from lightwam.kernels.task import EIGHT_BITS, Argument, DType, Tactic, Task, given
 
@@ -56,7 +56,7 @@ def kernel(
         mean = tl.sum(value, axis=1) / WIDTH
         value = tl.where(inside_columns, value - mean[:, None], 0.0)
     variance = tl.sum(value * value, axis=1) / WIDTH
-    value = value * (1.0 / tl.sqrt(variance + EPS))[:, None]
+    value = value * inverse_root(variance + EPS)[:, None]
     if weight is not None:
         value = value * tl.load(weight + batch * WIDTH + column, mask=column < WIDTH, other=0.0)[None, :]
     if bias is not None:

@@ -57,6 +57,12 @@ _MAGIC = (
     (b"\xff\xd8\xff", FileKind("image", "a JPEG image")),
     (b"GIF8", FileKind("image", "a GIF image")),
     (b"%PDF", FileKind("pdf", "a PDF document")),
+    (b"/annex/objects/", FileKind("annex", "a git-annex pointer, not the file itself", "run `git annex get` there")),
+    (b"outs:\n", FileKind("dvc", "a DVC pointer, not the file itself", "run `dvc pull` there")),
+    (
+        b"\x00\x05\x16\x07\x00",
+        FileKind("appledouble", "what macOS keeps beside a file ('._' before its name)", "give the file without '._'"),
+    ),
     (b"\x1aE\xdf\xa3", FileKind("video", "a Matroska or WebM video")),
     (b"PK\x05\x06", FileKind("zip", "an empty zip archive", _FETCH)),
     (b"\xff\xfe", FileKind("text", "text in UTF-16", "save it as UTF-8")),

@@ -98,6 +98,9 @@ def safe_stream(stream: TextIO | None) -> SafeStream:
 def safe_output() -> Iterator[SafeStream]:
     """Standard output and standard error as safe streams within the block; yields standard output."""
     before = sys.stdout, sys.stderr
+    waiting = [number for stream in before if (number := _without_waiting(stream)) is not None]
+    for number in waiting:
+        os.set_blocking(number, True)
     errors = safe_stream(sys.stderr)
     output = sys.stdout if isinstance(sys.stdout, SafeStream) else SafeStream(sys.stdout, errors)
     sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
@@ -107,6 +110,18 @@ def safe_output() -> Iterator[SafeStream]:
         output.flush()
         errors.flush()
         sys.stdout, sys.stderr = before
+        for number in waiting:
+            with contextlib.suppress(OSError):
+                os.set_blocking(number, False)
+
+
+def _without_waiting(stream: TextIO | None) -> int | None:
+    """The descriptor of a stream that another program made non-blocking: Python would drop what does not fit."""
+    try:
+        number = stream.fileno() if stream is not None else -1
+        return None if os.get_blocking(number) else number
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> str:

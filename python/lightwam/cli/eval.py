@@ -12,13 +12,16 @@ from lightwam.sim.closed_loop import plan_trials
 from lightwam.sim.evaluate import evaluate
 from lightwam.sim.policies import load_policy
 from lightwam.sim.registry import load_simulator
-from lightwam.sim.reports import prepare_output, read_report, summary_line, write_report
+from lightwam.sim.reports import prepare_output, read_report, summary_line
 from lightwam.terminal import table
 
 
 @dataclass(frozen=True)
 class EvalArgs:
-    """Measure a policy's success in a simulator, and write a report."""
+    """Measure a policy's success in a simulator, and write a report.
+
+    A stopped evaluation leaves a report of what is done; the same command goes on from there.
+    """
 
     policy: Path
     """Engine file (.lwam), or a baseline (.npz from `lightwam train blind` or `train replay`)."""
@@ -55,7 +58,8 @@ def print_reports(reports: list[dict[str, Any]]) -> None:
         about = (str(report.get("policy", "-")), str(report.get("states")), str(report.get("protocol")))
         latency = report.get("latency", {})
         times = (str(latency.get(name, "-")) for name in ("p50_ms", "p95_ms", "p99_ms"))
-        rows.append((*about, f"{report['successes']} of {report['trials']}", *times))
+        success = f"{report['successes']} of {report['trials']}" + (", unfinished" if "unfinished" in report else "")
+        rows.append((*about, success, *times))
     print(table(("policy", "states", "protocol", "success", "p50 ms", "p95 ms", "p99 ms"), rows))
 
 
@@ -75,8 +79,7 @@ def main(args: EvalArgs) -> int:
         args.policy, simulator.robot, replan_limit=plan.protocol.replan_steps, device=args.device,
         threads=args.threads, precision=args.precision,
     )  # fmt: skip
-    report = evaluate(simulator, policy, args.policy, plan, videos=args.videos, beside=beside)
-    write_report(args.out, report)
+    report = evaluate(simulator, policy, args.policy, plan, args.out, videos=args.videos, beside=beside)
     print_reports([summary_line(report), *beside])
     print(f"report: {args.out}")
     return 0

@@ -23,6 +23,12 @@ _REMEDIES = {
     errno.EEXIST: "give another path",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EMFILE: "close files, or allow more with ulimit -n",
+    errno.ENFILE: "close files of other programs",
+    errno.EFBIG: "allow larger files with ulimit -f, or give a path on another disk",
+    errno.EIO: "check that disk, or give a path on another one",
+    errno.ESTALE: "connect that network disk again, or give another path",
+    errno.ELOOP: "give a path without links in a circle",
+    errno.ETXTBSY: "end the program that runs it, or give another path",
     errno.ENOSYS: "use another path",
 }
 
@@ -48,12 +54,23 @@ def unexpected(error: Exception, extras: tuple[str, ...]) -> str:
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         where = error.filename2 or error.filename
         if where is None:
-            return f"{kind}: {error.strerror}: check the disk, /dev/shm and the folder for temporary files (TMPDIR)"
+            return f"{kind}: {error.strerror}: {_without_a_path(error)}"
         return f"{kind}: {escaped(os.fsdecode(where))}: {error.strerror}; {_REMEDIES[error.errno]}"
     line = f", line {frames[-1].lineno}" if frames else ""
     return (
         f"unexpected {kind}: {text} (in {place}{line}): python -X dev -m lightwam.cli VERB ... shows where it came from"
     )
+
+
+def _without_a_path(error: OSError) -> str:
+    """What to do about an error that names no file."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the folder that this shell stands in was removed; cd to another one"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return _REMEDIES[error.errno]
+    return "check the disk, /dev/shm and the folder for temporary files (TMPDIR)"
 
 
 def _origin(module: str) -> str | None:

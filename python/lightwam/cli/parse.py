@@ -65,13 +65,19 @@ class _Option:
 
 
 def _parser(arguments: type, prog: str) -> _Parser:
-    about = inspect.cleandoc(arguments.__doc__ or "")
+    about = _about(arguments)
     parser = _Parser(prog=prog, description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for title, about, options in _groups(arguments):
         group = parser.add_argument_group(f"{title} options", about) if title else parser
         for option in options:
             _add(group, option)
     return parser
+
+
+def _about(cls: type) -> str:
+    """The docstring; nothing where python -OO left it out, and the dataclass has its signature in its place."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    return "" if text.startswith(f"{cls.__name__}(") else text
 
 
 def _groups(cls: Any, given: Any = dataclasses.MISSING, title: str = "") -> Iterator[tuple[str, str, list[_Option]]]:
@@ -88,7 +94,7 @@ def _groups(cls: Any, given: Any = dataclasses.MISSING, title: str = "") -> Iter
             kind, positional = get_args(kind)[0], _POSITIONAL in get_args(kind)
         text = field.metadata.get("help") or helps.get(field.name, "")
         options.append(_Option(field.name, kind, default, text, positional))
-    yield title, inspect.cleandoc(cls.__doc__ or "") if title else "", options
+    yield title, _about(cls) if title else "", options
     for group, default, name in inner:
         yield from _groups(group, default, name)
 

@@ -144,7 +144,11 @@ def _vector(default: Mapping[str, Any], field: str, name: str, width: int, mode:
     try:
         if isinstance(default[name], np.ma.MaskedArray):
             raise TypeError("a masked array")
-        values = np.asarray(default[name], np.float32)
+        given = np.asarray(default[name])
+        if given.dtype.kind not in "iuf":
+            raise TypeError("texts or truth values")
+        with np.errstate(over="ignore"):  # infinite then, and refused below
+            values = given.astype(np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"statistics of {field}: {name} holds something other than numbers: measure it again"

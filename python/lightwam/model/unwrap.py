@@ -77,7 +77,7 @@ def unwrap(what: str, content: Mapping[str, Any], network: Network, choice: str 
         if name is None:
             break
         _enter(name, found)
-    _refuse_other_forms(what, found.content)
+    _refuse_other_forms(what, found.content, _ROOTS[network])
     return found
 
 
@@ -180,8 +180,8 @@ def _without_markers(
     return named
 
 
-def _refuse_other_forms(what: str, content: Mapping[str, Any]) -> None:
-    for name in content:
+def _refuse_other_forms(what: str, content: Mapping[str, Any], roots: frozenset[str]) -> None:
+    for name, value in content.items():
         parts = name.split(".")
         if {"lora_A", "lora_B", "base_layer"} & set(parts):
             raise CheckpointError(
@@ -190,6 +190,24 @@ def _refuse_other_forms(what: str, content: Mapping[str, Any]) -> None:
             )
         if parts[-1] in ("_flat_param", "flat_param"):
             raise CheckpointError(f"{what} holds flat parameters of FSDP ({name}): save a full state dict")
+        if "parametrizations" in parts:
+            how = "torch.nn.utils.parametrize.remove_parametrizations"
+            raise CheckpointError(f"{what} holds parametrized weights ({name}): {how}, then save the state dict")
+        if isinstance(value, Tensor) and "/" in name and name.partition("/")[0] in roots:
+            raise CheckpointError(f"{what} joins the parts of names by '/' ({name}): save them joined by '.'")
+    _refuse_lists(what, content, roots)
+
+
+def _refuse_lists(what: str, content: Mapping[str, Any], roots: frozenset[str]) -> None:
+    """Weights in a list: an average of EMA keeps its own without names. Only where no others are there."""
+    if any(name.partition(".")[0] in roots for name in content):
+        return
+    for name, value in content.items():
+        if isinstance(value, list | tuple) and value and all(isinstance(item, Tensor) for item in value):
+            remedy = "copy them into the model (an EMA's copy_to does), and save its state dict"
+            raise CheckpointError(f"{what} holds {len(value)} tensors without names in {name!r}: {remedy}")
+        if isinstance(value, list | tuple) and any(_held(item, roots, False) for item in value):
+            raise CheckpointError(f"{what} holds a list of {len(value)} state dicts in {name!r}: save one of them")
 
 
 def _count(content: Mapping[str, Any]) -> int:

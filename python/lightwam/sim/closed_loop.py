@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,23 +129,35 @@ def run_trial(
     return trial
 
 
+def start_states(env: SimulatorEnv, indices: Sequence[int], states: str) -> list[Array]:
+    """The start [N] of each of some trials. Raises SimulatorError where one has none (`start_state`)."""
+    official = env.official_states()
+    return [start_state(env, official, index, states) for index in indices]
+
+
 def run_trials(
     simulator: Simulator,
     task: Task,
     policy: PolicyLike,
     plan: TrialPlan,
     open_film: OpenFilm = lambda _: contextlib.nullcontext(),
+    finished: Sequence[Trial] = (),
 ) -> Iterator[Trial]:
-    """Run the plan's trials of one of its tasks, one by one, in one environment."""
+    """Run the plan's trials of one of its tasks that are not `finished`, one by one, in one environment."""
+    done = {trial.index for trial in finished}
+    indices = [index for index in plan.indices if index not in done]
+    if not indices:
+        return
+    label = f"{task.suite} task {task.index}, {plan.states}"
     with (
         contextlib.closing(simulator.make_env(task)) as env,
-        tally_bar(f"{task.suite} task {task.index}, {plan.states}", len(plan.indices), "solved") as advance,
+        tally_bar(label, len(plan.indices), "solved", done=len(done)) as advance,
     ):
         env.seed(plan.protocol.seed)
-        official = env.official_states()
+        starts = start_states(env, indices, plan.states)
         policy.set_instruction(task.instruction)
-        for index in plan.indices:
-            state = start_state(env, official, index, plan.states)
+        advance(0, sum(trial.success for trial in finished))
+        for index, state in zip(indices, starts, strict=True):
             with open_film(index) as add_picture:
                 trial = run_trial(env, policy, plan.protocol, state, index, add_picture=add_picture)
             advance(1, int(trial.success))

@@ -122,5 +122,5 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 def summary_line(report: dict[str, Any]) -> dict[str, Any]:
     """The few figures of a report that stand beside another one."""
-    names = ("policy", "protocol", "states", "suite", "tasks", "successes", "trials", "latency")
+    names = ("policy", "protocol", "states", "suite", "tasks", "successes", "trials", "latency", "unfinished")
     return {name: report[name] for name in names if name in report}

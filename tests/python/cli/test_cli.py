@@ -128,6 +128,10 @@ def outcome(error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (OSError(28, "No space left on device", "/x"), "2 .*/x: No space left on device; free some room"),
         (PermissionError(13, "Permission denied", "/x"), "2 .*/x: Permission denied; give a path that this user"),
         (OSError(24, "Too many open files", "/x"), "2 .*ulimit -n"),
+        (OSError(24, "Too many open files"), "2 .*ulimit -n"),
+        (OSError(27, "File too large", "/x"), "2 .*/x: File too large; allow larger files with ulimit -f"),
+        (OSError(40, "Too many levels of symbolic links", "/x"), "2 .*/x: .*; give a path without links in a circle"),
+        (OSError(5, "Input/output error", "/x"), "2 .*/x: Input/output error; check that disk"),
         (OSError(30, "Read-only file system"), "2 .*Read-only file system: check the disk, /dev/shm"),
         (OSError("strange"), "2 .*unexpected OSError: strange"),
         (MemoryError("7 GB"), r"2 .*out of memory \(7 GB\)"),
@@ -138,6 +142,17 @@ def test_whatever_a_verb_raises_is_one_line_and_never_status_1(
     error: BaseException, wanted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert re.match(wanted, outcome(error, monkeypatch, capsys))
+
+
+def test_a_folder_that_was_removed_under_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    error = FileNotFoundError(2, "No such file or directory")
+    assert "the folder that this shell stands in was removed; cd to another one" in outcome(error, monkeypatch, capsys)
 
 
 def test_the_help_lists_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,29 @@ def test_a_stream_that_is_closed_or_absent() -> None:
     for inner in (None, closed):
         stream = SafeStream(inner)
         assert stream.write("line\n") == 5 and not stream.isatty()
+
+
+def test_a_stream_that_another_program_made_non_blocking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node and others do: Python drops what does not fit into a full pipe, without an error."""
+    source, drain = os.pipe()
+    os.set_blocking(drain, False)
+    lines = b"".join(b"x" * 1000 + b"\n" for _ in range(300))  # a pipe holds 65,536 bytes
+    read: list[bytes] = []
+
+    def reader() -> None:
+        while block := os.read(source, 1 << 16):
+            read.append(block)
+
+    thread = threading.Timer(0.2, reader)
+    with open(drain, "w") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        thread.start()
+        with safe_output() as output:
+            print(lines.decode(), end="")
+        assert output.failure is None and not os.get_blocking(drain)
+    thread.join()
+    os.close(source)
+    assert b"".join(read) == lines
 
 
 def test_standard_streams_are_put_back_and_wrapped_once() -> None:

@@ -104,6 +104,19 @@ def test_wrong_words_are_one_line(words: str, wanted: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@dataclass(frozen=True)
+class Bare:
+    count: int = 3
+
+
+def test_without_docstrings_the_help_shows_no_signature(capsys: pytest.CaptureFixture[str]) -> None:
+    """As under python -OO."""
+    with contextlib.suppress(SystemExit):
+        parse(Bare, "lightwam try", ["--help"])
+    shown = capsys.readouterr().out
+    assert "--count" in shown and "Bare(" not in shown
+
+
 def test_the_help_shows_texts_defaults_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):
         read("--help")

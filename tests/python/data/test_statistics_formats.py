@@ -99,6 +99,9 @@ def test_statistics_of_every_step_are_joined(tmp_path: Path) -> None:
         ({"state": field(8), "action": {name: [0.0] * 7 for name in VALUES}}, "z-score", "no dimension varies"),
         ({"state": {**field(8), "min": [10**400] * 8}, "action": field(7)}, "min/max", "give 8 finite numbers"),
         ({"state": {**field(8), "min": [["a"]]}, "action": field(7)}, "min/max", "other than numbers"),
+        ({"state": {**field(8), "min": ["-1"] * 8}, "action": field(7)}, "min/max", "other than numbers"),
+        ({"state": {**field(8), "min": [False] * 8}, "action": field(7)}, "min/max", "other than numbers"),
+        ({"state": {**field(8), "max": [1e39] * 8}, "action": field(7)}, "min/max", "give 8 finite numbers"),
     ],
 )  # fmt: skip
 def test_refused_by_name(tmp_path: Path, document: dict[str, Any], mode: str, told: str) -> None:

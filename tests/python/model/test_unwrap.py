@@ -126,11 +126,20 @@ def test_a_choice_that_is_not_there_is_not_chosen() -> None:
         (under("base_model.model.", {"mot.q.lora_A.default.weight": torch.zeros(1)}), "merge_and_unload"),
         (under("base_model.model.", {"mot.q.base_layer.weight": torch.zeros(1)}), "merge_and_unload"),
         ({"mot._fsdp_wrapped_module._flat_param": torch.zeros(1)}, "full state dict"),
+        ({"shadow_params": list(LIVE.values()), "decay": 0.99}, "3 tensors without names in 'shadow_params'.*copy_to"),
+        ({"model": [LIVE, AVERAGE]}, "a list of 2 state dicts in 'model'"),
+        ({"mot.q.parametrizations.weight.original0": torch.zeros(1)}, "remove_parametrizations"),
+        ({name.replace(".", "/"): value for name, value in LIVE.items()}, "joined by '.'"),
     ],
 )
 def test_other_forms_are_named(content: dict[str, Any], told: str) -> None:
     with pytest.raises(CheckpointError, match=told):
         unwrap("policy.pt", content, "policy")
+
+
+def test_lists_beside_weights_are_no_weights() -> None:
+    assert unwrap("policy.pt", {"model": LIVE, "shadow_params": list(LIVE.values())}, "policy").content == LIVE
+    assert unwrap("policy.pt", {**LIVE, "losses": [torch.zeros(1)]}, "policy").removed == []
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "vae.model.", "first_stage_model."])

@@ -61,6 +61,13 @@ FILES = [
     ("json", b"\xef\xbb\xbf[1, 2]", "JSON"),
     ("text", b"Not Found, and some more words", "text file"),
     ("text", "{}".encode("utf-16"), ""),
+    ("text", '{"a": [1, 2, 3]}'.encode("utf-16"), "text in UTF-16"),
+    ("annex", b"/annex/objects/SHA256E-s18703444--0a1b.lwam\n", "git-annex pointer, .*git annex get"),
+    ("dvc", b"outs:\n- md5: 0a1b\n  size: 18703444\n  path: policy.lwam\n", "DVC pointer, .*dvc pull"),
+    ("appledouble", b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(60), "macOS"),
+    ("pdf", b"%PDF-1.7\n" + bytes([255, 1] * 30), "PDF"),
+    ("sqlite", b"SQLite format 3\x00" + bytes(90), "SQLite"),
+    ("unknown", b"\x85\xa6params\x82\xa5dense" + bytes(20), "no kind that is known .*85 a6 70 61"),  # msgpack of Flax
     ("empty", b"", "is empty"),
     ("zeros", bytes(4096), "zero bytes"),
     ("torch", zip_bytes("policy/data.pkl", "policy/version"), "torch.save"),
@@ -82,7 +89,8 @@ FILES = [
     ("hdf5", b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5"),
     ("parquet", b"PAR1" + bytes(20), "Parquet"),
     ("video", b"\x00\x00\x00\x20ftypisom" + bytes(20), "MP4"),
-    ("unknown", bytes([200, 3, 7, 255]) * 9, "header length"),
+    ("unknown", bytes([200, 3, 7, 255]) * 9, "first bytes are c8 03 07 ff"),
+    ("text", b" " * 100, "no kind that is known"),
 ]
 
 

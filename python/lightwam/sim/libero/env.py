@@ -244,7 +244,8 @@ class LiberoEnv:
         """(object to move, object or fixture it goes to) of the goal's first predicate."""
         predicate = self.raw.parsed_problem["goal_state"][0]
         if len(predicate) != 3:
-            raise SimulatorError(f"goal {predicate!r} of {self.task.name!r} moves no object to a place")
+            told = f"goal {predicate!r} of {self.task.name!r} moves no object to a place"
+            raise SimulatorError(f"{told}: it has no shifted states and no expert, choose --states official")
         place = predicate[2]
         known = [*self.raw.objects_dict, *self.raw.fixtures_dict]
         parents = [name for name in known if place == name or place.startswith(name + "_")]
