@@ -26,6 +26,7 @@ from lightwam.progress import counting_bar
 _SIDE = 24
 _LOOKED_AT = 20
 _CODEC = 6  # grey levels
+_LIKE = 0.4  # correlation of two pictures of one scene, at least
 Floats = npt.NDArray[np.float32]
 
 
@@ -139,7 +140,13 @@ def _orientation(where: str, camera: Camera, seen: Mapping[str, _Seen], referenc
     data = np.mean(seen[camera.name].first, axis=0)
     scores = {name: _alike(_flip(data, flips), live) for name, flips in FLIPS.items()}
     best = max(scores, key=lambda name: scores[name])
-    if scores[best] > scores[camera.in_data] + 0.1:
+    for name, other in seen.items():
+        score = _alike(np.mean(other.first, axis=0), live) if other.first else 0.0
+        if name != camera.name and score > scores[best] + 0.2:
+            what = f"the reference looks like camera {name!r} ({score:.2f}), not like this one ({scores[best]:.2f})"
+            yield Finding("error", "cameras", where, what, "exchange data_name of the two cameras")
+            return
+    if scores[best] > max(_LIKE, scores[camera.in_data] + 0.1):
         what = (
             f"its frames look like the reference when they are taken to be {best} (correlation {scores[best]:.2f}), "
             f"not {camera.in_data} ({scores[camera.in_data]:.2f})"
@@ -150,11 +157,6 @@ def _orientation(where: str, camera: Camera, seen: Mapping[str, _Seen], referenc
     if (colours := _alike_colours(upright, live)) < -0.5:
         what = f"red and blue are exchanged against the reference (correlation {colours:.2f})"
         yield Finding("error", "colours", where, what, "record RGB, or save the reference as RGB")
-    for name, other in seen.items():
-        score = _alike(np.mean(other.first, axis=0), live) if other.first else 0.0
-        if name != camera.name and score > scores[best] + 0.2:
-            what = f"the reference looks like camera {name!r} ({score:.2f}), not like this one ({scores[best]:.2f})"
-            yield Finding("error", "cameras", where, what, "exchange data_name of the two cameras")
 
 
 def _flip(image: Floats, flips: tuple[bool, bool]) -> Floats:

@@ -298,7 +298,7 @@ def test_statistics_of_other_data(good: Path, tmp_path: Path) -> None:
 
 def test_a_reference_frame_tells_orientation_colours_and_cameras(good: Path, tmp_path: Path) -> None:
     config = arm_config(tmp_path)
-    pictures = {name: arm_set.picture(7, 3, k) for k, name in enumerate(arm_set.CAMERAS)}
+    pictures = {name: arm_set.picture(1, 0, k) for k, name in enumerate(arm_set.CAMERAS)}
 
     def found(frames: dict[str, np.ndarray], **changes: Any) -> list[str]:
         robot = replace(config.robot, cameras=tuple(replace(c, **changes) for c in config.robot.cameras))
