@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from lightwam.files import replacing_file
 
 FORMAT = 1
 _OPEN = 64
+_JOB = 16  # episodes
 _PREFIX = "latents-"
 Encode = Callable[[Tensor], Tensor]
 """float [m, F, 3, H, W] in 0..1 -> normalised latents [m, C, T, h, w]."""
@@ -119,13 +120,7 @@ class LatentStore:
         camera = self.config.cameras.cameras[0].name
         spans = [episode.videos[camera] for episode in self.dataset.episodes]
         order = sorted(range(len(spans)), key=lambda i: (str(spans[i].path), spans[i].first))
-        return [
-            (i, variant)
-            for i in order
-            if len(self.samples_of(i))
-            for variant in range(self.options.variants)
-            if not self.path(i, variant).exists()
-        ]
+        return [(i, variant) for i in order for variant in self._missing_variants(i)]
 
     def explain(self) -> str:
         """Why files of the folder do not fit, by the fields that differ; empty where it holds none."""
@@ -140,11 +135,21 @@ class LatentStore:
 
     # -- building ---------------------------------------------------------------------------------------------------
 
+    def jobs(self) -> list[list[int]]:
+        """What is missing as groups of episodes (their places) that are read together, in the order of their files."""
+        camera = self.config.cameras.cameras[0].name
+        places = list(dict.fromkeys(position for position, _ in self.missing()))
+        groups = itertools.groupby(places, key=lambda i: self.dataset.episodes[i].videos[camera].path)
+        files = [list(group) for _, group in groups]
+        if all(len(group) == 1 for group in files):  # a file an episode
+            files = [places]
+        return [group[i : i + _JOB] for group in files for i in range(0, len(group), _JOB)]
+
     @default_arithmetic
     def build(
         self,
         encode: Encode,
-        part: tuple[int, int] = (0, 1),
+        positions: Sequence[int] | None = None,
         batch: int = 16,
         advance: Callable[[int], None] = lambda rows: None,
     ) -> int:
@@ -152,7 +157,7 @@ class LatentStore:
 
         Args:
             encode: the VAE.
-            part: (which, of how many) writers this is. A writer begins with its part, then helps with the others'.
+            positions: of these episodes; None: of all. What another writer finished meanwhile is left out.
             batch: windows that are encoded at once.
             advance: is told of rows that are done.
 
@@ -160,16 +165,8 @@ class LatentStore:
             DataError: frames that cannot be read; latents that are not finite or of another shape.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        groups: dict[int, list[int]] = {}
-        for position, variant in self.missing():
-            groups.setdefault(position, []).append(variant)
-        order, (which, writers) = list(groups), part
-        cut = len(order) * which // max(writers, 1)
-        waiting = (
-            (position, variants)
-            for position in order[cut:] + order[:cut]
-            if (variants := [v for v in groups[position] if not self.path(position, v).exists()])
-        )
+        order = positions if positions is not None else [position for job in self.jobs() for position in job]
+        waiting = ((position, left) for position in order if (left := self._missing_variants(position)))
         written = 0
         names = [camera.name for camera in self.config.cameras.cameras]
         work, *copies = itertools.tee(waiting, 1 + len(names))
@@ -181,6 +178,10 @@ class LatentStore:
                 written += 1
                 advance(len(tensors["first"]))
         return written
+
+    def _missing_variants(self, position: int) -> list[int]:
+        variants = range(self.options.variants if len(self.samples_of(position)) else 0)
+        return [variant for variant in variants if not self.path(position, variant).exists()]
 
     def _spans(self, camera: str, work: Iterable[tuple[int, list[int]]]) -> Iterator[FrameSpan]:
         return (self.dataset.episodes[position].videos[camera] for position, _ in work)
@@ -258,6 +259,11 @@ class LatentStore:
         file, place = self._place(sample, epoch)
         found: Tensor = file.get_slice("first")[place]
         return found
+
+    def future_samples(self) -> Rows:
+        """Numbers of the samples that have their whole window."""
+        ends = zip(self._first_sample[:-1], self._first_sample[1:], strict=True)
+        return np.concatenate([np.arange(start, stop, self.options.future_stride) for start, stop in ends])
 
     def variant(self, sample: int, epoch: int) -> int:
         """Which variant of a sample an epoch uses."""
