@@ -38,12 +38,19 @@ class Variants:
     variants: int = 1
     """How many; the first is plain."""
     brightness: float = 0.2
+    """The factor of the others lies in 1 - this to 1 + this."""
     contrast: float = 0.2
+    """Likewise."""
     saturation: float = 0.2
+    """Likewise."""
     hue: float = 0.02
+    """Turns of the colour circle, either way."""
     noise: float = 0.01
+    """Standard deviation of Gaussian noise; 1 is white."""
     shift: float = 0.03
+    """Share of a camera's side that it moves by, either way."""
     augmentation_seed: int = 0
+    """The variants follow from it."""
 
 
 @dataclass(frozen=True, kw_only=True)

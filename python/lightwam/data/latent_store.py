@@ -39,7 +39,7 @@ from lightwam.files import replacing_file
 FORMAT = 1
 _OPEN = 64
 _JOB = 16  # episodes
-_PREFIX = "latents-"
+_PREFIX, _ABOUT = "latents-", "lightwam"
 Encode = Callable[[Tensor], Tensor]
 """float [m, F, 3, H, W] in 0..1 -> normalised latents [m, C, T, h, w]."""
 
@@ -125,7 +125,7 @@ class LatentStore:
     def explain(self) -> str:
         """Why files of the folder do not fit, by the fields that differ; empty where it holds none."""
         for path in sorted(self.folder.glob(f"{_PREFIX}*.safetensors")):
-            held = _description(path)
+            held = _about(path).get("key", {})
             wanted = self.key(0, 0)
             names = [name for name in wanted if name not in ("frames", "rows") and held.get(name) != wanted[name]]
             if held and names:
@@ -236,9 +236,9 @@ class LatentStore:
     def _write(self, path: Path, tensors: Mapping[str, Tensor], key: Mapping[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        about = {"key": json.dumps(key, sort_keys=True), "sha256": _checksum(tensors)}
+        about = json.dumps({"key": key, "sha256": _checksum(tensors)}, sort_keys=True)
         with replacing_file(path) as building:
-            save_file(dict(tensors), building, metadata=about)
+            save_file(dict(tensors), building, metadata={_ABOUT: about})
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class LatentStore:
             for variant in range(self.options.variants if len(self.samples_of(position)) else 0):
                 path = self.path(position, variant)
                 try:
-                    told, found = _header(path).get("sha256"), _checksum(load_file(path))
+                    told, found = _about(path).get("sha256"), _checksum(load_file(path))
                 except Exception as error:
                     if not path.exists():
                         raise DataError(self._missing(path)) from error
@@ -337,17 +337,13 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _header(path: Path) -> dict[str, str]:
+def _about(path: Path) -> dict[str, Any]:
+    """What the header of a file says: its key and its checksum; empty for what is no file of ours."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
-
-
-def _description(path: Path) -> dict[str, Any]:
-    """The key in a file's header; empty for what is no file of ours."""
     try:
-        found = json.loads(_header(path).get("key", "{}"))
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
     except Exception:  # whatever lies in the folder
         return {}
     return found if isinstance(found, dict) else {}

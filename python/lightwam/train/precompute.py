@@ -95,15 +95,11 @@ def jobs_of(stores: Sequence[LatentStore], part: tuple[int, int] = (0, 1)) -> li
 
 def rows_of(stores: Sequence[LatentStore], jobs: Sequence[Job]) -> int:
     """Rows that the jobs encode, each variant counted."""
-    wanted = [
-        {position for i, positions in jobs if i == place for position in positions} for place in range(len(stores))
-    ]
-    return sum(
-        len(store.samples_of(position))
-        for store, chosen in zip(stores, wanted, strict=True)
-        for position, _ in store.missing()
-        if position in chosen
-    )
+    total = 0
+    for i, store in enumerate(stores):
+        chosen = {position for which, positions in jobs if which == i for position in positions}
+        total += sum(len(store.samples_of(position)) for position, _ in store.missing() if position in chosen)
+    return total
 
 
 def part_of_environment() -> tuple[int, int]:
