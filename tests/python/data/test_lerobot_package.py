@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+
 from helpers import arm_set
 from lightwam.data.check import check_folders
 from lightwam.data.frames import read_frames
