@@ -9,14 +9,16 @@ follows `PublishedSchedule`; every micro-batch counts as one part of the mean. S
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightwam.errors import ConfigError, DataError, TrainingError
-from lightwam.model import LightWAM
+from lightwam.train.average import Average
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 FINAL_SHARE = 0.01
@@ -25,7 +27,7 @@ FINAL_SHARE = 0.01
 
 @dataclass(frozen=True)
 class PublishedSchedule:
-    """Linear warm-up from peak / warmup, then half a cosine down to 1 % of the peak.
+    """Linear warm-up from peak / warmup, then half a cosine down to 1 % of the peak, or nothing (`constant`).
 
     The peak is first used at step `warmup_steps`; `max_steps` includes the warm-up, which is cut to `max_steps` - 1.
 
@@ -36,6 +38,7 @@ class PublishedSchedule:
     peak: float
     warmup_steps: int
     max_steps: int
+    decay: Literal["cosine", "constant"] = "cosine"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.peak) and self.peak >= 0):
@@ -51,6 +54,8 @@ class PublishedSchedule:
         if step < warmup:
             first = 1 / warmup
             return self.peak * (first + (1 - first) * step / warmup)
+        if self.decay == "constant":
+            return self.peak
         progress = min(1.0, (step - warmup) / (self.max_steps - warmup))
         return self.peak * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * progress)))
 
@@ -58,15 +63,23 @@ class PublishedSchedule:
 class TrainStep:
     """Updates the parameters of a policy that require a gradient; the others are left alone.
 
+    Trained parameters in another type than float32 have float32 masters, which the optimizer updates; the model's own
+    are the masters rounded.
+
     Args:
-        model: the policy, on its device and in its dtype.
+        model: a `LightWAM`, or a module whose forward takes (batch, noise, timestep) and returns losses by name, `loss`
+            among them (it may be wrapped for several processes); on its device and in its dtype.
         learning_rate: peak of the schedule.
         weight_decay: of AdamW, on every trainable parameter.
-        warmup_steps, max_steps: see `PublishedSchedule`.
+        warmup_steps, max_steps, decay: see `PublishedSchedule`.
         max_grad_norm: largest L2 norm of the whole gradient; None or infinity never clips.
+        betas, eps, fused: of AdamW.
+        autocast: the type that matmuls are computed in; None: that of the weights.
+        ema_decay: decay of `average`; None: none is kept.
 
     Attributes:
         step_count: optimizer steps done.
+        average: averaged weights, or None.
 
     Raises:
         ConfigError: for a value out of its range, or a model without trainable parameters.
@@ -74,40 +87,52 @@ class TrainStep:
 
     def __init__(
         self,
-        model: LightWAM,
+        model: nn.Module,
         *,
         learning_rate: float,
         weight_decay: float,
         warmup_steps: int,
         max_steps: int,
         max_grad_norm: float | None,
+        decay: Literal["cosine", "constant"] = "cosine",
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPS,
+        fused: bool = False,
+        autocast: torch.dtype | None = None,
+        ema_decay: float | None = None,
     ) -> None:
-        self.schedule = PublishedSchedule(learning_rate, warmup_steps, max_steps)
+        self.schedule = PublishedSchedule(learning_rate, warmup_steps, max_steps, decay)
         if not (math.isfinite(weight_decay) and weight_decay >= 0):
             raise ConfigError(f"weight_decay is {weight_decay}: give a finite number from 0 on")
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         if not self.max_grad_norm > 0:
             raise ConfigError(f"max_grad_norm is {max_grad_norm}: give a number above 0, or None for no clipping")
-        self.model = model
+        self.model, self.autocast = model, autocast
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise ConfigError("no parameter of the model requires a gradient: load it without freezing all of it")
+        self.masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.schedule.rate(0), betas=BETAS, eps=EPS, weight_decay=weight_decay
+            self.masters, lr=self.schedule.rate(0), betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None
         )
+        self.average = None if ema_decay is None else Average(self.masters, ema_decay)
         self.step_count = 0
 
     def step(
         self,
-        micro_batches: Sequence[Mapping[str, Tensor]],
-        noise: Sequence[Tensor] | None = None,
-        timestep: Sequence[Tensor] | None = None,
+        micro_batches: Sequence[Mapping[str, Any]],
+        noise: Sequence[Tensor | None] | None = None,
+        timestep: Sequence[Tensor | None] | None = None,
+        *,
+        parts: int | None = None,
     ) -> dict[str, float]:
         """One update from the mean loss of the micro-batches.
 
         Args:
             micro_batches: batches as `LightWAM.training_losses` takes them; each counts the same.
             noise, timestep: those of each micro-batch; drawn from torch's global generator if None.
+            parts: what each micro-batch's gradient is divided by; None: their number. The published trainer divides by
+                its setting, also where an epoch's end leaves fewer micro-batches.
 
         Returns:
             `loss`, `loss_video`, `loss_action`: means over the micro-batches, the last two times their lambdas;
@@ -123,27 +148,89 @@ class TrainStep:
         for name, given in (("noise", noise), ("timestep", timestep)):
             if given is not None and len(given) != count:
                 raise DataError(f"{name} has {len(given)} entries for {count} micro-batches: give one for each")
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
+        losses_of: Callable[..., dict[str, Tensor]] = getattr(self.model, "training_losses", self.model)
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(micro_batches):
-            losses = self.model.training_losses(batch, noise[i] if noise else None, timestep[i] if timestep else None)
-            (losses["loss"] / count).backward()  # type: ignore[no-untyped-call]
+            with self._synchronised(last=i == count - 1):
+                with self.computing():
+                    losses = losses_of(batch, noise[i] if noise else None, timestep[i] if timestep else None)
+                (losses["loss"] / (parts or count)).backward()  # type: ignore[no-untyped-call]
+            self._gradients_to_masters()
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().float()
         figures = {name: float(value) / count for name, value in sums.items()}
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
         figures["grad_norm"], figures["lr"] = float(norm), self.schedule.rate(self.step_count)
         self._check_finite(figures)
         for group in self.optimizer.param_groups:
             group["lr"] = figures["lr"]
         self.optimizer.step()
+        self._masters_to_weights()
         self.step_count += 1
+        if self.average is not None:
+            self.average.update(self.masters, self.step_count)
         return figures
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """The context that the model computes in: autocast, or none."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.parameters[0].device.type, self.autocast)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside it the model has the averaged weights, where there are some."""
+        return nullcontext() if self.average is None else self.average.in_place_of(self.parameters)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trained weights (masters), optimizer, average and step; for `load_state_dict`."""
+        state = {"step_count": self.step_count, "optimizer": self.optimizer.state_dict(),
+                 "masters": [master.detach() for master in self.masters]}  # fmt: skip
+        return state if self.average is None else {**state, "average": self.average.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`. Raises KeyError or ValueError for the state of another model."""
+        shapes = [list(master.shape) for master in state["masters"]]
+        if shapes != [list(master.shape) for master in self.masters]:
+            raise ValueError(f"{len(shapes)} trained tensors do not fit this model's {len(self.masters)}")
+        if (self.average is None) != ("average" not in state):
+            raise ValueError("averaged weights in one of them only")
+        for master, value in zip(self.masters, state["masters"], strict=True):
+            master.copy_(value)
+        self._masters_to_weights()
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step_count = int(state["step_count"])
+
+    def _forget_gradients(self) -> None:
+        for tensor in (*self.parameters, *self.masters):
+            tensor.grad = None
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        """Several processes add up gradients once, at the last micro-batch, unless masters take them before."""
+        no_sync = getattr(self.model, "no_sync", None)
+        own = all(a is b for a, b in zip(self.parameters, self.masters, strict=True))
+        return no_sync() if no_sync is not None and own and not last else nullcontext()
+
+    def _gradients_to_masters(self) -> None:
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if parameter is not master and parameter.grad is not None:
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
+
+    @torch.no_grad()
+    def _masters_to_weights(self) -> None:
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if parameter is not master:
+                parameter.copy_(master)
 
     def _check_finite(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
             if not math.isfinite(value):
-                self.optimizer.zero_grad(set_to_none=True)
+                self._forget_gradients()
                 raise TrainingError(
                     f"step {self.step_count}: {name} is {value}: look for values that are not finite or far out of "
                     "range in this batch, or lower the learning rate; no weight was changed"
