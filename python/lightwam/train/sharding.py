@@ -33,13 +33,14 @@ class _Losses(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Mapping[str, Tensor], noise: Tensor | None, timestep: Tensor | None) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.model.training_losses(batch, noise, timestep)  # type: ignore[operator]
+    def forward(self, batch: Mapping[str, Any], noise: Tensor | None, timestep: Tensor | None) -> dict[str, Tensor]:
+        compute = getattr(self.model, "training_losses", self.model)
+        losses: dict[str, Tensor] = compute(batch, noise, timestep)
         return losses
 
 
 class SharedModel:
-    """A model with `training_losses`, on one process or several.
+    """A model with `training_losses`, or a module whose forward returns them, on one process or several.
 
     Args:
         model: on its device, with the same parameters everywhere; the first process's values count. FSDP2 turns its
@@ -89,7 +90,7 @@ class SharedModel:
         return fully_shard(self._call, mesh=mesh, mp_policy=policy)
 
     def losses(
-        self, batch: Mapping[str, Tensor], noise: Tensor | None = None, timestep: Tensor | None = None
+        self, batch: Mapping[str, Any], noise: Tensor | None = None, timestep: Tensor | None = None
     ) -> dict[str, Tensor]:
         """This process's losses of a batch."""
         losses: dict[str, Tensor] = self._call(batch, noise, timestep)
@@ -124,14 +125,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-@torch.no_grad()
-def copy_into(parameter: Tensor, value: Tensor) -> None:
-    """Give a parameter, or this process's part of it, the values of a whole tensor. Raises `ValueError`: its shape."""
-    if value.shape != parameter.shape:
-        raise ValueError(f"has shape {tuple(value.shape)} instead of {tuple(parameter.shape)}")
-    parameter.copy_(like(parameter, value))
-
-
 def like(parameter: Tensor, value: Tensor) -> Tensor:
     """A whole tensor on the parameter's device, or this process's part of it; every process has the whole one."""
     placed = value.to(parameter.device, copy=True)
@@ -141,7 +134,7 @@ def like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def optimizer_state(
-    shared: SharedModel, optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter]
+    shared: SharedModel, optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
     """Name -> the optimizer's whole tensors, on the first process; empty on the others."""
     found = {name: shared.whole_tensors(optimizer.state.get(parameter, {})) for name, parameter in names.items()}
@@ -149,7 +142,7 @@ def optimizer_state(
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, names: Mapping[str, nn.Parameter], state: Mapping[str, Mapping[str, Tensor]]
+    optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Inverse of `optimizer_state`, on every process. Raises `CheckpointError`: a tensor of another shape."""
     for name, parameter in names.items():
