@@ -70,16 +70,13 @@ class SharedModel:
         self._fsdp: FSDPModule | None = None
         if self.world.size == 1:
             return
-        with self.world.guarded(), torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.data, 0)
-        if sharding == "ddp":
-            self._ddp = DistributedDataParallel(
-                self._call, gradient_as_bucket_view=True, broadcast_buffers=False, init_sync=False
-            )
-            self._call = self._ddp
-        else:
-            self._call = self._fsdp = self._shard(compute_dtype, blocks)
+        with self.world.guarded():
+            if sharding == "ddp":
+                self._call = self._ddp = DistributedDataParallel(self._call, gradient_as_bucket_view=True)
+            else:
+                for tensor in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(tensor.data, 0)
+                self._call = self._fsdp = self._shard(compute_dtype, blocks)
 
     def _shard(self, compute_dtype: torch.dtype | None, blocks: Iterable[nn.Module] | None) -> FSDPModule:
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
