@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,25 +136,18 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
-    """Start the processes (or only some `ranks` of them) on the function of this module."""
-    port = port or free_port()
-    started = []
-    for rank in ranks if ranks is not None else range(size):
+
+def run_ranks(work: str, out: Path, size: int = 2, steps: int = 3, timeout_s: float = 60) -> list[Ended]:
+    """Run a function of this module in `size` processes; how each ended."""
+    started, port = [], free_port()
+    path = os.pathsep.join(str(p) for p in (Path(__file__).parents[1], *sys.path) if p)
+    for rank in range(size):
         place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        path = os.pathsep.join(str(p) for p in (Path(__file__).parents[1], *sys.path) if p)
         environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "PYTHONPATH": path}
         words = [sys.executable, __file__, work, str(out), str(steps), str(timeout_s)]
         started.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
-    return started
-
-
-def ended(processes: Sequence[subprocess.Popen[str]], patience: float = 120) -> list[Ended]:
-    """Wait for all."""
-    results = []
-    for process in processes:
-        _, text = process.communicate(timeout=patience)
-        results.append(Ended(process.returncode, text))
-    return results
+    texts = [process.communicate(timeout=240)[1] for process in started]
+    return [Ended(process.returncode, text) for process, text in zip(started, texts, strict=True)]
 
 
 def main(work: str, out: str, steps: str, timeout_s: str) -> int:
