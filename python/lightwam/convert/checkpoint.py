@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig, read_config
-from lightwam.convert.fresh import fresh_parts
+from lightwam.model.fresh import fresh_parts
 from lightwam.convert.gather import Gathered
 from lightwam.convert.instructions import (
     cached_instructions,

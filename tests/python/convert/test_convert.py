@@ -27,7 +27,7 @@ from lightwam import cli
 from lightwam.cli import convert as command
 from lightwam.config import LightWAMConfig, read_config
 from lightwam.convert.checkpoint import ConvertArgs
-from lightwam.convert.fresh import fresh_parts
+from lightwam.model.fresh import fresh_parts
 from lightwam.convert.instructions import cache_name
 from lightwam.errors import ConfigError, DataError
 from lightwam.export.checkpoint import open_checkpoint
