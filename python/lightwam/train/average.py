@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,14 +36,6 @@ class Average:
             yield
         finally:
             _copy(kept, parameters)
-
-    def state_dict(self) -> dict[str, Any]:
-        """For `load_state_dict`."""
-        return {"values": self.values}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`. Raises ValueError for other tensors."""
-        _copy(state["values"], self.values)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ follows `PublishedSchedule`; every micro-batch counts as one part of the mean. S
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightwam.errors import ConfigError, DataError, TrainingError
+from lightwam.errors import CheckpointError, ConfigError, DataError, TrainingError
+from lightwam.model.fit import find_faults, refuse
 from lightwam.train.average import Average
+from lightwam.train.distributed import World
+from lightwam.train.sharding import SharedModel, Sharding, like, load_optimizer_state, optimizer_state
+from lightwam.train.state import TrainingState
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 FINAL_SHARE = 0.01
@@ -68,7 +72,7 @@ class TrainStep:
 
     Args:
         model: a `LightWAM`, or a module whose forward takes (batch, noise, timestep) and returns losses by name, `loss`
-            among them (it may be wrapped for several processes); on its device and in its dtype.
+            among them; on its device and in its dtype.
         learning_rate: peak of the schedule.
         weight_decay: of AdamW, on every trainable parameter.
         warmup_steps, max_steps, decay: see `PublishedSchedule`.
@@ -76,6 +80,9 @@ class TrainStep:
         betas, eps, fused: of AdamW.
         autocast: the type that matmuls are computed in; None: that of the weights.
         ema_decay: decay of `average`; None: none is kept.
+        world: the processes that compute a step together (`lightwam.train.distributed.use_world`); None: this one. The
+            first one's weights count.
+        sharding: of several processes: "ddp", each with a copy of the model; "fsdp", each with a part of it (FSDP2).
 
     Attributes:
         step_count: optimizer steps done.
@@ -100,6 +107,8 @@ class TrainStep:
         fused: bool = False,
         autocast: torch.dtype | None = None,
         ema_decay: float | None = None,
+        world: World | None = None,
+        sharding: Sharding = "ddp",
     ) -> None:
         self.schedule = PublishedSchedule(learning_rate, warmup_steps, max_steps, decay)
         if not (math.isfinite(weight_decay) and weight_decay >= 0):
@@ -107,10 +116,12 @@ class TrainStep:
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         if not self.max_grad_norm > 0:
             raise ConfigError(f"max_grad_norm is {max_grad_norm}: give a number above 0, or None for no clipping")
-        self.model, self.autocast = model, autocast
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if not self.parameters:
+        if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError("no parameter of the model requires a gradient: load it without freezing all of it")
+        self.model, self.autocast = model, autocast
+        self.shared = SharedModel(model, world, sharding)
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.names, self.parameters = list(trained), list(trained.values())
         self.masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
             self.masters, lr=self.schedule.rate(0), betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None
@@ -126,21 +137,23 @@ class TrainStep:
         *,
         parts: int | None = None,
     ) -> dict[str, float]:
-        """One update from the mean loss of the micro-batches.
+        """One update from the mean loss of the micro-batches, those of all processes.
 
         Args:
-            micro_batches: batches as `LightWAM.training_losses` takes them; each counts the same.
+            micro_batches: batches as `LightWAM.training_losses` takes them; each counts the same. Every process gives
+                its own, and the same number of them.
             noise, timestep: those of each micro-batch; drawn from torch's global generator if None.
             parts: what each micro-batch's gradient is divided by; None: their number. The published trainer divides by
                 its setting, also where an epoch's end leaves fewer micro-batches.
 
         Returns:
-            `loss`, `loss_video`, `loss_action`: means over the micro-batches, the last two times their lambdas;
+            `loss`, `loss_video`, `loss_action`: means over all micro-batches, the last two times their lambdas;
             `grad_norm`: L2 norm of the whole gradient before clipping; `lr`: the rate of this step.
 
         Raises:
             DataError: no micro-batch, another number of noises or timesteps, or a batch that does not fit.
-            TrainingError: a loss or gradient is not finite. The weights are as before the step.
+            TrainingError: a loss or gradient is not finite, in whatever process. The weights are as before the step.
+            DistributedError: another process ended.
         """
         count = len(micro_batches)
         if not count:
@@ -148,20 +161,8 @@ class TrainStep:
         for name, given in (("noise", noise), ("timestep", timestep)):
             if given is not None and len(given) != count:
                 raise DataError(f"{name} has {len(given)} entries for {count} micro-batches: give one for each")
-        self._forget_gradients()
-        losses_of: Callable[..., dict[str, Tensor]] = getattr(self.model, "training_losses", self.model)
-        sums: dict[str, Tensor] = {}
-        for i, batch in enumerate(micro_batches):
-            with self._synchronised(last=i == count - 1):
-                with self.computing():
-                    losses = losses_of(batch, noise[i] if noise else None, timestep[i] if timestep else None)
-                (losses["loss"] / (parts or count)).backward()  # type: ignore[no-untyped-call]
-            self._gradients_to_masters()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach().float()
-        figures = {name: float(value) / count for name, value in sums.items()}
-        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
-        figures["grad_norm"], figures["lr"] = float(norm), self.schedule.rate(self.step_count)
+        with self.shared.world.guarded():
+            figures = self._gradient(micro_batches, noise, timestep, parts or count)
         self._check_finite(figures)
         for group in self.optimizer.param_groups:
             group["lr"] = figures["lr"]
@@ -182,37 +183,69 @@ class TrainStep:
         """Inside it the model has the averaged weights, where there are some."""
         return nullcontext() if self.average is None else self.average.in_place_of(self.parameters)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The trained weights (masters), optimizer, average and step; for `load_state_dict`."""
-        state = {"step_count": self.step_count, "optimizer": self.optimizer.state_dict(),
-                 "masters": [master.detach() for master in self.masters]}  # fmt: skip
-        return state if self.average is None else {**state, "average": self.average.state_dict()}
+    def state(self) -> TrainingState:
+        """What `load` needs: the trained weights (masters), optimizer, average and step, for any number of processes.
+
+        Whole tensors on the first process; the others get none, and must call it too.
+        """
+        masters = dict(zip(self.names, self.masters, strict=True))
+        average = None if self.average is None else dict(zip(self.names, self.average.values, strict=True))
+        return TrainingState(
+            step=self.step_count,
+            weights=self.shared.whole_tensors(masters),
+            optimizer=optimizer_state(self.shared, self.optimizer, masters),
+            average=None if average is None else self.shared.whole_tensors(average),
+        )
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`. Raises KeyError or ValueError for the state of another model."""
-        shapes = [list(master.shape) for master in state["masters"]]
-        if shapes != [list(master.shape) for master in self.masters]:
-            raise ValueError(f"{len(shapes)} trained tensors do not fit this model's {len(self.masters)}")
-        if (self.average is None) != ("average" not in state):
-            raise ValueError("averaged weights in one of them only")
-        for master, value in zip(self.masters, state["masters"], strict=True):
-            master.copy_(value)
+    def load(self, state: TrainingState) -> None:
+        """Inverse of `state`; every process gives the whole. Raises `CheckpointError` for the state of another model."""
+        targets = [("trained weights", state.weights, self.masters)]
+        if (self.average is None) != (state.average is None):
+            raise CheckpointError("the saved training state and this run differ in averaged weights: only one has them")
+        if self.average is not None and state.average is not None:
+            targets.append(("averaged weights", state.average, self.average.values))
+        for what, values, tensors in targets:
+            shapes = {name: tuple(tensor.shape) for name, tensor in zip(self.names, tensors, strict=True)}
+            refuse(f"the saved training state ({what})", find_faults(shapes, values))
+        for _, values, tensors in targets:
+            for name, tensor in zip(self.names, tensors, strict=True):
+                tensor.copy_(like(tensor, values[name]))
         self._masters_to_weights()
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.step_count = int(state["step_count"])
+        load_optimizer_state(self.optimizer, dict(zip(self.names, self.masters, strict=True)), state.optimizer)
+        self.step_count = state.step
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """All weights of the model, frozen ones included, whole in the CPU's memory. Where as for `state`."""
+        return self.shared.whole_tensors(self.model.state_dict())
+
+    def _gradient(
+        self,
+        micro_batches: Sequence[Mapping[str, Any]],
+        noise: Sequence[Tensor | None] | None,
+        timestep: Sequence[Tensor | None] | None,
+        parts: int,
+    ) -> dict[str, float]:
+        """Compute and clip the gradient; the step's figures."""
+        self._forget_gradients()
+        count, sums = len(micro_batches), dict[str, Tensor]()
+        # Several processes add up gradients once, at the last micro-batch, unless masters take them before.
+        own = all(a is b for a, b in zip(self.parameters, self.masters, strict=True))
+        for i, batch in enumerate(micro_batches):
+            with self.shared.micro_batch(last=i == count - 1 or not own):
+                with self.computing():
+                    losses = self.shared.losses(batch, noise[i] if noise else None, timestep[i] if timestep else None)
+                (losses["loss"] / parts).backward()  # type: ignore[no-untyped-call]
+            self._gradients_to_masters()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().float()
+        figures = self.shared.world.mean({name: float(value) / count for name, value in sums.items()})
+        norm = self.shared.clip(self.masters, self.max_grad_norm)
+        return {**figures, "grad_norm": norm, "lr": self.schedule.rate(self.step_count)}
 
     def _forget_gradients(self) -> None:
         for tensor in (*self.parameters, *self.masters):
             tensor.grad = None
-
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Several processes add up gradients once, at the last micro-batch, unless masters take them before."""
-        no_sync = getattr(self.model, "no_sync", None)
-        own = all(a is b for a, b in zip(self.parameters, self.masters, strict=True))
-        return no_sync() if no_sync is not None and own and not last else nullcontext()
 
     def _gradients_to_masters(self) -> None:
         for parameter, master in zip(self.parameters, self.masters, strict=True):
