@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ def read_frames(spans: Iterable[FrameSpan]) -> Iterator[Images]:
                 if store is not None:
                     store.close()
                 store, opened = _open(span), (span.path, span.column)
-            yield store.read(span)
+            yield _read(store, span)
     finally:
         if store is not None:
             store.close()
@@ -61,6 +62,13 @@ def _open(span: FrameSpan) -> _Store:
     return _HDF5Images(span.path, span.column)
 
 
+def _read(store: _Store, span: FrameSpan) -> Images:
+    if span.picks is None:
+        return store.read(span)
+    images = store.read(replace(span, count=max(span.picks) + 1, picks=None))
+    return images[list(span.picks)]
+
+
 def content_of(span: FrameSpan) -> bytes:
     """What tells these frames from others: their place in the file, its size and 256 KiB of its bytes, spread over it.
 
@@ -71,7 +79,8 @@ def content_of(span: FrameSpan) -> bytes:
         digest = _content_of_file(span.path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise DataError(f"{span.path} is missing ({error}): record the data set again") from error
-    place = (span.first, span.count, span.fps, span.column, span.swapped)
+    place: tuple[object, ...] = (span.first, span.count, span.fps, span.column, span.swapped)
+    place += () if span.picks is None else (span.picks,)
     return digest + repr(place).encode()
 
 
