@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lightwam.config import AttentionMask, VideoDiTConfig
 from lightwam.errors import ConfigError
@@ -202,6 +203,8 @@ class VideoDiT(nn.Module):
             {str(layer): ResidualAdapter(hidden, config.adapters, config.eps) for layer in config.adapters.layers}
         )
         self.head = Head(config)
+        self.checkpointing = False
+        """Keep each block's input alone for the backward pass, which computes the block again."""
 
     def prepare(
         self, latents_BCTHW: Tensor, timestep_B: Tensor, context_BLE: Tensor, context_mask_BL: Tensor | None
@@ -245,7 +248,10 @@ class VideoDiT(nn.Module):
         for layer, block in enumerate(self.blocks):
             if layer < first_block:
                 continue
-            tokens = block(tokens, inputs)
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, inputs, use_reentrant=False)
+            else:
+                tokens = block(tokens, inputs)
             if str(layer) in self.wam_adapters:
                 adapted: Tensor = self.wam_adapters[str(layer)](tokens)
                 states[layer] = LayerState(backbone=tokens, adapted=adapted)

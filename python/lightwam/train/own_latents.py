@@ -105,5 +105,3 @@ def weights_fingerprint(vae: WanVAE) -> str:
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     digest.update(repr((vae.config.latent_mean, vae.config.latent_std)).encode())
     return digest.hexdigest()[:8]
-
-

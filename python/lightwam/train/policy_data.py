@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from lightwam.config import LightWAMConfig
+from lightwam.data.check import check_datasets, refuse
 from lightwam.data.dataset import Dataset
 from lightwam.data.normalize import read_statistics
 from lightwam.data.published_caches import PublishedLatents, PublishedTexts
+from lightwam.data.resample import Resampling, resampled
 from lightwam.data.samples import DecodedFrames, SampleOptions, Samples, Texts
 from lightwam.data.sources import first_episodes, fitted, open_dataset, select
 from lightwam.data.windows import WindowIndex, measure_statistics, published_split
@@ -53,6 +55,9 @@ class PolicyInputs:
     """Statistics to normalise with (ours or published); None: those of the run or of `--init`, else measured."""
     init: Path | None = None
     """Checkpoint folder to start from (its statistics too): released weights, or a policy of other data or cameras."""
+    resample: Resampling = "refuse"
+    """What is done about a data set of another rate than the robot's control_hz: refuse it, leave rows out, or
+    interpolate."""
     random_backbone: bool = False
     """Start a frozen backbone at random, for trials without released weights."""
 
@@ -149,6 +154,7 @@ class PolicyData:
         self.datasets = open_all(inputs, config, loading)
         self.tasks = tuple(dict.fromkeys(e.task for dataset in self.datasets for e in dataset.episodes))
         self.statistics = self._statistics(earlier)
+        refuse(check_datasets(self.datasets, config, self.statistics))
         self.texts = None if inputs.texts is None else PublishedTexts(inputs.texts, config.text)
         located = [located_coordinates(dataset) for dataset in self.datasets] if losses.localisation_weight else []
         if len({values.shape[1] for values in located}) != 1:
@@ -236,7 +242,8 @@ def open_all(inputs: PolicyInputs, config: LightWAMConfig, loading: Loading) -> 
         robot = replace(robot, control_hz=robot.control_hz * loading.sample_stride)
     for folder in inputs.data:
         dataset = first_episodes(open_dataset(folder, config.robot), loading.max_episodes)
-        opened.append(fitted(select(dataset, tasks=loading.tasks or None), robot))
+        dataset = resampled(select(dataset, tasks=loading.tasks or None), robot, inputs.resample)
+        opened.append(fitted(dataset, robot))
     return opened
 
 
@@ -280,8 +287,8 @@ def published_latents(
     except DataError as error:
         if not held_out:
             raise
-        raise DataError(f"{error}; it has no held-out samples: give one of the whole data set, or --held-out 0") from error
+        raise DataError(
+            f"{error}; it has no held-out samples: give one of the whole data set, or --held-out 0"
+        ) from error
     rows = np.concatenate([np.arange(e.start, e.stop) for e in (dataset.episodes[i] for i in chosen)])
     return _Renumbered(cache, np.searchsorted(whole.rows, rows[index.rows]))
-
-

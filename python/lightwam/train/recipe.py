@@ -21,6 +21,7 @@ from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
 from lightwam.errors import ConfigError
 from lightwam.files import read_json
 from lightwam.model.attention import AttentionMethod
+from lightwam.train.run_folder import Keep
 
 Precision = Literal["float32", "autocast", "bfloat16"]
 _FOLDER = Path(__file__).parent / "recipes"
@@ -134,6 +135,10 @@ class Saving:
     """Updates between validations; None: at each save; 0: never."""
     save_every: int = 5000
     """Updates between saves."""
+    keep_last: int = 2
+    """Saves that stay."""
+    keep_best: str | None = None
+    """Name of a figure: the save where it is lowest stays too, as best/ (`held_out/action_l1`)."""
     stop_after: int | None = None
     """Save and stop at this update of the schedule, to continue later."""
     video_samples: int = 0
@@ -142,6 +147,12 @@ class Saving:
     """Steps of the sampler there."""
     wandb: str | None = None
     """Project at Weights & Biases that gets the curves too (extra `wandb`)."""
+
+    @property
+    def keep(self) -> Keep:
+        """Which saves stay."""
+        larger = self.keep_best is not None and "psnr" in self.keep_best
+        return Keep(last=self.keep_last, best=self.keep_best, larger_is_better=larger)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +199,8 @@ GROUPS: dict[str, type] = {
 _LEAST = {
     "steps": 1, "epochs": 1, "batch": 1, "accumulation": 1, "video_batch": 0, "seed": 0, "warmup_steps": 0,
     "warmup_ratio": 0, "future_stride": 1, "sample_stride": 1, "log_every": 1, "save_every": 1, "eval_every": 0,
-    "stop_after": 1, "prefetch": 1, "workers": 0, "video_samples": 0, "sampling_steps": 1, "max_episodes": 1,
+    "stop_after": 1, "keep_last": 1, "prefetch": 1, "workers": 0, "video_samples": 0, "sampling_steps": 1,
+    "max_episodes": 1,
     "localisation_weight": 0, "peak_learning_rate": 0, "weight_decay": 0, "lambda_video": 0, "lambda_action": 0,
 }  # fmt: skip
 _SHARES = ("held_out", "state_dropout", "ema_decay")

@@ -74,7 +74,9 @@ def first_networks(
         plain = name.removeprefix("policy.")
         old = given.get(plain)
         other = old is not None and old.shape != parameter.shape
-        origin[name] = "kept" if plain in kept else f"new, was {list(old.shape)}" if other and old is not None else "new"
+        origin[name] = (
+            "kept" if plain in kept else f"new, was {list(old.shape)}" if other and old is not None else "new"
+        )
     return Start(networks, origin)
 
 

@@ -21,7 +21,7 @@ from lightwam.errors import CheckpointError, ConfigError, DataError, TrainingErr
 from lightwam.model.fit import find_faults, refuse
 from lightwam.train.average import Average
 from lightwam.train.distributed import World
-from lightwam.train.sharding import SharedModel, Sharding, like, load_optimizer_state, optimizer_state
+from lightwam.train.sharding import Sharding, SharedModel, like, load_optimizer_state, optimizer_state
 from lightwam.train.state import TrainingState
 
 BETAS, EPS = (0.9, 0.95), 1e-8
@@ -199,7 +199,7 @@ class TrainStep:
 
     @torch.no_grad()
     def load(self, state: TrainingState) -> None:
-        """Inverse of `state`; every process gives the whole. Raises `CheckpointError` for the state of another model."""
+        """Inverse of `state`; every process gives the whole. Raises `CheckpointError`: it is of another model."""
         targets = [("trained weights", state.weights, self.masters)]
         if (self.average is None) != (state.average is None):
             raise CheckpointError("the saved training state and this run differ in averaged weights: only one has them")

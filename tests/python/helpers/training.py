@@ -12,7 +12,9 @@ from helpers.dataset_fixture import write_v3
 from helpers.robots import with_square_cameras
 from lightwam.cli import train
 from lightwam.config import AdapterConfig, LightWAMConfig
-from lightwam.train.options import FrameInputs, PolicyInputs, PolicyTrainArgs, VAETrainArgs, flat_options
+from lightwam.train.options import FrameInputs, VAETrainArgs, flat_options
+from lightwam.train.policy_data import PolicyInputs
+from lightwam.train.policy_options import PolicyTrainArgs
 
 Args = TypeVar("Args")
 
@@ -54,14 +56,15 @@ def vae_args(root: Path, out: Path, **changes: Any) -> VAETrainArgs:
 
 
 def policy_args(root: Path, out: Path, **changes: Any) -> PolicyTrainArgs:
-    """Four steps from what `fill` made."""
-    inputs = PolicyInputs(
-        data=(root / "data",), cache=root / "cache", config=str(root / "tiny.json"), vae=root / "vae/checkpoint",
-        future_stride=2,
-    )  # fmt: skip
+    """Four steps of the recipe nano from what `fill` made."""
+    inputs = PolicyInputs(data=(root / "data",), cache=root / "cache", vae=root / "vae/checkpoint")
+    config = str(root / "tiny.json")
+    groups = PolicyTrainArgs.defaults({"config": config})
     short = {"steps": 4, "batch": 2, "video_batch": 1, "warmup_steps": 2, "held_out": 0.3, "log_every": 1,
-             "save_every": 2}  # fmt: skip
-    return changed(PolicyTrainArgs(inputs=inputs, out=out), **{**short, **changes})
+             "save_every": 2, "future_stride": 2}  # fmt: skip
+    inside = {name: changes.pop(name) for name in [f.name for f in dataclasses.fields(inputs)] if name in changes}
+    inputs = dataclasses.replace(inputs, **inside)
+    return changed(PolicyTrainArgs(inputs=inputs, out=out, config=config, **groups), **{**short, **changes})
 
 
 def fill(root: Path) -> None:
