@@ -159,12 +159,12 @@ _LEAST = {
 
 def flat_options(args: Any) -> Iterator[tuple[str, Any]]:
     """(name, value) of every option in a dataclass of groups."""
-    for field in dataclasses.fields(args):
-        value = getattr(args, field.name)
+    for entry in dataclasses.fields(args):
+        value = getattr(args, entry.name)
         if dataclasses.is_dataclass(value):
             yield from flat_options(value)
         else:
-            yield field.name, value
+            yield entry.name, value
 
 
 def check_options(args: TrainArgs | BlindTrainArgs) -> None:

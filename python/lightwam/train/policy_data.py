@@ -58,6 +58,8 @@ class PolicyInputs:
     resample: Resampling = "refuse"
     """What is done about a data set of another rate than the robot's control_hz: refuse it, leave rows out, or
     interpolate."""
+    check: bool = True
+    """Look for what usually goes wrong in the data, as `lightwam data check --quick`, and refuse errors."""
     random_backbone: bool = False
     """Start a frozen backbone at random, for trials without released weights."""
 
@@ -154,7 +156,8 @@ class PolicyData:
         self.datasets = open_all(inputs, config, loading)
         self.tasks = tuple(dict.fromkeys(e.task for dataset in self.datasets for e in dataset.episodes))
         self.statistics = self._statistics(earlier)
-        refuse(check_datasets(self.datasets, config, self.statistics))
+        if inputs.check:
+            refuse(check_datasets(self.datasets, config, self.statistics))
         self.texts = None if inputs.texts is None else PublishedTexts(inputs.texts, config.text)
         located = [located_coordinates(dataset) for dataset in self.datasets] if losses.localisation_weight else []
         if len({values.shape[1] for values in located}) != 1:

@@ -57,7 +57,7 @@ def vae_args(root: Path, out: Path, **changes: Any) -> VAETrainArgs:
 
 def policy_args(root: Path, out: Path, **changes: Any) -> PolicyTrainArgs:
     """Four steps of the recipe nano from what `fill` made."""
-    inputs = PolicyInputs(data=(root / "data",), cache=root / "cache", vae=root / "vae/checkpoint")
+    inputs = PolicyInputs(data=(root / "data",), cache=root / "cache", vae=root / "vae/checkpoint", check=False)
     config = str(root / "tiny.json")
     groups = PolicyTrainArgs.defaults({"config": config})
     short = {"steps": 4, "batch": 2, "video_batch": 1, "warmup_steps": 2, "held_out": 0.3, "log_every": 1,
