@@ -47,6 +47,8 @@ RUN_FILE, LOCK_FILE, SAVES, CHECKPOINT, BEST = "run.json", ".lock", "saves", "ch
 STATE_FILE, SAVE_FILE = "state.pt", "save.json"
 _STEP = re.compile(r"step_(\d{8,})")
 _EARLIER = ("resume.pt",)
+_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream")
+"""Of the messages of torch's writer, which makes its own errors of a full disk."""
 _MARGIN = 1 << 20  # bytes beside the tensors
 
 
@@ -247,7 +249,9 @@ class RunFolder:
             saves = saves_of(self._place)
             self._link(saves)
             self._prune(saves)
-        except (OSError, RuntimeError) as error:  # torch's writer has classes of its own for a full disk
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not any(word in str(error) for word in _WRITERS):
+                raise
             raise RunFolderError(self._not_saved(state.step, error)) from error
         return folder / CHECKPOINT
 
@@ -260,7 +264,7 @@ class RunFolder:
         self,
         error: Exception,
         step: int,
-        batches: Sequence[Mapping[str, Tensor]],
+        batches: Sequence[Mapping[str, Any]],
         about: Mapping[str, Any] | None = None,
     ) -> TrainingError:
         """Write what a loss or gradient that is not finite came from, and return the error to raise.
@@ -273,7 +277,7 @@ class RunFolder:
         """
         rank = f"_rank{self.rank}" if self.rank else ""
         path = self._place / f"bad_batch_{step:08d}{rank}.pt"
-        tensors = [{name: value.detach().cpu() for name, value in batch.items()} for batch in batches]
+        tensors = [_on_cpu(batch) for batch in batches]
         try:
             with replacing_file(path) as building, building.open("wb") as file:
                 torch.save({"step": step, "about": dict(about or {}), "batches": tensors}, file)
@@ -318,6 +322,15 @@ class RunFolder:
         for save in saves[: -max(1, self.keep.last)]:
             if save is not best:
                 remove_folder(save.folder)
+
+
+def _on_cpu(node: Any) -> Any:
+    """A batch's tensors in the CPU's memory, whatever holds them."""
+    if isinstance(node, Tensor):
+        return node.detach().cpu()
+    if isinstance(node, Mapping):
+        return {name: _on_cpu(value) for name, value in node.items()}
+    return [_on_cpu(value) for value in node] if isinstance(node, (list, tuple)) else node
 
 
 def _is_ours(link: Path) -> bool:

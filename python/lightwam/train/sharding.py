@@ -14,10 +14,6 @@ from typing import Any, Literal, get_args
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from lightwam.errors import CheckpointError, ConfigError
 from lightwam.model.dit import DiTBlock
@@ -66,22 +62,22 @@ class SharedModel:
             raise ConfigError(f"sharding is {sharding!r}: use 'ddp' or 'fsdp'")
         self.model, self.world = model, world or World()
         self._call: nn.Module = _Losses(model)
-        self._ddp: DistributedDataParallel | None = None
-        self._fsdp: FSDPModule | None = None
+        self._ddp: Any = None
+        self._fsdp: Any = None
         if self.world.size == 1:
             return
-        with self.world.guarded(), torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.data, 0)
-        if sharding == "ddp":
-            self._ddp = DistributedDataParallel(
-                self._call, gradient_as_bucket_view=True, broadcast_buffers=False, init_sync=False
-            )
-            self._call = self._ddp
-        else:
-            self._call = self._fsdp = self._shard(compute_dtype, blocks)
+        with self.world.guarded():
+            if sharding == "ddp":
+                self._call = self._ddp = nn.parallel.DistributedDataParallel(self._call, gradient_as_bucket_view=True)
+            else:
+                for tensor in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(tensor.data, 0)
+                self._call = self._fsdp = self._shard(compute_dtype, blocks)
 
-    def _shard(self, compute_dtype: torch.dtype | None, blocks: Iterable[nn.Module] | None) -> FSDPModule:
+    def _shard(self, compute_dtype: torch.dtype | None, blocks: Iterable[nn.Module] | None) -> nn.Module:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # a second, which one process saves
+
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
         policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
         inner = blocks if blocks is not None else (m for m in self.model.modules() if isinstance(m, DiTBlock))
@@ -122,14 +118,18 @@ class SharedModel:
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or all of it where this process has a part; then all processes must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def like(parameter: Tensor, value: Tensor) -> Tensor:
     """A whole tensor on the parameter's device, or this process's part of it; every process has the whole one."""
     placed = value.to(parameter.device, copy=True)
-    if not isinstance(parameter, DTensor):
+    if not hasattr(parameter, "full_tensor"):
         return placed
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
     return distribute_tensor(placed, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
