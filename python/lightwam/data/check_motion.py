@@ -9,13 +9,13 @@ Legend: N rows, K lags.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lightwam.config import RobotConfig
+from lightwam.config import Dimension, RobotConfig
 from lightwam.data.dataset import Dataset
 from lightwam.data.findings import Finding
 
@@ -159,7 +159,7 @@ def check_gripper(dataset: Dataset, robot: RobotConfig) -> Iterator[Finding]:
         what = f"moves from {low:g} to {high:g} only, of {rule.data_closed:g} closed to {rule.data_open:g} open"
         yield Finding("warning", "gripper", where, what, "set data_open and data_closed to what the data hold")
     remedy = "exchange data_open and data_closed in the robot's file"
-    if (correlation := _fingers_follow(dataset, robot, open_N)) < -0.3:
+    if (correlation := fingers_follow(dataset, robot.state, open_N)) < -0.3:
         what = f"fingers close when the command opens (correlation {correlation:.2f})"
         yield Finding("error", "gripper", where, what, remedy)
         return
@@ -170,11 +170,11 @@ def check_gripper(dataset: Dataset, robot: RobotConfig) -> Iterator[Finding]:
         yield Finding("warning", "gripper", where, what, f"if they begin open, {remedy}")
 
 
-def _fingers_follow(dataset: Dataset, robot: RobotConfig, open_N: Floats) -> float:
+def fingers_follow(dataset: Dataset, state: Sequence[Dimension], open_N: Floats) -> float:
     """Correlation of the command with the change of the fingers' opening in some rows; NaN where nothing tells."""
     names = ("finger", "gripper")
-    fingers = [i for i, d in enumerate(robot.state) if d.unit in ("m", "mm") and any(n in d.name for n in names)]
-    if not fingers or dataset.state.shape[1] != len(robot.state):
+    fingers = [i for i, d in enumerate(state) if d.unit in ("m", "mm") and any(n in d.name for n in names)]
+    if not fingers or dataset.state.shape[1] != len(state):
         return float("nan")
     opening_N = np.abs(dataset.state[:, fingers].astype(np.float64)).sum(1)
     given, moved = [], []

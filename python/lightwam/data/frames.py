@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of a data set: videos of any codec that PyAV reads, encoded images in Parquet and HDF5 files.
 
-A file is opened once and decoded in order; only a span that lies before the previous one makes a video jump back (to
-the key frame before it). A video's frames are found by their times: frame k is the one at k / fps seconds, so a camera
-that dropped frames is an error and never an image of another row.
+A file is opened once and decoded in order; only a span that lies before the previous one, or far behind it, makes a
+video jump (to the key frame before it). A video's frames are found by their times: frame k is the one at k / fps
+seconds, so a camera that dropped frames is an error and never an image of another row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lightwam.errors import DataError
 from lightwam.file_kind import file_kind
 
 Images = npt.NDArray[np.uint8]
+_FAR = 100  # frames that are rather jumped over than decoded
 
 
 class _Store(Protocol):
@@ -117,8 +118,8 @@ class _Video:
 
     def read(self, span: FrameSpan) -> Images:
         try:
-            if span.first < self.next:
-                self._go_back(span)
+            if span.first < self.next or (span.fps is not None and span.first > self.next + _FAR):
+                self._go_to(span)
             return np.stack([self._frame(k, span.fps) for k in range(span.first, span.first + span.count)])
         except self.errors as error:
             raise self._damaged(error) from error
@@ -142,7 +143,7 @@ class _Video:
                 )
         raise DataError(f"video {self.path} ends before frame {wanted}: record the data set again")
 
-    def _go_back(self, span: FrameSpan) -> None:
+    def _go_to(self, span: FrameSpan) -> None:
         if span.fps is None:
             self.container.seek(0, stream=self.stream)
             self.next = 0
