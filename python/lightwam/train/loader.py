@@ -73,7 +73,7 @@ class Loader:
     """Loads the micro-batches of an order.
 
     Args:
-        samples: a map-style data set of mappings; the rows of `order` are its numbers.
+        samples: `samples[row, epoch]` is a mapping, for the rows of `order`.
         order: which samples when.
         rank: this process's place among those that train.
         workers: processes that load; 0: this one.
@@ -119,8 +119,10 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (self.order.rows(number, self.rank) for number in self.numbers)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for number in self.numbers:
+            epoch = number // self.order.batches
+            yield [(row, epoch) for row in self.order.rows(number, self.rank)]
 
 
 def joined(samples: Sequence[Mapping[str, Any]]) -> MicroBatch:

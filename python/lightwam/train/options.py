@@ -144,9 +144,7 @@ class BlindTrainArgs:
     schedule: recipe.Schedule = field(
         default_factory=lambda: recipe.Schedule(steps=6000, batch=256, peak_learning_rate=1e-3, warmup_steps=100)
     )
-    optimizer: recipe.Optimizer = field(
-        default_factory=lambda: recipe.Optimizer(betas=(0.9, 0.999), clip=False)
-    )
+    optimizer: recipe.Optimizer = field(default_factory=lambda: recipe.Optimizer(betas=(0.9, 0.999), clip=False))
     machine: Machine = Machine()
 
 

@@ -27,7 +27,7 @@ from lightwam.train.distributed import World, use_world
 from lightwam.train.fingerprint import Fingerprint, dataset_identity, make_fingerprint, tensors_identity
 from lightwam.train.loader import Loader, MicroBatch, Order
 from lightwam.train.networks import FUTURE, PolicyNetworks
-from lightwam.train.policy_data import PolicyData, PolicyInputs
+from lightwam.train.policy_data import PolicyData, PolicyInputs, PolicySamples
 from lightwam.train.policy_options import RECIPE_FILE, PolicyTrainArgs, run_document
 from lightwam.train.recipe import Recipe
 from lightwam.train.report import report_parameters
@@ -69,8 +69,8 @@ class Policy:
             samples = data.samples(data.training, windows=True)
             self.futures = Loader(samples, self._order(samples, video_batch), **options)
 
-    def _order(self, samples: Any, batch: int) -> Order:
-        schedule, lengths = self.recipe.schedule, tuple(len(one) for one in samples.datasets)
+    def _order(self, samples: PolicySamples, batch: int) -> Order:
+        schedule, lengths = self.recipe.schedule, samples.lengths
         shares = self.recipe.loading.shares
         if shares and len(shares) != len(lengths):
             raise ConfigError(f"--shares has {len(shares)} numbers for {len(lengths)} data sets: give as many")
@@ -194,9 +194,8 @@ def build_policy(recipe: Recipe, inputs: PolicyInputs, world: World, out: Path) 
     attention = choose_attention(recipe.computing.attention, device)
     if vae is not None:
         vae.to(device)
-    made: list[PolicyData] = []
-    world.on_first(lambda: made.append(_data(recipe, inputs, vae, out)))  # it fills the caches for all
-    data = made[0] if made else _data(recipe, inputs, vae, out)
+    data = _data(recipe, inputs, vae, out, (world.rank, world.size))
+    world.barrier()  # all of them fill the cache
     located = len(data.located[0])
     start = first_networks(
         config, seed, located, recipe.losses.localisation_weight, inputs.init, inputs.random_backbone
@@ -221,12 +220,17 @@ def check_validation(recipe: Recipe) -> None:
         )
 
 
-def _data(recipe: Recipe, inputs: PolicyInputs, vae: WanVAE | None, out: Path) -> PolicyData:
+def _data(
+    recipe: Recipe, inputs: PolicyInputs, vae: WanVAE | None, out: Path, part_of_work: tuple[int, int]
+) -> PolicyData:
     earlier = next(
         (read_statistics(folder / STATISTICS_FILE) for folder in (out / "checkpoint", inputs.init)
          if folder is not None and (folder / STATISTICS_FILE).exists()), None
     )  # fmt: skip
-    return PolicyData(inputs, recipe.policy, recipe.loading, recipe.losses, vae, earlier)
+    return PolicyData(
+        inputs, recipe.policy, recipe.loading, recipe.losses, vae, earlier, recipe.augmentation, recipe.schedule.seed,
+        part_of_work,
+    )  # fmt: skip
 
 
 def _vae(inputs: PolicyInputs, config: LightWAMConfig) -> tuple[WanVAE | None, dict[str, Tensor], LightWAMConfig]:

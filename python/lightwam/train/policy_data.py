@@ -7,7 +7,7 @@ Legend: N rows, C h w latent, T latents of a window, H horizon, A action, P stat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,20 +15,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset
 
 from lightwam.config import LightWAMConfig
+from lightwam.data.augment import Augmentation
 from lightwam.data.check import check_datasets, refuse
 from lightwam.data.dataset import Dataset
+from lightwam.data.latent_store import LatentOptions, LatentStore
 from lightwam.data.normalize import read_statistics
 from lightwam.data.published_caches import PublishedLatents, PublishedTexts
 from lightwam.data.resample import Resampling, resampled
-from lightwam.data.samples import DecodedFrames, SampleOptions, Samples, Texts
+from lightwam.data.samples import DecodedFrames, SampleOptions, Samples
 from lightwam.data.sources import first_episodes, fitted, open_dataset, select
-from lightwam.data.windows import WindowIndex, measure_statistics, published_split
+from lightwam.data.windows import WindowIndex, measure_statistics, published_split, rows_of
 from lightwam.errors import ConfigError, DataError
 from lightwam.model.vae import WanVAE
-from lightwam.train.own_latents import EpisodeLatents, fill_latents
+from lightwam.train.precompute import precompute, vae_encoder, vae_fingerprint
 from lightwam.train.recipe import Loading, Losses
 from lightwam.train.vae_data import located_objects
 
@@ -67,11 +68,11 @@ class PolicyInputs:
 class WindowLatents(Protocol):
     """Where samples get their latents."""
 
-    def latents(self, sample: int) -> Tensor:
-        """[C, T, h, w]."""
+    def latents(self, sample: int, epoch: int = 0) -> Tensor:
+        """[C, T, h, w], as an epoch uses them."""
         ...
 
-    def first(self, sample: int) -> Tensor:
+    def first(self, sample: int, epoch: int = 0) -> Tensor:
         """[C, h, w], of the sample's own frame."""
         ...
 
@@ -89,45 +90,51 @@ class Part:
     located_NK: npt.NDArray[np.float32]
 
 
-@dataclass
 class PolicySamples:
-    """Samples of a part as training takes them: a map-style data set.
+    """Samples as training takes them, numbered through all parts: `samples[number, epoch]`.
 
     Args:
-        part: which samples.
+        parts: which samples.
         windows: with the latents of the whole window; false: of the first frame alone.
-        located: mean and deviation of the located coordinates, or None without them.
+        located: mean and deviation of the located coordinates; K is 0 without them.
     """
 
-    part: Part
-    windows: bool
-    located: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
-    numbers: Rows = field(init=False)
+    def __init__(
+        self, parts: Sequence[Part], windows: bool, located: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    ) -> None:
+        self.parts, self.windows, self.located = list(parts), windows, located
+        self.numbers = [part.future if windows else np.arange(len(part.samples)) for part in parts]
+        self._ends = np.cumsum(self.lengths)
 
-    def __post_init__(self) -> None:
-        self.numbers = self.part.future if self.windows else np.arange(len(self.part.samples))
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Samples of each part."""
+        return tuple(len(numbers) for numbers in self.numbers)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return sum(self.lengths)
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        samples, store = self.part.samples, self.part.store
-        number = int(self.numbers[place])
-        made = samples[number]
+    def __getitem__(self, wanted: tuple[int, int]) -> dict[str, Any]:
+        place, epoch = wanted
+        which = int(np.searchsorted(self._ends, place, "right"))
+        part = self.parts[which]
+        number = int(self.numbers[which][place - (self._ends[which] - len(self.numbers[which]))])
+        made = part.samples[number, epoch]
         kept = {name: made[name] for name in ("action", "action_is_pad", "image_is_pad")}
         kept["proprio"] = made["proprio"][0]
-        if store is not None:
-            latents = store.latents(number) if self.windows else store.first(number)[:, None]
-            kept["video_latents"] = latents.float()
-        else:
+        if part.store is None:
             kept["video"] = made["video"] if self.windows else made["video"][:, :1]
-        if samples.texts is not None:
+        elif self.windows:
+            kept["video_latents"] = part.store.latents(number, epoch).float()
+        else:
+            kept["video_latents"] = part.store.first(number, epoch)[:, None].float()
+        if part.samples.texts is not None:
             kept["context"], kept["context_mask"] = made["context"].float(), made["context_mask"]
         else:
-            kept["instruction"] = samples.episode(number).task
-        if self.located is not None:
-            mean, deviation = self.located
-            row = self.part.located_NK[samples.index.rows[number]]
+            kept["instruction"] = part.samples.episode(number).task
+        mean, deviation = self.located
+        if len(mean):
+            row = part.located_NK[part.samples.index.rows[number]]
             kept["located"] = torch.from_numpy((row - mean) / deviation)
         return kept
 
@@ -149,10 +156,22 @@ class PolicyData:
         losses: Losses,
         vae: WanVAE | None,
         earlier: Mapping[str, Any] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        """`earlier`: statistics of the run that is resumed, or of its start. Raises `DataError`, `ConfigError`."""
-        check_inputs(inputs, config)
+        """Opens the data sets and encodes what a cache lacks. Raises `DataError`, `ConfigError`.
+
+        Args:
+            vae: encodes; None with latent caches.
+            earlier: statistics of the run that is resumed, or of its start.
+            augmentation, seed: of the training samples.
+            part: (which, of how many) processes that fill the cache together this is.
+        """
+        check_inputs(inputs, config, loading, augmentation)
         self.inputs, self.config, self.loading, self.vae = inputs, config, loading, vae
+        self._augmentation = None if augmentation is None or augmentation.changes_nothing else augmentation
+        self._seed = seed
         self.datasets = open_all(inputs, config, loading)
         self.tasks = tuple(dict.fromkeys(e.task for dataset in self.datasets for e in dataset.episodes))
         self.statistics = self._statistics(earlier)
@@ -169,12 +188,13 @@ class PolicyData:
         self.held_out: list[Part] = []
         for place in range(len(self.datasets)):
             self._add(place)
+        stores = [one.store for one in (*self.training, *self.held_out) if isinstance(one.store, LatentStore)]
+        if stores and vae is not None:
+            precompute(stores, vae_encoder(vae), part)
 
-    def samples(self, parts: Sequence[Part], windows: bool) -> ConcatDataset[Any]:
+    def samples(self, parts: Sequence[Part], windows: bool) -> PolicySamples:
         """All samples of the parts, with the latents of whole windows or of first frames."""
-        located = self.located if len(self.located[0]) else None
-        made = [PolicySamples(part, windows, located) for part in parts]
-        return ConcatDataset(made)  # type: ignore[arg-type]
+        return PolicySamples(parts, windows, self.located)
 
     def _statistics(self, earlier: Mapping[str, Any] | None) -> Mapping[str, Any]:
         given = read_statistics(self.inputs.statistics) if self.inputs.statistics is not None else earlier
@@ -197,36 +217,43 @@ class PolicyData:
                 parts.append(self._part(place, chosen, held_out=parts is self.held_out))
 
     def _part(self, place: int, chosen: list[int], held_out: bool) -> Part:
-        dataset = self.datasets[place]
+        dataset, loading, cached = self.datasets[place], self.loading, self.inputs.cache is not None
         taken = dataset if chosen == list(range(len(dataset.episodes))) else dataset.take(chosen)
-        options = SampleOptions(sample_stride=self.loading.sample_stride)
-        frames = None
-        if not self.inputs.latents and self.inputs.cache is None:
-            frames = DecodedFrames(taken, self.config, keep=4)
-        texts: Texts | None = self.texts
-        samples = Samples(taken, self.config, self.statistics, options, frames=frames, texts=texts)
-        future = np.arange(len(samples))
+        augmentation = None if held_out else self._augmentation
+        options = SampleOptions(sample_stride=loading.sample_stride, augmentation=augmentation, seed=self._seed)
+        frames = None if self.inputs.latents or cached else DecodedFrames(taken, self.config, keep=4)
+        samples = Samples(taken, self.config, self.statistics, options, frames=frames, texts=self.texts)
+        future = np.arange(0, len(samples), loading.future_stride)
         store: WindowLatents | None = None
         if self.inputs.latents:
             store = published_latents(self.inputs.latents[place], dataset, chosen, samples, held_out)
         elif self.inputs.cache is not None:
             assert self.vae is not None
-            cache = fill_latents(taken, self.config, self.inputs.cache, self.vae, self.loading.future_stride)
-            store = EpisodeLatents(cache, samples.index)
-        if self.loading.future_stride > 1:
-            starts = np.repeat([e.start for e in taken.episodes], [e.length for e in taken.episodes])
-            future = np.flatnonzero((samples.index.rows - starts[samples.index.rows]) % self.loading.future_stride == 0)
+            made = LatentStore(
+                taken, self.config, self.inputs.cache, vae_fingerprint(self.vae),
+                LatentOptions(
+                    sample_stride=loading.sample_stride, future_stride=loading.future_stride, seed=self._seed,
+                    augmentation=augmentation, variants=1 if augmentation is None else loading.variants,
+                ),
+            )  # fmt: skip
+            store, future = made, made.future_samples()
         located = np.zeros((len(dataset.state), 0), np.float32)
         if self._located:
-            rows = np.concatenate([np.arange(e.start, e.stop) for e in (dataset.episodes[i] for i in chosen)])
-            located = self._located[place][rows]
+            located = self._located[place][rows_of([dataset.episodes[i] for i in chosen])]
         return Part(samples, store, future, located)
 
 
-def check_inputs(inputs: PolicyInputs, config: LightWAMConfig) -> None:
+def check_inputs(
+    inputs: PolicyInputs, config: LightWAMConfig, loading: Loading, augmentation: Augmentation | None = None
+) -> None:
     """Raise `ConfigError` for inputs that contradict each other or the configuration; reads nothing."""
     if inputs.latents and len(inputs.latents) != len(inputs.data):
         raise ConfigError(f"--latents has {len(inputs.latents)} folders for {len(inputs.data)} data sets: give as many")
+    if augmentation is not None and not augmentation.changes_nothing:
+        if inputs.latents:
+            raise ConfigError("augmentation needs frames, and --latents holds none: give --vae and --cache instead")
+        if inputs.cache is not None and loading.variants < 2:
+            raise ConfigError(f"--variants is {loading.variants} with an augmentation: use at least 2")
     if not inputs.latents and inputs.vae is None:
         raise ConfigError("neither --vae nor --latents is given: name the VAE's checkpoint folder, or latent caches")
     if config.text.kind == "umt5" and inputs.texts is None:
@@ -266,10 +293,10 @@ class _Renumbered:
     cache: PublishedLatents
     numbers: Rows
 
-    def latents(self, sample: int) -> Tensor:
+    def latents(self, sample: int, epoch: int = 0) -> Tensor:
         return self.cache.latents(int(self.numbers[sample]))
 
-    def first(self, sample: int) -> Tensor:
+    def first(self, sample: int, epoch: int = 0) -> Tensor:
         return self.latents(sample)[:, 0]
 
 
@@ -293,5 +320,5 @@ def published_latents(
         raise DataError(
             f"{error}; it has no held-out samples: give one of the whole data set, or --held-out 0"
         ) from error
-    rows = np.concatenate([np.arange(e.start, e.stop) for e in (dataset.episodes[i] for i in chosen)])
+    rows = rows_of([dataset.episodes[i] for i in chosen])
     return _Renumbered(cache, np.searchsorted(whole.rows, rows[index.rows]))

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 from lightwam.config import read_config
 from lightwam.config.serialize import dataclass_to_dict
+from lightwam.data.augment import Augmentation
 from lightwam.errors import ConfigError
 from lightwam.train.policy_data import PolicyInputs
 from lightwam.train.recipe import (
+    NO_AUGMENTATION,
     Computing,
     Loading,
     Losses,
@@ -69,6 +71,7 @@ class PolicyTrainArgs:
     computing: Computing = field(default_factory=Computing)
     loading: Loading = field(default_factory=Loading)
     saving: Saving = field(default_factory=Saving)
+    augmentation: Augmentation = NO_AUGMENTATION
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lightwam.files import replacing_file
 from lightwam.model.vae import WanVAE
 from lightwam.pictures import draw
 from lightwam.train.loader import MicroBatch, joined
 from lightwam.train.networks import PolicyNetworks
+from lightwam.train.policy_data import PolicySamples
 
 Ready = Callable[[MicroBatch], MicroBatch]
 """Puts a micro-batch on the device, with latents and context."""
 
 
-def every(samples: Dataset[Any], count: int, batch: int) -> Iterator[MicroBatch]:
+def every(samples: PolicySamples, count: int, batch: int) -> Iterator[MicroBatch]:
     """About `count` samples spread over all, in micro-batches."""
-    size = len(samples)  # type: ignore[arg-type]
+    size = len(samples)
     chosen = range(0, size, max(1, size // count))
     for start in range(0, len(chosen), batch):
-        yield joined([samples[i] for i in chosen[start : start + batch]])
+        yield joined([samples[i, 0] for i in chosen[start : start + batch]])
 
 
 @torch.no_grad()
 def action_errors(
-    networks: PolicyNetworks, samples: Dataset[Any], ready: Ready, count: int = 256
+    networks: PolicyNetworks, samples: PolicySamples, ready: Ready, count: int = 256
 ) -> tuple[dict[str, float], list[float], tuple[Tensor, Tensor]]:
     """(figures, mean absolute error of each step of the chunk, predicted and true actions of the first samples).
 
@@ -66,7 +66,7 @@ def action_errors(
 
 @torch.no_grad()
 def located_errors(
-    networks: PolicyNetworks, samples: Dataset[Any], ready: Ready, deviation_K: Tensor, count: int = 256
+    networks: PolicyNetworks, samples: PolicySamples, ready: Ready, deviation_K: Tensor, count: int = 256
 ) -> dict[str, float]:
     """Median distances in cm of the located objects, with the robot's state and without it."""
     found: dict[str, list[Tensor]] = {"target": [], "target_state_hidden": []}
@@ -88,7 +88,7 @@ def located_errors(
 
 @torch.no_grad()
 def future_errors(
-    networks: PolicyNetworks, samples: Dataset[Any], ready: Ready, vae: WanVAE, count: int, sampling_steps: int
+    networks: PolicyNetworks, samples: PolicySamples, ready: Ready, vae: WanVAE, count: int, sampling_steps: int
 ) -> list[float]:
     """PSNR (dB) of each frame of imagined futures against the true ones, both decoded at the resolution trained at."""
     policy, squared = networks.policy, list[Tensor]()
