@@ -245,6 +245,13 @@ def _vae(inputs: PolicyInputs, config: LightWAMConfig) -> tuple[WanVAE | None, d
 
 
 def _set_precision(networks: PolicyNetworks, recipe: Recipe) -> None:
+    """The types of the weights."""
+    computing, dit = recipe.computing, networks.policy.video_dit
+    if computing.precision == "float32" and computing.compact:
+        networks.float()
+        frozen_as(dit.blocks, torch.bfloat16)
+        dit.widening = True
+        return
     if recipe.computing.precision == "bfloat16":
         networks.bfloat16()
     else:

@@ -95,6 +95,8 @@ class Computing:
     precision: Precision = "bfloat16"
     """float32; autocast: weights float32, matmuls bfloat16; bfloat16: all of it, float32 masters of what trains. With
     the last two, what is frozen is stored in bfloat16."""
+    compact: bool = False
+    """With float32: store the frozen blocks in bfloat16 and widen one at a time; use it with `--checkpointing`."""
     checkpointing: bool = False
     """Keep the input of each block alone and compute the block again in the backward pass: less memory, more time."""
     compile: bool = False

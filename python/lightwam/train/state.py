@@ -51,7 +51,7 @@ class TrainingState:
     @property
     def nbytes(self) -> int:
         """Size of all tensors in bytes: about that of the file."""
-        return sum(tensor.nbytes for tensor in _tensors(dataclasses.asdict(self)))
+        return sum(tensor.nbytes for tensor in _tensors(vars(self)))
 
     def write(self, path: Path) -> None:
         """Write a file. Raises OSError."""

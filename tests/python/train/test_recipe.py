@@ -102,7 +102,7 @@ def test_bad_recipe_files(tmp_path: Path, document: dict[str, object], message: 
 
 
 def test_an_unknown_recipe_is_answered_with_all_names() -> None:
-    with pytest.raises(ConfigError, match="libero_10, libero_goal, .*real_robot"):
+    with pytest.raises(ConfigError, match=r"libero_10, libero_goal, .*real_robot"):
         arguments("--recipe", "libero")
     with pytest.raises(ConfigError, match="--peak-learning-rate is nan"):
         Recipe(name="x", policy=read_recipe("nano").policy, schedule=Schedule(peak_learning_rate=math.nan))
