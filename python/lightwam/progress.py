@@ -96,6 +96,23 @@ def counting_bar(label: str, show: bool, stderr: bool = False) -> Iterator[Calla
 
 
 @contextlib.contextmanager
+def rate_bar(label: str, total: int, unit: str, show: bool) -> Iterator[Advance]:
+    """A bar with a rate, `30/100  12 rows/s`, which the yielded function advances."""
+    if not show:
+        yield lambda _: None
+        return
+    began = time.monotonic()
+    with _shown(_Bar(label, total)) as bar:
+
+        def advance(count: int) -> None:
+            done = bar.done + count
+            bar.note = f"{done / max(time.monotonic() - began, 1e-3):.3g} {unit}/s"
+            bar.update(done, total)
+
+        yield advance
+
+
+@contextlib.contextmanager
 def tally_bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A bar with a tally, `3/10  2 solved`: the yielded function advances both, the second in `unit`."""
     tally = 0

@@ -29,6 +29,10 @@ VERBS: dict[str, Verb] = {
     "bench": Verb("measure the latency of an engine file", "lightwam.cli.bench", "BenchArgs"),
     "inspect": Verb("show what an engine file holds", "lightwam.cli.inspect", "InspectArgs"),
     "record": Verb("record demonstrations with the scripted expert", "lightwam.cli.record", "RecordArgs"),
+    "data check": Verb("say what is wrong with a data set before training", "lightwam.cli.data", "CheckArgs"),
+    "data stats": Verb("measure statistics of states and actions", "lightwam.cli.data_stats", "StatsArgs"),
+    "data precompute": Verb("compute latents and text rows once", "lightwam.cli.data_precompute", "PrecomputeArgs"),
+    "robot from-dataset": Verb("propose a robot file from a data set", "lightwam.cli.robot", "FromDatasetArgs"),
     "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.cli.train", "VAETrainArgs"),
     "train policy": Verb("train the world action model", "lightwam.cli.train", "PolicyTrainArgs"),
     "train blind": Verb("train a baseline that sees the state alone", "lightwam.cli.train", "BlindTrainArgs"),
@@ -44,17 +48,19 @@ VERBS: dict[str, Verb] = {
 EXTRAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("demo", "eval", "record", "train replay"), ("libero",)),
     **dict.fromkeys(("train vae", "train policy", "train blind", "quantize"), ("train",)),
+    **dict.fromkeys(("data check", "data stats", "data precompute", "robot from-dataset"), ("train",)),
     **dict.fromkeys(("convert", "export"), ("export",)),
     "compile": ("export", "gpu"),
     "onnx": ("onnx",),
 }
 """Verb -> the extras of pyproject.toml that it requires; the others run with the base installation."""
 
-PRINTING = ("bench", "inspect")
+PRINTING = ("bench", "data check", "inspect")
 """The verbs whose work is what they print, unless they have an --out."""
 
 EXIT_STATUSES = (
-    "exit status: 0 done; 1 the verb's own answer is no (quantize: a gate is not met, nothing is written);",
+    "exit status: 0 done; 1 the verb's own answer is no (quantize: a gate is not met, nothing is written; data check:",
+    "             training would be wrong);",
     "             2 an error, in one line; 128 + n ended by signal n (130: Ctrl-C).",
     "             What could not be printed does not change the status of files that were written.",
 )

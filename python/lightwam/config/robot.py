@@ -212,8 +212,13 @@ class RobotConfig:
     normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
     state_key: str = "observation.state"
     """Column of a LeRobot data set that holds the state."""
+    state_keys: tuple[str, ...] = ()
+    """Where the state lies in several columns: their names, in the order in which they are joined. Empty: `state_key`
+    alone."""
     action_key: str = "action"
     """Column of a LeRobot data set that holds the actions."""
+    action_keys: tuple[str, ...] = ()
+    """As `state_keys`, of the actions."""
     prompt_template: str | None = None
     """Sentence around an instruction, with {task} in it once. None: that of the policy's text encoder."""
     notes: str = ""
@@ -229,12 +234,25 @@ class RobotConfig:
         names = [dimension.name for dimension in self.action]
         require(self.gripper is None or self.gripper.dimension in names, "robot.gripper.dimension",
                 self.gripper and self.gripper.dimension, f"name one of the actions {names}")  # fmt: skip
+        for owner, keys in (("robot.state_keys", self.state_keys), ("robot.action_keys", self.action_keys)):
+            if keys:
+                require_unique(owner, keys)
         CameraLayout(self.cameras)  # its checks
 
     @cached_property
     def layout(self) -> CameraLayout:
         """The cameras on their canvas."""
         return CameraLayout(self.cameras)
+
+    @property
+    def state_columns(self) -> tuple[str, ...]:
+        """Columns of a LeRobot data set that make the state, in order."""
+        return self.state_keys or (self.state_key,)
+
+    @property
+    def action_columns(self) -> tuple[str, ...]:
+        """Columns of a LeRobot data set that make the actions, in order."""
+        return self.action_keys or (self.action_key,)
 
     @property
     def gripper_column(self) -> int | None:

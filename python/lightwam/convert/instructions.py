@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,21 @@ from lightwam.config import LightWAMConfig, TextConfig
 from lightwam.convert.settings import check_settings
 from lightwam.convert.sources import WeightsSource, open_weights
 from lightwam.errors import CheckpointError, ConfigError, InstructionError
-from lightwam.model import UMT5Encoder
-from lightwam.model.fit import Fault, expected_shapes, find_faults, find_not_finite, is_finite, load_exactly, on_meta
+from lightwam.files import replacing_file
+from lightwam.model import UMT5Encoder, umt5_tokenizer
+from lightwam.model.fit import (
+    Fault,
+    expected_shapes,
+    find_faults,
+    find_not_finite,
+    is_finite,
+    load_exactly,
+    on_meta,
+    refuse,
+)
 from lightwam.model.names import UMT5_TIED, umt5_names
 from lightwam.model.text import Tokenizer, prompt
+from lightwam.progress import progress_bar
 
 _logger = logging.getLogger("lightwam.convert")
 
@@ -82,6 +94,31 @@ def cache_name(text: TextConfig, instruction: str) -> str:
     """The file name of an instruction in a published text cache. Source: docs/reference/light-wam.md, section 6."""
     digest = hashlib.sha256(prompt(text, instruction).encode()).hexdigest()
     return f"{digest}.t5_len{text.length}.wan21t2v13b.pt"
+
+
+def write_text_cache(config: LightWAMConfig, folder: Path, texts: Sequence[str], encoder: Path, tokenizer: Path) -> int:
+    """Encode the texts that a published text cache lacks, and write their files; returns their number.
+
+    A file holds `context` [length, width], zero past the text, and `mask` [length], as the published code reads them.
+    Each appears whole, so several processes may fill one folder. Raises `CheckpointError`, `InstructionError`.
+    """
+    check_instructions(texts, config.text)
+    missing = [text for text in texts if not (folder / cache_name(config.text, text)).exists()]
+    if not missing:
+        return 0
+    reader = umt5_tokenizer(os.fspath(tokenizer))
+    weights = open_umt5(config, open_weights(encoder))
+    refuse(os.fspath(encoder), umt5_faults(config.text, weights))
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress_bar("encoding texts", len(missing), show=True) as advance:
+        for text in missing:
+            rows = encode_instructions(config.text, weights, reader, [text])[text]
+            context = torch.nn.functional.pad(rows, (0, 0, 0, config.text.length - len(rows)))
+            mask = torch.arange(config.text.length) < len(rows)
+            with replacing_file(folder / cache_name(config.text, text)) as part:
+                torch.save({"context": context.to(torch.bfloat16), "mask": mask}, part)
+            advance(1)
+    return len(missing)
 
 
 def cached_instructions(config: TextConfig, folder: Path, texts: Sequence[str]) -> dict[str, Tensor]:

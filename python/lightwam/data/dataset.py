@@ -10,7 +10,7 @@ Legend: N rows, S control steps a row (1 in most sets), A action width, P state 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from lightwam.errors import DataError
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
+Report = Callable[[DataError], None]
+"""What is done about a fault of a data set: readers raise it (`refuse`), `lightwam data check` collects all."""
+
+
+def refuse(error: DataError) -> None:
+    """Raise the error."""
+    raise error
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class FrameSpan:
     file."""
     swapped: bool = False
     """Red and blue have changed places in the encoded images."""
+    picks: tuple[int, ...] | None = None
+    """Places, from `first` on and never falling, of the `count` frames that are used; None: `count` frames in a row."""
 
 
 @dataclass(frozen=True)
@@ -110,29 +119,35 @@ class Dataset:
     cameras: tuple[str, ...]
     whole_windows: bool = False
     """The published loader of this format uses only windows that lie wholly inside an episode."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What a LeRobot set says of itself: meta/info.json."""
 
     @property
     def action_substeps(self) -> int:
         """Control steps a row holds."""
         return int(self.action.shape[1])
 
-    def check(self, cameras: tuple[str, ...], state_width: int, action_width: int) -> None:
+    def check(self, cameras: tuple[str, ...], state_width: int, action_width: int, report: Report = refuse) -> None:
         """Raise `DataError` unless the data set has these widths, and these cameras a frame for every row."""
         missing = sorted(set(cameras) - set(self.cameras))
         if missing:
-            raise DataError(f"data set {self.root} has cameras {list(self.cameras)}, without {missing}: choose another")
+            report(
+                DataError(f"data set {self.root} has cameras {list(self.cameras)}, without {missing}: choose another")
+            )
         for name, wanted, found in (
             ("state", state_width, self.state.shape[1]),
             ("action", action_width, self.action.shape[2]),
         ):
             if wanted != found:
-                raise DataError(f"data set {self.root} has {name} width {found}: the configuration has {wanted}")
+                report(DataError(f"data set {self.root} has {name} width {found}: the configuration has {wanted}"))
         for episode in self.episodes:
-            for camera in cameras:
+            for camera in (name for name in cameras if name in self.cameras):
                 if episode.videos[camera].count != episode.length:
-                    raise DataError(
-                        f"data set {self.root} is damaged: episode {episode.index} has {episode.length} rows and "
-                        f"{episode.videos[camera].count} frames of {camera!r}; record it again"
+                    report(
+                        DataError(
+                            f"data set {self.root} is damaged: episode {episode.index} has {episode.length} rows and "
+                            f"{episode.videos[camera].count} frames of {camera!r}; record it again"
+                        )
                     )
 
     def check_rate(self, control_hz: float, sample_stride: int = 1) -> None:
@@ -149,7 +164,7 @@ class Dataset:
             raise DataError(
                 f"data set {self.root} has {self.fps:g} rows{steps} a second{stride}: its actions come at {rate:g} Hz, "
                 f"the configuration's robot takes them at {control_hz:g} Hz; set control_hz in the robot's file to the "
-                "rate at which the robot will be driven, or choose another data set"
+                "rate at which the robot will be driven, or put the data on it with --resample"
             )
 
     def take(self, positions: Sequence[int]) -> Dataset:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of a data set: videos of any codec that PyAV reads, encoded images in Parquet and HDF5 files.
 
-A file is opened once and decoded in order; only a span that lies before the previous one makes a video jump back (to
-the key frame before it). A video's frames are found by their times: frame k is the one at k / fps seconds, so a camera
-that dropped frames is an error and never an image of another row.
+A file is opened once and decoded in order; only a span that lies before the previous one, or far behind it, makes a
+video jump (to the key frame before it). A video's frames are found by their times: frame k is the one at k / fps
+seconds, so a camera that dropped frames is an error and never an image of another row.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from lightwam.errors import DataError
 from lightwam.file_kind import file_kind
 
 Images = npt.NDArray[np.uint8]
+_FAR = 100  # frames that are rather jumped over than decoded
 
 
 class _Store(Protocol):
@@ -47,7 +49,7 @@ def read_frames(spans: Iterable[FrameSpan]) -> Iterator[Images]:
                 if store is not None:
                     store.close()
                 store, opened = _open(span), (span.path, span.column)
-            yield store.read(span)
+            yield _read(store, span)
     finally:
         if store is not None:
             store.close()
@@ -61,6 +63,13 @@ def _open(span: FrameSpan) -> _Store:
     return _HDF5Images(span.path, span.column)
 
 
+def _read(store: _Store, span: FrameSpan) -> Images:
+    if span.picks is None:
+        return store.read(span)
+    images = store.read(replace(span, count=max(span.picks) + 1, picks=None))
+    return images[list(span.picks)]
+
+
 def content_of(span: FrameSpan) -> bytes:
     """What tells these frames from others: their place in the file, its size and 256 KiB of its bytes, spread over it.
 
@@ -71,7 +80,8 @@ def content_of(span: FrameSpan) -> bytes:
         digest = _content_of_file(span.path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise DataError(f"{span.path} is missing ({error}): record the data set again") from error
-    place = (span.first, span.count, span.fps, span.column, span.swapped)
+    place: tuple[object, ...] = (span.first, span.count, span.fps, span.column, span.swapped)
+    place += () if span.picks is None else (span.picks,)
     return digest + repr(place).encode()
 
 
@@ -108,8 +118,8 @@ class _Video:
 
     def read(self, span: FrameSpan) -> Images:
         try:
-            if span.first < self.next:
-                self._go_back(span)
+            if span.first < self.next or (span.fps is not None and span.first > self.next + _FAR):
+                self._go_to(span)
             return np.stack([self._frame(k, span.fps) for k in range(span.first, span.first + span.count)])
         except self.errors as error:
             raise self._damaged(error) from error
@@ -133,7 +143,7 @@ class _Video:
                 )
         raise DataError(f"video {self.path} ends before frame {wanted}: record the data set again")
 
-    def _go_back(self, span: FrameSpan) -> None:
+    def _go_to(self, span: FrameSpan) -> None:
         if span.fps is None:
             self.container.seek(0, stream=self.stream)
             self.next = 0

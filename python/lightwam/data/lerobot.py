@@ -10,7 +10,7 @@ Legend: N rows, S control steps a row (`lightwam.action_substeps`, 1 where absen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from lightwam.arithmetic import default_arithmetic
-from lightwam.data.dataset import Array, Columns, Dataset, Episode, FrameSpan
+from lightwam.data.dataset import Array, Columns, Dataset, Episode, FrameSpan, Report, refuse
 from lightwam.data.frames import read_frames as read_frames
 from lightwam.data.lerobot_rows import check_rows
 from lightwam.data.parquet import Tables, open_tables, read_records
@@ -34,10 +34,22 @@ _INDEX_COLUMNS = ("index", "frame_index", "episode_index", "task_index", "timest
 
 
 @default_arithmetic
-def open_dataset(root: Path, state_key: str = STATE_KEY, action_key: str = ACTION_KEY) -> Dataset:
-    """Read a LeRobot data set's tables; `state_key` and `action_key` name its columns.
+def open_dataset(
+    root: Path,
+    state_keys: str | Sequence[str] = STATE_KEY,
+    action_keys: str | Sequence[str] = ACTION_KEY,
+    report: Report = refuse,
+) -> Dataset:
+    """Read a LeRobot data set's tables.
 
-    Raises `DataError`: missing, empty, damaged, of another format version, or rows that contradict the listing.
+    Args:
+        root: its folder.
+        state_keys: the column of the state, or several whose numbers are joined in this order.
+        action_keys: likewise of the action.
+        report: what is done about rows that contradict the listing or are not finite. Other faults are raised.
+
+    Raises:
+        DataError: missing, empty, damaged, of another format version, or what `report` raises.
     """
     info = _read_info(root)
     version = str(info.get("codebase_version"))
@@ -46,10 +58,11 @@ def open_dataset(root: Path, state_key: str = STATE_KEY, action_key: str = ACTIO
     try:
         if not (isinstance(info["fps"], (int, float)) and 0 < info["fps"] < 1e6):
             raise DataError(f"data set {root} has fps {info['fps']!r}: give the rows a second in meta/info.json")
-        listing = (_read_v3 if version.startswith("v3.") else _read_v2)(root, info)
+        listing = _read_v3(root, info) if version.startswith("v3.") else _read_v2(root, info, report)
         if listing.tables.starts[-1] == 0 or not listing.episodes:
             raise DataError(f"data set {root} is empty: record at least one episode")
-        return _assemble(root, info, listing, state_key, action_key)
+        keys = [(key,) if isinstance(key, str) else tuple(key) for key in (state_keys, action_keys)]
+        return _assemble(root, info, listing, keys[0], keys[1], report)
     except KeyError as error:
         raise DataError(f"data set {root} is damaged: its metadata or tables lack {error}; record it again") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError, IndexError, pa.ArrowException) as error:
@@ -139,7 +152,7 @@ def _v3_span(
     return FrameSpan(path, round(seconds * fps), count, fps)
 
 
-def _read_v2(root: Path, info: dict[str, Any]) -> _Listing:
+def _read_v2(root: Path, info: dict[str, Any], report: Report) -> _Listing:
     cameras, fps = _cameras(info, "video"), float(info["fps"])
     chunk_size = int(info.get("chunks_size", 1000))
     tasks = _tasks(root, _read_lines(root / "meta" / "tasks.jsonl"))
@@ -157,12 +170,18 @@ def _read_v2(root: Path, info: dict[str, Any]) -> _Listing:
     if not paths:
         raise DataError(f"data set {root} is empty: record at least one episode")
     tables = open_tables(root, paths)
-    for episode, path, count in zip(episodes, paths, np.diff(tables.starts), strict=True):
-        if count != episode.length:
-            raise DataError(
-                f"data set {root} is damaged: episode {episode.index} has {count} rows in {path.name}, "
-                f"meta/episodes.jsonl says {episode.length}; record it again"
-            )
+    faults = [
+        DataError(
+            f"data set {root} is damaged: episode {episode.index} has {count} rows in {path.name}, "
+            f"meta/episodes.jsonl says {episode.length}; record it again"
+        )
+        for episode, path, count in zip(episodes, paths, np.diff(tables.starts), strict=True)
+        if count != episode.length
+    ]
+    for fault in faults[:-1]:
+        report(fault)
+    if faults:
+        raise faults[-1]
     return _Listing(tables, tasks, episodes, tuple(cameras))
 
 
@@ -186,33 +205,52 @@ def _image_spans(tables: Tables, episode: Episode, cameras: Mapping[str, str]) -
     return {name: FrameSpan(tables.paths[file], first, episode.length, None, key) for name, key in cameras.items()}
 
 
-def _assemble(root: Path, info: dict[str, Any], listing: _Listing, state_key: str, action_key: str) -> Dataset:
+def _assemble(
+    root: Path,
+    info: dict[str, Any],
+    listing: _Listing,
+    state_keys: tuple[str, ...],
+    action_keys: tuple[str, ...],
+    report: Report,
+) -> Dataset:
     tables, fps = listing.tables, float(info["fps"])
-    types: dict[str, type[np.generic]] = {state_key: np.float32, action_key: np.float32}
-    values = tables.load(types | {name: np.float64 for name in _INDEX_COLUMNS if name in tables.names})
-    state, action = values.pop(state_key), _actions(root, values.pop(action_key), info)
-    check_rows(root, listing.episodes, values, fps, int(tables.starts[-1]))
+    types: dict[str, type[np.generic]] = dict.fromkeys((*state_keys, *action_keys), np.float32)
+    values = tables.load(types | {name: np.float64 for name in _INDEX_COLUMNS if name in tables.names}, report)
+    states = [_states(root, values[key]) for key in state_keys]
+    actions = [_actions(root, values[key], info) for key in action_keys]
+    state, action = np.concatenate(states, axis=-1), np.concatenate(actions, axis=-1)
+    index_columns = {name: values[name] for name in _INDEX_COLUMNS if name in values}
+    check_rows(root, listing.episodes, index_columns, fps, int(tables.starts[-1]), report)
     images = {name: key for name, key in _cameras(info, "image").items() if key in tables.names}
     episodes = []
     for episode in listing.episodes:
         task = listing.tasks.get(int(values["task_index"][episode.start]), "")
-        if not task:
-            raise DataError(f"data set {root} is damaged: episode {episode.index} has no task's text; record it again")
+        if not task.strip():
+            report(
+                DataError(f"data set {root} is damaged: episode {episode.index} has no task's text; record it again")
+            )
         videos = {**episode.videos, **_image_spans(tables, episode, images)}
         episodes.append(Episode(episode.index, episode.start, episode.stop, task, videos))
-    if state.ndim != 2:
-        raise DataError(f"data set {root} has state {state.shape}: it must be [rows, width]")
-    known = {state_key, action_key, *_INDEX_COLUMNS, *images.values()}
+    known = {*state_keys, *action_keys, *_INDEX_COLUMNS, *images.values()}
     columns = Columns([name for name in tables.names if name not in known], tables.numbers)
     cameras = (*listing.cameras, *(name for name in images if all(name in e.videos for e in episodes)))
-    dataset = Dataset(root, fps, state, action, columns, tuple(episodes), cameras)
+    dataset = Dataset(root, fps, state, action, columns, tuple(episodes), cameras, about=info)
     in_order = sorted(range(len(episodes)), key=lambda i: episodes[i].start) == list(range(len(episodes)))
     return dataset if in_order else dataset.take(range(len(episodes)))
 
 
+def _states(root: Path, state: Array) -> Array:
+    """A column of the state as [N, width]; one number a row is a width of 1."""
+    state = state[:, None] if state.ndim == 1 else state
+    if state.ndim != 2:
+        raise DataError(f"data set {root} has state {state.shape}: it must be [rows, width]")
+    return state
+
+
 def _actions(root: Path, action: Array, info: Mapping[str, Any]) -> Array:
-    """Actions [N, S, A], out of [N, S A] or [N, S, A]."""
+    """A column of the action as [N, S, A], out of [N, S A] or [N, S, A]; one number a step is a width of 1."""
     substeps = int(info.get(SUBSTEPS_KEY, 1))
+    action = action[:, None] if action.ndim == 1 else action
     if action.ndim == 2:
         action = action.reshape(len(action), substeps, -1)
     if action.ndim != 3 or action.shape[1] != substeps:

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from lightwam.data.dataset import Array, Episode
+from lightwam.data.dataset import Array, Episode, Report, refuse
 from lightwam.errors import DataError
 
 
 def check_rows(
-    root: Path, episodes: Sequence[Episode], columns: Mapping[str, Array], fps: float, row_count: int
+    root: Path,
+    episodes: Sequence[Episode],
+    columns: Mapping[str, Array],
+    fps: float,
+    row_count: int,
+    report: Report = refuse,
 ) -> None:
-    """Raise `DataError` where the index columns contradict the listing.
+    """Report a `DataError` wherever the index columns contradict the listing; raise where nothing can be read.
 
     Args:
         root: the data set's folder, for messages.
@@ -33,7 +38,7 @@ def check_rows(
                 f"of {row_count}; record it again"
             )
         span = slice(episode.start, episode.stop)
-        _check_episode(root, episode, {name: column[span] for name, column in columns.items()}, fps)
+        _check_episode(root, episode, {name: column[span] for name, column in columns.items()}, fps, report)
     claimed = np.zeros(row_count, np.int64)
     for episode in episodes:
         claimed[episode.start : episode.stop] += 1
@@ -43,29 +48,35 @@ def check_rows(
         raise DataError(f"data set {root} is damaged: row {row} of {row_count} belongs to {owners}; record it again")
 
 
-def _check_episode(root: Path, episode: Episode, columns: Mapping[str, Array], fps: float) -> None:
+def _check_episode(root: Path, episode: Episode, columns: Mapping[str, Array], fps: float, report: Report) -> None:
     steps = np.arange(episode.length)
     wanted = {"episode_index": np.full(episode.length, episode.index), "frame_index": steps}
     for name in (name for name in wanted if name in columns):
         wrong = columns[name] != wanted[name]
         if wrong.any():
             at = int(np.argmax(wrong))
-            raise DataError(
-                f"data set {root} is damaged: row {at} of episode {episode.index} has {name} {columns[name][at]:g} "
-                f"instead of {wanted[name][at]}; record it again"
+            report(
+                DataError(
+                    f"data set {root} is damaged: row {at} of episode {episode.index} has {name} "
+                    f"{columns[name][at]:g} instead of {wanted[name][at]}; record it again"
+                )
             )
     if "timestamp" in columns:
         late = columns["timestamp"] * fps - steps
         if np.abs(late).max() > 0.5:
             at = int(np.argmax(np.abs(late) > 0.5))
-            raise DataError(
-                f"data set {root}: row {at} of episode {episode.index} is at {columns['timestamp'][at]:.3f} s, "
-                f"at {fps:g} rows a second it belongs at {at / fps:.3f} s: rows were dropped, or fps is wrong"
+            report(
+                DataError(
+                    f"data set {root}: row {at} of episode {episode.index} is at {columns['timestamp'][at]:.3f} s, "
+                    f"at {fps:g} rows a second it belongs at {at / fps:.3f} s: rows were dropped, or fps is wrong"
+                )
             )
     tasks = columns["task_index"]
     if (tasks != tasks[0]).any():
         at = int(np.argmax(tasks != tasks[0]))
-        raise DataError(
-            f"data set {root}: episode {episode.index} changes from task {tasks[0]:g} to {tasks[at]:g} at row {at}: "
-            "one instruction is used for an episode; cut it in two"
+        report(
+            DataError(
+                f"data set {root}: episode {episode.index} changes from task {tasks[0]:g} to {tasks[at]:g} at row "
+                f"{at}: one instruction is used for an episode; cut it in two"
+            )
         )

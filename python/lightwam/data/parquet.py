@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lightwam.data.dataset import Report, refuse
 from lightwam.errors import DataError
 from lightwam.files import unreadable
 
@@ -40,8 +41,11 @@ class Tables:
         """
         return self.load({name: np.float32})[name]
 
-    def load(self, types: Mapping[str, type[np.generic]]) -> dict[str, Array]:
-        """Several columns as by `numbers`, each of its type; every file is read once."""
+    def load(self, types: Mapping[str, type[np.generic]], report: Report = refuse) -> dict[str, Array]:
+        """Several columns as by `numbers`, each of its type; every file is read once.
+
+        NaN and infinity are reported; with a `report` that does not raise they stay in the arrays.
+        """
         if missing := [name for name in types if name not in self.names]:
             raise DataError(
                 f"data set {self.root} has no column {missing[0]!r}, only {list(self.names)}: choose another data set"
@@ -50,7 +54,7 @@ class Tables:
         for path in self.paths:
             for name, part in self._file(path, types).items():
                 parts[name].append(part)
-        return {name: self._joined(name, arrays) for name, arrays in parts.items()}
+        return {name: self._joined(name, arrays, report) for name, arrays in parts.items()}
 
     def _file(self, path: Path, types: Mapping[str, type[np.generic]]) -> dict[str, Array]:
         try:
@@ -68,13 +72,20 @@ class Tables:
                 raise DataError(f"{path}: column {name!r} is unfit ({_line(error)}): record it again") from error
         return arrays
 
-    def _joined(self, name: str, parts: list[Array]) -> Array:
+    def _joined(self, name: str, parts: list[Array], report: Report) -> Array:
         widths = sorted({part.shape[1:] for part in parts if len(part)})
         if len(widths) > 1:
             raise DataError(f"data set {self.root} has rows of unequal width {widths} in {name!r}: record it again")
         values = np.concatenate([part for part in parts if len(part)] or parts[:1])
-        if not np.isfinite(values).all():
-            raise DataError(f"data set {self.root} has NaN or infinity in {name!r}: record it again")
+        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        if not finite.all():
+            rows = np.flatnonzero(~finite)
+            report(
+                DataError(
+                    f"data set {self.root} has NaN or infinity in {name!r}, {len(rows)} times, first in row {rows[0]}: "
+                    "leave those episodes out or record them again"
+                )
+            )
         return values
 
 

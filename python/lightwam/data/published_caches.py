@@ -48,8 +48,8 @@ class PublishedLatents:
     def __len__(self) -> int:
         return len(self._places)
 
-    def latents(self, sample: int) -> Tensor:
-        """[C, T, h, w] of a sample, in the cache's type. Raises `DataError`."""
+    def latents(self, sample: int, epoch: int = 0) -> Tensor:
+        """[C, T, h, w] of a sample, in the cache's type, the same in every epoch. Raises `DataError`."""
         path, offset = self._places[sample]
         shard = self._shard(path)
         stored = shard.get("video_latents")

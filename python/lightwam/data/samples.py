@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lightwam.config import LightWAMConfig
+from lightwam.data.augment import Augmentation, augment, rectangles
 from lightwam.data.caches import FrameCache
 from lightwam.data.dataset import Dataset, Episode, Rows
 from lightwam.data.frames import Images, read_frames
@@ -46,8 +47,8 @@ class Frames(Protocol):
 class Latents(Protocol):
     """Where samples get their latents."""
 
-    def latents(self, sample: int) -> Tensor:
-        """[C, T, h, w] of the sample of this number."""
+    def latents(self, sample: int, epoch: int = 0) -> Tensor:
+        """[C, T, h, w] of the sample of this number, as an epoch uses it."""
         ...
 
 
@@ -70,6 +71,10 @@ class SampleOptions:
     zero_padded_deltas: bool = True
     stepwise_action: bool = False
     """Actions are normalised by the statistics of their own step in the window."""
+    augmentation: Augmentation | None = None
+    """Of frames, new in every epoch. A latent cache has its own."""
+    seed: int = 0
+    """Of the augmentation."""
 
 
 class Samples:
@@ -91,7 +96,7 @@ class Samples:
         self.index = WindowIndex(
             dataset, config, options.sample_stride, options.whole_windows, options.zero_padded_deltas
         )
-        self.frames, self.latents, self.texts = frames, latents, texts
+        self.frames, self.latents, self.texts, self.options = frames, latents, texts, options
         self.state, self.action = normalizers(config, statistics)
         if options.stepwise_action:
             mode = config.robot.normalization
@@ -106,7 +111,9 @@ class Samples:
         row = self.index.rows[sample]
         return self.dataset.episodes[int(np.searchsorted(self._starts, row, "right")) - 1]
 
-    def __getitem__(self, sample: int) -> dict[str, Any]:
+    def __getitem__(self, wanted: int | tuple[int, int]) -> dict[str, Any]:
+        """A sample; `samples[sample, epoch]` is what an epoch sees of it, if frames or latents are augmented."""
+        sample, epoch = wanted if isinstance(wanted, tuple) else (wanted, 0)
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} of {len(self)}")
         episode, row = self.episode(sample), self.index.rows[[sample]]
@@ -123,9 +130,12 @@ class Samples:
         }
         if self.frames is not None:
             clip = self.frames.clip(episode, window.frame_rows_NF[0] - episode.start)
+            if (how := self.options.augmentation) is not None:
+                places = rectangles(self.config.cameras, (clip.shape[-2], clip.shape[-1]))
+                clip = augment(clip, places, how, self.options.seed, epoch, sample)
             made["video"] = scale_pixels(clip).transpose(0, 1)
         if self.latents is not None:
-            made["video_latents"] = self.latents.latents(sample)
+            made["video_latents"] = self.latents.latents(sample, epoch)
         if self.texts is not None:
             made["context"], made["context_mask"] = self.texts.context(prompt)
         return made

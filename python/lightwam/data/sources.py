@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from lightwam.config import LightWAMConfig, RobotConfig
-from lightwam.data.dataset import Dataset
+from lightwam.data.dataset import Dataset, Report, refuse
 from lightwam.data.hdf5 import episode_files
 from lightwam.data.lerobot import open_dataset as open_lerobot
 from lightwam.data.real_robot import PATTERN as REAL_ROBOT_FILES
 from lightwam.data.real_robot import open_real_robot
+from lightwam.data.resample import Resampling, resampled
 from lightwam.data.robotwin import PATTERN as ROBOTWIN_FILES
 from lightwam.data.robotwin import open_robotwin
 from lightwam.errors import DataError
@@ -32,22 +35,23 @@ class DataSource:
     (`lightwam.data.mixture`)."""
 
 
-def open_dataset(root: Path, robot: RobotConfig | None = None) -> Dataset:
+def open_dataset(root: Path, robot: RobotConfig | None = None, report: Report = refuse) -> Dataset:
     """Read a data set of any known format: LeRobot, real-robot HDF5, RoboTwin. Raises `DataError`.
 
     `robot` names the columns and cameras of the data set, and the cameras take its names; None: they have LeRobot's
-    usual names, and cameras keep theirs. `fitted` compares the rest.
+    usual names, and cameras keep theirs. `fitted` compares the rest. `report`: what is done about rows that are wrong.
     """
-    dataset = _open(root, robot)
+    dataset = _open(root, robot, report)
     if robot is None:
         return dataset
     names = {c.data_name: c.name for c in robot.cameras if c.data_name is not None and c.data_name != c.name}
     return dataset.renamed(names)
 
 
-def _open(root: Path, robot: RobotConfig | None) -> Dataset:
+def _open(root: Path, robot: RobotConfig | None, report: Report) -> Dataset:
     if (root / "meta" / "info.json").exists():
-        return open_lerobot(root) if robot is None else open_lerobot(root, robot.state_key, robot.action_key)
+        keys = () if robot is None else (robot.state_columns, robot.action_columns)
+        return open_lerobot(root, *keys, report=report)
     if episode_files(root, REAL_ROBOT_FILES):
         return open_real_robot(root)
     if episode_files(root / "data", ROBOTWIN_FILES) or episode_files(root, ROBOTWIN_FILES):
@@ -60,40 +64,57 @@ def _open(root: Path, robot: RobotConfig | None) -> Dataset:
     )
 
 
-def open_source(source: DataSource, robot: RobotConfig) -> Dataset:
+def open_source(source: DataSource, robot: RobotConfig, resample: Resampling = "refuse") -> Dataset:
     """The chosen episodes of a source, its cameras under the robot's names. Raises `DataError`: it does not fit."""
-    return fitted(select(open_dataset(source.folder, robot), source.episodes, source.tasks), robot)
+    chosen = select(open_dataset(source.folder, robot), source.episodes, source.tasks)
+    return fitted(resampled(chosen, robot, resample), robot)
 
 
-def open_datasets(folders: Sequence[Path], config: LightWAMConfig, max_episodes: int | None = None) -> list[Dataset]:
-    """Data sets that fit the configuration's robot, of each the first `max_episodes`. Raises `DataError`."""
+def open_datasets(
+    folders: Sequence[Path],
+    config: LightWAMConfig,
+    max_episodes: int | None = None,
+    resample: Resampling = "refuse",
+) -> list[Dataset]:
+    """Data sets that fit the configuration's robot, of each the first `max_episodes`. Raises `DataError`.
+
+    `resample`: what is done about a data set of another rate (`lightwam.data.resample`).
+    """
     if not folders:
         raise DataError("no data set is given: name at least one folder after --data")
-    return [
-        fitted(first_episodes(open_dataset(folder, config.robot), max_episodes), config.robot) for folder in folders
-    ]
+    robot, opened = config.robot, []
+    for folder in folders:
+        dataset = first_episodes(open_dataset(folder, robot), max_episodes)
+        opened.append(fitted(resampled(dataset, robot, resample), robot))
+    return opened
 
 
-def fitted(dataset: Dataset, robot: RobotConfig) -> Dataset:
-    """The data set itself. Raises `DataError`: its cameras, widths, rate or gripper commands are not the robot's."""
-    dataset.check(tuple(camera.name for camera in robot.cameras), len(robot.state), len(robot.action))
-    dataset.check_rate(robot.control_hz)
-    _check_gripper(dataset, robot)
+def fitted(dataset: Dataset, robot: RobotConfig, report: Report = refuse) -> Dataset:
+    """The data set itself. Reports a `DataError`: its cameras, widths, rate or gripper commands are not the robot's."""
+    dataset.check(tuple(camera.name for camera in robot.cameras), len(robot.state), len(robot.action), report)
+    try:
+        dataset.check_rate(robot.control_hz)
+    except DataError as error:
+        report(error)
+    _check_gripper(dataset, robot, report)
     return dataset
 
 
-def _check_gripper(dataset: Dataset, robot: RobotConfig) -> None:
+def _check_gripper(dataset: Dataset, robot: RobotConfig, report: Report) -> None:
     """A gripper of another convention (such as -1 open, 1 closed for 1 open, 0 closed) trains well and acts wrongly."""
-    if (rule := robot.gripper) is None:
+    rule, column = robot.gripper, robot.gripper_column
+    if rule is None or column is None or column >= dataset.action.shape[-1]:
         return
-    values = dataset.action[..., robot.gripper_column]
+    values = dataset.action[..., column]
     low, high = sorted((rule.data_open, rule.data_closed))
     margin = 0.1 * (high - low)
-    if values.min() < low - margin or values.max() > high + margin:
-        raise DataError(
-            f"data set {dataset.root} has gripper commands {rule.dimension!r} from {values.min():g} to "
-            f"{values.max():g}, the robot's file says {rule.data_open:g} open and {rule.data_closed:g} closed: set its "
-            "gripper's data_open and data_closed to what the data hold"
+    if np.nanmin(values) < low - margin or np.nanmax(values) > high + margin:
+        report(
+            DataError(
+                f"data set {dataset.root} has gripper commands {rule.dimension!r} from {np.nanmin(values):g} to "
+                f"{np.nanmax(values):g}, the robot's file says {rule.data_open:g} open and {rule.data_closed:g} "
+                "closed: set its gripper's data_open and data_closed to what the data hold"
+            )
         )
 
 

@@ -156,6 +156,26 @@ def measure_statistics(datasets: list[Dataset], config: LightWAMConfig) -> dict[
     }
 
 
+@default_arithmetic
+def lerobot_statistics(datasets: list[Dataset], config: LightWAMConfig) -> dict[str, Any]:
+    """The content of LeRobot's meta/stats.json, of the state's and the action's columns alone, each row once.
+
+    Column -> min, max, mean, std, count, q01, q10, q50, q90, q99. A state in several columns is under `state_key`.
+    """
+    robot = config.robot
+    fields = {
+        robot.state_key: np.concatenate([dataset.state for dataset in datasets]),
+        robot.action_key: np.concatenate([dataset.action.reshape(-1, config.action_dim) for dataset in datasets]),
+    }
+    made: dict[str, Any] = {}
+    for name, rows in fields.items():
+        values = rows.astype(np.float64)
+        parts = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
+        parts |= {f"q{part:02d}": np.quantile(values, part / 100, axis=0) for part in (1, 10, 50, 90, 99)}
+        made[name] = {**{key: value.tolist() for key, value in parts.items()}, "count": [len(values)]}
+    return made
+
+
 def split_episodes(dataset: Dataset, fraction: float, seed: int) -> tuple[list[Episode], list[Episode]]:
     """(training, held-out) episodes; of two or more, one at least is each (none is held out at 0)."""
     count = len(dataset.episodes)

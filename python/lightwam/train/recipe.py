@@ -18,9 +18,11 @@ from typing import Any, Literal, TypeVar
 from lightwam.config import LightWAMConfig, TemporalWeighting, read_config
 from lightwam.config.read import config_from_document
 from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
+from lightwam.data.augment import Augmentation
 from lightwam.errors import ConfigError
 from lightwam.files import read_json
 from lightwam.model.attention import AttentionMethod
+from lightwam.train.run_folder import Keep
 
 Precision = Literal["float32", "autocast", "bfloat16"]
 _FOLDER = Path(__file__).parent / "recipes"
@@ -93,6 +95,8 @@ class Computing:
     precision: Precision = "bfloat16"
     """float32; autocast: weights float32, matmuls bfloat16; bfloat16: all of it, float32 masters of what trains. With
     the last two, what is frozen is stored in bfloat16."""
+    compact: bool = False
+    """With float32: store the frozen blocks in bfloat16 and widen one at a time; use it with `--checkpointing`."""
     checkpointing: bool = False
     """Keep the input of each block alone and compute the block again in the backward pass: less memory, more time."""
     compile: bool = False
@@ -118,6 +122,8 @@ class Loading:
     """Use every so many-th control step of a window."""
     future_stride: int = 1
     """The video pass takes every so many-th row: futures of the other rows are not encoded."""
+    variants: int = 4
+    """With an augmentation and `--cache`: variants of each frame that are cached, one of them plain."""
     workers: int = 0
     """Processes that load; 0: the training process itself."""
     prefetch: int = 2
@@ -134,6 +140,10 @@ class Saving:
     """Updates between validations; None: at each save; 0: never."""
     save_every: int = 5000
     """Updates between saves."""
+    keep_last: int = 2
+    """Saves that stay."""
+    keep_best: str | None = None
+    """Name of a figure: the save where it is lowest stays too, as best/ (`held_out/action_l1`)."""
     stop_after: int | None = None
     """Save and stop at this update of the schedule, to continue later."""
     video_samples: int = 0
@@ -142,6 +152,16 @@ class Saving:
     """Steps of the sampler there."""
     wandb: str | None = None
     """Project at Weights & Biases that gets the curves too (extra `wandb`)."""
+
+    @property
+    def keep(self) -> Keep:
+        """Which saves stay."""
+        larger = self.keep_best is not None and "psnr" in self.keep_best
+        return Keep(last=self.keep_last, best=self.keep_best, larger_is_better=larger)
+
+
+NO_AUGMENTATION = Augmentation(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, noise=0.0, shift=0.0)
+"""As published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +176,7 @@ class Recipe:
     computing: Computing = Computing()
     loading: Loading = Loading()
     saving: Saving = Saving()
+    augmentation: Augmentation = NO_AUGMENTATION
     about: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -182,14 +203,15 @@ class Recipe:
 Group = TypeVar("Group")
 GROUPS: dict[str, type] = {
     "schedule": Schedule, "optimizer": Optimizer, "losses": Losses, "computing": Computing, "loading": Loading,
-    "saving": Saving,
+    "saving": Saving, "augmentation": Augmentation,
 }  # fmt: skip
 
 _LEAST = {
     "steps": 1, "epochs": 1, "batch": 1, "accumulation": 1, "video_batch": 0, "seed": 0, "warmup_steps": 0,
     "warmup_ratio": 0, "future_stride": 1, "sample_stride": 1, "log_every": 1, "save_every": 1, "eval_every": 0,
-    "stop_after": 1, "prefetch": 1, "workers": 0, "video_samples": 0, "sampling_steps": 1, "max_episodes": 1,
-    "localisation_weight": 0, "peak_learning_rate": 0, "weight_decay": 0, "lambda_video": 0, "lambda_action": 0,
+    "stop_after": 1, "keep_last": 1, "prefetch": 1, "variants": 1, "workers": 0, "video_samples": 0,
+    "sampling_steps": 1, "max_episodes": 1, "localisation_weight": 0, "peak_learning_rate": 0, "weight_decay": 0,
+    "lambda_video": 0, "lambda_action": 0,
 }  # fmt: skip
 _SHARES = ("held_out", "state_dropout", "ema_decay")
 
@@ -244,6 +266,7 @@ def recipe_from_document(document: Mapping[str, Any], path: Path) -> Recipe:
     unknown = sorted(set(document) - set(GROUPS) - {"about", "inputs"})
     if unknown:
         raise ConfigError(f"recipe {path} has unknown entries {unknown}: use policy, base, about, {', '.join(GROUPS)}")
+    document["augmentation"] = {**dataclass_to_dict(NO_AUGMENTATION), **document.get("augmentation", {})}
     made = {group: dataclass_from_dict(kind, document.get(group, {}), f"recipe {path.name} {group}")
             for group, kind in GROUPS.items()}  # fmt: skip
     return Recipe(name=name, policy=config, about=str(document.get("about", "")), **made)

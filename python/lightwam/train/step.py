@@ -186,8 +186,10 @@ class TrainStep:
     def state(self) -> TrainingState:
         """What `load` needs: the trained weights (masters), optimizer, average and step, for any number of processes.
 
-        Whole tensors on the first process; the others get none, and must call it too.
+        Whole tensors on the first process; the others get none, and must call it too. Gradients are dropped first, to
+        make room.
         """
+        self._forget_gradients()
         masters = dict(zip(self.names, self.masters, strict=True))
         average = None if self.average is None else dict(zip(self.names, self.average.values, strict=True))
         return TrainingState(

@@ -23,8 +23,15 @@ from helpers.convert_fixtures import DIT, GOLDEN, TEXT, inputs, policy_weights, 
 from lightwam.cli import convert as command
 from lightwam.config import TextConfig
 from lightwam.convert.checkpoint import ConvertArgs
-from lightwam.convert.instructions import encode_instructions, open_umt5, umt5_faults
+from lightwam.convert.instructions import (
+    cached_instructions,
+    encode_instructions,
+    open_umt5,
+    umt5_faults,
+    write_text_cache,
+)
 from lightwam.convert.sources import open_weights
+from lightwam.data.published_caches import PublishedTexts
 from lightwam.errors import CheckpointError
 from lightwam.export.checkpoint import open_checkpoint
 from lightwam.model.text import clean_text, prompt
@@ -118,6 +125,20 @@ def test_umt5_of_transformers_through_the_command(arguments: ConvertArgs, umt5: 
         rows = model(input_ids=given.input_ids, attention_mask=given.attention_mask).last_hidden_state[0]
         count = int(given.attention_mask.sum())
         assert relative_error(known[text], rows[:count]) < 1e-5
+
+
+def test_a_text_cache_is_written_as_the_published_one(umt5: tuple[Any, Any, Path], tmp_path: Path) -> None:
+    _, _, folder = umt5
+    config, texts = small_config(), ["open the drawer", "the drawer"]
+    given = (tmp_path / "texts", texts, folder / "encoder", folder / "tokenizer")
+    assert write_text_cache(config, *given) == 2 and write_text_cache(config, *given) == 0
+    rows = cached_instructions(config.text, tmp_path / "texts", texts)
+    reader = PublishedTexts(tmp_path / "texts", config.text)
+    for text in texts:
+        context, mask = reader.context(prompt(config.text, text))
+        assert torch.equal(context[: len(rows[text])], rows[text]) and not context[len(rows[text]) :].any()
+        assert context.dtype == torch.bfloat16 and mask.all()
+    assert write_text_cache(config, tmp_path / "texts", [*texts, "open"], *given[2:]) == 1
 
 
 def test_umt5_under_official_names(tmp_path: Path) -> None:
