@@ -36,9 +36,9 @@ import torch._dynamo  # the optimizer would import it, in every process
 
 from helpers.model_tiny import build, example_batch, tiny
 from lightwam.errors import LightWAMError
+from lightwam.identity import Fingerprint
 from lightwam.model.checkpoint_folder import save_checkpoint
 from lightwam.train import TrainStep
-from lightwam.train.fingerprint import Fingerprint
 from lightwam.train.run_folder import Keep, RunFolder, saves_of
 from lightwam.train.state import TrainingState, random_state, restore_random_state, seed_rank
 from lightwam.train.stopping import stop_requests

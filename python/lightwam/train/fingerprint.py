@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the result of a run depends on, as flat names and values, to be compared before a run goes on.
+"""What the result of a training run depends on, and what of it differs (`lightwam.identity`).
 
 A difference is refused by name unless it is allowed. The machine, the number of processes and how often a run saves are
 not part of it.
@@ -20,13 +20,8 @@ from lightwam.config import CameraLayout, LightWAMConfig
 from lightwam.data.caches import episode_fingerprint, layout_fingerprint
 from lightwam.data.dataset import Dataset
 from lightwam.errors import RunFolderError
-from lightwam.files import short
+from lightwam.identity import Fingerprint, Value, covers, differences, grouped, told
 
-Value = str | int | float | bool | None
-Fingerprint = dict[str, Value]
-"""Flat: `seed`, `code`, `vae`, `text`, `data.0`, `recipe.learning_rate`, `config.video_dit.hidden_dim`, ..."""
-
-_SHOWN = 4  # differences in one message
 _CODE_FILES = ("model/**/*.py", "train/**/*.py", "data/**/*.py")
 
 
@@ -96,12 +91,6 @@ def code_identity() -> str:
     return digest.hexdigest()[:12]
 
 
-def differences(old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, tuple[Value, Value]]:
-    """Name -> (old value, new value) where they differ; a name that only one has counts as None in the other."""
-    names = [*old, *(name for name in new if name not in old)]
-    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
-
-
 def compare(
     old: Mapping[str, Value],
     new: Mapping[str, Value],
@@ -122,24 +111,11 @@ def compare(
     """
     found = differences(old, new)
     if only is not None:
-        found = {name: pair for name, pair in found.items() if _covers(only, name)}
-    refused = {name: pair for name, pair in found.items() if not _covers(allowed, name)}
+        found = {name: pair for name, pair in found.items() if covers(only, name)}
+    refused = {name: pair for name, pair in found.items() if not covers(allowed, name)}
     if refused:
-        told = [f"{name} is {short(new)} instead of {short(old)}" for name, (old, new) in refused.items()]
-        more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        names = " ".join(_groups(refused))
         raise RunFolderError(
-            f"{what} was made otherwise: {'; '.join(told[:_SHOWN])}{more}: give what it was made with, another --out, "
-            f"or --allow-changed {names}"
+            f"{what} was made otherwise: {told(refused)}: give what it was made with, another --out, or "
+            f"--allow-changed {' '.join(grouped(refused))}"
         )
     return found
-
-
-def _covers(names: Iterable[str], name: str) -> bool:
-    return any(name == part or name.startswith(f"{part}.") for part in names)
-
-
-def _groups(names: Iterable[str]) -> list[str]:
-    """What to allow: the names themselves, or where they are many their common first words."""
-    listed = list(names)
-    return listed if len(listed) <= _SHOWN else list(dict.fromkeys(name.split(".")[0] for name in listed))

@@ -35,9 +35,10 @@ from lightwam.files import (
     replacing_file,
     replacing_folder,
 )
+from lightwam.identity import Fingerprint
+from lightwam.lock import FolderLock
 from lightwam.model.fit import faults_line, find_not_finite
-from lightwam.train.fingerprint import Fingerprint, compare
-from lightwam.train.lock import FolderLock
+from lightwam.train.fingerprint import compare
 from lightwam.train.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class RunFolder:
             return self
         check_run_folder(self.out, self.kind)
         self._place.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(self._place / LOCK_FILE, str(self.out))
+        self._lock = FolderLock(self._place / LOCK_FILE, str(self.out), RunFolderError)
         try:
             check_run_folder(self.out, self.kind)  # it may have been filled since
             for folder in (self._place, self._place / SAVES):

@@ -20,8 +20,9 @@ import torch
 
 from lightwam.errors import CheckpointError, RunFolderError, TrainingError
 from lightwam.files import replace_link
+from lightwam.identity import Fingerprint, differences
 from lightwam.train import run_folder
-from lightwam.train.fingerprint import Fingerprint, compare, differences, make_fingerprint, tensors_identity
+from lightwam.train.fingerprint import compare, make_fingerprint, tensors_identity
 from lightwam.train.run_folder import Keep, RunFolder, check_run_folder, fingerprint_of, saves_of
 from lightwam.train.state import TrainingState, random_state, restore_random_state, seed_rank
 

@@ -12,8 +12,6 @@ import os
 import platform
 from pathlib import Path
 
-from lightwam.errors import RunFolderError
-
 log = logging.getLogger(__name__)
 
 _HELD: set[int] = set()
@@ -25,19 +23,22 @@ class FolderLock:
 
     A file system without locks gives a warning, and no lock.
 
-    Raises:
-        RunFolderError: another process holds it (which, and on what machine), or the file cannot be opened.
+    Args:
+        path: the file, beside what it protects.
+        what: names that in messages.
+        error: what is raised where another process holds it (the message says which, and on what machine), or where
+            the file cannot be opened.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, error: type[Exception]) -> None:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise RunFolderError(f"lock {path} cannot be opened ({error.strerror}): give another --out") from error
+        except OSError as reason:
+            raise error(f"lock {path} cannot be opened ({reason.strerror}): give another --out") from reason
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
+        except OSError as reason:
+            if reason.errno in _NO_LOCKS:
                 log.warning("%s: this file system has no locks, so another run in there would not be noticed", what)
             else:
                 holder = _holder(self._file)
