@@ -43,9 +43,8 @@ class FolderLock:
             else:
                 holder = _holder(self._file)
                 os.close(self._file)
-                raise RunFolderError(
-                    f"{what} is in use by {holder}: wait for its end, or give another --out"
-                ) from error
+                told = f"{what} is in use by {holder}: wait for its end, or give another --out"
+                raise error(told) from reason
         _HELD.add(self._file)
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps({"process": os.getpid(), "host": platform.node()}).encode(), 0)

@@ -93,7 +93,7 @@ def staging_for(staging: Staging, jobs: list[Job], identity: Fingerprint) -> Ite
 
 
 def staged_identity(folder: Path) -> Fingerprint | None:
-    """What the episodes of a staging folder depend on; None where it does not say. Raises ConfigError: it is damaged."""
+    """What the episodes of a staging folder depend on; None where it does not say. Raises ConfigError: damaged."""
     path = folder / RECORDING_FILE
     if not path.exists():
         return None

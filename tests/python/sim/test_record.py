@@ -121,7 +121,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ({"seed": 6}, "seed is 6 instead of 5"),
         ({"image_size": 64}, "image_size is 64 instead of 256"),
-        ({"task": 1}, "task is 1 instead of 0; instruction is 'touch the red dot' instead of 'reach the red dot'"),
+        ({"task": 0}, "task is 0 instead of 1; instruction is 'reach target 0' instead of 'reach target 1'"),
         ({"episodes": 3}, "episodes is 3 instead of 2"),
     ],
 )
