@@ -108,10 +108,10 @@ def _identity_of_episodes(staging: Staging, jobs: list[Job], identity: Fingerpri
         number = int(meta.get("number", -1))
         size = max((max(shape[:2]) for shape in meta["image_shape"].values()), default=None)
         found: Fingerprint = {"seed": meta.get("seed"), "instruction": meta["task"], "image_size": size}
-        if number in kinds and meta["kind"] != kinds[number]:
-            found |= {"episodes and clips": f"others, by which episode {number} is {meta['kind']!r}"}
         if found != {name: identity.get(name) for name in found}:
             return {**identity, **found}
+        if meta["kind"] != kinds.get(number, meta["kind"]):  # numbers and kinds follow from both counts
+            return {**identity, "episodes": "another number", "clips": "another number"}
     return identity
 
 

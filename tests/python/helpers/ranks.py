@@ -146,7 +146,7 @@ def run_ranks(work: str, out: Path, size: int = 2, steps: int = 3, timeout_s: fl
         environment = {**os.environ, **{name: str(value) for name, value in place.items()}, "PYTHONPATH": path}
         words = [sys.executable, __file__, work, str(out), str(steps), str(timeout_s)]
         started.append(subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True))
-    texts = [process.communicate(timeout=240)[1] for process in started]
+    texts = [process.communicate(timeout=240 + 10 * timeout_s)[1] for process in started]
     return [Ended(process.returncode, text) for process, text in zip(started, texts, strict=True)]
 
 
