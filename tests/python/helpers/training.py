@@ -80,7 +80,7 @@ def published_setup(out: Path, latents: Path, **changes: Any) -> PolicyTrainArgs
 
     LoRA, adapters, head and expert train on a frozen (random) backbone, as at full size.
     """
-    config = libero(16, text_width=32)
+    config = libero(16, text_width=32, spatial_downsample=1)
     lora = LoRAConfig(layers=(0, 1), rank=2, alpha=4.0)
     dit = dataclasses.replace(
         config.video_dit, hidden_dim=48, ffn_dim=64, num_heads=2, head_dim=24, num_layers=2, freq_dim=16, lora=lora,
