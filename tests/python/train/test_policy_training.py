@@ -91,6 +91,17 @@ def test_a_run_leaves_a_checkpoint_and_its_recipe(whole: Path) -> None:
     assert (whole / "losses.png").stat().st_size > 0 and (whole / "validation/actions.png").stat().st_size > 0
 
 
+def test_without_a_cache_frames_are_encoded_at_every_step(folders: Path, tmp_path: Path) -> None:
+    made = []
+    for cache in (folders / "cache", None):
+        subject, _ = built(policy_args(folders, tmp_path, cache=cache, video_batch=None))
+        (batch,) = next(subject.updates(0, 1))
+        made.append(subject.ready(batch, generator_of(0)).batch)
+        assert ("video" in batch) == (cache is None)
+    torch.testing.assert_close(made[0]["video_latents"], made[1]["video_latents"], atol=2e-3, rtol=2e-3)
+    assert torch.equal(made[0]["action"], made[1]["action"])
+
+
 def test_losses_are_the_parts_times_their_weights(folders: Path, tmp_path: Path) -> None:
     """As nano's own trainer had them before: actions, futures of their own samples, objects, in this sum."""
     subject, recipe = built(policy_args(folders, tmp_path))
