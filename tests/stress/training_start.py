@@ -16,7 +16,11 @@ import pstats
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from full_size_step import write_caches, write_rows
@@ -25,6 +29,7 @@ from lightwam.config import AdapterConfig, LightWAMConfig, LoRAConfig
 from lightwam.train.policy import train_policy
 from lightwam.train.policy_data import PolicyInputs
 from lightwam.train.policy_options import PolicyTrainArgs
+from lightwam.train.step import TrainStep
 
 EPISODES, SHARD = 1700, 4096
 
@@ -59,6 +64,20 @@ def write_shards(latents: Path, config: LightWAMConfig, samples: int) -> None:
     torch.save(index, latents / "index.pt")
 
 
+@contextmanager
+def told_at_the_first_update(name: str, began: float, cpu: float) -> Iterator[None]:
+    """Print how long it took, when `TrainStep.step` comes back for the first time."""
+    step = TrainStep.step
+
+    def timed(self: TrainStep, *args: Any, **options: Any) -> dict[str, float]:
+        figures = step(self, *args, **options)
+        print(f"{name}: {time.perf_counter() - began:.1f} s, {time.process_time() - cpu:.1f} CPU s", flush=True)
+        return figures
+
+    with mock.patch.object(TrainStep, "step", timed):
+        yield
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
@@ -87,11 +106,11 @@ def main() -> int:
             profiler = cProfile.Profile() if options.profile else None
             if profiler is not None:
                 profiler.enable()
-            train_policy(args)
+            with told_at_the_first_update(name, began, cpu):
+                train_policy(args)
             if profiler is not None:
                 profiler.disable()
                 pstats.Stats(profiler).sort_stats("cumulative").print_stats(35)
-            print(f"{name}: {time.perf_counter() - began:.1f} s, {time.process_time() - cpu:.1f} CPU s", flush=True)
         return 0
     finally:
         shutil.rmtree(options.work, ignore_errors=True)

@@ -30,6 +30,7 @@ VERBS: dict[str, Verb] = {
     "inspect": Verb("show what an engine file holds", "lightwam.cli.inspect", "InspectArgs"),
     "record": Verb("record demonstrations with the scripted expert", "lightwam.cli.record", "RecordArgs"),
     "data check": Verb("say what is wrong with a data set before training", "lightwam.cli.data", "CheckArgs"),
+    "data show": Verb("draw a data set's frames and numbers", "lightwam.cli.data_show", "ShowArgs"),
     "data stats": Verb("measure statistics of states and actions", "lightwam.cli.data_stats", "StatsArgs"),
     "data precompute": Verb("compute latents and text rows once", "lightwam.cli.data_precompute", "PrecomputeArgs"),
     "robot from-dataset": Verb("propose a robot file from a data set", "lightwam.cli.robot", "FromDatasetArgs"),
@@ -49,7 +50,7 @@ VERBS: dict[str, Verb] = {
 EXTRAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("demo", "eval", "record", "train replay"), ("libero",)),
     **dict.fromkeys(("train vae", "train policy", "train blind", "train plan", "quantize"), ("train",)),
-    **dict.fromkeys(("data check", "data stats", "data precompute", "robot from-dataset"), ("train",)),
+    **dict.fromkeys(("data check", "data show", "data stats", "data precompute", "robot from-dataset"), ("train",)),
     **dict.fromkeys(("convert", "export"), ("export",)),
     "compile": ("export", "gpu"),
     "onnx": ("onnx",),

@@ -21,6 +21,7 @@ from lightwam.data.findings import Finding
 
 Floats = npt.NDArray[np.float64]
 LAGS = range(-4, 9)
+_ENOUGH = 50  # rows: fewer agree by chance
 _TURN = {"rad": 2 * np.pi, "deg": 360.0}
 _UNITS = ((180 / np.pi, "degrees and radians"), (1000.0, "millimetres and metres"))
 _LARGEST = {"rad": 4 * np.pi, "m": 20.0}
@@ -67,7 +68,7 @@ def follow(dataset: Dataset, pair: Pair, turn: float) -> tuple[Floats, Floats]:
         if pair.delta and np.isfinite(turn):  # a jump of an angle is no movement
             a, s = a[np.abs(s) < turn / 2], s[np.abs(s) < turn / 2]
         correlations.append(_correlation(a, s))
-        spread = s.std() if len(s) else 0.0
+        spread = s.std() if len(s) >= _ENOUGH else 0.0
         errors.append(np.inf if pair.delta or spread < 1e-6 else float(np.sqrt(((a - s) ** 2).mean()) / spread))
     return np.array(correlations), np.array(errors)
 
@@ -191,7 +192,8 @@ def fingers_follow(dataset: Dataset, state: Sequence[Dimension], open_N: Floats)
     moving = np.abs(s) > 0.05 * max(np.ptp(opening_N), 1e-6)
     if moving.sum() < 5 or np.ptp(a[moving]) < 0.5:
         return float("nan")
-    return _correlation(a[moving], s[moving])
+    correlation = _correlation(a[moving], s[moving], 5)
+    return correlation if abs(correlation) * np.sqrt(moving.sum()) > 3 else float("nan")
 
 
 def _column(dataset: Dataset, pair: Pair) -> Floats:
@@ -200,7 +202,7 @@ def _column(dataset: Dataset, pair: Pair) -> Floats:
     return values_NS.sum(1) if pair.delta else values_NS[:, -1]
 
 
-def _correlation(a: Floats, b: Floats) -> float:
-    if len(a) < 8 or a.std() < 1e-9 or b.std() < 1e-9:
+def _correlation(a: Floats, b: Floats, least: int = _ENOUGH) -> float:
+    if len(a) < least or a.std() < 1e-9 or b.std() < 1e-9:
         return 0.0
     return float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))

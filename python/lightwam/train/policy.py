@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightwam.config import LightWAMConfig
+from lightwam.config.serialize import dataclass_to_dict
 from lightwam.data.dataset import Dataset
 from lightwam.data.normalize import read_statistics
 from lightwam.errors import ConfigError
@@ -146,15 +147,11 @@ class Policy:
         draw_actions(folder / "validation" / "actions.png", predicted, true, names, by_step)
         return figures
 
-    def write_checkpoint(self, folder: Path, trained: Mapping[str, Tensor]) -> None:
+    def write_checkpoint(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Policy, text encoder and VAE, statistics, and the instructions' rows where they come from a text cache."""
-        weights = self.networks.weights()
-        for name, tensor in trained.items():
-            plain = name.removeprefix("policy.")
-            if plain in weights:
-                weights[plain] = tensor
-        weights |= {f"vae.{name}": value for name, value in self.vae_weights.items()}
-        save_checkpoint(folder, self.networks.config, weights, self.data.statistics, self._instructions())
+        kept = {name.removeprefix("policy."): value for name, value in weights.items() if "localiser." not in name}
+        kept |= {f"vae.{name}": value for name, value in self.vae_weights.items()}
+        save_checkpoint(folder, self.networks.config, kept, self.data.statistics, self._instructions())
 
     def _instructions(self) -> dict[str, Tensor] | None:
         if self.data.texts is None:
@@ -173,6 +170,13 @@ def train_policy(args: PolicyTrainArgs) -> None:
     recipe = args.resolved()
     check_run_folder(args.out, "policy")
     with use_world(args.machine.device, args.machine.timeout) as world:
+        if (
+            world.size > 1
+            and args.machine.sharding == "fsdp"
+            and recipe.loading.held_out
+            and recipe.saving.eval_every != 0
+        ):
+            raise ConfigError("--sharding fsdp cannot validate yet: give --eval-every 0, and `lightwam eval` its saves")
         subject, recipe = build_policy(recipe, args.inputs, world, args.out)
         fingerprint = policy_fingerprint(recipe, args.inputs, subject)
         with RunFolder(
@@ -261,14 +265,14 @@ def _set_precision(networks: PolicyNetworks, recipe: Recipe) -> None:
 def policy_fingerprint(recipe: Recipe, inputs: PolicyInputs, subject: Policy) -> Fingerprint:
     """What the run's result depends on: recipe, policy, data, VAE, code."""
     data = subject.data
+    statistics = json.dumps(data.statistics, sort_keys=True)
     identify = _rows_identity if inputs.latents else dataset_identity
     return make_fingerprint(
         seed=recipe.schedule.seed,
-        recipe=recipe,
+        recipe={**dataclass_to_dict(recipe), "statistics": hashlib.sha256(statistics.encode()).hexdigest()[:16]},
         config=recipe.policy,
         data=[identify(dataset, recipe.policy.cameras) for dataset in data.datasets],
         vae=tensors_identity(subject.vae_weights) if subject.vae_weights else None,
-        text=hashlib.sha256(json.dumps(data.statistics, sort_keys=True).encode()).hexdigest()[:16],
         leave_out=_NOT_OF_THE_RESULT,
     )
 

@@ -223,20 +223,22 @@ class PolicyData:
         options = SampleOptions(sample_stride=loading.sample_stride, augmentation=augmentation, seed=self._seed)
         frames = None if self.inputs.latents or cached else DecodedFrames(taken, self.config, keep=4)
         samples = Samples(taken, self.config, self.statistics, options, frames=frames, texts=self.texts)
-        future = np.arange(0, len(samples), loading.future_stride)
+        starts = np.array([episode.start for episode in taken.episodes])
+        owner = np.searchsorted(starts, samples.index.rows, "right") - 1
+        in_episode = np.arange(len(samples)) - np.searchsorted(samples.index.rows, starts)[owner]
+        future = np.flatnonzero(in_episode % loading.future_stride == 0)
         store: WindowLatents | None = None
         if self.inputs.latents:
             store = published_latents(self.inputs.latents[place], dataset, chosen, samples, held_out)
         elif self.inputs.cache is not None:
             assert self.vae is not None
-            made = LatentStore(
+            store = LatentStore(
                 taken, self.config, self.inputs.cache, vae_fingerprint(self.vae),
                 LatentOptions(
                     sample_stride=loading.sample_stride, future_stride=loading.future_stride, seed=self._seed,
                     augmentation=augmentation, variants=1 if augmentation is None else loading.variants,
                 ),
             )  # fmt: skip
-            store, future = made, made.future_samples()
         located = np.zeros((len(dataset.state), 0), np.float32)
         if self._located:
             located = self._located[place][rows_of([dataset.episodes[i] for i in chosen])]

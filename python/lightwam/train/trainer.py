@@ -64,8 +64,8 @@ class Subject(Protocol):
         """Figures on held-out data; pictures of them go to the folder. Called with the averaged weights in place."""
         ...
 
-    def write_checkpoint(self, folder: Path, trained: Mapping[str, Tensor]) -> None:
-        """Write the checkpoint folder that the run is for; `trained` are the networks' trained tensors, float32."""
+    def write_checkpoint(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the checkpoint folder that the run is for: `weights` of the networks, those that train float32."""
         ...
 
 
@@ -187,6 +187,8 @@ class Trainer:
     ) -> None:
         """Start at update 0, or where the folder's newest save is. Raises `CheckpointError` where that does not fit."""
         self.subject, self.recipe, self.folder, self.world = subject, recipe, folder, world or World()
+        self.sharding = sharding
+        self.world.barrier()  # the first process has entered the folder
         self.last = steps_of(recipe, subject.order)
         self.step = make_step(subject.networks, recipe, self.last, self.world, sharding)
         state = folder.resume()
@@ -196,6 +198,7 @@ class Trainer:
         history = {} if state is None else state.history
         self.curves = Curves(folder.out, history, recipe.saving.wandb) if self.world.is_first else None
         self._figures: dict[str, float] = {}
+        self._validated = -1
 
     @default_arithmetic
     def run(self) -> None:
@@ -237,6 +240,7 @@ class Trainer:
                 self._figures = self.subject.validate(self.step.step_count, self.folder.out)
             finally:
                 networks.train(training)
+        self._validated = self.step.step_count
         self._report(self._figures)
         return self._figures
 
@@ -245,13 +249,16 @@ class Trainer:
         done, order = self.step.step_count, self.subject.order
         epoch, place = divmod(done, order.updates)
         state = self.step.state()
-        trained = state.average or state.weights
+        in_parts = self.world.size > 1 and self.sharding == "fsdp"
+        weights = self.step.full_weights() if in_parts else self.subject.networks.state_dict()
         if not self.world.is_first:
             return
+        weights = {**weights, **(state.average or state.weights)}
         assert self.curves is not None
         position = {"epoch": epoch, "batch": place * order.accumulation * order.world}
         state = replace(state, position=position, history=self.curves.history)
-        self.folder.save(state, lambda path: self.subject.write_checkpoint(path, trained), self._figures)
+        figures = self._figures if self._validated == done else {}
+        self.folder.save(state, lambda path: self.subject.write_checkpoint(path, weights), figures)
         self.curves.draw(self.folder.out / "losses.png")
 
     def _report(self, point: Mapping[str, float]) -> None:

@@ -171,8 +171,9 @@ FINGERS = [{"name": f"s{i}", "unit": "deg"} for i in range(5)] + [{"name": "fing
 
 
 def _fingers(columns: Columns) -> None:
-    """Fingers that open when the command of the robot's file closes."""
-    columns[STATE][:, 5] = 0.04 * (1 - columns[STATE][:, 5] / 100)
+    """Fingers that open, in four rows, when the command of the robot's file closes."""
+    closed = 1 - columns[ACTION][:, 5] / 100
+    columns[STATE][:, 5] = 0.01 * np.convolve(np.concatenate([closed[:1].repeat(3), closed]), np.ones(4), "valid")
 
 
 LONG = " ".join(["pick"] * 40)

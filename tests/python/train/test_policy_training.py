@@ -6,8 +6,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from lightwam.data.normalize import read_statistics
 from lightwam.errors import CheckpointError, ConfigError, DataError, TrainingError
 from lightwam.model.attention import AttentionMethod
 from lightwam.model.checkpoint_folder import load_checkpoint
+from lightwam.train.curves import Curves
 from lightwam.train.distributed import World
 from lightwam.train.networks import PolicyNetworks
 from lightwam.train.policy import Policy, build_policy
@@ -88,6 +91,17 @@ def test_a_run_leaves_a_checkpoint_and_its_recipe(whole: Path) -> None:
     assert (whole / "losses.png").stat().st_size > 0 and (whole / "validation/actions.png").stat().st_size > 0
 
 
+def test_without_a_cache_frames_are_encoded_at_every_step(folders: Path, tmp_path: Path) -> None:
+    made = []
+    for cache in (folders / "cache", None):
+        subject, _ = built(policy_args(folders, tmp_path, cache=cache, video_batch=None))
+        (batch,) = next(subject.updates(0, 1))
+        made.append(subject.ready(batch, generator_of(0)).batch)
+        assert ("video" in batch) == (cache is None)
+    torch.testing.assert_close(made[0]["video_latents"], made[1]["video_latents"], atol=2e-3, rtol=2e-3)
+    assert torch.equal(made[0]["action"], made[1]["action"])
+
+
 def test_losses_are_the_parts_times_their_weights(folders: Path, tmp_path: Path) -> None:
     """As nano's own trainer had them before: actions, futures of their own samples, objects, in this sum."""
     subject, recipe = built(policy_args(folders, tmp_path))
@@ -120,7 +134,8 @@ def test_states_are_hidden_and_noise_drawn_by_update_alone(folders: Path, tmp_pa
 
 @pytest.mark.parametrize(("kind", "precision"), [("sharded_v1", "bfloat16"), ("episode_packed_v1", "autocast")])
 def test_published_caches_train_a_frozen_backbone(kind: str, precision: str, tmp_path: Path) -> None:
-    args = published_setup(tmp_path / "run", LEROBOT / f"latents_{kind}", precision=precision, checkpointing=True)
+    options: dict[str, Any] = {"precision": precision, "checkpointing": True, "fused": precision == "bfloat16"}
+    args = published_setup(tmp_path / "run", LEROBOT / f"latents_{kind}", **options)
     assert train.main(args) == 0
     _, weights = load_checkpoint(tmp_path / "run/checkpoint")
     state = state_of(tmp_path / "run", 2)
@@ -132,6 +147,38 @@ def test_published_caches_train_a_frozen_backbone(kind: str, precision: str, tmp
     assert [round(rate / 2e-4, 6) for _, rate in state.history["lr"]] == [1.0, 1.0]
     instructions = sorted(p.name for p in (tmp_path / "run/checkpoint").iterdir())
     assert "instructions.safetensors" in instructions
+
+
+def test_compact_weights_change_nothing_but_their_rounding(tmp_path: Path) -> None:
+    args = published_setup(tmp_path / "run", LEROBOT / "latents_sharded_v1", precision="float32", compact=True)
+    subject, _ = built(args)
+    policy, (batch,) = subject.networks.policy, next(subject.updates(0, 1))
+    blocks = policy.video_dit.blocks
+    assert {p.dtype for p in blocks.parameters() if not p.requires_grad} == {torch.bfloat16}
+    ready = subject.ready(batch, generator_of(0))
+    found = {}
+    for compact in (True, False):
+        if not compact:
+            blocks.float()
+        policy.video_dit.widening = policy.video_dit.checkpointing = compact
+        policy.zero_grad()
+        loss = subject.networks(ready.batch, ready.noise, ready.timestep)["loss"]
+        loss.backward()
+        found[compact] = [loss.detach(), *(p.grad for p in policy.parameters() if p.grad is not None)]
+    assert all(torch.equal(one, two) for one, two in zip(*found.values(), strict=True)) and len(found[True]) > 50
+
+
+def test_curves_reach_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    run = SimpleNamespace(log=lambda values, step: seen.append((step, values)), finish=lambda: seen.append("end"))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: seen.append(options) or run))
+    curves = Curves(tmp_path, {}, wandb="mine")
+    curves.add(3, {"loss": 1.0})
+    curves.close()
+    assert seen[0]["project"] == "mine" and seen[1:] == [(3, {"loss": 1.0}), "end"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="--wandb mine: the module 'wandb' is not installed"):
+        Curves(tmp_path, {}, wandb="mine")
 
 
 def test_a_cache_of_the_training_split_alone_cannot_validate(tmp_path: Path) -> None:

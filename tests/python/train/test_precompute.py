@@ -20,7 +20,7 @@ from lightwam import cli
 from lightwam.config import LightWAMConfig, read_config
 from lightwam.data.frames import read_frames
 from lightwam.data.images import join_cameras, scale_pixels
-from lightwam.data.latent_store import LatentStore
+from lightwam.data.latent_store import LatentOptions, LatentStore
 from lightwam.data.sources import open_datasets
 from lightwam.errors import ConfigError
 from lightwam.model import WanVAE
@@ -43,18 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WanVAE, LightW
 
 
 def words(root: Path, cache: Path, *more: object) -> list[str]:
-    given = (
-        "data",
-        "precompute",
-        root / "arm",
-        "--config",
-        root / "robot.json",
-        "--vae",
-        root / "vae",
-        "--cache",
-        cache,
-    )
-    return [str(word) for word in (*given, "--future-stride", 4, *more)]
+    given = ("data", "precompute", root / "arm", "--config", root / "robot.json", "--vae", root / "vae")
+    return [str(word) for word in (*given, "--cache", cache, "--future-stride", 4, *more)]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -74,8 +64,6 @@ def test_the_vaes_latents_by_one_process_two_and_in_parts(
     assert cli.main(words(root, tmp_path / "three", "--part", 1, 2)) == 0 and files(tmp_path / "three") == one
     assert cli.main(words(root, tmp_path / "one")) == 0 and "0 files written" in capsys.readouterr().out
     (data,) = open_datasets([root / "arm"], config)
-    from lightwam.data.latent_store import LatentOptions
-
     store = LatentStore(data, config, tmp_path / "one", vae_fingerprint(vae), LatentOptions(future_stride=4))
     assert store.missing() == [] and len(store.future_samples()) == 6 + 5 + 6 + 7
     with torch.inference_mode():  # the plain VAE of the model is the reference
