@@ -34,6 +34,14 @@ class TrainingError(LightWAMError):
     """A loss or a gradient is not finite; the weights are as before the step."""
 
 
+class RunFolderError(LightWAMError):
+    """A run's folder is in use, holds other things, is of another run, or cannot take a save; what it holds stays."""
+
+
+class DistributedError(LightWAMError):
+    """A process of a run on several did not come, ended or does not answer, or their port is taken."""
+
+
 class ExportError(LightWAMError):
     """The model uses an option that the exporter does not fold, or the folded graph failed its own parity check."""
 

@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "libero": ("libero",),
     "onnx": ("onnx",),
     "triton": ("gpu",),
+    "wandb": ("wandb",),
     "transformers": ("text",),
     "sentencepiece": ("text",),
     "ftfy": ("text",),

@@ -83,6 +83,7 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield building
             _flush(building)
             os.replace(building, target)
+            _flush_names(target.parent)
         except BaseException as error:
             building.unlink(missing_ok=True)
             names = (None, os.fspath(building), os.fsencode(building))
@@ -104,14 +105,39 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         try:
             building.mkdir(parents=True)
             yield building
-            for path in building.rglob("*"):
+            for path in (*building.rglob("*"), building):
                 _flush(path)
             _take_name(building, folder)
+            _flush_names(folder.parent)
         except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = os.fspath(folder)
             raise
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to `target` (relative to its folder); an older link is replaced in one step.
+
+    Raises OSError: EEXIST where something else than a link has the name.
+    """
+    if link.exists() and not link.is_symlink():
+        raise FileExistsError(errno.EEXIST, "is no link", os.fspath(link))
+    with _aside(link, link.name) as building:
+        try:
+            building.symlink_to(target)
+            os.replace(building, link)
+            _flush_names(link.parent)
+        except BaseException:
+            building.unlink(missing_ok=True)
+            raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that is ours. It loses its name first: what a killed process leaves of it is a leftover."""
+    with _aside(folder, folder.name) as leaving:
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
 
 
 def _take_name(building: Path, folder: Path, attempts: int = 100) -> None:
@@ -134,16 +160,21 @@ def _take_name(building: Path, folder: Path, attempts: int = 100) -> None:
         shutil.rmtree(old, ignore_errors=True)  # another process was between the two
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, *, alone: bool = False) -> None:
     """Remove what processes that were killed left unfinished in a folder, by the names that this module gives.
 
     Only what belongs to this user, from this machine (and container), of a process that is gone. A folder that was put
     aside and never replaced gets its name back.
+
+    alone: a lock keeps all other processes out of the folder, so that what other machines left is removed too.
     """
     with contextlib.suppress(OSError):
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             match = _LEFTOVER.fullmatch(entry.name)
-            if match is None or match["machine"] != _machine() or _is_writing(int(match["process"]), match["aside"]):
+            if match is None:
+                continue
+            here = match["machine"] == _machine()
+            if (not here and not alone) or (here and _is_writing(int(match["process"]), match["aside"])):
                 continue
             with contextlib.suppress(OSError):
                 if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
@@ -308,6 +339,12 @@ def _aside(target: Path, name: str, suffix: str = "") -> Iterator[Path]:
         yield target.with_name(aside + suffix)
     finally:
         _WRITTEN_HERE.discard(aside)
+
+
+def _flush_names(folder: Path) -> None:
+    """New names of a folder reach the disk, where its file system can promise that."""
+    with contextlib.suppress(OSError):
+        _flush(folder)
 
 
 def _flush(path: Path) -> None:

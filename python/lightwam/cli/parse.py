@@ -5,6 +5,9 @@ Each field is an option, `--replan-steps` for `replan_steps`; `Positional[...]` 
 string under a field is its help (or the metadata "help" of a computed one). A field that is a dataclass is a group: a
 heading in the help, and options without a prefix. Types: bool, int, float, str, Path, Literal, tuples, and None beside
 any of them.
+
+A verb whose defaults depend on an option (a recipe, say) has `defaults_follow`, the names of such options, and a
+classmethod `defaults(given)` that turns what was given of them into the groups that hold the defaults.
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ import difflib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lightwam.errors import ConfigError
@@ -33,9 +36,10 @@ _NAMES: dict[object, str] = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PA
 
 def parse(arguments: type[T], prog: str, words: Sequence[str]) -> T:
     """The dataclass from the words after the verb. Raises `ConfigError` for words that do not fit; --help exits."""
-    parser = _parser(arguments, prog)
-    values = vars(parser.parse_args([_hyphens(word) for word in words]))
-    return _build(arguments, values)
+    words = [_hyphens(word) for word in words]
+    base = _base(arguments, prog, words)
+    values = vars(_parser(arguments, prog, base).parse_args(words))
+    return _build(arguments, values, base)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,10 +68,24 @@ class _Option:
         return f"--{self.name.replace('_', '-')}"
 
 
-def _parser(arguments: type, prog: str) -> _Parser:
+def _base(arguments: Any, prog: str, words: Sequence[str]) -> Any:
+    """Defaults that follow from options (see the module's docstring), as an object with attributes; else MISSING."""
+    if not hasattr(arguments, "defaults_follow"):
+        return dataclasses.MISSING
+    first = _Parser(prog=prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for _, _, options in _groups(arguments):
+        for option in options:
+            if option.name in arguments.defaults_follow:
+                _add(first, replace(option, default=None))
+    given, _ = first.parse_known_args(words)
+    known = {field.name: _default(field) for field in dataclasses.fields(arguments)}
+    return SimpleNamespace(**{**known, **arguments.defaults(vars(given))})
+
+
+def _parser(arguments: type, prog: str, base: Any) -> _Parser:
     about = _about(arguments)
     parser = _Parser(prog=prog, description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for title, about, options in _groups(arguments):
+    for title, about, options in _groups(arguments, base):
         group = parser.add_argument_group(f"{title} options", about) if title else parser
         for option in options:
             _add(group, option)

@@ -4,19 +4,35 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightwam.config.robot import RobotConfig
 from lightwam.data.lerobot_writer import write_dataset
-from lightwam.errors import ConfigError
+from lightwam.errors import ConfigError, DataError
+from lightwam.files import check_output
+from lightwam.identity import Fingerprint
 from lightwam.runtime.policy import DeviceName
-from lightwam.sim.record import Staging, make_recorder, plan_episodes, record, recording_of
+from lightwam.sim.env import Task
+from lightwam.sim.record import (
+    Staging,
+    is_recording,
+    make_recorder,
+    plan_episodes,
+    record,
+    recording_of,
+    staged_identity,
+    staging_for,
+)
 from lightwam.sim.registry import load_simulator
 
 
 @dataclass(frozen=True)
 class RecordArgs:
-    """Record demonstrations of a scripted expert as a LeRobot data set; a recording that was interrupted resumes."""
+    """Record demonstrations of a scripted expert as a LeRobot data set; a recording that was interrupted resumes.
+
+    Nothing is replaced but a data set of the same recording: task, seed, image size, numbers of episodes."""
 
     out: Path
     """Folder of the finished data set."""
@@ -68,16 +84,52 @@ def main(args: RecordArgs) -> int:
     simulator = load_simulator(args.sim)
     recording, placements = recording_of(simulator, args.placements)
     staging = Staging(args.staging or args.out.with_name(args.out.name + ".staging"), args.seed, recording.row_hz)
-    if not args.finalise_only:
-        task = simulator.task(args.suite, args.task)
-        make = functools.partial(
-            make_recorder, args.sim, task, placements, image_size=args.image_size, policy=args.policy,
-            device=args.device,
-        )  # fmt: skip
-        jobs = plan_episodes(recording, args.episodes, args.clips, args.seed, corrections=args.policy is not None)
+    if args.finalise_only:
+        identity = staged_identity(staging.folder)
+        _check_out(args, staging, identity)
+        _join(args, staging, identity, simulator.robot, recording.robot_type)
+        return 0
+    task = simulator.task(args.suite, args.task)
+    identity = _identity(args, task, placements)
+    _check_out(args, staging, identity)
+    make = functools.partial(
+        make_recorder, args.sim, task, placements, image_size=args.image_size, policy=args.policy,
+        device=args.device,
+    )  # fmt: skip
+    jobs = plan_episodes(recording, args.episodes, args.clips, args.seed, corrections=args.policy is not None)
+    with staging_for(staging, jobs, identity):
         record(make, staging, jobs, args.processes)
-    if args.finalise or args.finalise_only:
-        robot, robot_type = simulator.robot, recording.robot_type
-        summary = write_dataset(staging.folder, args.out, robot, fps=staging.row_hz, robot_type=robot_type)
-        print(f"{args.out}: {summary['total_episodes']} episodes, {summary['total_frames']} rows")
+        if args.finalise:
+            _join(args, staging, identity, simulator.robot, recording.robot_type)
     return 0
+
+
+def _identity(args: RecordArgs, task: Task, placements: str) -> Fingerprint:
+    """What the episodes depend on. Raises ConfigError where the policy cannot be read."""
+    policy = None
+    if args.policy is not None:
+        try:
+            policy = hashlib.sha256(args.policy.read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise ConfigError(f"--policy {args.policy} cannot be read ({error.strerror}): give an engine") from error
+    return {
+        "sim": args.sim, "suite": task.suite, "task": task.index, "instruction": task.instruction,
+        "placements": placements, "policy": policy, "seed": args.seed, "image_size": args.image_size,
+        "episodes": args.episodes, "clips": 0 if policy else args.clips,
+    }  # fmt: skip
+
+
+def _check_out(args: RecordArgs, staging: Staging, identity: Fingerprint | None) -> None:
+    """Whether the data set may be written, before any work. Raises DataError."""
+    if args.finalise or args.finalise_only:
+        check_output(
+            args.out, "a data set", DataError, lambda place, _: is_recording(place, identity), [staging.folder],
+            folder=True,
+        )  # fmt: skip
+
+
+def _join(args: RecordArgs, staging: Staging, identity: Fingerprint | None, robot: RobotConfig, kind: str) -> None:
+    summary = write_dataset(
+        staging.folder, args.out, robot, fps=staging.row_hz, robot_type=kind, recording=identity
+    )  # fmt: skip
+    print(f"{args.out}: {summary['total_episodes']} episodes, {summary['total_frames']} rows")

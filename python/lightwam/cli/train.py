@@ -6,19 +6,23 @@ from __future__ import annotations
 import torch
 
 from lightwam.train.blind import train_blind
-from lightwam.train.options import BlindTrainArgs, PolicyTrainArgs, VAETrainArgs, check_options
-from lightwam.train.policy import PolicyTrainer
-from lightwam.train.vae import VAETrainer
+from lightwam.train.options import BlindTrainArgs, VAETrainArgs, check_options
+from lightwam.train.policy import train_policy
+from lightwam.train.policy_options import PolicyTrainArgs, check_machine
+from lightwam.train.vae import train_vae
 
 
 def main(args: VAETrainArgs | PolicyTrainArgs | BlindTrainArgs) -> int:
     """Train; networks go to the checkpoint folder `OUT/checkpoint`, the blind baseline to its file."""
-    check_options(args)
+    if isinstance(args, PolicyTrainArgs):
+        check_machine(args.machine)
+    else:
+        check_options(args)
     torch.set_num_threads(args.machine.threads)
     if isinstance(args, VAETrainArgs):
-        VAETrainer(args).run()
+        train_vae(args)
     elif isinstance(args, PolicyTrainArgs):
-        PolicyTrainer(args).run()
+        train_policy(args)
     else:
         train_blind(args)
     return 0

@@ -35,8 +35,12 @@ def read_config(source: str | os.PathLike[str]) -> LightWAMConfig:
         return preset(name)
     if not Path(name).is_file():
         raise ConfigError(f"configuration {name!r} is no preset ({', '.join(PRESETS)}) and no file: give one of them")
-    document = _read(Path(name))
-    return _on_base(document, Path(name)) if "base" in document else _whole(document)
+    return config_from_document(_read(Path(name)), Path(name))
+
+
+def config_from_document(document: Mapping[str, Any], path: Path) -> LightWAMConfig:
+    """As `read_config`, of a file's content; `path` is the file. Raises `ConfigError`."""
+    return _on_base(document, path) if "base" in document else _whole(document)
 
 
 def _on_base(document: Mapping[str, Any], path: Path) -> LightWAMConfig:

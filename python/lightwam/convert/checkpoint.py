@@ -18,7 +18,6 @@ from torch import Tensor
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import LightWAMConfig, read_config
-from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.gather import Gathered
 from lightwam.convert.instructions import (
     cached_instructions,
@@ -33,6 +32,7 @@ from lightwam.errors import ConfigError, DataError
 from lightwam.model import umt5_tokenizer
 from lightwam.model.checkpoint_folder import check_checkpoint_output, save_checkpoint
 from lightwam.model.fit import refuse
+from lightwam.model.fresh import fresh_parts
 from lightwam.progress import progress_bar
 
 

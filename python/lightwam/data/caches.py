@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caches that make an epoch cheap: every frame decoded once (uint8 canvases), every latent encoded once.
+"""A cache of frames: every one decoded once, as uint8 canvases. Latents: `lightwam.data.latent_store`.
 
 A cache is a folder of one `.npy` file per episode, named after what it depends on (the episode's rows and videos, the
-canvas, the VAE's weights), so that growing a data set only adds files, and an interrupted build goes on where it
+canvas), so that growing a data set only adds files, and an interrupted build goes on where it
 stopped.
 
-Legend: n rows of an episode, H x W canvas, C latent channels, h x w latent, T latents of a window.
+Legend: n rows of an episode, H x W canvas.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,61 +111,3 @@ class FrameCache:
                 )
                 update(done, len(missing))
         return len(missing)
-
-
-class LatentCache:
-    """Latents of a data set's rows under one VAE, float16 in normalised units, one file per episode and kind.
-
-    'first': [n, C, h, w], the latent of every row's own frame. 'future': [m, T-1, C, h, w], the later latents of the
-    windows that start at every `future_stride`-th row of the episode (m = ceil(n / future_stride)).
-    """
-
-    def __init__(self, frames: FrameCache, folder: Path, fingerprint: str, future_stride: int = 1) -> None:
-        self.frames, self.folder, self.fingerprint, self.future_stride = frames, folder, fingerprint, future_stride
-
-    def path(self, episode: Episode, kind: str) -> Path:
-        """The cache file of one episode; `kind` is 'first' or 'future'."""
-        stride = f"-every{self.future_stride}" if kind == "future" else ""
-        return self.folder / f"latents-{kind}-{self.frames.name(episode)}-{self.fingerprint}{stride}.npy"
-
-    @default_arithmetic
-    def build_first(self, encode: Callable[[npt.NDArray[np.uint8]], Array]) -> int:
-        """Encode missing episodes: `encode(frames [n, H, W, 3]) -> [n, C, h, w]`. Returns their number."""
-        return self._build("first", lambda episode: encode(self.frames.load(episode)))
-
-    @default_arithmetic
-    def build_future(self, encode: Callable[[npt.NDArray[np.uint8]], Array], frame_rows_NF: Array) -> int:
-        """Encode missing episodes: `encode(clips [m, F, H, W, 3]) -> [m, T-1, C, h, w]`. Returns their number.
-
-        `frame_rows_NF` are the rows of each window's frames, as `Windows.frame_rows_NF`.
-        """
-
-        def encode_episode(episode: Episode) -> Array:
-            rows = frame_rows_NF[episode.start : episode.stop : self.future_stride] - episode.start
-            return encode(self.frames.load(episode)[rows])
-
-        return self._build("future", encode_episode)
-
-    def _build(self, kind: str, encode_episode: Callable[[Episode], Array]) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [e for e in self.frames.dataset.episodes if not self.path(e, kind).exists()]
-        with counting_bar(f"encode {kind} latents", show=True) as update:
-            for number, episode in enumerate(missing):
-                save_array(self.path(episode, kind), encode_episode(episode).astype(np.float16))
-                update(number + 1, len(missing))
-        return len(missing)
-
-    def future_rows(self) -> npt.NDArray[np.int64]:
-        """The row number of each entry of `load_all('future')`."""
-        episodes = self.frames.dataset.episodes
-        return np.concatenate([np.arange(e.start, e.stop, self.future_stride) for e in episodes])
-
-    def load_all(self, kind: str) -> Array:
-        """All episodes of one kind in one float16 array in memory. Raises `DataError` when a file is missing."""
-        arrays: list[Array] = []
-        for episode in self.frames.dataset.episodes:
-            path = self.path(episode, kind)
-            if not path.exists():
-                raise DataError(f"latent cache {path} is missing: build the cache first")
-            arrays.append(np.load(path))
-        return np.concatenate(arrays)

@@ -9,7 +9,7 @@ rows, and for images from what was summed up while recording. Legend: N rows, T 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +34,8 @@ Array = npt.NDArray[Any]
 VERSION = "v3.0"
 EPISODES_A_FILE = 100
 CHUNK_SIZE = 1000
+RECORDING_KEY = "lightwam.recording"
+"""In info.json: what the recording depends on (`lightwam.sim.record`)."""
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
@@ -55,7 +57,15 @@ class StagedEpisode:
 
 
 @default_arithmetic
-def write_dataset(staging: Path, out: Path, robot: RobotConfig, *, fps: int, robot_type: str) -> dict[str, Any]:
+def write_dataset(
+    staging: Path,
+    out: Path,
+    robot: RobotConfig,
+    *,
+    fps: int,
+    robot_type: str,
+    recording: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Write every finished episode under `staging` as the data set `out`, which appears whole; returns its info.json.
 
     Args:
@@ -64,6 +74,7 @@ def write_dataset(staging: Path, out: Path, robot: RobotConfig, *, fps: int, rob
         robot: what was recorded: names of the state, orientation of the images, gripper values.
         fps: rows a second.
         robot_type: as LeRobot names the robot.
+        recording: what the episodes depend on, for info.json.
 
     Raises:
         DataError: there is no episode, an episode is damaged, or episodes do not fit together.
@@ -75,6 +86,8 @@ def write_dataset(staging: Path, out: Path, robot: RobotConfig, *, fps: int, rob
     _check_alike(episodes)
     tasks = list(dict.fromkeys(str(episode.meta["task"]) for episode in episodes))
     info = _info(episodes, tasks, robot, fps, robot_type)
+    if recording is not None:
+        info[RECORDING_KEY] = dict(recording)
     groups = [episodes[start : start + EPISODES_A_FILE] for start in range(0, len(episodes), EPISODES_A_FILE)]
     listing: list[dict[str, Any]] = []
     with replacing_folder(out) as building, progress_bar("joining episodes", len(episodes), show=True) as advance:

@@ -104,7 +104,8 @@ def _indexed(folder: Path, index: WindowIndex) -> _Places:
         raise DataError(f"latent cache {folder} lacks samples {missing[:5].tolist()} or is damaged: {_REMEDY}")
     if kind == "episode_packed_v1":
         _check_episodes(folder, shards, index)
-    return [(folder / paths[shard], int(offset)) for shard, offset in zip(shards, offsets, strict=True)]
+    files = [folder / path for path in paths]
+    return [(files[shard], offset) for shard, offset in zip(shards.tolist(), offsets.tolist(), strict=True)]
 
 
 def _is_inside(path: str) -> bool:

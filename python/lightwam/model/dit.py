@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lightwam.config import AttentionMask, VideoDiTConfig
 from lightwam.errors import ConfigError
@@ -184,6 +187,13 @@ class Head(nn.Module):
         return patches
 
 
+def _widened(block: nn.Module, tokens: Tensor, inputs: DiTInputs) -> Tensor:
+    """The block with all its weights in the type of the tokens."""
+    wide = {name: p.to(tokens.dtype) for name, p in block.named_parameters() if p.dtype != tokens.dtype}
+    computed: Tensor = functional_call(block, wide, (tokens, inputs))
+    return computed
+
+
 class VideoDiT(nn.Module):
     """Latents, time and context -> tokens -> flow. See `prepare`, `run_blocks`, `predict`."""
 
@@ -202,6 +212,10 @@ class VideoDiT(nn.Module):
             {str(layer): ResidualAdapter(hidden, config.adapters, config.eps) for layer in config.adapters.layers}
         )
         self.head = Head(config)
+        self.checkpointing = False
+        """Keep each block's input alone for the backward pass, which computes the block again."""
+        self.widening = False
+        """Weights of a block in another type than the tokens are converted while it is computed."""
 
     def prepare(
         self, latents_BCTHW: Tensor, timestep_B: Tensor, context_BLE: Tensor, context_mask_BL: Tensor | None
@@ -245,7 +259,11 @@ class VideoDiT(nn.Module):
         for layer, block in enumerate(self.blocks):
             if layer < first_block:
                 continue
-            tokens = block(tokens, inputs)
+            compute = partial(_widened, block) if self.widening else block
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(compute, tokens, inputs, use_reentrant=False)
+            else:
+                tokens = compute(tokens, inputs)
             if str(layer) in self.wam_adapters:
                 adapted: Tensor = self.wam_adapters[str(layer)](tokens)
                 states[layer] = LayerState(backbone=tokens, adapted=adapted)

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
+import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lightwam.arithmetic import default_arithmetic
-from lightwam.data.episode_files import META_FILE, write_episode
-from lightwam.errors import ConfigError, SimulatorError
+from lightwam.data.episode_files import META_FILE, read_episode_meta, write_episode
+from lightwam.data.lerobot_writer import RECORDING_KEY
+from lightwam.errors import ConfigError, DataError, SimulatorError
+from lightwam.files import load_json, read_json, replacing_file
+from lightwam.identity import Fingerprint, differences, told
+from lightwam.lock import FolderLock
 from lightwam.progress import tally_bar
 from lightwam.sim.env import Recorder, Recording, Simulator, Task
 from lightwam.sim.policies import load_policy
@@ -29,13 +36,15 @@ from lightwam.workers import run_jobs
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 12
+RECORDING_FILE, LOCK_FILE = "recording.json", ".lock"
+_STAGED = re.compile(r"episode_\d+|recording\.json|\.lock|\.(episode_\d+|recording)\..*\.part.*")
 
 Job = tuple[int, str]  # number and kind of an episode
 
 
 @dataclass(frozen=True)
 class Staging:
-    """Where the episodes of a recording go, one folder each."""
+    """Where the episodes of a recording go, one folder each, and beside them what they depend on."""
 
     folder: Path
     seed: int
@@ -48,6 +57,85 @@ class Staging:
     def missing(self, jobs: list[Job]) -> list[Job]:
         """The jobs whose episodes are not staged yet."""
         return [job for job in jobs if not (self.episode(job[0]) / META_FILE).is_file()]
+
+
+@contextlib.contextmanager
+def staging_for(staging: Staging, jobs: list[Job], identity: Fingerprint) -> Iterator[None]:
+    """Holds the staging folder, for a recording of this identity alone.
+
+    Of episodes that were staged before identities were written, seed, number, kind, task and image size are compared.
+
+    Raises ConfigError where the folder holds other things, is in use, or is of another recording (by name of the
+    difference); it is left as it is.
+    """
+    folder = staging.folder
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"staging folder {folder} is a file: give another --staging")
+    others = [entry for entry in sorted(os.listdir(folder)) if not _STAGED.fullmatch(entry)] if folder.exists() else []
+    if others:
+        raise ConfigError(f"staging folder {folder} holds {others[0]!r}, which is no episode: give another --staging")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder / LOCK_FILE, f"staging folder {folder}", ConfigError)
+    try:
+        written = staged_identity(folder)
+        found = differences(_identity_of_episodes(staging, jobs, identity) if written is None else written, identity)
+        if found:
+            raise ConfigError(
+                f"staging folder {folder} is of another recording: {told(found)}; give another --out (or --staging), "
+                "or what it was recorded with"
+            )
+        if written is None:
+            with replacing_file(folder / RECORDING_FILE) as building:
+                building.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def staged_identity(folder: Path) -> Fingerprint | None:
+    """What the episodes of a staging folder depend on; None where it does not say. Raises ConfigError: damaged."""
+    path = folder / RECORDING_FILE
+    if not path.exists():
+        return None
+    return read_json(path, "identity of a recording", ConfigError, "give another --staging")
+
+
+def _identity_of_episodes(staging: Staging, jobs: list[Job], identity: Fingerprint) -> Fingerprint:
+    """`identity` with what the first episode differs in that says otherwise."""
+    kinds = dict(jobs)
+    for path in sorted(staging.folder.glob(f"episode_*/{META_FILE}")):
+        meta = read_episode_meta(path.parent)
+        number = int(meta.get("number", -1))
+        size = max((max(shape[:2]) for shape in meta["image_shape"].values()), default=None)
+        found: Fingerprint = {"seed": meta.get("seed"), "instruction": meta["task"], "image_size": size}
+        if found != {name: identity.get(name) for name in found}:
+            return {**identity, **found}
+        if meta["kind"] != kinds.get(number, meta["kind"]):  # numbers and kinds follow from both counts
+            return {**identity, "episodes": "another number", "clips": "another number"}
+    return identity
+
+
+def is_recording(folder: Path, identity: Fingerprint | None) -> bool:
+    """Whether a folder is a data set of `lightwam record` of this identity, which another one may replace.
+
+    Raises DataError where it is of another recording, by name of the difference, or of one that does not say.
+    """
+    if not {entry.name for entry in folder.iterdir()} <= {"meta", "data", "videos"}:
+        return False
+    try:
+        info = load_json(folder / "meta/info.json")
+    except (OSError, ValueError):
+        return False
+    if not isinstance(info, dict) or not any(name.startswith("lightwam.") for name in info):
+        return False
+    earlier = info.get(RECORDING_KEY)
+    if not isinstance(earlier, dict) or identity is None:
+        unknown = "was recorded" if identity else "is there, and the staged episodes were recorded"
+        raise DataError(f"{folder} {unknown} by an earlier version, which did not say how: give another --out")
+    found = differences(earlier, identity)
+    if found:
+        raise DataError(f"{folder} is of another recording: {told(found)}; nothing is replaced, give another --out")
+    return True
 
 
 def make_recorder(

@@ -10,6 +10,7 @@ Legend: N rows, P state width, H horizon, A action width, B batch.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -24,9 +25,11 @@ from lightwam.data.sources import open_datasets
 from lightwam.data.windows import build_windows
 from lightwam.files import replacing_file
 from lightwam.progress import counting_bar
-from lightwam.train.device import to_device, use_device
+from lightwam.train.device import use_device
+from lightwam.train.loader import MicroBatch, Order
 from lightwam.train.options import BlindTrainArgs
-from lightwam.train.run import learning_rate, update
+from lightwam.train.recipe import Computing, Recipe
+from lightwam.train.trainer import Ready, make_step, on_device, steps_of, train
 
 log = logging.getLogger(__name__)
 
@@ -46,35 +49,74 @@ def _standardised(values: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
     return torch.from_numpy(((values - mean) / std).astype(np.float32)), mean, std
 
 
+class BlindNetwork(nn.Module):
+    """A multilayer perceptron and its loss: forward(batch) of `state` [B, P], `action` and `weight` [B, H A]."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(
+        self, batch: Mapping[str, Tensor], noise: Tensor | None = None, timestep: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`loss`: the mean squared error of the actions that are no padding."""
+        error = F.mse_loss(self.layers(batch["state"]), batch["action"], reduction="none") * batch["weight"]
+        return {"loss": error.sum() / batch["weight"].sum()}
+
+
+class Blind:
+    """The network and its data; see `lightwam.train.trainer.Subject`. It has no held-out set and no checkpoint folder.
+
+    Args:
+        networks: what trains.
+        arrays: standardised states [N, P], standardised actions and their weights [N, H A], all float32.
+        order: which rows when.
+        device: where it trains.
+    """
+
+    label = "train blind baseline"
+
+    def __init__(
+        self, networks: BlindNetwork, arrays: tuple[Tensor, Tensor, Tensor], order: Order, device: torch.device
+    ) -> None:
+        self.networks, self._arrays, self.order, self.device = networks, arrays, order, device
+
+    def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
+        """One micro-batch an update."""
+        for step in range(first, last):
+            rows = [torch.tensor(self.order.rows(number)) for number in self.order.numbers(step)]
+            yield [dict(zip(("state", "action", "weight"), (a[r] for a in self._arrays), strict=True)) for r in rows]
+
+    def ready(self, batch: MicroBatch, generator: torch.Generator) -> Ready:
+        """On the device; nothing is drawn."""
+        return Ready(on_device(batch, self.device))
+
+
 @default_arithmetic
 def train_blind(args: BlindTrainArgs) -> None:
     """Train, and write a blind policy file. Raises `DataError` on data sets that do not fit."""
     device, schedule = use_device(args.machine.device), args.schedule
     config = read_config(args.inputs.config)
+    recipe = Recipe(name="blind", policy=config, schedule=schedule, optimizer=args.optimizer,
+                    computing=Computing(precision="float32"))  # fmt: skip
     datasets = open_datasets(args.inputs.data, config)
     windows = [build_windows(dataset, config) for dataset in datasets]
     states, state_mean, state_std = _standardised(np.concatenate([dataset.state for dataset in datasets]))
     chunks = np.concatenate([window.action_NHA for window in windows])
     actions, action_mean, action_std = _standardised(chunks.reshape(-1, config.action_dim))
-    targets = actions.reshape(len(chunks), -1)
-    weights = torch.from_numpy(np.concatenate([~window.action_is_pad_NH for window in windows]))
-    weights_NX = weights.repeat_interleave(config.action_dim, dim=1).float()
+    valid_NH = torch.from_numpy(np.concatenate([~window.action_is_pad_NH for window in windows]))
+    weights = valid_NH.repeat_interleave(config.action_dim, dim=1).float()
     torch.manual_seed(schedule.seed)
+    targets = actions.reshape(len(chunks), -1)
     network = blind_network(config.state_dim, args.hidden, args.layers, targets.shape[1]).to(device)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), betas=args.optimizer.betas, weight_decay=args.optimizer.weight_decay
-    )
-    with counting_bar("train blind baseline", show=True) as show:
-        for step in range(schedule.steps):
-            rng = np.random.default_rng([schedule.seed, step])
-            rows = torch.from_numpy(rng.integers(len(states), size=schedule.batch))
-            state, target, weight = (to_device(values[rows], device) for values in (states, targets, weights_NX))
-            error = F.mse_loss(network(state), target, reduction="none") * weight
-            loss = error.sum() / weight.sum()
-            update(optimizer, loss, learning_rate(step, schedule), args.optimizer.gradient_clip)
-            show(step + 1, schedule.steps)
-            if (step + 1) % 1000 == 0:
-                log.info("step %d loss %.4f", step + 1, float(loss))
+    order = Order((len(states),), schedule.batch, schedule.seed, schedule.accumulation)
+    subject = Blind(BlindNetwork(network), (states, targets, weights), order, device)
+    step = make_step(subject.networks, recipe, steps_of(recipe, order))
+    with counting_bar(subject.label, show=True) as show:
+        for update in train(subject, step, recipe, steps_of(recipe, order)):
+            show(step.step_count, steps_of(recipe, order))
+            if step.step_count % 1000 == 0:
+                log.info("step %d loss %.4f", step.step_count, update.figures["loss"])
     linears = [module.cpu() for module in network if isinstance(module, nn.Linear)]
     arrays: dict[str, Any] = {
         "kind": "blind", "layers": len(linears), "horizon": config.horizon,

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightwam.errors import ConfigError
+from lightwam.extras import missing_module
 from lightwam.pictures import draw
 
 History = dict[str, list[tuple[int, float]]]
@@ -15,20 +17,23 @@ History = dict[str, list[tuple[int, float]]]
 
 
 class Curves:
-    """Named scalars by step."""
+    """Named scalars by step. `wandb`: a project at Weights & Biases that gets them too."""
 
-    def __init__(self, folder: Path, history: History) -> None:
+    def __init__(self, folder: Path, history: History, wandb: str | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self.history = history
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._wandb: Any = None if wandb is None else _wandb_run(wandb, folder)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Append one point to each named curve."""
         for name, value in values.items():
             self.history.setdefault(name, []).append((step, value))
             self._writer.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
 
     def draw(self, path: Path) -> None:
         """One panel a curve, logarithmic where all values are positive. A failure is a warning."""
@@ -52,3 +57,13 @@ class Curves:
     def close(self) -> None:
         """Flush TensorBoard."""
         self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(project: str, folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(f"--wandb {project}: {missing_module('wandb')}") from error
+    return wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightwam.errors import ConfigError
-from lightwam.model.attention import AttentionMethod
+from lightwam.train import recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +35,6 @@ class FrameInputs(Inputs):
     """Folder of decoded frames and latents; a run adds what is missing."""
     max_episodes: int | None = None
     """Use only the first so many episodes of each data set."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyInputs(FrameInputs):
-    """What a run reads."""
-
-    vae: Path
-    """Checkpoint folder of the VAE (`lightwam train vae`); its VAE configuration replaces that of `--config`."""
-    init: Path | None = None
-    """Checkpoint folder to start from (its statistics too), for training on with more data."""
-    future_stride: int = 4
-    """Futures are encoded for every so many rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +63,6 @@ class VAESchedule(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicySchedule(Schedule):
-    """Length, batches and learning rate."""
-
-    video_batch: int = 4
-    """Samples of each step that also get the video pass."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """AdamW."""
 
@@ -93,14 +73,6 @@ class Optimizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyOptimizer(Optimizer):
-    """AdamW, and the average of the weights."""
-
-    ema_decay: float = 0.998
-    """Decay of the averaged weights, which are what the checkpoint holds."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class VAELosses:
     """Weights of the losses."""
 
@@ -108,15 +80,6 @@ class VAELosses:
     foreground_weight: float = 8.0
     """How much more a pixel counts that differs from the mean image."""
     localisation_weight: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyLosses:
-    """Weights of the losses, beside those of the configuration."""
-
-    localisation_weight: float = 0.3
-    state_dropout: float = 0.3
-    """Share of samples whose state is hidden (zeros)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,21 +107,14 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyMachine(Machine):
-    """Where and how training computes."""
-
-    attention: AttentionMethod | None = None
-    """How attention is computed. When absent, `softmax` on a CPU; on a GPU `kernels` (Triton), or `sdpa` where there
-    are none for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainArgs:
-    """What every run of `lightwam.train.run.TrainingRun` reads."""
+    """What a run in a folder of its own reads."""
 
     inputs: FrameInputs
     out: Path
-    """Folder of the run: checkpoint/, curves, resume point."""
+    """Folder of the run: checkpoint/, saves/, curves."""
+    allow_changed: tuple[str, ...] = ()
+    """What may differ from the run that is resumed, by the names that its refusal gives."""
     schedule: Schedule
     optimizer: Optimizer
     saving: Saving = Saving()
@@ -176,17 +132,6 @@ class VAETrainArgs(TrainArgs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyTrainArgs(TrainArgs):
-    """Train a policy with the small text encoder on cached latents; a run that was interrupted resumes."""
-
-    inputs: PolicyInputs
-    schedule: PolicySchedule = PolicySchedule(steps=4000, batch=32, peak_learning_rate=8e-4, warmup_steps=200)
-    optimizer: PolicyOptimizer = PolicyOptimizer()
-    losses: PolicyLosses = PolicyLosses()
-    machine: PolicyMachine = PolicyMachine()
-
-
-@dataclass(frozen=True, kw_only=True)
 class BlindTrainArgs:
     """Train the baseline that sees the robot's state alone."""
 
@@ -199,8 +144,10 @@ class BlindTrainArgs:
     """Linear layers, the last one included."""
     replan_steps: int | None = None
     """Actions to execute of each chunk (default: the configuration's own)."""
-    schedule: Schedule = Schedule(steps=6000, batch=256, peak_learning_rate=1e-3, warmup_steps=100)
-    optimizer: Optimizer = Optimizer(betas=(0.9, 0.999), gradient_clip=math.inf)
+    schedule: recipe.Schedule = field(
+        default_factory=lambda: recipe.Schedule(steps=6000, batch=256, peak_learning_rate=1e-3, warmup_steps=100)
+    )
+    optimizer: recipe.Optimizer = field(default_factory=lambda: recipe.Optimizer(betas=(0.9, 0.999), clip=False))
     machine: Machine = Machine()
 
 
@@ -213,12 +160,12 @@ _LEAST = {
 
 def flat_options(args: Any) -> Iterator[tuple[str, Any]]:
     """(name, value) of every option in a dataclass of groups."""
-    for field in dataclasses.fields(args):
-        value = getattr(args, field.name)
+    for entry in dataclasses.fields(args):
+        value = getattr(args, entry.name)
         if dataclasses.is_dataclass(value):
             yield from flat_options(value)
         else:
-            yield field.name, value
+            yield entry.name, value
 
 
 def check_options(args: TrainArgs | BlindTrainArgs) -> None:
@@ -226,5 +173,9 @@ def check_options(args: TrainArgs | BlindTrainArgs) -> None:
     for name, value in flat_options(args):
         if name in _LEAST and value is not None and value < _LEAST[name]:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}: use at least {_LEAST[name]}")
+        if isinstance(value, float) and (math.isnan(value) or (value < 0 and name != "gradient_clip")):
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}: use a number from 0 on")
+        if name == "gradient_clip" and value is not None and not value > 0:
+            raise ConfigError(f"--gradient-clip is {value}: use a number above 0")
         if name == "held_out" and not 0.0 <= value < 1.0:
             raise ConfigError(f"--held-out is {value}: use a share from 0 to below 1")

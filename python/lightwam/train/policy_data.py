@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy training batches: everything an update needs, in memory, out of one or more data sets and one VAE.
+"""What a policy is trained on: data sets, their statistics, and samples with latents from a cache or a VAE.
 
-Legend: N rows, M rows with a future, B batch, C h w latent, T latents of a window, H horizon, A action, P state, K
-located objects.
+Legend: N rows, C h w latent, T latents of a window, H horizon, A action, P state, K located coordinates.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,144 +17,269 @@ import torch
 from torch import Tensor
 
 from lightwam.config import LightWAMConfig
-from lightwam.data.caches import FrameCache, LatentCache
+from lightwam.data.augment import Augmentation
+from lightwam.data.check import check_datasets, refuse
 from lightwam.data.dataset import Dataset
-from lightwam.data.images import scale_pixels
-from lightwam.data.normalize import normalizers
-from lightwam.data.sources import open_datasets
-from lightwam.data.windows import build_windows, measure_statistics, rows_of, split_episodes
+from lightwam.data.latent_store import LatentOptions, LatentStore
+from lightwam.data.normalize import read_statistics
+from lightwam.data.published_caches import PublishedLatents, PublishedTexts
+from lightwam.data.resample import Resampling, resampled
+from lightwam.data.samples import DecodedFrames, SampleOptions, Samples
+from lightwam.data.sources import first_episodes, fitted, open_dataset, select
+from lightwam.data.windows import WindowIndex, measure_statistics, published_split, rows_of
+from lightwam.errors import ConfigError, DataError
 from lightwam.model.vae import WanVAE
-from lightwam.train.device import mixed_precision, to_device
-from lightwam.train.options import PolicyInputs
+from lightwam.train.precompute import precompute, vae_encoder, vae_fingerprint
+from lightwam.train.recipe import Loading, Losses
 from lightwam.train.vae_data import located_objects
-from lightwam.train.vae_path import encode_moments
 
-Frames = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInputs:
+    """What a run reads."""
+
+    data: tuple[Path, ...]
+    """Folders of data sets: LeRobot, real-robot HDF5, RoboTwin."""
+    vae: Path | None = None
+    """Checkpoint folder of the VAE (`lightwam train vae` or `convert`); its VAE configuration replaces the policy's.
+    Not necessary with `--latents`."""
+    cache: Path | None = None
+    """Folder of decoded frames and latents; a run adds what is missing. Without it, and without `--latents`, frames are
+    decoded and encoded at every step."""
+    latents: tuple[Path, ...] = ()
+    """Latent caches of the published precompute, one for each data set."""
+    texts: Path | None = None
+    """Text cache of the published precompute; required for policies with the umT5 encoder."""
+    statistics: Path | None = None
+    """Statistics to normalise with (ours or published); None: those of the run or of `--init`, else measured."""
+    init: Path | None = None
+    """Checkpoint folder to start from (its statistics too): released weights, or a policy of other data or cameras."""
+    resample: Resampling = "refuse"
+    """What is done about a data set of another rate than the robot's control_hz: refuse it, leave rows out, or
+    interpolate."""
+    check: bool = True
+    """Look for what usually goes wrong in the data, as `lightwam data check --quick`, and refuse errors."""
+    random_backbone: bool = False
+    """Start a frozen backbone at random, for trials without released weights."""
+
+
+class WindowLatents(Protocol):
+    """Where samples get their latents."""
+
+    def latents(self, sample: int, epoch: int = 0) -> Tensor:
+        """[C, T, h, w], as an epoch uses them."""
+        ...
+
+    def first(self, sample: int, epoch: int = 0) -> Tensor:
+        """[C, h, w], of the sample's own frame."""
+        ...
 
 
 @dataclass(frozen=True)
+class Part:
+    """The samples of one data set, training or held out.
+
+    `future` are the numbers of those whose window has latents; all samples have the latent of their own frame.
+    """
+
+    samples: Samples
+    store: WindowLatents | None
+    future: Rows
+    located_NK: npt.NDArray[np.float32]
+
+
+class PolicySamples:
+    """Samples as training takes them, numbered through all parts: `samples[number, epoch]`.
+
+    Args:
+        parts: which samples.
+        windows: with the latents of the whole window; false: of the first frame alone.
+        located: mean and deviation of the located coordinates; K is 0 without them.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], windows: bool, located: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    ) -> None:
+        self.parts, self.windows, self.located = list(parts), windows, located
+        self.numbers = [part.future if windows else np.arange(len(part.samples)) for part in parts]
+        self._ends = np.cumsum(self.lengths)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Samples of each part."""
+        return tuple(len(numbers) for numbers in self.numbers)
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+    def __getitem__(self, wanted: tuple[int, int]) -> dict[str, Any]:
+        place, epoch = wanted
+        which = int(np.searchsorted(self._ends, place, "right"))
+        part = self.parts[which]
+        number = int(self.numbers[which][place - (self._ends[which] - len(self.numbers[which]))])
+        made = part.samples[number, epoch]
+        kept = {name: made[name] for name in ("action", "action_is_pad", "image_is_pad")}
+        kept["proprio"] = made["proprio"][0]
+        if part.store is None:
+            kept["video"] = made["video"] if self.windows else made["video"][:, :1]
+        elif self.windows:
+            kept["video_latents"] = part.store.latents(number, epoch).float()
+        else:
+            kept["video_latents"] = part.store.first(number, epoch)[:, None].float()
+        if part.samples.texts is not None:
+            kept["context"], kept["context_mask"] = made["context"].float(), made["context_mask"]
+        else:
+            kept["instruction"] = part.samples.episode(number).task
+        mean, deviation = self.located
+        if len(mean):
+            row = part.located_NK[part.samples.index.rows[number]]
+            kept["located"] = torch.from_numpy((row - mean) / deviation)
+        return kept
+
+
 class PolicyData:
-    """All rows as tensors; latents are float16, everything else float32 and normalised.
+    """Data sets of a run, normalised by `statistics`.
 
-    `training_entries` are the entries of the futures (0..M-1) whose rows are training rows.
+    Attributes:
+        training, held_out: a part for each data set; `held_out` is empty where nothing is.
+        statistics: the content of the statistics file, with the `instructions` that the text encoder saw.
+        located: mean and deviation [K] of the located coordinates; K is 0 where a data set has none.
     """
 
-    first_NChw: Tensor
-    future_MTChw: Tensor
-    future_rows_M: Tensor
-    state_NP: Tensor
-    action_NHA: Tensor
-    action_is_pad_NH: Tensor
-    image_is_pad_NF: Tensor
-    located_NK: Tensor
-    located_std_K: Tensor
-    task_N: Tensor
-    tasks: tuple[str, ...]
-    training_rows: npt.NDArray[np.int64]
-    held_out_rows: npt.NDArray[np.int64]
-    training_entries: npt.NDArray[np.int64]
+    def __init__(
+        self,
+        inputs: PolicyInputs,
+        config: LightWAMConfig,
+        loading: Loading,
+        losses: Losses,
+        vae: WanVAE | None,
+        earlier: Mapping[str, Any] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Opens the data sets and encodes what a cache lacks. Raises `DataError`, `ConfigError`.
 
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """The action pass of these rows: latents of one frame, actions, state, pads. No context."""
-        return {
-            "video_latents": self.first_NChw[rows].float().unsqueeze(2),
-            "action": self.action_NHA[rows],
-            "proprio": self.state_NP[rows],
-            "action_is_pad": self.action_is_pad_NH[rows],
-        }
+        Args:
+            vae: encodes; None with latent caches.
+            earlier: statistics of the run that is resumed, or of its start.
+            augmentation, seed: of the training samples.
+            part: (which, of how many) processes that fill the cache together this is.
+        """
+        check_inputs(inputs, config, loading, augmentation)
+        self.inputs, self.config, self.loading, self.vae = inputs, config, loading, vae
+        self._augmentation = None if augmentation is None or augmentation.changes_nothing else augmentation
+        self._seed = seed
+        self.datasets = open_all(inputs, config, loading)
+        self.tasks = tuple(dict.fromkeys(e.task for dataset in self.datasets for e in dataset.episodes))
+        self.statistics = self._statistics(earlier)
+        if inputs.check:
+            refuse(check_datasets(self.datasets, config, self.statistics))
+        self.texts = None if inputs.texts is None else PublishedTexts(inputs.texts, config.text)
+        located = [located_coordinates(dataset) for dataset in self.datasets] if losses.localisation_weight else []
+        if len({values.shape[1] for values in located}) != 1:
+            located = []
+        self._located = located
+        joined = np.concatenate(located) if located else np.zeros((1, 0), np.float32)
+        self.located = joined.mean(0), (joined.std(0) + 1e-6).astype(np.float32)
+        self.training: list[Part] = []
+        self.held_out: list[Part] = []
+        for place in range(len(self.datasets)):
+            self._add(place)
+        stores = [one.store for one in (*self.training, *self.held_out) if isinstance(one.store, LatentStore)]
+        if stores and vae is not None:
+            precompute(stores, vae_encoder(vae), part)
 
-    def video_batch(self, entries: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The video pass of these entries of `future_rows_M`, and their rows."""
-        rows = self.future_rows_M[entries]
-        first, future = self.first_NChw[rows].float().unsqueeze(1), self.future_MTChw[entries].float()
-        batch = self.batch(rows)
-        batch["video_latents"] = torch.cat([first, future], dim=1).transpose(1, 2)
-        batch["image_is_pad"] = self.image_is_pad_NF[rows]
-        return batch, rows
+    def samples(self, parts: Sequence[Part], windows: bool) -> PolicySamples:
+        """All samples of the parts, with the latents of whole windows or of first frames."""
+        return PolicySamples(parts, windows, self.located)
 
+    def _statistics(self, earlier: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        given = read_statistics(self.inputs.statistics) if self.inputs.statistics is not None else earlier
+        statistics = given or measure_statistics(self.datasets, self.config)
+        seen = [] if given is None else given.get("instructions")
+        if seen is None and self.inputs.statistics is None:
+            return statistics  # of an earlier run that noted none: what its encoder saw is not known
+        return {**statistics, "instructions": sorted({*(seen or []), *self.tasks})}
 
-def encode_function(vae: WanVAE, batch: int) -> tuple[Callable[[Frames], np.ndarray], Callable[[Frames], np.ndarray]]:
-    """(frames [n, H, W, 3] -> [n, C, h, w], clips [m, F, H, W, 3] -> [m, T-1, C, h, w]), normalised latents."""
+    def _add(self, place: int) -> None:
+        dataset = self.datasets[place]
+        training, held_out = published_split(dataset, self.loading.held_out)
+        if not training:
+            raise DataError(
+                f"data set {dataset.root} has {len(dataset.episodes)} episode(s), none is left to train on with "
+                f"--held-out {self.loading.held_out}: use less, or 0"
+            )
+        for chosen, parts in ((training, self.training), (held_out, self.held_out)):
+            if chosen:
+                parts.append(self._part(place, chosen, held_out=parts is self.held_out))
 
-    device = next(vae.parameters()).device
-
-    @torch.inference_mode()
-    def encode(clips_nFHW3: Frames) -> Tensor:
-        latents = []
-        for start in range(0, len(clips_nFHW3), batch):
-            clips_u8 = torch.from_numpy(clips_nFHW3[start : start + batch].copy())
-            pixels = to_device(clips_u8, device).float() / 255.0
-            mean, _ = encode_moments(vae, scale_pixels(pixels.permute(0, 4, 1, 2, 3)))
-            latents.append(vae.normalize(mean))
-        return torch.cat(latents)
-
-    def frames(images: Frames) -> np.ndarray:
-        return encode(images[:, None])[:, :, 0].cpu().numpy()
-
-    def futures(clips: Frames) -> np.ndarray:
-        # Futures are only predicted, never acted on: bfloat16 is exact enough, and twice as fast.
-        with mixed_precision(device):
-            return encode(clips)[:, :, 1:].transpose(1, 2).float().cpu().numpy()
-
-    return frames, futures
-
-
-def weights_fingerprint(vae: WanVAE) -> str:
-    """8 hex digits of a VAE's weights and latent statistics."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    digest.update(repr((vae.config.latent_mean, vae.config.latent_std)).encode())
-    return digest.hexdigest()[:8]
-
-
-def load_policy_data(
-    inputs: PolicyInputs,
-    config: LightWAMConfig,
-    vae: WanVAE,
-    held_out: float,
-    seed: int,
-    statistics: Mapping[str, Any] | None = None,
-) -> tuple[PolicyData, Mapping[str, Any]]:
-    """Read data sets, fill the caches, and normalise with `statistics` (measured over all of them when None).
-
-    The statistics that come back list the `instructions` of the data and of those statistics, so all that the text
-    encoder will have seen; not where earlier statistics list none.
-
-    Raises `DataError`.
-    """
-    datasets = open_datasets(inputs.data, config, inputs.max_episodes)
-    seen = [] if statistics is None else statistics.get("instructions")
-    statistics = statistics or measure_statistics(datasets, config)
-    parts, start = [], 0
-    for dataset in datasets:
-        parts.append(_load_one(dataset, inputs, config, vae, held_out, seed, start))
-        start += len(dataset.state)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    tasks = tuple(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
-    if seen is not None:
-        statistics = {**statistics, "instructions": sorted({*seen, *tasks})}
-    task_names = [[e.task] * e.length for dataset in datasets for e in dataset.episodes]
-    state, action = normalizers(config, statistics)
-    joined["state_NP"], joined["action_NHA"] = state.forward(joined["state_NP"]), action.forward(joined["action_NHA"])
-    located_NK = joined["located_NK"]
-    deviation = located_NK.std(0) + 1e-6
-    joined["located_NK"] = ((located_NK - located_NK.mean(0)) / deviation).astype(np.float32)
-    training_rows, held_out_rows = joined.pop("training_rows"), joined.pop("held_out_rows")
-    data = PolicyData(
-        **{name: torch.from_numpy(array) for name, array in joined.items()},
-        located_std_K=torch.from_numpy(deviation.astype(np.float32)),
-        task_N=torch.tensor([tasks.index(name) for names in task_names for name in names]),
-        tasks=tasks,
-        training_rows=training_rows,
-        held_out_rows=held_out_rows,
-        training_entries=np.flatnonzero(np.isin(joined["future_rows_M"], training_rows)),
-    )
-    return data, statistics
+    def _part(self, place: int, chosen: list[int], held_out: bool) -> Part:
+        dataset, loading, cached = self.datasets[place], self.loading, self.inputs.cache is not None
+        taken = dataset if chosen == list(range(len(dataset.episodes))) else dataset.take(chosen)
+        augmentation = None if held_out else self._augmentation
+        options = SampleOptions(sample_stride=loading.sample_stride, augmentation=augmentation, seed=self._seed)
+        frames = None if self.inputs.latents or cached else DecodedFrames(taken, self.config, keep=4)
+        samples = Samples(taken, self.config, self.statistics, options, frames=frames, texts=self.texts)
+        starts = np.array([episode.start for episode in taken.episodes])
+        owner = np.searchsorted(starts, samples.index.rows, "right") - 1
+        in_episode = np.arange(len(samples)) - np.searchsorted(samples.index.rows, starts)[owner]
+        future = np.flatnonzero(in_episode % loading.future_stride == 0)
+        store: WindowLatents | None = None
+        if self.inputs.latents:
+            store = published_latents(self.inputs.latents[place], dataset, chosen, samples, held_out)
+        elif self.inputs.cache is not None:
+            assert self.vae is not None
+            store = LatentStore(
+                taken, self.config, self.inputs.cache, vae_fingerprint(self.vae),
+                LatentOptions(
+                    sample_stride=loading.sample_stride, future_stride=loading.future_stride, seed=self._seed,
+                    augmentation=augmentation, variants=1 if augmentation is None else loading.variants,
+                ),
+            )  # fmt: skip
+        located = np.zeros((len(dataset.state), 0), np.float32)
+        if self._located:
+            located = self._located[place][rows_of([dataset.episodes[i] for i in chosen])]
+        return Part(samples, store, future, located)
 
 
-def located_coordinates(dataset: Dataset) -> np.ndarray:
+def check_inputs(
+    inputs: PolicyInputs, config: LightWAMConfig, loading: Loading, augmentation: Augmentation | None = None
+) -> None:
+    """Raise `ConfigError` for inputs that contradict each other or the configuration; reads nothing."""
+    if inputs.latents and len(inputs.latents) != len(inputs.data):
+        raise ConfigError(f"--latents has {len(inputs.latents)} folders for {len(inputs.data)} data sets: give as many")
+    if augmentation is not None and not augmentation.changes_nothing:
+        if inputs.latents:
+            raise ConfigError("augmentation needs frames, and --latents holds none: give --vae and --cache instead")
+        if inputs.cache is not None and loading.variants < 2:
+            raise ConfigError(f"--variants is {loading.variants} with an augmentation: use at least 2")
+    if not inputs.latents and inputs.vae is None:
+        raise ConfigError("neither --vae nor --latents is given: name the VAE's checkpoint folder, or latent caches")
+    if config.text.kind == "umt5" and inputs.texts is None:
+        raise ConfigError(
+            f"text.kind of {config.name} is 'umt5': give --texts, the folder of its precomputed text cache, or a "
+            "configuration with the small text encoder ('hashed_words', as nano has it)"
+        )
+
+
+def open_all(inputs: PolicyInputs, config: LightWAMConfig, loading: Loading) -> list[Dataset]:
+    """The chosen episodes of every data set. Raises `DataError`: one does not fit the robot."""
+    if not inputs.data:
+        raise DataError("no data set is given: name at least one folder after --data")
+    robot, opened = config.robot, []
+    if loading.sample_stride > 1:
+        robot = replace(robot, control_hz=robot.control_hz * loading.sample_stride)
+    for folder in inputs.data:
+        dataset = first_episodes(open_dataset(folder, config.robot), loading.max_episodes)
+        dataset = resampled(select(dataset, tasks=loading.tasks or None), robot, inputs.resample)
+        opened.append(fitted(dataset, robot))
+    return opened
+
+
+def located_coordinates(dataset: Dataset) -> npt.NDArray[np.float32]:
     """Objects' positions [rows, 2 K], and the first of them relative to the gripper (metres): [rows, 2 K + 2].
 
     What a grasp needs is the relative position, which the wrist camera shows best. K is 0 where nothing was noted.
@@ -164,28 +288,39 @@ def located_coordinates(dataset: Dataset) -> np.ndarray:
     return np.concatenate([absolute, absolute[:, :2] - dataset.state[:, : absolute.shape[1]][:, :2]], axis=1)
 
 
-def _load_one(
-    dataset: Dataset, inputs: PolicyInputs, config: LightWAMConfig, vae: WanVAE, held_out: float, seed: int,
-    first_row: int,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """One data set's arrays in robot units, named as in `PolicyData`; its row numbers counted from `first_row`."""
-    windows = build_windows(dataset, config)
-    frames = FrameCache(dataset, config.cameras, inputs.cache)
-    latents = LatentCache(frames, inputs.cache, weights_fingerprint(vae), inputs.future_stride)
-    encode_frames, encode_clips = encode_function(vae, 16)
-    frames.build()
-    latents.build_first(encode_frames)
-    latents.build_future(encode_clips, windows.frame_rows_NF)
-    training, kept_out = split_episodes(dataset, held_out, seed)
-    return {
-        "first_NChw": latents.load_all("first"),
-        "future_MTChw": latents.load_all("future"),
-        "future_rows_M": first_row + latents.future_rows(),
-        "state_NP": dataset.state,
-        "action_NHA": windows.action_NHA,
-        "action_is_pad_NH": windows.action_is_pad_NH,
-        "image_is_pad_NF": windows.image_is_pad_NF,
-        "located_NK": located_coordinates(dataset),
-        "training_rows": first_row + rows_of(training),
-        "held_out_rows": first_row + rows_of(kept_out),
-    }
+@dataclass(frozen=True)
+class _Renumbered:
+    """Latents of a part of a data set, out of a published cache that numbers the samples otherwise."""
+
+    cache: PublishedLatents
+    numbers: Rows
+
+    def latents(self, sample: int, epoch: int = 0) -> Tensor:
+        return self.cache.latents(int(self.numbers[sample]))
+
+    def first(self, sample: int, epoch: int = 0) -> Tensor:
+        return self.latents(sample)[:, 0]
+
+
+def published_latents(
+    folder: Path, dataset: Dataset, chosen: list[int], samples: Samples, held_out: bool
+) -> WindowLatents:
+    """A published cache of these episodes (places in `dataset`): of them alone, or of the whole data set."""
+    index, config = samples.index, samples.config
+    whole = WindowIndex(dataset, config, index.sample_stride)
+    try:
+        if not held_out:
+            return _Renumbered(PublishedLatents(folder, index, config), np.arange(len(samples)))
+    except DataError:
+        if len(whole.rows) == len(index.rows):
+            raise
+    try:
+        cache = PublishedLatents(folder, whole, config)
+    except DataError as error:
+        if not held_out:
+            raise
+        raise DataError(
+            f"{error}; it has no held-out samples: give one of the whole data set, or --held-out 0"
+        ) from error
+    rows = rows_of([dataset.episodes[i] for i in chosen])
+    return _Renumbered(cache, np.searchsorted(whole.rows, rows[index.rows]))

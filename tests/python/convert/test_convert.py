@@ -27,12 +27,12 @@ from lightwam import cli
 from lightwam.cli import convert as command
 from lightwam.config import LightWAMConfig, read_config
 from lightwam.convert.checkpoint import ConvertArgs
-from lightwam.convert.fresh import fresh_parts
 from lightwam.convert.instructions import cache_name
 from lightwam.errors import ConfigError, DataError
 from lightwam.export.checkpoint import open_checkpoint
 from lightwam.model import LightWAM
 from lightwam.model.checkpoint_folder import load_checkpoint, save_checkpoint, write_safetensors
+from lightwam.model.fresh import fresh_parts
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -16,6 +17,7 @@ from helpers.toy_sim import NAME, Toy, ToyEnv
 from lightwam import cli
 from lightwam.data.episode_files import Episode, read_episode_meta, read_episode_rows
 from lightwam.errors import ConfigError, SimulatorError
+from lightwam.lock import FolderLock
 from lightwam.sim.env import Decision
 from lightwam.sim.libero.env import ROBOT
 from lightwam.sim.libero.scenarios import ActionNoise, NoiseConfig
@@ -98,6 +100,93 @@ def test_what_makes_no_recording(capsys: pytest.CaptureFixture[str]) -> None:
         recording_of(toy, None)
     assert cli.main(["record", "--out", "nowhere", "--processes", "0"]) == 2
     assert "processes 0" in capsys.readouterr().err
+
+
+def recorded(out: Path, **changes: object) -> int:
+    options = {"episodes": 2, "clips": 1, "seed": 5, **changes}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return cli.main(["record", "--sim", NAME, "--out", str(out), *words])
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """set/ and set.staging/ of three toy episodes."""
+    folder = tmp_path_factory.mktemp("recording")
+    assert recorded(folder / "set") == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 6}, "seed is 6 instead of 5"),
+        ({"image_size": 64}, "image_size is 64 instead of 256"),
+        ({"task": 0}, "task is 0 instead of 1; instruction is 'reach target 0' instead of 'reach target 1'"),
+        ({"episodes": 3}, "episodes is 3 instead of 2"),
+    ],
+)
+def test_another_recording_is_refused_by_name(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], told: str
+) -> None:
+    before = (recording / "set/meta/info.json").read_bytes()
+    assert recorded(recording / "set", **changes) == 2
+    assert f"set is of another recording: {told}; nothing is replaced" in capsys.readouterr().err
+    assert recorded(tmp_path / "other", staging=recording / "set.staging", **changes) == 2
+    assert f"set.staging is of another recording: {told}; give another --out" in capsys.readouterr().err
+    assert (recording / "set/meta/info.json").read_bytes() == before and not (tmp_path / "other").exists()
+
+
+def test_folders_of_other_things_stay(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "home/photos").mkdir(parents=True)
+    (tmp_path / "home/photos/a.jpg").write_text("x")
+    words = ["record", "--sim", NAME, "--finalise-only", "--staging", str(recording / "set.staging")]
+    assert cli.main([*words, "--out", str(tmp_path / "home")]) == 2
+    assert "home holds other things than a data set (photos): nothing is replaced" in capsys.readouterr().err
+    assert recorded(tmp_path / "new", staging=tmp_path / "home") == 2
+    assert "home holds 'photos', which is no episode: give another --staging" in capsys.readouterr().err
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["home", "home/photos",
+                                                                                 "home/photos/a.jpg"]  # fmt: skip
+    (tmp_path / "set/meta").mkdir(parents=True)
+    (tmp_path / "set/meta/info.json").write_text('{"codebase_version": "v3.0"}')  # of somebody else
+    assert cli.main([*words, "--out", str(tmp_path / "set")]) == 2
+    assert "set holds other things than a data set" in capsys.readouterr().err
+
+
+def test_a_recording_goes_on_beside_what_it_made(recording: Path, tmp_path: Path) -> None:
+    shutil.copytree(recording, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/set.staging/episode_000001")
+    assert recorded(tmp_path / "copy/set") == 0
+    words = ["record", "--sim", NAME, "--finalise-only", "--out", str(tmp_path / "copy/set")]
+    assert cli.main(words) == 0
+    assert json.loads((tmp_path / "copy/set/meta/info.json").read_text())["lightwam.recording"]["seed"] == 5
+
+
+def test_episodes_of_before_there_were_identities(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They say seed, task, kind and size themselves; a data set that does not say what it is, is not replaced."""
+    shutil.copytree(recording, tmp_path / "copy")
+    staging = tmp_path / "copy/set.staging"
+    (staging / "recording.json").unlink()
+    assert recorded(tmp_path / "new", staging=staging, seed=6, image_size=32) == 2
+    assert "another recording: seed is 6 instead of 5; give another" in capsys.readouterr().err
+    assert recorded(tmp_path / "new", staging=staging, image_size=32) == 0
+    info = json.loads((tmp_path / "copy/set/meta/info.json").read_text())
+    del info["lightwam.recording"]
+    (tmp_path / "copy/set/meta/info.json").write_text(json.dumps(info))
+    capsys.readouterr()
+    assert recorded(tmp_path / "copy/set") == 2
+    assert "was recorded by an earlier version, which did not say how: give another --out" in capsys.readouterr().err
+
+
+def test_two_recordings_into_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "set.staging").mkdir()
+    lock = FolderLock(tmp_path / "set.staging/.lock", "it", ConfigError)
+    try:
+        assert recorded(tmp_path / "set") == 2
+    finally:
+        lock.release()
+    assert f"set.staging is in use by process {os.getpid()} on" in capsys.readouterr().err
 
 
 def test_labels_use_the_data_sets_gripper() -> None:

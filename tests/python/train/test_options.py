@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +16,15 @@ VAE = (
     "--held-out 0.5 --device cuda:1 --seed 10 --threads 11 --save-every 12"
 )
 POLICY = (
-    "--data a b --vae v --out o --cache c --init i --steps 1 --stop-after 2 --max-episodes 3 --batch 4 --video-batch 5 "
-    "--peak-learning-rate 0.1 --warmup-steps 6 --weight-decay 0.2 --gradient-clip 0.3 --ema-decay 0.4 "
-    "--state-dropout 0.5 --localisation-weight 0.6 --held-out 0.7 --device cuda:1 --attention sdpa --future-stride 7 "
-    "--seed 8 --threads 9 --log-every 10 --save-every 11"
+    "--recipe nano --data a b --vae v --out o --cache c --init i --steps 1 --stop-after 2 --max-episodes 3 "
+    "--batch 4 --latents l m --texts t --statistics s --resample stride --sharding fsdp --timeout 1.5 --epochs 2 "
+    "--accumulation 3 --warmup-ratio 0.1 --decay constant --eps 1e-7 --lambda-video 0.2 --lambda-action 0.3 "
+    "--prefix-steps 4 --prefix-weight 0.5 --tail-weight 0.6 --precision float32 --sample-stride 2 --variants 3 "
+    "--workers 4 --prefetch 5 --eval-every 6 --keep-last 7 --keep-best loss --video-samples 8 --sampling-steps 9 "
+    "--wandb p --brightness 0.1 --contrast 0.2 --saturation 0.3 --hue 0.4 --noise 0.5 --shift 0.1 "
+    "--allow-changed a b --video-batch 5 --peak-learning-rate 0.1 --warmup-steps 6 --weight-decay 0.2 "
+    "--gradient-clip 0.3 --ema-decay 0.4 --state-dropout 0.5 --localisation-weight 0.6 --held-out 0.7 --device "
+    "cuda:1 --attention sdpa --future-stride 7 --seed 8 --threads 9 --log-every 10 --save-every 11"
 )
 BLIND = (
     "--data a b --out o --steps 1 --batch 2 --hidden 3 --layers 4 --peak-learning-rate 0.1 --weight-decay 0.2 "
@@ -38,7 +42,7 @@ def test_every_option_has_its_name_alone(verb: str, options: str, monkeypatch: p
         name, *words = option.split()
         value = values[name.replace("-", "_")]
         given = words if isinstance(value, tuple) else words[0]
-        assert value == (tuple(map(Path, given)) if isinstance(value, tuple) else type(value)(given)), name
+        assert value == (tuple(map(type(value[0]), given)) if isinstance(value, tuple) else type(value)(given)), name
 
 
 @pytest.mark.parametrize("verb", ["vae", "policy", "blind"])

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lightwam.config import LightWAMConfig
-from lightwam.model import LightWAM
 from lightwam.model.action_expert import StateFusionActionExpert
 from lightwam.model.adapters import ResidualAdapter
 from lightwam.model.fit import on_meta
 from lightwam.model.lora import LoRA
+from lightwam.model.world_action_model import LightWAM
 
 
 def fresh_parts(config: LightWAMConfig, seed: int) -> dict[str, Tensor]:
