@@ -100,16 +100,14 @@ _REDUCTIONS: dict[Any, Callable[..., Array]] = {
 
 def _reduced(tensor: Any, axis: int | None, keep_dims: bool, combine: Callable[..., Array]) -> Any:
     data, shape = tensor.handle.data, [int(size) for size in tensor.type.shape]
+    at = 0 if axis is None else axis % len(shape)
+    kept = [1 if axis is None or place == at else size for place, size in enumerate(shape)]
+    left = kept if keep_dims else [] if axis is None else shape[:at] + shape[at + 1 :]
     if axis is None:
-        data, kept, left = data.reshape(len(data), math.prod(shape)), [1] * len(shape), []
-        axis = 0
-    else:
-        axis %= len(shape)
-        kept, left = [*shape[:axis], 1, *shape[axis + 1 :]], [*shape[:axis], *shape[axis + 1 :]]
-    shape = kept if keep_dims else left
-    made = combine(data, axis=axis + 1).astype(triton_interpreter._get_np_dtype(tensor.dtype), copy=False)
-    handle = _Handle(made.reshape(len(made), *shape), tensor.dtype)
-    return tl.core.tensor(handle, tl.block_type(tensor.dtype, shape) if shape else tensor.dtype)
+        data = data.reshape(len(data), math.prod(shape))
+    made = combine(data, axis=at + 1).astype(triton_interpreter._get_np_dtype(tensor.dtype), copy=False)
+    handle = _Handle(made.reshape(len(made), *left), tensor.dtype)
+    return tl.core.tensor(handle, tl.block_type(tensor.dtype, left) if left else tensor.dtype)
 
 
 def patch_language(scope: Any) -> None:
