@@ -145,7 +145,7 @@ def _vector(default: Mapping[str, Any], field: str, name: str, width: int, mode:
         if isinstance(default[name], np.ma.MaskedArray):
             raise TypeError("a masked array")
         given = np.asarray(default[name])
-        if given.dtype.kind not in "iuf":
+        if given.dtype.kind not in "iufO":  # O: integers beyond 64 bits
             raise TypeError("texts or truth values")
         with np.errstate(over="ignore"):  # infinite then, and refused below
             values = given.astype(np.float32)

@@ -129,7 +129,7 @@ def _read(journal: Journal, identity: Mapping[str, Any]) -> None:
     try:
         _refuse_another(journal.path, parse_json(lines[0])["of"], identity)
         for line in map(parse_json, lines[1:]):
-            stages = [dict(chunk) for chunk in line["stages"]]
+            stages: list[Mapping[str, float]] = [dict(chunk) for chunk in line["stages"]]
             trial = Trial(int(line["index"]), bool(line["success"]), int(line["steps"]), line["seconds"], stages)
             journal.trials.setdefault((line["suite"], line["task"]), {})[trial.index] = trial
     except (ValueError, KeyError, TypeError, AttributeError) as error:
