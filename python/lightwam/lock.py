@@ -53,6 +53,8 @@ class FolderLock:
         """Give the lock up; twice does no harm."""
         if self._file in _HELD:
             _HELD.discard(self._file)
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # for a child, too, that is just being forked
             os.close(self._file)
             self._file = -1
 

@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.cli.train", "VAETrainArgs"),
     "train policy": Verb("train the world action model", "lightwam.cli.train", "PolicyTrainArgs"),
     "train blind": Verb("train a baseline that sees the state alone", "lightwam.cli.train", "BlindTrainArgs"),
+    "train plan": Verb("predict a training's memory on each GPU", "lightwam.cli.train_plan", "PlanArgs"),
     "train replay": Verb("record a demonstration as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
     "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.cli.export", "ExportArgs"),
@@ -48,7 +49,7 @@ VERBS: dict[str, Verb] = {
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("demo", "eval", "record", "train replay"), ("libero",)),
-    **dict.fromkeys(("train vae", "train policy", "train blind", "quantize"), ("train",)),
+    **dict.fromkeys(("train vae", "train policy", "train blind", "train plan", "quantize"), ("train",)),
     **dict.fromkeys(("data check", "data show", "data stats", "data precompute", "robot from-dataset"), ("train",)),
     **dict.fromkeys(("convert", "export"), ("export",)),
     "compile": ("export", "gpu"),
@@ -56,7 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 """Verb -> the extras of pyproject.toml that it requires; the others run with the base installation."""
 
-PRINTING = ("bench", "data check", "inspect")
+PRINTING = ("bench", "data check", "inspect", "train plan")
 """The verbs whose work is what they print, unless they have an --out."""
 
 EXIT_STATUSES = (

@@ -9,7 +9,7 @@ from lightwam.train.blind import train_blind
 from lightwam.train.options import BlindTrainArgs, VAETrainArgs, check_options
 from lightwam.train.policy import train_policy
 from lightwam.train.policy_options import PolicyTrainArgs, check_machine
-from lightwam.train.vae import VAETrainer
+from lightwam.train.vae import train_vae
 
 
 def main(args: VAETrainArgs | PolicyTrainArgs | BlindTrainArgs) -> int:
@@ -20,7 +20,7 @@ def main(args: VAETrainArgs | PolicyTrainArgs | BlindTrainArgs) -> int:
         check_options(args)
     torch.set_num_threads(args.machine.threads)
     if isinstance(args, VAETrainArgs):
-        VAETrainer(args).run()
+        train_vae(args)
     elif isinstance(args, PolicyTrainArgs):
         train_policy(args)
     else:

@@ -7,6 +7,7 @@ The command line shows them flat (`--steps`, not `--schedule.steps`), each group
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,11 +108,13 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArgs:
-    """What every run of `lightwam.train.run.TrainingRun` reads."""
+    """What a run in a folder of its own reads."""
 
     inputs: FrameInputs
     out: Path
-    """Folder of the run: checkpoint/, curves, resume point."""
+    """Folder of the run: checkpoint/, saves/, curves."""
+    allow_changed: tuple[str, ...] = ()
+    """What may differ from the run that is resumed, by the names that its refusal gives."""
     schedule: Schedule
     optimizer: Optimizer
     saving: Saving = Saving()
@@ -170,5 +173,9 @@ def check_options(args: TrainArgs | BlindTrainArgs) -> None:
     for name, value in flat_options(args):
         if name in _LEAST and value is not None and value < _LEAST[name]:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}: use at least {_LEAST[name]}")
+        if isinstance(value, float) and (math.isnan(value) or (value < 0 and name != "gradient_clip")):
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}: use a number from 0 on")
+        if name == "gradient_clip" and value is not None and not value > 0:
+            raise ConfigError(f"--gradient-clip is {value}: use a number above 0")
         if name == "held_out" and not 0.0 <= value < 1.0:
             raise ConfigError(f"--held-out is {value}: use a share from 0 to below 1")

@@ -180,7 +180,7 @@ def train_policy(args: PolicyTrainArgs) -> None:
         subject, recipe = build_policy(recipe, args.inputs, world, args.out)
         fingerprint = policy_fingerprint(recipe, args.inputs, subject)
         with RunFolder(
-            args.out, "policy", fingerprint, allow_changed=args.allow_changed, keep=recipe.saving.keep, rank=world.rank
+            args.out, "policy", fingerprint, allow_changed=args.allow_changed, keep=recipe.saving.keep, world=world
         ) as folder:
             trainer = Trainer(subject, recipe, folder, world, args.machine.sharding)
             if world.is_first:

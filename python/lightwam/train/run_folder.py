@@ -38,6 +38,7 @@ from lightwam.files import (
 from lightwam.identity import Fingerprint
 from lightwam.lock import FolderLock
 from lightwam.model.fit import faults_line, find_not_finite
+from lightwam.train.distributed import World
 from lightwam.train.fingerprint import compare
 from lightwam.train.state import TrainingState
 
@@ -147,7 +148,7 @@ class RunFolder:
         fingerprint: what the run's result depends on.
         allow_changed: names of the fingerprint that may differ from the newest save's (`fingerprint.compare`).
         keep: which saves stay.
-        rank: number of this process; all but the first only read.
+        world: the processes of the run; all but the first only read. None: this one alone.
 
     Raises:
         RunFolderError: on entering, as `check_run_folder`; where another run holds the folder; where the newest save
@@ -162,16 +163,18 @@ class RunFolder:
         *,
         allow_changed: Iterable[str] = (),
         keep: Keep | None = None,
-        rank: int = 0,
+        world: World | None = None,
     ) -> None:
-        self.out, self.kind, self.fingerprint, self.rank = Path(out), kind, fingerprint, rank
+        self.out, self.kind, self.fingerprint, self.world = Path(out), kind, fingerprint, world or World()
         self.allow_changed, self.keep = tuple(allow_changed), keep or Keep()
         self._place = Path(os.path.realpath(out))
         self._lock: FolderLock | None = None
 
     def __enter__(self) -> RunFolder:
-        if self.rank:
-            return self
+        self.world.on_first(self._take)
+        return self
+
+    def _take(self) -> None:
         check_run_folder(self.out, self.kind)
         self._place.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self._place / LOCK_FILE, str(self.out), RunFolderError)
@@ -193,7 +196,6 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._lock is not None:
@@ -276,7 +278,7 @@ class RunFolder:
             batches: the micro-batches of this process.
             about: plain data that tells where they come from: seed, numbers of the samples.
         """
-        rank = f"_rank{self.rank}" if self.rank else ""
+        rank = "" if self.world.is_first else f"_rank{self.world.rank}"
         path = self._place / f"bad_batch_{step:08d}{rank}.pt"
         tensors = [_on_cpu(batch) for batch in batches]
         try:

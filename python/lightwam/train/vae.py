@@ -7,6 +7,7 @@ After training, the latents' mean and deviation are measured and stored in the c
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,54 +15,128 @@ import torch
 from torch import Tensor, nn
 
 from lightwam.config import LightWAMConfig, read_config
+from lightwam.identity import Fingerprint
 from lightwam.model.checkpoint_folder import save_checkpoint
 from lightwam.model.vae import WanVAE
-from lightwam.train.device import use_device
-from lightwam.train.options import VAETrainArgs
-from lightwam.train.run import TrainingRun
+from lightwam.train import recipe
+from lightwam.train.distributed import World, use_world
+from lightwam.train.fingerprint import make_fingerprint
+from lightwam.train.loader import MicroBatch, Order
+from lightwam.train.options import VAELosses, VAETrainArgs
+from lightwam.train.recipe import Recipe
+from lightwam.train.run_folder import RunFolder, check_run_folder
+from lightwam.train.trainer import Ready, Trainer
 from lightwam.train.vae_data import FrameSource
 from lightwam.train.vae_losses import Localiser, vae_losses, validate
 from lightwam.train.vae_path import encode_moments
 
 
-class VAETrainer(TrainingRun):
-    """Trains the VAE, and beside it the temporary head that locates objects."""
+class VAENetworks(nn.Module):
+    """The VAE, and beside it the temporary head that locates objects; forward returns the losses."""
 
-    args: VAETrainArgs
+    def __init__(self, vae: WanVAE, localiser: Localiser | None, mean_image: Tensor, weights: VAELosses) -> None:
+        super().__init__()
+        self.vae, self.localiser, self.weights = vae, localiser, weights
+        self.mean_image = mean_image
+
+    def forward(self, batch: MicroBatch, noise: Tensor | None, timestep: Tensor | None) -> dict[str, Tensor]:
+        """Losses of `video` [N, 3, F, H, W] and `located` [N, 2 K]; of clips only the sum that is trained on."""
+        losses = vae_losses(
+            self.vae, self.localiser, batch["video"], batch["located"], self.mean_image, self.weights, batch["columns"]
+        )
+        return {"loss": losses["loss"]} if batch["video"].shape[2] > 1 else losses
+
+
+class VAETraining:
+    """What `lightwam.train.trainer` trains: the VAE on frames and, every so many updates, on clips."""
+
     label = "train VAE"
 
-    def __init__(self, args: VAETrainArgs) -> None:
-        device = use_device(args.machine.device)
+    def __init__(self, args: VAETrainArgs, world: World) -> None:
+        self.args, self.world = args, world
         self.config = config = read_config(args.inputs.config)
-        torch.manual_seed(args.schedule.seed)
-        self.source = FrameSource(args.inputs, config, device, args.saving.held_out, args.schedule.seed)
+        seed = args.schedule.seed
+        torch.manual_seed(seed)
+        self.source = FrameSource(args.inputs, config, world.device, args.saving.held_out, seed)
+        torch.manual_seed(seed)
         self.vae = WanVAE(config.vae)
         initialise(self.vae)
         outputs = self.source.located.shape[1]
-        self.localiser = Localiser(config.vae.z_dim, config.latent_size, outputs) if outputs else None
-        networks = nn.ModuleList([self.vae, *([self.localiser] if self.localiser else [])])
-        super().__init__(args, device, networks.to(device))
+        localiser = Localiser(config.vae.z_dim, config.latent_size, outputs) if outputs else None
+        self.networks = VAENetworks(self.vae, localiser, self.source.mean_image, args.losses).to(world.device)
+        self.order = Order((len(self.source.training),), args.schedule.batch, seed, world=world.size)
 
-    def losses(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses of frames, or in every so many steps of clips, which are not reported."""
+    def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
+        """The rows of each update, and the columns of the latent that are decoded; drawn from seed and update."""
         schedule, source = self.args.schedule, self.source
-        is_clip = schedule.clip_every > 0 and self.step % schedule.clip_every == schedule.clip_every - 1
-        rows = rng.choice(source.training, schedule.clip_batch if is_clip else schedule.batch)
-        video, located = source.clips(rows) if is_clip else source.images(rows)
-        columns = _camera_columns(self.config, int(rng.integers(1000)))
-        losses = vae_losses(self.vae, self.localiser, video, located, source.mean_image, self.args.losses, columns)
-        return losses["loss"], {} if is_clip else losses
+        for step in range(first, last):
+            rng = np.random.default_rng([schedule.seed, step, self.world.rank])
+            is_clip = schedule.clip_every > 0 and step % schedule.clip_every == schedule.clip_every - 1
+            rows = rng.choice(source.training, schedule.clip_batch if is_clip else schedule.batch)
+            video, located = source.clips(rows) if is_clip else source.images(rows)
+            columns = _camera_columns(self.config, int(rng.integers(1000)))
+            yield [{"video": video, "located": located, "columns": columns, "rows": torch.from_numpy(rows)}]
 
-    def validate(self) -> dict[str, float]:
+    def ready(self, batch: MicroBatch, generator: torch.Generator) -> Ready:
+        """The batch, which is on the device already."""
+        return Ready(batch)
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Held-out PSNR and localisation error."""
-        return validate(self.vae, self.localiser, self.source)
+        return validate(self.vae, self.networks.localiser, self.source)
 
-    def save_checkpoint(self, folder: Path) -> None:
+    def write_checkpoint(self, folder: Path, trained: Mapping[str, Tensor]) -> None:
         """The VAE, and in its configuration the measured statistics of its latents."""
         mean, std = measure_latents(self.vae, self.source)
         vae_config = dataclasses.replace(self.config.vae, latent_mean=mean, latent_std=std)
         weights = {f"vae.{name}": tensor for name, tensor in self.vae.state_dict().items()}
         save_checkpoint(folder, dataclasses.replace(self.config, vae=vae_config), weights)
+
+    def recipe(self) -> Recipe:
+        """The options as the loop takes them."""
+        schedule, optimizer, saving = self.args.schedule, self.args.optimizer, self.args.saving
+        return Recipe(
+            name="vae",
+            policy=self.config,
+            schedule=recipe.Schedule(
+                steps=schedule.steps, batch=schedule.batch, peak_learning_rate=schedule.peak_learning_rate,
+                warmup_steps=schedule.warmup_steps, seed=schedule.seed,
+            ),
+            optimizer=recipe.Optimizer(
+                weight_decay=optimizer.weight_decay, betas=optimizer.betas, gradient_clip=optimizer.gradient_clip
+            ),
+            computing=recipe.Computing(precision="autocast"),
+            saving=recipe.Saving(
+                log_every=saving.log_every, save_every=saving.save_every, stop_after=saving.stop_after
+            ),
+        )  # fmt: skip
+
+    def fingerprint(self) -> Fingerprint:
+        """What the result depends on."""
+        args = self.args
+        options = {"schedule": args.schedule, "optimizer": args.optimizer, "losses": args.losses}
+        return make_fingerprint(
+            seed=args.schedule.seed,
+            recipe={
+                **{name: dataclasses.asdict(group) for name, group in options.items()},
+                "held_out": args.saving.held_out,
+            },
+            config=self.config,
+            data=self.source.identities,
+        )
+
+
+def train_vae(args: VAETrainArgs) -> Trainer:
+    """Train by the arguments of the command line; a run that was stopped goes on. Returns what ran."""
+    check_run_folder(args.out, "vae")
+    with use_world(args.machine.device) as world:
+        training = VAETraining(args, world)
+        with RunFolder(
+            args.out, "vae", training.fingerprint(), allow_changed=args.allow_changed, world=world
+        ) as folder:
+            trainer = Trainer(training, training.recipe(), folder, world)
+            trainer.run()
+    return trainer
 
 
 def initialise(vae: WanVAE) -> None:

@@ -160,17 +160,20 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     """A loader's worker that outlives a killed run would."""
     folder = opened(tmp_path).__enter__()
-    reading, writing = os.pipe()
+    assert folder._lock is not None
+    (ready, says_ready), (leave, says_leave) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(writing)
-        os.read(reading, 1)
+        os.write(says_ready, b"x")
+        os.read(leave, 1)
         os._exit(0)
-    folder.__exit__(None, None, None)
+    os.read(ready, 1)
+    os.close(folder._lock._file)  # as the end of the process would
     filled(tmp_path, 1)
-    os.close(reading)
-    os.close(writing)
+    os.write(says_leave, b"x")
     os.waitpid(child, 0)
+    for end in (ready, says_ready, leave, says_leave):
+        os.close(end)
 
 
 def test_what_killed_saves_left_is_removed(tmp_path: Path) -> None:

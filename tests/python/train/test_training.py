@@ -13,12 +13,15 @@ from torch import nn
 from helpers.built_once import BuiltOnce
 from helpers.training import changed, fill, tiny_config, vae_args
 from lightwam.cli import train
-from lightwam.errors import CheckpointError
+from lightwam.errors import CheckpointError, DataError, RunFolderError
 from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.train import vae_losses
+from lightwam.train.distributed import World
 from lightwam.train.options import BlindTrainArgs, Inputs
-from lightwam.train.run import load_resume_point
-from lightwam.train.vae import VAETrainer
+from lightwam.train.run_folder import saves_of
+from lightwam.train.state import TrainingState
+from lightwam.train.vae import VAENetworks, VAETraining, train_vae
+from lightwam.train.vae_data import _check_located
 
 
 @pytest.fixture(scope="session")
@@ -36,21 +39,45 @@ def test_vae_checkpoint_holds_measured_latents(folders: Path) -> None:
     assert (folders / "vae/losses.png").stat().st_size > 0
 
 
+def state_of(out: Path) -> TrainingState:
+    """The newest save."""
+    return TrainingState.read(saves_of(out)[-1].folder / "state.pt")
+
+
 def test_the_vae_resumes_exactly_and_stops_where_it_is_told(folders: Path, tmp_path: Path) -> None:
     for stop_after in (1, None):  # save_every is 3: the first run saves where it stops
         assert train.main(vae_args(folders, tmp_path, stop_after=stop_after)) == 0
-        state = load_resume_point(tmp_path / "resume.pt")
-        assert state is not None and state["step"] == (stop_after or 3)
-    whole = load_resume_point(folders / "vae/resume.pt")
-    assert whole is not None and all(torch.equal(whole["networks"][n], v) for n, v in state["networks"].items())
+        state = state_of(tmp_path)
+        assert state.step == (stop_after or 3)
+    whole = state_of(folders / "vae")
+    assert all(torch.equal(whole.weights[n], v) for n, v in state.weights.items())
+    assert set(state.weights) > {"localiser.body.0.weight"}
+    with pytest.raises(RunFolderError, match=r"recipe.schedule.batch is 3 instead of 2.*--allow-changed"):
+        train.main(vae_args(folders, tmp_path, batch=3))
 
 
-def test_curves_of_clips_alone_hold_no_loss(folders: Path, tmp_path: Path) -> None:
-    """Losses of clips are not reported: where every step is on clips, a point holds the time alone."""
-    trainer = VAETrainer(vae_args(folders, tmp_path, clip_every=1, steps=1, log_every=1))
-    trainer.run()
+def test_curves_of_clips_alone_hold_their_loss_only(folders: Path, tmp_path: Path) -> None:
+    trainer = train_vae(vae_args(folders, tmp_path, clip_every=1, steps=1, log_every=1))
+    assert trainer.curves is not None
     curves = {name for name in trainer.curves.history if not name.startswith("held_out/")}
-    assert curves == {"seconds_a_step"} and len(trainer.curves.history["seconds_a_step"]) == 1
+    assert curves == {"loss", "grad_norm", "lr", "seconds_a_step", "samples_per_second"}
+
+
+def test_frames_come_from_disk_as_they_are(folders: Path) -> None:
+    """Rows of any shape, across episodes, in any order and twice; nothing of them stays in memory."""
+    training = VAETraining(vae_args(folders, folders / "none"), World())
+    source = training.source
+    frames = np.concatenate([cache.load(episode) for cache, episode in source._places])
+    rows = np.random.default_rng(0).integers(len(frames), size=(5, 4))
+    np.testing.assert_array_equal(source._frames(rows), frames[rows])
+    assert sum(value.nbytes for value in vars(source).values() if isinstance(value, np.ndarray)) < frames.nbytes / 8
+    assert source.mean_image.shape == (3, 32, 64) and len(source.identities) == 1
+
+
+def test_data_sets_that_locate_different_objects(folders: Path, tmp_path: Path) -> None:
+    located = [np.zeros((3, 4), np.float32), np.zeros((2, 0), np.float32)]
+    with pytest.raises(DataError, match="a notes 2, b notes 0"):
+        _check_located([Path("a"), Path("b")], located)
 
 
 def test_damaged_checkpoints(folders: Path, tmp_path: Path) -> None:
@@ -60,9 +87,6 @@ def test_damaged_checkpoints(folders: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"\x00" * 50)
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(folder)
-    (tmp_path / "resume.pt").write_bytes(b"\x00" * 50)
-    with pytest.raises(CheckpointError, match="damaged"):
-        load_resume_point(tmp_path / "resume.pt")
 
 
 def test_blind_baseline_drives(folders: Path, tmp_path: Path) -> None:
@@ -82,10 +106,13 @@ def on_no_device(module: nn.Module) -> nn.Module:
 
 
 def test_a_step_of_the_vae_computes_where_it_is(folders: Path, tmp_path: Path) -> None:
-    trainer = VAETrainer(vae_args(folders, tmp_path))
-    source, networks = trainer.source, on_no_device(trainer.networks)
+    training = VAETraining(vae_args(folders, tmp_path), World())
+    source, networks = training.source, on_no_device(training.networks)
+    assert isinstance(networks, VAENetworks)
     source.device, mean_image = torch.device("meta"), source.mean_image.to("meta")
     for video, located in (source.images(np.arange(2)), source.clips(np.arange(1))):
-        losses = vae_losses.vae_losses(*networks, video, located, mean_image, trainer.args.losses, None)  # type: ignore[misc]
+        losses = vae_losses.vae_losses(
+            networks.vae, networks.localiser, video, located, mean_image, training.args.losses, None
+        )
         assert {loss.device.type for loss in losses.values()} == {"meta"} and "localisation" in losses
         losses["loss"].backward()  # type: ignore[no-untyped-call]
