@@ -18,7 +18,7 @@ import numpy as np
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import FLIPS, LightWAMConfig, RobotConfig, TextConfig
-from lightwam.data.check_frames import Reference, check_frames
+from lightwam.data.check_frames import Reference, check_frames, is_there
 from lightwam.data.check_motion import check_gripper, check_motion
 from lightwam.data.check_rows import check_columns, check_episodes, check_statistics
 from lightwam.data.dataset import Dataset
@@ -134,7 +134,7 @@ def _listing(dataset: Dataset) -> Iterator[Finding]:
         doubled = sorted({number for number in numbers if numbers.count(number) > 1})
         yield Finding("error", "listing", root, f"episodes {doubled[:5]} are listed twice", "number them anew")
     missing = sorted(set(range(min(numbers), max(numbers))) - set(numbers)) if numbers else []
-    if missing and dataset.about:
+    if missing and whole is not None:
         what = f"episodes {missing[:5]} are missing between {min(numbers)} and {max(numbers)}"
         yield Finding("warning", "missing", root, what, "copy the data set again, if they were not left out on purpose")
 
@@ -148,7 +148,7 @@ def _files(dataset: Dataset, robot: RobotConfig | None) -> Iterator[Finding]:
         for camera in (name for name in wanted if name in episode.videos):
             path = episode.videos[camera].path
             if path not in known:
-                known[path] = path.is_file() and path.stat().st_size > 0
+                known[path] = is_there(path)
             if not known[path]:
                 lost.setdefault(path, (camera, episode.index))
     for path, (camera, index) in lost.items():

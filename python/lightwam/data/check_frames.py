@@ -59,6 +59,11 @@ class _Seen:
     first: list[Floats] = field(default_factory=list)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file is there and holds something; `check_datasets` tells of those that are not."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def check_frames(
     dataset: Dataset, config: LightWAMConfig | None, reference: Reference | None = None, show: bool = False
 ) -> list[Finding]:
@@ -84,7 +89,8 @@ def check_frames(
 
 def _camera(dataset: Dataset, name: str, seen: _Seen) -> Iterator[list[Finding]]:
     """The faults of each episode's frames, in the order of the files."""
-    waiting = sorted(dataset.episodes, key=lambda e: (str(e.videos[name].path), e.videos[name].first))
+    there = [episode for episode in dataset.episodes if is_there(episode.videos[name].path)]
+    waiting = sorted(there, key=lambda e: (str(e.videos[name].path), e.videos[name].first))
     while waiting:
         stream = read_frames([episode.videos[name] for episode in waiting])
         for position, episode in enumerate(waiting):

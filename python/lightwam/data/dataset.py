@@ -96,6 +96,11 @@ class Columns(Mapping[str, npt.NDArray[np.float32]]):
         return Columns(self._names, self._load, rows if self._rows is None else self._rows[rows])
 
 
+def without_totals(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a set says of itself, of a part of it: without the numbers of episodes and rows."""
+    return {name: value for name, value in about.items() if not name.startswith("total_")}
+
+
 def no_columns() -> Columns:
     """Of formats without further columns."""
     return Columns((), lambda name: np.zeros(0))
@@ -181,6 +186,7 @@ class Dataset:
             action=self.action[rows],
             columns=self.columns.take(rows),
             episodes=tuple(episodes),
+            about=self.about if len(chosen) == len(self.episodes) else without_totals(self.about),
         )
 
     def renamed(self, names: Mapping[str, str]) -> Dataset:

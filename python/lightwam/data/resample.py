@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import RobotConfig
 from lightwam.config.robot import Dimension
-from lightwam.data.dataset import Dataset, Episode, FrameSpan
+from lightwam.data.dataset import Dataset, Episode, FrameSpan, without_totals
 from lightwam.errors import ConfigError, DataError
 
 Resampling = Literal["refuse", "stride", "interpolate"]
@@ -88,6 +88,7 @@ class _Resampler:
             action=np.concatenate(actions)[:, None],
             columns=self.dataset.columns.take(rows),
             episodes=tuple(episodes),
+            about=without_totals(self.dataset.about),
         )
 
     def _actions(self, action_nA: Floats, places: npt.NDArray[np.floating]) -> Floats:

@@ -21,7 +21,8 @@ from helpers.golden_data import HDF5, LEROBOT, libero, robotwin
 from lightwam import cli
 from lightwam.data.check import check_datasets, check_folders, refuse
 from lightwam.data.check_frames import Reference
-from lightwam.data.sources import open_datasets
+from lightwam.data.resample import resampled
+from lightwam.data.sources import first_episodes, open_dataset, open_datasets
 from lightwam.data.windows import measure_statistics
 from lightwam.errors import DataError
 
@@ -341,6 +342,18 @@ def test_training_runs_the_cheap_part_and_refuses(copy: Path, tmp_path: Path, ca
     video_path(copy, 0).unlink()
     with pytest.raises(DataError, match=r"front'.*is missing: copy the data set again \(1 more: `lightwam data check`"):
         refuse(check_datasets(open_datasets([copy], config), config))
+
+
+def test_parts_of_a_set_miss_nothing(good: Path, tmp_path: Path) -> None:
+    config = arm_config(tmp_path, control_hz=10.0)
+    data = open_dataset(good, config.robot)
+    for part in (data.take([0, 3]), resampled(data, config.robot, "stride"), first_episodes(data, 2)):
+        assert [f.kind for f in check_datasets([part])] == []
+
+
+def test_a_missing_video_is_told_once(copy: Path, tmp_path: Path) -> None:
+    video_path(copy, 1).unlink()
+    assert len(check_folders([copy], arm_config(tmp_path))) == 1
 
 
 def test_the_verb(good: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
