@@ -93,7 +93,7 @@ def random_state(device: torch.device | None = None) -> RandomState:
     assert kind == "MT19937"
     state: RandomState = {
         "torch": torch.get_rng_state(),
-        "numpy": [torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss],  # type: ignore[union-attr]
+        "numpy": [torch.from_numpy(keys.astype(np.int64)), place, has_gauss, gauss],
         "python": random.getstate(),
     }
     if device is not None and device.type == "cuda":
