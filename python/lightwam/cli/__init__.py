@@ -57,7 +57,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 """Verb -> the extras of pyproject.toml that it requires; the others run with the base installation."""
 
-PRINTING = ("bench", "data check", "inspect")
+PRINTING = ("bench", "data check", "inspect", "train plan")
 """The verbs whose work is what they print, unless they have an --out."""
 
 EXIT_STATUSES = (

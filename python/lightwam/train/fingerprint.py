@@ -48,10 +48,9 @@ def make_fingerprint(
     found: Fingerprint = {"seed": seed, "code": code_identity(), "vae": vae, "text": text}
     found.update({f"data.{number}": identity for number, identity in enumerate(data)})
     if recipe is not None:
-        left = {f"recipe.{name}" for name in leave_out}
-        flat = _flat("recipe", dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else recipe)  # type: ignore[arg-type]
-        inside = lambda name: any(name == out or name.startswith(f"{out}.") for out in left)  # noqa: E731
-        found.update({name: value for name, value in flat.items() if not inside(name)})
+        options = dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else recipe  # type: ignore[arg-type]
+        left = [f"recipe.{name}" for name in leave_out]
+        found.update({name: value for name, value in _flat("recipe", options).items() if not covers(left, name)})
     if config is not None:
         found.update(_flat("config", config.to_dict()))
     return found

@@ -74,9 +74,9 @@ class SharedModel:
                     dist.broadcast(tensor.data, 0)
                 self._call = self._fsdp = self._shard(compute_dtype, blocks)
 
-    def _shard(self, compute_dtype: torch.dtype | None, blocks: Iterable[nn.Module] | None) -> nn.Module:
+    def _shard(self, compute_dtype: torch.dtype | None, blocks: Iterable[nn.Module] | None) -> Any:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # a second, which one process saves
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # here: it takes a second
 
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
         policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)

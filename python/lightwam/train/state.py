@@ -89,7 +89,7 @@ def _tensors(node: Any) -> Iterator[Tensor]:
 
 def random_state(device: torch.device | None = None) -> RandomState:
     """The states of this process's global generators; that of a GPU where `device` is one."""
-    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
+    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     assert kind == "MT19937"
     state: RandomState = {
         "torch": torch.get_rng_state(),
