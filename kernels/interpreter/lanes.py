@@ -116,8 +116,8 @@ def patch_language(scope: Any) -> None:
     def reduce(tensor: Any, axis: Any, combine_fn: Any, keep_dims: Any = False, **_: Any) -> Any:
         if combine_fn not in _REDUCTIONS or isinstance(tensor, tuple):
             raise LaunchError(f"kernel {RUNNING.kernel}: only sums, maxima and minima of one tensor are interpreted")
-        plain = [getattr(value, "value", value) for value in (axis, keep_dims)]
-        return _reduced(tensor, *plain, _REDUCTIONS[combine_fn])
+        axis, keep_dims = (getattr(value, "value", value) for value in (axis, keep_dims))
+        return _reduced(tensor, axis, keep_dims, _REDUCTIONS[combine_fn])
 
     def scan(*args: Any, **kwargs: Any) -> Any:
         raise LaunchError(f"kernel {RUNNING.kernel}: scans are not interpreted; use sums")
