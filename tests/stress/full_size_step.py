@@ -16,6 +16,7 @@ import json
 import logging
 import resource
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -96,10 +97,8 @@ def write_caches(root: Path, config: LightWAMConfig, samples: int) -> tuple[Path
 
 
 def arguments(work: Path, threads: int) -> PolicyTrainArgs:
-    config = LightWAMConfig.libero()
-    latents, texts = write_caches(work, config, 40)
     inputs = PolicyInputs(
-        data=(write_rows(work / "data", 2, 20),), latents=(latents,), texts=texts, random_backbone=True, check=False
+        data=(work / "data",), latents=(work / "latents",), texts=work / "texts", random_backbone=True, check=False
     )
     given = {"recipe": "libero_goal"}
     groups = PolicyTrainArgs.defaults(given)
@@ -123,41 +122,47 @@ def plain_loss(args: PolicyTrainArgs) -> float:
     return float(losses["loss"])
 
 
-def told(what: str, began: float) -> float:
+def told(what: str, began: float) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    now = time.perf_counter()
-    print(
-        f"{what}: {now - began:.0f} s, peak memory so far {peak:.1f} GiB, CPU {time.process_time():.0f} s", flush=True
-    )
-    return now
+    seconds = time.perf_counter() - began
+    print(f"{what}: {seconds:.0f} s, {time.process_time():.0f} CPU s, peak memory {peak:.1f} GiB", flush=True)
+
+
+def leg(name: str, work: Path, threads: int) -> None:
+    """One part, in a process of its own: a resume must not lean on what the first run left in memory."""
+    began, args = time.perf_counter(), arguments(work, threads)
+    if name == "first":
+        train_policy(dataclasses.replace(args, saving=dataclasses.replace(args.saving, stop_after=1)))
+    elif name == "resume":
+        train_policy(args)
+        (save,) = saves_of(args.out)
+        (work / "losses.json").write_text(json.dumps(TrainingState.read(save.folder / "state.pt").history["loss"]))
+    else:
+        (work / "plain.json").write_text(json.dumps(plain_loss(args)))
+    told(name, began)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="a folder to make, of 30 GB")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-plain", action="store_true", help="leave the plain computation out")
+    parser.add_argument("--leg", choices=("first", "resume", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
+    if options.leg:
+        leg(options.leg, options.work, options.threads)
+        return 0
     options.work.mkdir(parents=True)
-    began = time.perf_counter()
-    args = arguments(options.work, options.threads)
     try:
-        first = dataclasses.replace(args, saving=dataclasses.replace(args.saving, stop_after=1))
-        train_policy(first)
-        began = told("first update and its save", began)
-        train_policy(args)
-        began = told("resume, second update and its save", began)
-        (save,) = saves_of(args.out)
-        losses = TrainingState.read(save.folder / "state.pt").history["loss"]
-        print("losses", losses)
-        if options.no_plain:
-            return 0
-        plain = plain_loss(args)
-        told("plain computation", began)
+        write_rows(options.work / "data", 2, 20)
+        write_caches(options.work, LightWAMConfig.libero(), 40)
+        for name in ("first", "resume", "plain"):
+            words = ["--work", str(options.work), "--threads", str(options.threads), "--leg", name]
+            subprocess.run([sys.executable, __file__, *words], check=True)
+        losses, plain = (json.loads((options.work / f"{name}.json").read_text()) for name in ("losses", "plain"))
         ours = losses[0][1]
-        print(f"first loss {ours:.7f}, plain {plain:.7f}, relative difference {abs(ours / plain - 1):.2e}")
+        print(f"losses {losses}; first {ours:.7f}, plain {plain:.7f}, relative difference {abs(ours / plain - 1):.2e}")
         return 0 if abs(ours / plain - 1) < 2**-8 else 1
     finally:
         shutil.rmtree(options.work, ignore_errors=True)
