@@ -301,7 +301,7 @@ class RunFolder:
             )
 
     def _not_saved(self, step: int, error: Exception) -> str:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0]
+        reason = (isinstance(error, OSError) and error.strerror) or "the disk is full, or fails"
         newest = self.newest()
         kept = f"the save of step {newest.step} stays" if newest else "there is no save yet"
         return f"step {step} could not be saved in {self.out} ({reason}): free some room and repeat the command; {kept}"

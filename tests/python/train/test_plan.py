@@ -80,15 +80,15 @@ def memory_taken(recipe: Recipe) -> tuple[int, int]:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
 def test_the_prediction_is_near_what_a_step_takes(precision: str) -> None:
-    """Weights, masters, moments and averages within 1 %; what autograd keeps within a quarter (a CPU's attention keeps
-    as a fused kernel does)."""
+    """Weights, masters, moments and averages within 1 %; what autograd keeps within 5 %, or 30 % too much with autocast
+    (a CPU's attention keeps what a fused kernel does)."""
     recipe = recipe_of(precision)
     predicted = MemoryPlan(recipe, 1).predict("ddp", BATCH, checkpointing=False)
     persistent, activations = memory_taken(recipe)
     parts = predicted.weights + predicted.masters + predicted.optimizer + predicted.average
     assert parts == pytest.approx(persistent, rel=0.01)
-    print(f"{precision}: activations predicted {predicted.activations}, kept {activations}")
-    assert predicted.activations == pytest.approx(activations, rel=0.25)
+    allowed = 0.3 if precision == "autocast" else 0.05
+    assert predicted.activations == pytest.approx(activations, rel=allowed)
     assert predicted.gradients == 4 * sum(p.numel() for p in LightWAM(wider()).parameters() if p.requires_grad)
 
 
