@@ -82,7 +82,7 @@ def _base(arguments: Any, prog: str, words: Sequence[str]) -> Any:
     return SimpleNamespace(**{**known, **arguments.defaults(vars(given))})
 
 
-def _parser(arguments: type, prog: str, base: Any) -> _Parser:
+def _parser(arguments: type, prog: str, base: Any = dataclasses.MISSING) -> _Parser:
     about = _about(arguments)
     parser = _Parser(prog=prog, description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for title, about, options in _groups(arguments, base):
