@@ -92,6 +92,13 @@ def options() -> set[str]:
 
 
 @cache
+def torchrun_options() -> set[str]:
+    run = pytest.importorskip("torch.distributed.run")
+    actions: list[argparse.Action] = run.get_args_parser()._actions
+    return {option for action in actions for option in action.option_strings}
+
+
+@cache
 def extras() -> dict[str, list[str]]:
     found: dict[str, Any] = pytest.importorskip("tomllib").loads((REPOSITORY / "pyproject.toml").read_text())
     extras_found: dict[str, list[str]] = found["project"]["optional-dependencies"]
@@ -119,7 +126,7 @@ def names() -> set[str]:
 def faults(text: str) -> Iterator[str]:
     """What a message names that does not exist."""
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w{-])", text):
-        if option not in options():
+        if option not in (torchrun_options() if text.startswith("torchrun") else options()):
             yield f"no verb has {option}"
     for words in re.findall(r"[`'\"]lightwam ([a-z]+(?: [a-z]+)?)", text) + re.findall(
         r"\b(?:run|use|then use|by|with|again with) lightwam ([a-z]+)", text
