@@ -51,7 +51,7 @@ def _print_recipe(plan: MemoryPlan, args: PlanArgs, batch: int) -> None:
     for sharding in ("ddp", "fsdp") if args.gpus > 1 else ("ddp",):
         for checkpointing in (False, True):
             name = f"{sharding if args.gpus > 1 else 'one GPU'}{', checkpointing' if checkpointing else ''}"
-            columns.append((name, plan.predict(sharding, batch, checkpointing)))  # type: ignore[arg-type]
+            columns.append((name, plan.predict(sharding, batch, checkpointing)))
     rows = [(part, *(_gb(getattr(memory, part)) for _, memory in columns)) for part in _PARTS]
     rows.append(("all", *(_gb(memory.total) for _, memory in columns)))
     recipe = plan.recipe

@@ -66,7 +66,8 @@ def check_folders(
 
     `reference`: frames of the live robot. `show`: a progress bar.
     """
-    findings, opened = [], []
+    findings: list[Finding] = []
+    opened: list[Dataset] = []
     for folder in folders:
         errors: list[DataError] = []
         dataset = _opened(folder, config, errors, findings)

@@ -248,7 +248,7 @@ class LatentStore:
     def latents(self, sample: int, epoch: int = 0) -> Tensor:
         """[C, T, h, w] float16 of a sample; [C, 1, h, w] where it has no future. Raises `DataError`: it is missing."""
         file, place = self._place(sample, epoch)
-        first = file.get_slice("first")[place].unsqueeze(1)
+        first: Tensor = file.get_slice("first")[place].unsqueeze(1)
         if place % self.options.future_stride:
             return first
         future = file.get_slice("future")[place // self.options.future_stride]
@@ -298,7 +298,7 @@ class LatentStore:
             from safetensors import SafetensorError, safe_open
 
             try:
-                file = safe_open(path, framework="pt")
+                file: Any = safe_open(path, framework="pt")
                 shapes = [tuple(file.get_slice(name).get_shape()) for name in ("first", "future")]
             except FileNotFoundError as error:
                 raise DataError(self._missing(path)) from error
@@ -320,7 +320,7 @@ class LatentStore:
 
     def _missing(self, path: Path) -> str:
         why = self.explain()
-        return f"latent cache {path} is missing{f' ({why})' if why else ''}: run lightwam data precompute first"
+        return f"latent cache {path} is missing{f' ({why})' if why else ''}: run 'lightwam data precompute' first"
 
     def samples_of(self, position: int) -> Rows:
         """Rows at which the samples of an episode (its place in the data set) start."""

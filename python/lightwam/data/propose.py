@@ -124,7 +124,8 @@ def _cameras(made: Proposal, data: Dataset, preset: LightWAMConfig) -> list[dict
     count = len(names)
     if count == 3:
         places = [(0, 0, side, 2 * side), (side, 0, side, side), (side, side, side, side)]
-        places = [tuple(n // 2 for n in place) if side % 32 == 0 else place for place in places]
+        if side % 32 == 0:
+            places = [(top // 2, left // 2, height // 2, width // 2) for top, left, height, width in places]
     else:
         columns = 2 if count == 4 else count
         places = [(i // columns * side, i % columns * side, side, side) for i in range(count)]

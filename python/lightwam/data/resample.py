@@ -133,4 +133,5 @@ def _between(
     low, high = values_nD[before].astype(np.float64), values_nD[after].astype(np.float64)
     turn_D = np.array([_HALF_TURN.get(dimension.unit, np.inf) for dimension in dimensions])
     held = held_D | (np.abs(high - low) >= turn_D)
-    return np.where(held, low, low + part * (high - low)).astype(np.float32)
+    placed: Floats = np.where(held, low, low + part * (high - low)).astype(np.float32)
+    return placed

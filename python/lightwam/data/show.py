@@ -20,6 +20,7 @@ from lightwam.data.dataset import Dataset, Episode
 from lightwam.data.frames import Images, read_frames
 from lightwam.data.images import canvas_uint8
 from lightwam.errors import DataError
+from lightwam.extras import how_to_install
 from lightwam.pictures import can_draw, draw
 
 FRAMES, NUMBERS, MOTION = "frames.png", "numbers.png", "motion.png"
@@ -43,7 +44,7 @@ def show_dataset(
         DataError: there is no such episode, a frame cannot be read, or matplotlib is missing or fails.
     """
     if not can_draw():
-        raise DataError("pictures need matplotlib, which is not installed: pip install 'lightwam[train]'")
+        raise DataError(f"pictures need matplotlib, which is not installed: {how_to_install(('train',))}")
     if frames < 1:
         raise DataError(f"frames is {frames}: show at least 1")
     numbers = {one.index: one for one in dataset.episodes}

@@ -50,8 +50,9 @@ def open_dataset(root: Path, robot: RobotConfig | None = None, report: Report = 
 
 def _open(root: Path, robot: RobotConfig | None, report: Report) -> Dataset:
     if (root / "meta" / "info.json").exists():
-        keys = () if robot is None else (robot.state_columns, robot.action_columns)
-        return open_lerobot(root, *keys, report=report)
+        if robot is None:
+            return open_lerobot(root, report=report)
+        return open_lerobot(root, robot.state_columns, robot.action_columns, report)
     if episode_files(root, REAL_ROBOT_FILES):
         return open_real_robot(root)
     if episode_files(root / "data", ROBOTWIN_FILES) or episode_files(root, ROBOTWIN_FILES):

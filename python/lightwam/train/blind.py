@@ -65,7 +65,7 @@ class BlindNetwork(nn.Module):
 
 
 class Blind:
-    """The network and its data; see `lightwam.train.trainer.Subject`. It has no held-out set and no checkpoint folder.
+    """The network and its data; see `lightwam.train.trainer.Learner`.
 
     Args:
         networks: what trains.

@@ -177,7 +177,7 @@ def _read_variables(found: Mapping[str, str]) -> World:
 def _no_start(error: Exception, address: str, world: World, timeout_s: float) -> str:
     reason = str(error).strip().split("\n")[0]
     if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
-        return f"{address} is taken, by another or an earlier run: give torchrun another --master-port"
+        return f"{address} is taken, by another or an earlier run: give torchrun another port (MASTER_PORT)"
     return (
         f"rank {world.rank} of {world.size} did not find the others at {address} within {timeout_s:g} s "
         f"({reason[:120]}): start all processes, and check address and port"

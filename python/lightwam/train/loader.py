@@ -56,7 +56,7 @@ class Order:
         """The rows of a micro-batch of one process."""
         epoch, place = divmod(number, self.batches)
         start = (place * self.world + rank) * self.batch
-        return self._epoch(epoch)[start : start + self.batch].tolist()  # type: ignore[no-any-return]
+        return self._epoch(epoch)[start : start + self.batch].tolist()
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:

@@ -20,12 +20,13 @@ from lightwam.config.serialize import dataclass_to_dict
 from lightwam.data.dataset import Dataset
 from lightwam.data.normalize import read_statistics
 from lightwam.errors import ConfigError
+from lightwam.identity import Fingerprint
 from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
 from lightwam.model.fit import load_exactly
 from lightwam.train.device import choose_attention
 from lightwam.train.distributed import World, use_world
-from lightwam.train.fingerprint import Fingerprint, dataset_identity, make_fingerprint, tensors_identity
+from lightwam.train.fingerprint import dataset_identity, make_fingerprint, tensors_identity
 from lightwam.train.loader import Loader, MicroBatch, Order
 from lightwam.train.networks import FUTURE, PolicyNetworks
 from lightwam.train.policy_data import PolicyData, PolicyInputs, PolicySamples

@@ -267,7 +267,7 @@ def recipe_from_document(document: Mapping[str, Any], path: Path) -> Recipe:
     if unknown:
         raise ConfigError(f"recipe {path} has unknown entries {unknown}: use policy, base, about, {', '.join(GROUPS)}")
     document["augmentation"] = {**dataclass_to_dict(NO_AUGMENTATION), **document.get("augmentation", {})}
-    made = {group: dataclass_from_dict(kind, document.get(group, {}), f"recipe {path.name} {group}")
+    made: dict[str, Any] = {group: dataclass_from_dict(kind, document.get(group, {}), f"recipe {path.name} {group}")
             for group, kind in GROUPS.items()}  # fmt: skip
     return Recipe(name=name, policy=config, about=str(document.get("about", "")), **made)
 

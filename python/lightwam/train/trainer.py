@@ -43,14 +43,13 @@ class Ready:
     timestep: Tensor | None = None
 
 
-class Subject(Protocol):
-    """What is trained: its networks, its data, and what comes of it."""
+class Learner(Protocol):
+    """Networks and the data that they learn from: all that an update needs."""
 
-    label: str
-    """Name beside the progress bar."""
-    networks: nn.Module
-    """forward(batch, noise, timestep) -> losses by name."""
-    order: Order
+    @property
+    def networks(self) -> nn.Module:
+        """forward(batch, noise, timestep) -> losses by name."""
+        ...
 
     def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of this process for each update `first`, ..., `last` - 1."""
@@ -59,6 +58,14 @@ class Subject(Protocol):
     def ready(self, batch: MicroBatch, generator: torch.Generator) -> Ready:
         """The micro-batch on the device, with what `generator` draws for it."""
         ...
+
+
+class Subject(Learner, Protocol):
+    """What a run trains: beside its updates, what comes of them."""
+
+    label: str
+    """Name beside the progress bar."""
+    order: Order
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Figures on held-out data; pictures of them go to the folder. Called with the averaged weights in place."""
@@ -112,7 +119,7 @@ class Update:
     figures: dict[str, float]
 
 
-def train(subject: Subject, step: TrainStep, recipe: Recipe, last: int, world: World | None = None) -> Iterator[Update]:
+def train(subject: Learner, step: TrainStep, recipe: Recipe, last: int, world: World | None = None) -> Iterator[Update]:
     """Do the updates from `step.step_count` up to `last`, one for each item.
 
     Raises `BadUpdate`, a `TrainingError` with the batches, where a loss or gradient is not finite.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ class VAETraining:
     def fingerprint(self) -> Fingerprint:
         """What the result depends on."""
         args = self.args
-        options = {"schedule": args.schedule, "optimizer": args.optimizer, "losses": args.losses}
+        options: dict[str, Any] = {"schedule": args.schedule, "optimizer": args.optimizer, "losses": args.losses}
         return make_fingerprint(
             seed=args.schedule.seed,
             recipe={

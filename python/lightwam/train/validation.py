@@ -105,7 +105,7 @@ def future_errors(
         videos = [vae.decode(one.float()) for one in (imagined, true)]
         squared.append(((videos[0] - videos[1]) / 2).square().mean(dim=(0, 1, 3, 4)).cpu())
     error_F = torch.stack(squared).mean(0).clamp_min(1e-10)
-    return (-10 * torch.log10(error_F)).tolist()  # type: ignore[no-any-return]
+    return (-10 * torch.log10(error_F)).tolist()
 
 
 def write_details(path: Path, details: dict[str, Any]) -> None:

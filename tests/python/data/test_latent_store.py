@@ -63,7 +63,7 @@ def expected(data: Dataset, config: LightWAMConfig, row: int) -> Tensor:
 def test_latents_are_those_of_each_window(data: Dataset, config: LightWAMConfig, tmp_path: Path) -> None:
     store = LatentStore(data, config, tmp_path, "vae0")
     assert len(store.missing()) == 4
-    with pytest.raises(DataError, match="is missing: run lightwam data precompute first"):
+    with pytest.raises(DataError, match="is missing: run 'lightwam data precompute' first"):
         store.latents(0)
     done: list[int] = []
     assert store.build(encode, batch=5, advance=done.append) == 4 and sum(done) == len(data.state) == len(store)
