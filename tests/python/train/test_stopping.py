@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -32,8 +31,8 @@ def test_a_signal_is_raised_again_after_the_loop(capfd: pytest.CaptureFixture[st
         while not stop.signal:
             steps += 1
             if steps == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-                os.kill(os.getpid(), signal.SIGTERM)  # an echo
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)  # an echo
     assert stopped.value.signal == signal.SIGTERM and steps == 3
     assert capfd.readouterr().err == "SIGTERM: saving after this step; once more ends at once\n"
 
@@ -41,16 +40,16 @@ def test_a_signal_is_raised_again_after_the_loop(capfd: pytest.CaptureFixture[st
 def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "_ECHO", -1.0)
     with pytest.raises(Stopped), stopped_by_signals(program=False), stop_requests() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         pytest.fail("the second signal was not raised")
 
 
 def test_an_error_in_the_loop_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ValueError, match="mine"), stop_requests():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         raise ValueError("mine")
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -60,7 +59,7 @@ def test_what_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_requests() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         assert stop.signal == 0 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
