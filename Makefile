@@ -33,7 +33,11 @@ demo: $(firstword $(wildcard $(VENV)/.test-installed) $(VENV)/.demo-installed)
 
 develop: $(VENV)/.test-installed
 
-test: test-cpp test-python test-builds
+# What uses one core runs side by side, and each one's output comes in one piece; all of it runs, also after a failure.
+# WITH=lint does the linters beside it, as CI does.
+test: $(VENV)/.test-installed
+	$(MAKE) --keep-going --jobs=2 --output-sync=target test-builds $(WITH); beside=$$?; \
+		$(MAKE) --keep-going test-cpp test-python && exit $$beside
 
 test-cpp: $(VENV)/.test-installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)

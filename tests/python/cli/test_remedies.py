@@ -163,7 +163,11 @@ def test_every_message_names_what_exists() -> None:
 
 
 def test_options_that_a_verb_s_own_file_names_are_its_own() -> None:
-    others = {"export.py": {"--format", "--calibration"}, "robot.py": {"--config"}}  # of quantize, of data check
+    others = {
+        "export.py": {"--format", "--calibration"},  # of quantize
+        "robot.py": {"--config"},  # of data check
+        "train_plan.py": parser_options("train policy") | torchrun_options(),  # in the command that it proposes
+    }
     for verb, entry in cli.VERBS.items():
         file = entry.module.rpartition(".")[2] + ".py"
         mine = parser_options(verb) if file != "train.py" else options()
