@@ -97,6 +97,7 @@ def start(out: Path, largest: int | None = None) -> Life:
     """A process of the run, once its loop has begun. `largest`: no file of it may have more bytes."""
     text = out.parent / "errors.txt"
     reading, writing = os.pipe()
+    sys.stdout.flush()  # else the child writes it, too
     process = os.fork()
     if process == 0:
         status = 99

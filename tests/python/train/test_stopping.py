@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,17 @@ from lightwam.train import stopping
 from lightwam.train.stopping import stop_requests
 
 STRESS = Path(__file__).parents[2] / "stress/training.py"
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and so would the tests that are started there."""
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    for number in stopping.SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_runs_that_are_ended_go_on_bit_for_bit() -> None:
