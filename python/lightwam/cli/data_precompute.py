@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lightwam.cli.parse import Positional
+from lightwam.config.augmentation import Augmentation
 
 if TYPE_CHECKING:
     from lightwam.config import LightWAMConfig
@@ -32,25 +33,13 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variants:
+class Variants(Augmentation):
     """Photometric augmentation: several variants of each window, of which training takes one an epoch."""
 
     variants: int = 1
     """How many; the first is plain."""
-    brightness: float = 0.2
-    """The factor of the others lies in 1 - this to 1 + this."""
-    contrast: float = 0.2
-    """Likewise."""
-    saturation: float = 0.2
-    """Likewise."""
-    hue: float = 0.02
-    """Turns of the colour circle, either way."""
-    noise: float = 0.01
-    """Standard deviation of Gaussian noise; 1 is white."""
-    shift: float = 0.03
-    """Share of a camera's side that it moves by, either way."""
-    augmentation_seed: int = 0
-    """The variants follow from it."""
+    augmentation_seed: int = 42
+    """The variants follow from it; training finds those of its own `--seed`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +174,6 @@ def _kept(args: PrecomputeArgs) -> tuple[list[LatentStore], Encode]:
 def _prepared(args: PrecomputeArgs) -> tuple[list[LatentStore], Encode]:
     import torch
 
-    from lightwam.data.augment import Augmentation
     from lightwam.data.latent_store import LatentOptions, LatentStore
     from lightwam.data.sources import open_datasets
     from lightwam.model import WanVAE
@@ -202,10 +190,7 @@ def _prepared(args: PrecomputeArgs) -> tuple[list[LatentStore], Encode]:
     load_exactly(vae, part(weights, "vae."), f"VAE checkpoint {args.vae}")
     vae.to(use_device(_device(args.work.device)))
     how, windows = args.variants, args.windows
-    augmentation = Augmentation(
-        brightness=how.brightness, contrast=how.contrast, saturation=how.saturation, hue=how.hue, noise=how.noise,
-        shift=how.shift,
-    )  # fmt: skip
+    augmentation = Augmentation(**{field.name: getattr(how, field.name) for field in fields(Augmentation)})
     options = LatentOptions(
         sample_stride=windows.sample_stride, future_stride=windows.future_stride, variants=how.variants,
         augmentation=augmentation if how.variants > 1 else None, seed=how.augmentation_seed,

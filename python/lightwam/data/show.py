@@ -127,9 +127,9 @@ def _motion(dataset: Dataset, path: Path, episode: Episode, config: LightWAMConf
             correlation, _ = follow(dataset, pair, np.inf)
             best = int(np.argmax(np.abs(correlation)))
             one.plot(np.diff(state) if pair.delta else state, color="tab:blue", linewidth=1)
-            twin = one.twinx() if pair.delta else one
-            twin.tick_params(labelsize=6)
-            twin.plot(action.sum(1) if pair.delta else action[:, -1], color="tab:orange", linewidth=1)
+            right = one.twinx() if pair.delta else one
+            right.tick_params(labelsize=6)
+            right.plot(action.sum(1) if pair.delta else action[:, -1], color="tab:orange", linewidth=1)
             told = f"{correlation[best]:+.2f} after {LAGS[best]} rows" if correlation.any() else "too few rows"
             one.set_title(f"{pair.name}{' (changes)' if pair.delta else ''}: correlation {told}", fontsize=7)
             one.tick_params(labelsize=6)
