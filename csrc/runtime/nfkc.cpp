@@ -95,11 +95,14 @@ unsigned Nfkc::combining_class(char32_t code) const {
 // Each run of marks by class; marks of one class stay in their order.
 void Nfkc::order_marks(std::u32string& text) const {
     const auto is_mark = [&](char32_t code) { return combining_class(code) != 0; };
+    std::vector<std::tuple<unsigned, std::size_t, char32_t>> marks;  // class, place in the run
     for (auto begin = text.begin(); begin != text.end();) {
         begin = std::find_if(begin, text.end(), is_mark);
         const auto end = std::find_if_not(begin, text.end(), is_mark);
-        std::stable_sort(begin, end, [&](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
-        begin = end;
+        marks.clear();
+        for (auto mark = begin; mark != end; ++mark) marks.emplace_back(combining_class(*mark), marks.size(), *mark);
+        std::ranges::sort(marks);
+        for (const auto& mark : marks) *begin++ = std::get<char32_t>(mark);
     }
 }
 

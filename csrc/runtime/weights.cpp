@@ -41,6 +41,7 @@ struct Weights::Piece {
     std::size_t begin = 0;  // byte of the tensor
     std::size_t bytes = 0;
     engine::PieceReport report;
+    std::size_t number = 0;  // of all pieces, as they are cut
 };
 
 void Weights::place(const engine::EngineFile& file) {
@@ -84,6 +85,7 @@ std::vector<Weights::Piece> Weights::cut(const engine::EngineFile& file) const {
     }
     for (std::size_t tensor = 0; tensor < tensors.size(); ++tensor)
         if (!wanted[tensor]) cut_bytes(nullptr, tensor);
+    for (std::size_t number = 0; number < pieces.size(); ++number) pieces[number].number = number;
     return pieces;
 }
 
@@ -91,8 +93,8 @@ void Weights::load(const engine::EngineFile& file, cpu::ThreadPool& pool) {
     const std::vector<engine::Tensor>& tensors = file.graph().tensors;
     place(file);
     std::vector<Piece> pieces = cut(file);
-    // In the order of the file, which the system reads ahead. Stable: the pieces of an entry stay in order.
-    std::ranges::stable_sort(pieces, {}, [&](const Piece& piece) { return tensors[piece.tensor].offset; });
+    // In the order of the file, which the system reads ahead; the pieces of an entry stay in order.
+    std::ranges::sort(pieces, {}, [&](const Piece& p) { return std::pair(tensors[p.tensor].offset, p.number); });
     std::size_t largest = 0;
     for (const Piece& piece : pieces)
         largest = std::max(largest, aligned(piece.bytes) + (is_widened(tensors[piece.tensor]) ? 2 * piece.bytes : 0));
