@@ -74,8 +74,6 @@ class Policy:
     def _order(self, samples: PolicySamples, batch: int) -> Order:
         schedule, lengths = self.recipe.schedule, samples.lengths
         shares = self.recipe.loading.shares
-        if shares and len(shares) != len(lengths):
-            raise ConfigError(f"--shares has {len(shares)} numbers for {len(lengths)} data sets: give as many")
         return Order(lengths, batch, schedule.seed, schedule.accumulation, shares, self.world.size)
 
     def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
