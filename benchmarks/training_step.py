@@ -254,7 +254,10 @@ def take_turns(config: LightWAMConfig, samples: int, rounds: int) -> dict[str, l
 def _train_step(model: LightWAM, published: bool) -> TrainStep:
     if published:
         model.training_losses = lambda *given: published_losses(model, Step(*given))  # type: ignore[method-assign, assignment]
-    return TrainStep(model, learning_rate=1e-4, weight_decay=0.01, warmup_steps=5, max_steps=10_000, max_grad_norm=1.0)
+    return TrainStep(
+        model, learning_rate=1e-4, weight_decay=0.01, warmup_steps=5, max_steps=10_000, max_grad_norm=1.0,
+        fused=not published,
+    )  # fmt: skip
 
 
 def print_turns(name: str, samples: int, rounds: int) -> None:

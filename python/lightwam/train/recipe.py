@@ -64,8 +64,8 @@ class Optimizer:
     """Clip the norm of the whole gradient. The published launch for several GPUs does not clip."""
     gradient_clip: float = 1.0
     """The largest norm."""
-    fused: bool = False
-    """PyTorch's fused AdamW."""
+    fused: bool = True
+    """PyTorch's fused AdamW, which passes over the weights once; `--no-fused`: one operation after the other."""
     ema_decay: float | None = None
     """Decay of averaged weights, which are then what the checkpoint holds. None: no average."""
 

@@ -90,7 +90,11 @@ def write_texts(folder: Path, config_file: Path) -> None:
         torch.save({"context": torch.randn(text.length, WIDTH).bfloat16(), "mask": mask}, folder / name)
 
 
-def test_from_hdf5_episodes_to_a_resumed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_hdf5_episodes_to_a_resumed_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("curves", "validation"):  # pictures take most of the time, and other tests draw them
+        monkeypatch.setattr(f"lightwam.train.{place}.draw", lambda *_, **__: None)
     torch.manual_seed(0)
     data, config_file = write_robot_set(tmp_path / "data"), tmp_path / "robot.json"
     write_policy(config_file)
@@ -117,8 +121,8 @@ def test_from_hdf5_episodes_to_a_resumed_run(tmp_path: Path, capsys: pytest.Capt
     train = (
         "train", "policy", "--recipe", "real_robot", "--config", config_file, "--data", data, "--vae", tmp_path / "vae",
         "--cache", tmp_path / "cache", "--texts", tmp_path / "texts", "--statistics", tmp_path / "stats.json",
-        "--random-backbone", "--steps", 2, "--batch", 2, "--warmup-steps", 1, "--save-every", 2, "--sampling-steps", 1, "--log-every", 1,
-        "--workers", 0, "--held-out", 0.3, "--eval-every", 2, "--out", tmp_path / "run",
+        "--random-backbone", "--steps", 2, "--batch", 2, "--warmup-steps", 1, "--save-every", 2, "--log-every", 1,
+        "--sampling-steps", 1, "--workers", 0, "--held-out", 0.3, "--eval-every", 2, "--out", tmp_path / "run",
     )  # fmt: skip
     assert run(*train, "--stop-after", 1) == 0
     assert run(*train, "--episodes", "0-2") == 2
