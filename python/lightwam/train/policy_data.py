@@ -115,6 +115,15 @@ class PolicySamples:
     def __len__(self) -> int:
         return sum(self.lengths)
 
+    def inside(self) -> Rows:
+        """Those whose frames lie inside their episode; all, where there is none."""
+        padded = [np.zeros(0, bool)]
+        for part, numbers in zip(self.parts, self.numbers, strict=True):
+            index = part.samples.index
+            padded.append(index.windows(index.rows[numbers]).image_is_pad_NF.any(1))
+        places = np.flatnonzero(~np.concatenate(padded))
+        return places if len(places) else np.arange(len(self))
+
     def __getitem__(self, wanted: tuple[int, int]) -> dict[str, Any]:
         place, epoch = wanted
         which = int(np.searchsorted(self._ends, place, "right"))

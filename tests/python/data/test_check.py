@@ -356,6 +356,7 @@ def test_parts_of_a_set_miss_nothing(good: Path, tmp_path: Path) -> None:
 def test_a_missing_video_is_told_once(copy: Path, tmp_path: Path) -> None:
     video_path(copy, 1).unlink()
     assert len(check_folders([copy], arm_config(tmp_path))) == 1
+    assert check_folders([copy], arm_config(tmp_path), selection=Selection(episodes=("0,2-3",))) == []
 
 
 def test_the_verb(good: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
