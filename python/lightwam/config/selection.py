@@ -35,7 +35,7 @@ class Selection:
         """Whether nothing is left out."""
         return all(listed == ALL for listed in self.episodes) and not self.tasks and self.max_episodes is None
 
-    def numbers(self, sets: int) -> list[Sequence[range] | None]:
+    def numbers(self, sets: int) -> Sequence[Sequence[range] | None]:
         """For each of so many data sets the numbers of its episodes; None: all. Raises `ConfigError`: other lists."""
         if len(self.episodes) not in (0, 1, sets):
             raise ConfigError(
