@@ -14,7 +14,9 @@ TEXTS = ["pick up the soup", "pick up the soup and place it in the basket", "wai
 
 
 def test_counts_say_what_the_rows_said() -> None:
-    encoder = HashedWordsEncoder(TextConfig(kind="hashed_words", length=10, width=8, buckets=64))
+    encoder = HashedWordsEncoder(
+        TextConfig(kind="hashed_words", length=10, width=8, buckets=64, prompt_template="{task}")
+    )
     (plain, mask), (merged, counts) = encoder(TEXTS), encoder(TEXTS, merged=True)
     assert mask.all() and merged.shape[1] == 10 and counts.sum(1).tolist() == [10] * 3
     for rows, kept, count in zip(plain, merged, counts, strict=True):
