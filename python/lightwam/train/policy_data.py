@@ -117,11 +117,11 @@ class PolicySamples:
 
     def inside(self) -> Rows:
         """Those whose frames lie inside their episode; all, where there is none."""
-        padded = [np.zeros(0, bool)]
+        padded = []
         for part, numbers in zip(self.parts, self.numbers, strict=True):
             index = part.samples.index
-            padded.append(index.windows(index.rows[numbers]).image_is_pad_NF.any(1))
-        places = np.flatnonzero(~np.concatenate(padded))
+            padded.append(index.windows(index.rows[numbers]).image_is_pad_NF)
+        places = np.flatnonzero(~np.concatenate(padded).any(axis=1))
         return places if len(places) else np.arange(len(self))
 
     def __getitem__(self, wanted: tuple[int, int]) -> dict[str, Any]:
