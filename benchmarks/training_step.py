@@ -120,6 +120,12 @@ def _add_gated_tokens(x_BSD: Tensor, y_BSD: Tensor, gate_BSD: Tensor, _: tuple[i
     return x_BSD + gate_BSD * y_BSD
 
 
+def _predict_of_all(self: dit.VideoDiT, tokens_BSD: Tensor, inputs: dit.DiTInputs, first_block: int) -> Tensor:
+    """`predict_later` with the whole last block."""
+    inputs = replace(inputs, tokens_BSD=tokens_BSD)
+    return self.predict(self.run_blocks(inputs, first_block=first_block).tokens_BSD, inputs)[:, :, 1:]
+
+
 Losses = Callable[[LightWAM, Step], dict[str, Tensor]]
 
 
@@ -132,6 +138,7 @@ def _without(*savings: str) -> Iterator[None]:
         "poolers": mock.patch.object(
             LearnedQueryPooler, "forward", lambda self, tokens, fold=False: pool(self, tokens)
         ),
+        "last": mock.patch.object(dit.VideoDiT, "predict_later", _predict_of_all),
         "steps": mock.patch.object(LossConfig, "supervised_steps", lambda self, horizon: horizon),
     }
     with ExitStack() as stack:
@@ -183,10 +190,11 @@ def count_savings(config: LightWAMConfig) -> Iterator[tuple[str, int, int]]:
         ("time once a frame, blocks after the last adapter dropped", _plain_losses, whole, ()),
         ("equal text rows once", _plain_losses, merged, ()),
         ("one sequence: context and its keys and values once, attention by frame", our_losses, merged,
-         ("keys", "poolers", "steps")),
-        ("cross-attention: values projected, not sums of them", our_losses, merged, ("poolers", "steps")),
-        ("poolers folded", our_losses, merged, ("steps",)),
-        ("steps without weight are not decoded: ours", our_losses, merged, ()),
+         ("keys", "poolers", "steps", "last")),
+        ("cross-attention: values projected, not sums of them", our_losses, merged, ("poolers", "steps", "last")),
+        ("poolers folded", our_losses, merged, ("steps", "last")),
+        ("steps without weight are not decoded", our_losses, merged, ("last",)),
+        ("last block: keys and values alone of the first frame: ours", our_losses, merged, ()),
     ]  # fmt: skip
     for name, losses, inputs, left_out in rows:
         with _without(*left_out):
@@ -254,7 +262,10 @@ def take_turns(config: LightWAMConfig, samples: int, rounds: int) -> dict[str, l
 def _train_step(model: LightWAM, published: bool) -> TrainStep:
     if published:
         model.training_losses = lambda *given: published_losses(model, Step(*given))  # type: ignore[method-assign, assignment]
-    return TrainStep(model, learning_rate=1e-4, weight_decay=0.01, warmup_steps=5, max_steps=10_000, max_grad_norm=1.0)
+    return TrainStep(
+        model, learning_rate=1e-4, weight_decay=0.01, warmup_steps=5, max_steps=10_000, max_grad_norm=1.0,
+        fused=not published,
+    )  # fmt: skip
 
 
 def print_turns(name: str, samples: int, rounds: int) -> None:

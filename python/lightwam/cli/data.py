@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightwam.cli.parse import Positional
+from lightwam.config.selection import Selection
 
 
-@dataclass(frozen=True)
-class CheckArgs:
+@dataclass(frozen=True, kw_only=True)
+class CheckArgs(Selection):
     """Check data sets before training on them; exit status 1 if training would be wrong."""
 
     data: Positional[tuple[Path, ...]]
@@ -47,6 +48,7 @@ def main(arguments: CheckArgs) -> int:
         arguments.data,
         None if arguments.config is None else read_config(arguments.config),
         None if arguments.statistics is None else read_statistics(arguments.statistics),
+        arguments,
         frames=not arguments.quick,
         reference=None if arguments.reference is None else Reference.read(arguments.reference),
         show=not arguments.quick,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lightwam.cli.parse import Positional
 from lightwam.config.augmentation import Augmentation
+from lightwam.config.selection import Selection
 
 if TYPE_CHECKING:
     from lightwam.config import LightWAMConfig
@@ -19,15 +20,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Windows:
+class Windows(Selection):
     """Which latents."""
 
     sample_stride: int = 1
     """Use every so many-th control step."""
     future_stride: int = 1
     """Whole windows of every so many rows only; the others get the latent of their own frame."""
-    max_episodes: int | None = None
-    """Use only the first so many episodes of each data set."""
     resample: Literal["refuse", "stride", "interpolate"] = "refuse"
     """What is done about data at another rate than the robot's: nothing, rows are left out, or any rate is made."""
 
@@ -196,7 +195,7 @@ def _prepared(args: PrecomputeArgs) -> tuple[list[LatentStore], Encode]:
         augmentation=augmentation if how.variants > 1 else None, seed=how.augmentation_seed,
     )  # fmt: skip
     fingerprint = vae_fingerprint(vae, args.work.precision)
-    datasets = open_datasets(args.data, config, windows.max_episodes, windows.resample)
+    datasets = open_datasets(args.data, config, windows, windows.resample, windows.sample_stride)
     stores = [LatentStore(dataset, config, args.cache, fingerprint, options) for dataset in datasets]
     return stores, vae_encoder(vae, args.work.precision)
 
@@ -217,10 +216,10 @@ def _device(name: str) -> str:
 def _write_texts(args: PrecomputeArgs, folder: Path) -> None:
     from lightwam.convert.instructions import write_text_cache
     from lightwam.data.samples import english
-    from lightwam.data.sources import first_episodes, open_dataset
+    from lightwam.data.sources import open_dataset, select
 
     config = _config(args)
-    opened = [first_episodes(open_dataset(path, config.robot), args.windows.max_episodes) for path in args.data]
+    opened = select([open_dataset(path, config.robot) for path in args.data], args.windows)
     tasks = dict.fromkeys(english(episode.task) for dataset in opened for episode in dataset.episodes)
     assert args.texts.text_encoder is not None and args.texts.tokenizer is not None
     written = write_text_cache(config, folder, list(tasks), args.texts.text_encoder, args.texts.tokenizer)

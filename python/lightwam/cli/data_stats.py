@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightwam.cli.parse import Positional
+from lightwam.config.selection import Selection
 
 
-@dataclass(frozen=True)
-class StatsArgs:
+@dataclass(frozen=True, kw_only=True)
+class StatsArgs(Selection):
     """Measure the statistics of data sets; no frame is decoded."""
 
     data: Positional[tuple[Path, ...]]
@@ -47,7 +48,7 @@ def main(arguments: StatsArgs) -> int:
         raise ConfigError(f"--sample-stride is {arguments.sample_stride}: use 1, or more with --definition published")
     check_output(arguments.out, "statistics", ConfigError, lambda path, _: _is_statistics(path), arguments.data)
     config = read_config(arguments.config)
-    datasets = open_datasets(arguments.data, config, resample=arguments.resample)
+    datasets = open_datasets(arguments.data, config, arguments, arguments.resample, arguments.sample_stride)
     measured: dict[str, Any]
     if published:
         measured = published_statistics(datasets, config, arguments.sample_stride)

@@ -18,6 +18,7 @@ import numpy as np
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import FLIPS, LightWAMConfig, RobotConfig, TextConfig
+from lightwam.config.selection import Selection
 from lightwam.data.check_frames import Reference, check_frames, is_there
 from lightwam.data.check_motion import check_gripper, check_motion
 from lightwam.data.check_rows import check_columns, check_episodes, check_statistics
@@ -26,7 +27,7 @@ from lightwam.data.findings import Finding as Finding
 from lightwam.data.findings import from_error
 from lightwam.data.findings import refuse as refuse
 from lightwam.data.samples import english
-from lightwam.data.sources import fitted, open_dataset
+from lightwam.data.sources import EVERYTHING, fitted, open_dataset, select
 from lightwam.data.windows import WindowIndex
 from lightwam.errors import DataError
 from lightwam.words import clean_instruction, split_words
@@ -57,6 +58,7 @@ def check_folders(
     folders: Sequence[Path],
     config: LightWAMConfig | None = None,
     statistics: Mapping[str, Any] | None = None,
+    selection: Selection = EVERYTHING,
     *,
     frames: bool = True,
     reference: Reference | None = None,
@@ -64,20 +66,23 @@ def check_folders(
 ) -> list[Finding]:
     """As `check_datasets`, of folders: faults that a reader refuses are findings, and with `frames` all are decoded.
 
-    `reference`: frames of the live robot. `show`: a progress bar.
+    `selection`: which episodes, if all data sets can be read. `reference`: frames of the live robot. `show`: a
+    progress bar.
     """
     findings: list[Finding] = []
     opened: list[Dataset] = []
     for folder in folders:
         errors: list[DataError] = []
         dataset = _opened(folder, config, errors, findings)
-        if dataset is None:
-            findings += [from_error(error, str(folder)) for error in errors]
-            continue
+        findings += [from_error(error, str(folder)) for error in errors]
+        opened += [] if dataset is None else [dataset]
+    if len(opened) == len(folders):
+        opened = select(opened, selection)
+    for dataset in opened:
+        errors = []
         if config is not None:
             fitted(dataset, config.robot, errors.append)
-        findings += [from_error(error, str(folder)) for error in errors]
-        opened.append(dataset)
+        findings += [from_error(error, str(dataset.root)) for error in errors]
     findings += check_datasets(opened, config, statistics)
     if frames:
         for dataset in opened:

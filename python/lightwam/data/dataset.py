@@ -155,19 +155,18 @@ class Dataset:
                         )
                     )
 
-    def check_rate(self, control_hz: float, sample_stride: int = 1) -> None:
-        """Raise `DataError` unless every `sample_stride`-th control step of the data set makes this rate.
+    def check_rate(self, control_hz: float) -> None:
+        """Raise `DataError` unless the control steps of the data set come at this rate.
 
         Formats that do not know their rate pass: `control_hz` is then taken to be it.
         """
         if self.fps is None:
             return
-        rate = self.fps * self.action_substeps / sample_stride
+        rate = self.fps * self.action_substeps
         if abs(rate - control_hz) > 0.01 * control_hz:
             steps = "" if self.action_substeps == 1 else f" of {self.action_substeps} control steps"
-            stride = "" if sample_stride == 1 else f", every {sample_stride}th of which is used"
             raise DataError(
-                f"data set {self.root} has {self.fps:g} rows{steps} a second{stride}: its actions come at {rate:g} Hz, "
+                f"data set {self.root} has {self.fps:g} rows{steps} a second: its actions come at {rate:g} Hz, "
                 f"the configuration's robot takes them at {control_hz:g} Hz; set control_hz in the robot's file to the "
                 "rate at which the robot will be driven, or put the data on it with --resample"
             )

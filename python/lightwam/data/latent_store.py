@@ -260,11 +260,6 @@ class LatentStore:
         found: Tensor = file.get_slice("first")[place]
         return found
 
-    def future_samples(self) -> Rows:
-        """Numbers of the samples that have their whole window."""
-        ends = zip(self._first_sample[:-1], self._first_sample[1:], strict=True)
-        return np.concatenate([np.arange(start, stop, self.options.future_stride) for start, stop in ends])
-
     def variant(self, sample: int, epoch: int) -> int:
         """Which variant of a sample an epoch uses."""
         return variant_of(self.options.seed, sample, epoch, self.options.variants)

@@ -29,7 +29,8 @@ def epoch_order(lengths: Sequence[int], seed: int, epoch: int, shares: Sequence[
     generator, total = torch.Generator().manual_seed(seed + epoch), sum(lengths)
     if shares is None or all(share is None for share in shares):
         return torch.randperm(total, generator=generator)
-    counts = _counts(total, len(lengths), shares)
+    check_shares(shares, len(lengths))
+    counts = _counts(total, [float(share or 0) for share in shares])
     parts, first = [], 0
     for length, count in zip(lengths, counts, strict=True):
         rounds = [torch.randperm(length, generator=generator) for _ in range(-(-count // length))]
@@ -40,10 +41,14 @@ def epoch_order(lengths: Sequence[int], seed: int, epoch: int, shares: Sequence[
     return chosen[torch.randperm(len(chosen), generator=generator)]
 
 
-def _counts(total: int, sets: int, shares: Sequence[float | None]) -> list[int]:
-    """Rows of each set in an epoch of `total` rows."""
+def check_shares(shares: Sequence[float | None], sets: int) -> None:
+    """Raise `ConfigError` unless each of so many data sets has a share, 0 or more, one of them above 0."""
     known = [float(share) for share in shares if share is not None]
     if len(known) != sets or min(known) < 0 or not 0 < sum(known) < float("inf"):
         raise ConfigError(f"shares are {list(shares)} for {sets} data sets: give every set one, 0 or more, not all 0")
-    ends = [round(total * sum(known[: i + 1]) / sum(known)) for i in range(sets)]
+
+
+def _counts(total: int, known: Sequence[float]) -> list[int]:
+    """Rows of each set in an epoch of `total` rows."""
+    ends = [round(total * sum(known[: i + 1]) / sum(known)) for i in range(len(known))]
     return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening data sets of any format for a policy: which episodes, which tasks, with what share of the samples."""
+"""Opening data sets of any format for a policy: which episodes, which tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from lightwam.config import LightWAMConfig, RobotConfig
+from lightwam.config.selection import Selection
 from lightwam.data.dataset import Dataset, Report, refuse
 from lightwam.data.hdf5 import episode_files
 from lightwam.data.lerobot import open_dataset as open_lerobot
@@ -20,19 +23,7 @@ from lightwam.data.robotwin import PATTERN as ROBOTWIN_FILES
 from lightwam.data.robotwin import open_robotwin
 from lightwam.errors import DataError
 
-
-@dataclass(frozen=True)
-class DataSource:
-    """A data set, and what of it is used."""
-
-    folder: Path
-    episodes: tuple[int, ...] | None = None
-    """Numbers of the episodes, as the data set counts them; None: all."""
-    tasks: tuple[str, ...] | None = None
-    """Instructions of the episodes, as the data set spells them; None: all."""
-    share: float | None = None
-    """Part of the samples relative to the other sources' shares; None: every row counts the same
-    (`lightwam.data.mixture`)."""
+EVERYTHING = Selection()
 
 
 def open_dataset(root: Path, robot: RobotConfig | None = None, report: Report = refuse) -> Dataset:
@@ -65,29 +56,23 @@ def _open(root: Path, robot: RobotConfig | None, report: Report) -> Dataset:
     )
 
 
-def open_source(source: DataSource, robot: RobotConfig, resample: Resampling = "refuse") -> Dataset:
-    """The chosen episodes of a source, its cameras under the robot's names. Raises `DataError`: it does not fit."""
-    chosen = select(open_dataset(source.folder, robot), source.episodes, source.tasks)
-    return fitted(resampled(chosen, robot, resample), robot)
-
-
 def open_datasets(
     folders: Sequence[Path],
     config: LightWAMConfig,
-    max_episodes: int | None = None,
+    selection: Selection = EVERYTHING,
     resample: Resampling = "refuse",
+    sample_stride: int = 1,
 ) -> list[Dataset]:
-    """Data sets that fit the configuration's robot, of each the first `max_episodes`. Raises `DataError`.
+    """The chosen episodes of data sets that fit the configuration's robot. Raises `DataError`, `ConfigError`.
 
-    `resample`: what is done about a data set of another rate (`lightwam.data.resample`).
+    `resample`: what is done about a data set of another rate (`lightwam.data.resample`). `sample_stride`: windows take
+    every so many-th control step, so that the data come at that many times the robot's rate.
     """
     if not folders:
         raise DataError("no data set is given: name at least one folder after --data")
-    robot, opened = config.robot, []
-    for folder in folders:
-        dataset = first_episodes(open_dataset(folder, robot), max_episodes)
-        opened.append(fitted(resampled(dataset, robot, resample), robot))
-    return opened
+    robot = replace(config.robot, control_hz=config.robot.control_hz * sample_stride)
+    chosen = select([open_dataset(folder, robot) for folder in folders], selection)
+    return [fitted(resampled(dataset, robot, resample), robot) for dataset in chosen]
 
 
 def fitted(dataset: Dataset, robot: RobotConfig, report: Report = refuse) -> Dataset:
@@ -119,28 +104,40 @@ def _check_gripper(dataset: Dataset, robot: RobotConfig, report: Report) -> None
         )
 
 
-def first_episodes(dataset: Dataset, count: int | None) -> Dataset:
-    """The data set's first `count` episodes (all of them for None)."""
-    if count is None or count >= len(dataset.episodes):
-        return dataset
-    if count < 1:
-        raise DataError(f"episode count is {count}: use at least 1")
-    return dataset.take(range(count))
+def select(datasets: Sequence[Dataset], selection: Selection) -> list[Dataset]:
+    """The chosen episodes of each data set, in its own order.
+
+    Raises:
+        DataError: a number is not in its data set, a task is in none of them, or nothing of a data set is chosen.
+        ConfigError: another number of lists than of data sets.
+    """
+    known = list(dict.fromkeys(episode.task for dataset in datasets for episode in dataset.episodes))
+    for task in selection.tasks:
+        if task not in known:
+            near = get_close_matches(task, known, 3, 0.4) or known[:10]
+            names = ", ".join(str(dataset.root) for dataset in datasets)
+            raise DataError(f"no data set ({names}) has the task {task!r}: choose another, such as {near}")
+    numbers = selection.numbers(len(datasets))
+    return [_chosen(dataset, selection, ranges) for dataset, ranges in zip(datasets, numbers, strict=True)]
 
 
-def select(dataset: Dataset, episodes: Sequence[int] | None = None, tasks: Sequence[str] | None = None) -> Dataset:
-    """The episodes of these numbers and of these tasks, in the data set's order. Raises `DataError`: there is none."""
+def _chosen(dataset: Dataset, selection: Selection, ranges: Sequence[range] | None) -> Dataset:
     have = {episode.index for episode in dataset.episodes}
-    if missing := sorted(set(episodes or ()) - have):
-        raise DataError(f"data set {dataset.root} has no episodes {missing}: it has {len(have)}, up to {max(have)}")
-    known = {episode.task for episode in dataset.episodes}
-    if unknown := sorted(set(tasks or ()) - known):
-        raise DataError(f"data set {dataset.root} has no task {unknown}: it has {sorted(known)[:10]}")
-    chosen = [
-        position
-        for position, episode in enumerate(dataset.episodes)
-        if (episodes is None or episode.index in episodes) and (tasks is None or episode.task in tasks)
-    ]
-    if not chosen:
-        raise DataError(f"no episode of data set {dataset.root} is chosen: widen the episodes or tasks")
-    return dataset if len(chosen) == len(dataset.episodes) else dataset.take(chosen)
+    missing = (number for numbers in ranges or () for number in numbers if number not in have)
+    if first := list(islice(missing, 6)):
+        named = ", ".join(map(str, first[:5])) + (", ..." if len(first) > 5 else "")
+        raise DataError(
+            f"data set {dataset.root} has no episodes {named}: it has {len(have)}, {min(have)} to {max(have)}; change "
+            "--episodes"
+        )
+    places = [
+        place
+        for place, episode in enumerate(dataset.episodes)
+        if (ranges is None or any(episode.index in numbers for numbers in ranges))
+        and (not selection.tasks or episode.task in selection.tasks)
+    ][: selection.max_episodes]
+    if not places:
+        raise DataError(
+            f"no episode of data set {dataset.root} is chosen: change --episodes or --tasks, or leave the set out"
+        )
+    return dataset if len(places) == len(dataset.episodes) else dataset.take(places)

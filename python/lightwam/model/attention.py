@@ -129,16 +129,22 @@ class _Projections(AttentionLayer):
 class SelfAttention(_Projections):
     """Attention among the video tokens, with 3-D rotary positions on queries and keys."""
 
-    def forward(self, x_BSD: Tensor, rope: RotaryTable, mask_SS: Tensor | None, spans: tuple[QuerySpan, ...]) -> Tensor:
-        """`spans` say what the mask says, query by query: attended to one by one where no mask is given."""
-        q, k = (apply_rope(x, rope, self.num_heads) for x in (self.queries(x_BSD), self.keys(x_BSD)))
-        v = self.values(x_BSD)
+    def forward(
+        self, x_BSD: Tensor, rope: RotaryTable, mask_SS: Tensor | None, spans: tuple[QuerySpan, ...], skipped: int = 0
+    ) -> Tensor:
+        """`spans` say what the mask says, query by query: attended to one by one where no mask is given.
+
+        The first `skipped` tokens are keys and values alone: the result is of the others.
+        """
+        q = apply_rope(self.queries(x_BSD[:, skipped:]), rope.from_token(skipped), self.num_heads)
+        k, v = apply_rope(self.keys(x_BSD), rope, self.num_heads), self.values(x_BSD)
         if mask_SS is not None and self.method != "kernels":
-            return self.output(q, k, v, mask_SS)
+            return self.output(q, k, v, mask_SS[skipped:])
         parts = []
         for start, stop, first, end in spans:
-            seen = (q[:, start:stop], k[:, first:end], v[:, first:end])
-            parts.append(attention(*seen, self.num_heads, method=self.method))
+            if stop > skipped:
+                seen = (q[:, max(start - skipped, 0) : stop - skipped], k[:, first:end], v[:, first:end])
+                parts.append(attention(*seen, self.num_heads, method=self.method))
         return apply_linear(self.o, self.lora_o, parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
 
 

@@ -33,6 +33,7 @@ class DiTInputs:
     time_sizes: how many tokens have the first time, how many the next one.
     self_mask_SS, self_spans: which tokens see which, said in two ways; without a mask the spans count.
     by_key: see `CrossAttention`.
+    later_only: the tokens of the first time are keys and values alone, and do not leave the block.
     """
 
     tokens_BSD: Tensor
@@ -46,6 +47,7 @@ class DiTInputs:
     self_spans: tuple[QuerySpan, ...]
     cross_mask: Tensor | None
     by_key: bool = False
+    later_only: bool = False
 
 
 @dataclass
@@ -158,7 +160,11 @@ class DiTBlock(nn.Module):
         time, sizes = (self.modulation[:, None] + inputs.t_mod_BT6D).unbind(dim=2), inputs.time_sizes
         shift1, scale1, gate1, shift2, scale2, gate2 = time
         modulated = _modulate(self.norm1(x_BSD), shift1, scale1, sizes)
-        attended = self.self_attn(modulated, inputs.rope, inputs.self_mask_SS, inputs.self_spans)
+        skipped = sizes[0] if inputs.later_only else 0
+        attended = self.self_attn(modulated, inputs.rope, inputs.self_mask_SS, inputs.self_spans, skipped)
+        if skipped:
+            x_BSD, sizes = x_BSD[:, skipped:], sizes[1:]
+            gate1, shift2, scale2, gate2 = (vector_BTD[:, 1:] for vector_BTD in (gate1, shift2, scale2, gate2))
         x_BSD = _add_gated(x_BSD, attended, gate1, sizes)
         x_BSD = x_BSD + self.cross_attn(self.norm3(x_BSD), inputs.context_BLD, inputs.cross_mask, inputs.by_key)
         fed = self.feed_forward(_modulate(self.norm2(x_BSD), shift2, scale2, sizes))
@@ -259,11 +265,7 @@ class VideoDiT(nn.Module):
         for layer, block in enumerate(self.blocks):
             if layer < first_block:
                 continue
-            compute = partial(_widened, block) if self.widening else block
-            if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(compute, tokens, inputs, use_reentrant=False)
-            else:
-                tokens = compute(tokens, inputs)
+            tokens = self._run_block(block, tokens, inputs)
             if str(layer) in self.wam_adapters:
                 adapted: Tensor = self.wam_adapters[str(layer)](tokens)
                 states[layer] = LayerState(backbone=tokens, adapted=adapted)
@@ -271,6 +273,34 @@ class VideoDiT(nn.Module):
             if layer == last_block:
                 break
         return DiTOutput(tokens, states)
+
+    def predict_later(self, tokens_BSD: Tensor, inputs: DiTInputs, first_block: int) -> Tensor:
+        """The flow of all latents but the first, [B, C, T - 1, H, W], of the tokens before block `first_block`.
+
+        From there on no block has an adapter. The last block computes nothing of the first frame but keys and values.
+        """
+        last, (frames, rows, columns) = len(self.blocks) - 1, inputs.grid
+        inputs = replace(inputs, tokens_BSD=tokens_BSD)
+        if frames == 1:
+            return self.predict(self.run_blocks(inputs, first_block=first_block).tokens_BSD, inputs)[:, :, 1:]
+        if first_block < last:
+            tokens_BSD = self.run_blocks(inputs, last - 1, first_block).tokens_BSD
+        if first_block <= last:
+            tokens_BSD = self._run_block(self.blocks[last], tokens_BSD, replace(inputs, later_only=True))
+        else:
+            tokens_BSD = tokens_BSD[:, inputs.time_sizes[0] :]
+        later = replace(
+            inputs, t_BTD=inputs.t_BTD[:, 1:], time_sizes=inputs.time_sizes[1:], grid=(frames - 1, rows, columns)
+        )
+        return self.predict(tokens_BSD, later)
+
+    def _run_block(self, block: nn.Module, tokens_BSD: Tensor, inputs: DiTInputs) -> Tensor:
+        compute = partial(_widened, block) if self.widening else block
+        if self.checkpointing and torch.is_grad_enabled():
+            computed: Tensor = checkpoint(compute, tokens_BSD, inputs, use_reentrant=False)
+        else:
+            computed = compute(tokens_BSD, inputs)
+        return computed
 
     def predict(self, tokens_BSD: Tensor, inputs: DiTInputs) -> Tensor:
         """Head and unpatchify: tokens after the last block -> [B, C, T, H, W]."""

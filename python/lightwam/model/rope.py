@@ -15,6 +15,10 @@ class RotaryTable(NamedTuple):
     cos: Tensor
     sin: Tensor
 
+    def from_token(self, first: int) -> RotaryTable:
+        """Of the tokens from `first` on."""
+        return RotaryTable(self.cos[first:], self.sin[first:])
+
 
 def rope_table(
     grid: tuple[int, int, int], head_dim: int, theta: float, device: torch.device | None = None

@@ -26,7 +26,7 @@ Tokenizer = Callable[[list[str], int], tuple[Tensor, Tensor]]
 
 
 class Context(NamedTuple):
-    """rows [B, L, E] and mask [B, L] (boolean, True where a row may be attended to)."""
+    """rows [B, L, E] and mask [B, L]: boolean, True where a row may be attended to, or counts of equal rows."""
 
     rows: Tensor
     mask: Tensor
@@ -50,17 +50,30 @@ class HashedWordsEncoder(nn.Module):
         self.embedding = nn.Parameter(torch.randn(config.buckets, config.width) * 0.5**0.5)
         self.position = nn.Parameter(torch.randn(config.length, config.width) * 0.5**0.5)
 
-    def forward(self, instructions: Sequence[str]) -> Context:
-        """Context of the instructions. Raises `InstructionError` on one without words or with more than L of them."""
-        rows = torch.stack([self._rows(instruction) for instruction in instructions])
-        return Context(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device))
+    def forward(self, instructions: Sequence[str], merged: bool = False) -> Context:
+        """Context of the instructions. Raises `InstructionError` on one without words or with more than L of them.
 
-    def _rows(self, instruction: str) -> Tensor:
+        `merged`: one zero row after each text, and counts for a mask (`lightwam.model.context.merge_equal_rows`).
+        """
+        words = [self._words(instruction) for instruction in instructions]
+        length, device = self.config.length, self.embedding.device
+        kept = min(length, 1 + max(map(len, words))) if merged else length
+        rows = torch.stack([self._rows(numbers, kept) for numbers in words])
+        if not merged:
+            return Context(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=device))
+        texts_B1 = torch.tensor([len(numbers) for numbers in words], device=device)[:, None]
+        row_K = torch.arange(kept, device=device)
+        return Context(rows, (row_K < texts_B1).long() + (row_K == texts_B1) * (length - texts_B1))
+
+    def _words(self, instruction: str) -> list[int]:
         words = word_buckets(prompt(self.config, instruction), self.config.buckets)
         if not 0 < len(words) <= self.config.length:
             raise InstructionError(f"instruction {instruction!r} has {len(words)} words: use 1..{self.config.length}")
+        return words
+
+    def _rows(self, words: list[int], length: int) -> Tensor:
         rows = self.embedding[torch.tensor(words, device=self.embedding.device)] + self.position[: len(words)]
-        return nn.functional.pad(rows, (0, 0, 0, self.config.length - len(words)))
+        return nn.functional.pad(rows, (0, 0, 0, length - len(words)))
 
 
 class UMT5Encoder(nn.Module):

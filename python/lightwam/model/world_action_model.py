@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -336,8 +336,8 @@ class LightWAM(nn.Module):
         both, video = dit.prepare_together(first, window.noisy, window.timestep, context, counts)
         shared = dit.run_blocks(both, last_block=layers[-1])
         tokens = both.tokens_BSD.shape[1] - video.tokens_BSD.shape[1]  # of the action pass
-        rest = replace(video, tokens_BSD=shared.tokens_BSD[:, tokens:])
-        flow = dit.predict(dit.run_blocks(rest, first_block=layers[-1] + 1).tokens_BSD, video)
+        flow = dit.predict_later(shared.tokens_BSD[:, tokens:], video, layers[-1] + 1)
+        flow = F.pad(flow, (0, 0, 0, 0, 1, 0))  # the first latent is not learned
         states = [shared.states[layer].of_tokens(tokens) for layer in layers]
         steps = self.config.loss.supervised_steps(self.config.horizon)
         actions = self.state_fusion_action_expert(states, steps, fold=True).actions_BHA

@@ -99,7 +99,7 @@ def train_blind(args: BlindTrainArgs) -> None:
     config = read_config(args.inputs.config)
     recipe = Recipe(name="blind", policy=config, schedule=schedule, optimizer=args.optimizer,
                     computing=Computing(precision="float32"))  # fmt: skip
-    datasets = open_datasets(args.inputs.data, config)
+    datasets = open_datasets(args.inputs.data, config, args.inputs)
     windows = [build_windows(dataset, config) for dataset in datasets]
     states, state_mean, state_std = _standardised(np.concatenate([dataset.state for dataset in datasets]))
     chunks = np.concatenate([window.action_NHA for window in windows])

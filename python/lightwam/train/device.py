@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -79,8 +78,3 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def batch_to_device(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """`to_device` of every tensor of a batch."""
-    return {name: to_device(tensor, device) for name, tensor in batch.items()}

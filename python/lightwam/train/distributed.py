@@ -116,11 +116,6 @@ class World:
             ) from error
 
 
-def batch_numbers(step: int, accumulation: int, rank: int, size: int) -> list[int]:
-    """Numbers of the batches that a rank computes in a step, in the order of all batches: they are dealt in turn."""
-    return [(step * accumulation + turn) * size + rank for turn in range(accumulation)]
-
-
 @contextlib.contextmanager
 def use_world(device: str = "cpu", timeout_s: float = 600.0) -> Iterator[World]:
     """The processes that torchrun started, connected; or this one alone where its variables are not set.

@@ -63,12 +63,14 @@ class PolicyNetworks(nn.Module):
         return {**self.policy.state_dict(), **{f"text_encoder.{name}": tensor for name, tensor in encoder.items()}}
 
     def with_context(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch with `context` [B, L, E] and `context_mask` [B, L] of its `instruction` texts."""
+        """The batch with `context` [B, K, E] and `context_mask` [B, K] of its `instruction` texts, zero rows merged."""
         if self.text_encoder is None or "context" in batch:
             return dict(batch)
         texts: Sequence[str] = batch["instruction"]
         known = list(dict.fromkeys(texts))
-        context, places = self.text_encoder(known), [known.index(text) for text in texts]
+        lora = self.config.video_dit.lora  # its dropout treats each row for itself
+        context = self.text_encoder(known, merged=lora is None or not lora.dropout)
+        places = [known.index(text) for text in texts]
         return {**batch, "context": context.rows[places], "context_mask": context.mask[places]}
 
     def locate(self, output: ExpertOutput) -> Tensor | None:

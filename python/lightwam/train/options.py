@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightwam.config.selection import Selection
 from lightwam.errors import ConfigError
 from lightwam.train import recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class Inputs(Selection):
     """What a run reads."""
 
     data: tuple[Path, ...]
@@ -33,8 +34,6 @@ class FrameInputs(Inputs):
 
     cache: Path
     """Folder of decoded frames and latents; a run adds what is missing."""
-    max_episodes: int | None = None
-    """Use only the first so many episodes of each data set."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from lightwam.errors import ConfigError
 from lightwam.identity import Fingerprint
 from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
+from lightwam.model.context import merge_equal_rows
 from lightwam.model.fit import load_exactly
 from lightwam.train.device import choose_attention
 from lightwam.train.distributed import World, use_world
@@ -74,8 +75,6 @@ class Policy:
     def _order(self, samples: PolicySamples, batch: int) -> Order:
         schedule, lengths = self.recipe.schedule, samples.lengths
         shares = self.recipe.loading.shares
-        if shares and len(shares) != len(lengths):
-            raise ConfigError(f"--shares has {len(shares)} numbers for {len(lengths)} data sets: give as many")
         return Order(lengths, batch, schedule.seed, schedule.accumulation, shares, self.world.size)
 
     def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
@@ -113,8 +112,9 @@ class Policy:
         return Ready(batch, noise, timestep)
 
     def placed(self, batch: MicroBatch) -> MicroBatch:
-        """On the device, with latents; frames are encoded where there is no cache."""
-        batch = on_device(batch, self.world.device)
+        """On the device, with latents; frames are encoded where there is no cache. Equal text rows are merged before,
+        on the CPU, so that a GPU neither copies nor compares them."""
+        batch = on_device(self._with_equal_rows_merged(batch), self.world.device)
         for one in (batch, batch.get(FUTURE, {})):
             if "video" in one:
                 assert self.vae is not None
@@ -123,6 +123,15 @@ class Policy:
             if self.recipe.computing.precision == "bfloat16" and "video_latents" in one:
                 one["video_latents"] = one["video_latents"].bfloat16()
         return batch
+
+    def _with_equal_rows_merged(self, batch: MicroBatch) -> MicroBatch:
+        """One row and a count for the equal rows after each text, unless LoRA dropout treats each for itself."""
+        lora = self.networks.config.video_dit.lora
+        if "context" not in batch or (lora is not None and lora.dropout):
+            return batch
+        context, counts = merge_equal_rows(batch["context"], batch["context_mask"])
+        merged = {**batch, "context": context, "context_mask": counts}
+        return {**merged, FUTURE: self._with_equal_rows_merged(batch[FUTURE])} if FUTURE in batch else merged
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Errors on the held-out episodes; nothing where none is held out. Details go to validation/."""

@@ -7,7 +7,7 @@ Legend: N rows, C h w latent, T latents of a window, H horizon, A action, P stat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +21,12 @@ from lightwam.data.augment import Augmentation
 from lightwam.data.check import check_datasets, refuse
 from lightwam.data.dataset import Dataset
 from lightwam.data.latent_store import LatentOptions, LatentStore
+from lightwam.data.mixture import check_shares
 from lightwam.data.normalize import read_statistics
 from lightwam.data.published_caches import PublishedLatents, PublishedTexts
-from lightwam.data.resample import Resampling, resampled
+from lightwam.data.resample import Resampling
 from lightwam.data.samples import DecodedFrames, SampleOptions, Samples
-from lightwam.data.sources import first_episodes, fitted, open_dataset, select
+from lightwam.data.sources import open_datasets
 from lightwam.data.windows import WindowIndex, measure_statistics, published_split, rows_of
 from lightwam.errors import ConfigError, DataError
 from lightwam.model.vae import WanVAE
@@ -114,6 +115,15 @@ class PolicySamples:
     def __len__(self) -> int:
         return sum(self.lengths)
 
+    def inside(self) -> Rows:
+        """Those whose frames lie inside their episode; all, where there is none."""
+        padded = []
+        for part, numbers in zip(self.parts, self.numbers, strict=True):
+            index = part.samples.index
+            padded.append(index.windows(index.rows[numbers]).image_is_pad_NF)
+        places = np.flatnonzero(~np.concatenate(padded).any(axis=1))
+        return places if len(places) else np.arange(len(self))
+
     def __getitem__(self, wanted: tuple[int, int]) -> dict[str, Any]:
         place, epoch = wanted
         which = int(np.searchsorted(self._ends, place, "right"))
@@ -172,7 +182,7 @@ class PolicyData:
         self.inputs, self.config, self.loading, self.vae = inputs, config, loading, vae
         self._augmentation = None if augmentation is None or augmentation.changes_nothing else augmentation
         self._seed = seed
-        self.datasets = open_all(inputs, config, loading)
+        self.datasets = open_datasets(inputs.data, config, loading, inputs.resample, loading.sample_stride)
         self.tasks = tuple(dict.fromkeys(e.task for dataset in self.datasets for e in dataset.episodes))
         self.statistics = self._statistics(earlier)
         if inputs.check:
@@ -251,6 +261,14 @@ def check_inputs(
     """Raise `ConfigError` for inputs that contradict each other or the configuration; reads nothing."""
     if inputs.latents and len(inputs.latents) != len(inputs.data):
         raise ConfigError(f"--latents has {len(inputs.latents)} folders for {len(inputs.data)} data sets: give as many")
+    if loading.shares:
+        check_shares(loading.shares, len(inputs.data))
+    loading.numbers(len(inputs.data))
+    if inputs.latents and not loading.is_all:
+        raise ConfigError(
+            "--latents holds the samples of whole data sets, by number: leave --episodes, --tasks and --max-episodes "
+            "out, or give --vae and --cache instead"
+        )
     if augmentation is not None and not augmentation.changes_nothing:
         if inputs.latents:
             raise ConfigError("augmentation needs frames, and --latents holds none: give --vae and --cache instead")
@@ -263,20 +281,6 @@ def check_inputs(
             f"text.kind of {config.name} is 'umt5': give --texts, the folder of its precomputed text cache, or a "
             "configuration with the small text encoder ('hashed_words', as nano has it)"
         )
-
-
-def open_all(inputs: PolicyInputs, config: LightWAMConfig, loading: Loading) -> list[Dataset]:
-    """The chosen episodes of every data set. Raises `DataError`: one does not fit the robot."""
-    if not inputs.data:
-        raise DataError("no data set is given: name at least one folder after --data")
-    robot, opened = config.robot, []
-    if loading.sample_stride > 1:
-        robot = replace(robot, control_hz=robot.control_hz * loading.sample_stride)
-    for folder in inputs.data:
-        dataset = first_episodes(open_dataset(folder, config.robot), loading.max_episodes)
-        dataset = resampled(select(dataset, tasks=loading.tasks or None), robot, inputs.resample)
-        opened.append(fitted(dataset, robot))
-    return opened
 
 
 def located_coordinates(dataset: Dataset) -> npt.NDArray[np.float32]:

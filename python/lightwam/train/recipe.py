@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from lightwam.config import LightWAMConfig, TemporalWeighting, read_config
 from lightwam.config.read import config_from_document
+from lightwam.config.selection import Selection
 from lightwam.config.serialize import dataclass_from_dict, dataclass_to_dict
 from lightwam.data.augment import Augmentation
 from lightwam.errors import ConfigError
@@ -63,8 +64,8 @@ class Optimizer:
     """Clip the norm of the whole gradient. The published launch for several GPUs does not clip."""
     gradient_clip: float = 1.0
     """The largest norm."""
-    fused: bool = False
-    """PyTorch's fused AdamW."""
+    fused: bool = True
+    """PyTorch's fused AdamW, which passes over the weights once; `--no-fused`: one operation after the other."""
     ema_decay: float | None = None
     """Decay of averaged weights, which are then what the checkpoint holds. None: no average."""
 
@@ -107,17 +108,13 @@ class Computing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
-    """How the data is used and loaded."""
+class Loading(Selection):
+    """What of the data is used, and how it is loaded."""
 
     held_out: float = 0.0
     """Share of the episodes that is kept for validation."""
     shares: tuple[float, ...] = ()
     """Part of each data set relative to the others; nothing: every row counts the same."""
-    tasks: tuple[str, ...] = ()
-    """Instructions of the episodes that are used; nothing: all."""
-    max_episodes: int | None = None
-    """Use only the first so many episodes of each data set."""
     sample_stride: int = 1
     """Use every so many-th control step of a window."""
     future_stride: int = 1
@@ -210,7 +207,7 @@ _LEAST = {
     "steps": 1, "epochs": 1, "batch": 1, "accumulation": 1, "video_batch": 0, "seed": 0, "warmup_steps": 0,
     "warmup_ratio": 0, "future_stride": 1, "sample_stride": 1, "log_every": 1, "save_every": 1, "eval_every": 0,
     "stop_after": 1, "keep_last": 1, "prefetch": 1, "variants": 1, "workers": 0, "video_samples": 0,
-    "sampling_steps": 1, "max_episodes": 1, "localisation_weight": 0, "peak_learning_rate": 0, "weight_decay": 0,
+    "sampling_steps": 1, "localisation_weight": 0, "peak_learning_rate": 0, "weight_decay": 0,
     "lambda_video": 0, "lambda_action": 0,
 }  # fmt: skip
 _SHARES = ("held_out", "state_dropout", "ema_decay")

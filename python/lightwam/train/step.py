@@ -104,7 +104,7 @@ class TrainStep:
         decay: Literal["cosine", "constant"] = "cosine",
         betas: tuple[float, float] = BETAS,
         eps: float = EPS,
-        fused: bool = False,
+        fused: bool = True,
         autocast: torch.dtype | None = None,
         ema_decay: float | None = None,
         world: World | None = None,
@@ -124,7 +124,7 @@ class TrainStep:
         self.names, self.parameters = list(trained), list(trained.values())
         self.masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
-            self.masters, lr=self.schedule.rate(0), betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None
+            self.masters, lr=self.schedule.rate(0), betas=betas, eps=eps, weight_decay=weight_decay, fused=fused
         )
         self.average = None if ema_decay is None else Average(self.masters, ema_decay)
         self.step_count = 0

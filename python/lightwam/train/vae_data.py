@@ -45,7 +45,7 @@ class FrameSource:
         starts, held_out_rows, clips, located, start = [], [], [], [], 0
         self._places: list[tuple[FrameCache, Episode]] = []
         self.identities: list[str] = []
-        for dataset in open_datasets(inputs.data, config, inputs.max_episodes):
+        for dataset in open_datasets(inputs.data, config, inputs):
             cache = FrameCache(dataset, config.cameras, inputs.cache)
             cache.build()
             self._places += [(cache, episode) for episode in dataset.episodes]

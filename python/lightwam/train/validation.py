@@ -90,12 +90,13 @@ def located_errors(
 def future_errors(
     networks: PolicyNetworks, samples: PolicySamples, ready: Ready, vae: WanVAE, count: int, sampling_steps: int
 ) -> list[float]:
-    """PSNR (dB) of each frame of imagined futures against the true ones, both decoded at the resolution trained at."""
-    policy, squared = networks.policy, list[Tensor]()
-    for number, given in enumerate(every(samples, count, 1)):
-        if number == count:
-            break
-        batch = ready(given)
+    """PSNR (dB) of each frame of imagined futures against the true ones, both decoded at the resolution trained at.
+
+    Of `count` windows, spread over those that end inside their episode: frames past its end are not learned.
+    """
+    policy, squared, inside = networks.policy, list[Tensor](), samples.inside()
+    for number, place in enumerate(inside[:: max(1, len(inside) // count)][:count].tolist()):
+        batch = ready(joined([samples[place, 0]]))
         latents, noise = batch["video_latents"], torch.Generator().manual_seed(number)
         first, true = latents[:, :, :1], policy.downsample(latents)
         start = torch.randn(true.shape, generator=noise).to(true)

@@ -19,10 +19,11 @@ from helpers import arm_set
 from helpers.arm_set import arm_config, edit_all, edit_info, edit_table, table_path, video_path
 from helpers.golden_data import HDF5, LEROBOT, libero, robotwin
 from lightwam import cli
+from lightwam.config.selection import Selection
 from lightwam.data.check import check_datasets, check_folders, refuse
 from lightwam.data.check_frames import Reference
 from lightwam.data.resample import resampled
-from lightwam.data.sources import first_episodes, open_dataset, open_datasets
+from lightwam.data.sources import open_dataset, open_datasets, select
 from lightwam.data.windows import measure_statistics
 from lightwam.errors import DataError
 
@@ -347,13 +348,15 @@ def test_training_runs_the_cheap_part_and_refuses(copy: Path, tmp_path: Path, ca
 def test_parts_of_a_set_miss_nothing(good: Path, tmp_path: Path) -> None:
     config = arm_config(tmp_path, control_hz=10.0)
     data = open_dataset(good, config.robot)
-    for part in (data.take([0, 3]), resampled(data, config.robot, "stride"), first_episodes(data, 2)):
+    (first,) = select([data], Selection(max_episodes=2))
+    for part in (data.take([0, 3]), resampled(data, config.robot, "stride"), first):
         assert [f.kind for f in check_datasets([part])] == []
 
 
 def test_a_missing_video_is_told_once(copy: Path, tmp_path: Path) -> None:
     video_path(copy, 1).unlink()
     assert len(check_folders([copy], arm_config(tmp_path))) == 1
+    assert check_folders([copy], arm_config(tmp_path), selection=Selection(episodes=("0,2-3",))) == []
 
 
 def test_the_verb(good: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

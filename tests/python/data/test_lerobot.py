@@ -14,7 +14,6 @@ from helpers.dataset_fixture import CAMERAS, LENGTHS, TASK, write_v3, write_v21
 from lightwam.config import LightWAMConfig
 from lightwam.data.caches import FrameCache
 from lightwam.data.lerobot import open_dataset, read_frames
-from lightwam.data.sources import first_episodes
 from lightwam.errors import DataError
 
 
@@ -55,14 +54,6 @@ def test_cache_resumes_and_refuses_a_damaged_file(root: Path, tmp_path: Path) ->
     np.save(cache.path(dataset.episodes[0]), np.zeros(3))
     with pytest.raises(DataError, match="delete it and build again"):
         cache.load(dataset.episodes[0])
-
-
-def test_first_episodes(root: Path) -> None:
-    dataset = open_dataset(root)
-    assert len(first_episodes(dataset, 2).state) == LENGTHS[0] + LENGTHS[1]
-    assert first_episodes(dataset, None) is dataset
-    with pytest.raises(DataError, match="at least 1"):
-        first_episodes(dataset, 0)
 
 
 def test_missing(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import pytest
 from helpers import arm_set
 from helpers.arm_set import LENGTHS, arm_config, states, table_path
 from lightwam.config import LightWAMConfig
+from lightwam.config.selection import Selection
 from lightwam.data.caches import FrameCache
 from lightwam.data.dataset import Dataset
 from lightwam.data.frames import read_frames
 from lightwam.data.resample import resampled
-from lightwam.data.sources import DataSource, open_dataset, open_datasets, open_source
+from lightwam.data.sources import open_dataset, open_datasets
 from lightwam.errors import ConfigError, DataError
 
 
@@ -43,7 +44,7 @@ def test_an_integer_stride_picks_rows_and_their_frames(arm: Path, tmp_path: Path
         assert np.array_equal(data.action[new.start : new.stop], plain.action[old.start : old.stop : 3])
         frames, all_frames = (next(read_frames([e.videos["wrist"]])) for e in (new, old))
         assert np.array_equal(frames, all_frames[::3])
-    other = open_source(DataSource(arm, episodes=(2,)), config.robot, "stride")
+    (other,) = open_datasets([arm], config, Selection(episodes=("2",)), "stride")
     assert np.array_equal(other.state, data.state[data.episodes[2].start : data.episodes[2].stop])
     caches = [FrameCache(d, config.cameras, tmp_path) for d in (data, plain)]
     assert caches[0].name(data.episodes[0]) != caches[1].name(plain.episodes[0])

@@ -5,34 +5,71 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from helpers.golden_data import LEROBOT, dataset, libero
+from lightwam.config.selection import Selection
 from lightwam.data.mixture import epoch_order
-from lightwam.data.sources import DataSource, fitted, open_dataset, open_source, select
+from lightwam.data.sources import fitted, open_dataset, open_datasets, select
 from lightwam.errors import ConfigError, DataError
 
 TINY = LEROBOT / "libero_tiny"
 
 
+def chosen(**options: Any) -> list[int]:
+    (data,) = select([open_dataset(TINY)], Selection(**options))
+    return [episode.index for episode in data.episodes]
+
+
 def test_episodes_and_tasks_are_chosen() -> None:
-    robot = libero().robot
-    source = DataSource(TINY, tasks=("pick up the red square",))
-    data = open_source(source, robot)
+    (data,) = open_datasets([TINY], libero(), Selection(tasks=("pick up the red square",)))
     assert [(e.index, e.start, e.stop) for e in data.episodes] == [(0, 0, 12), (2, 12, 29)]
     assert len(data.state) == 29 and data.cameras == ("agentview", "wrist")
-    assert [e.index for e in open_source(replace(source, episodes=(2, 1)), robot).episodes] == [2]
     whole = dataset(LEROBOT, "libero_tiny")
-    assert select(whole) is whole
-    for given, match in (({"episodes": [3]}, r"no episodes \[3\]: it has 3, up to 2"), ({"tasks": ["sing"]}, "no task"),
-                         ({"episodes": []}, "no episode .* is chosen")):  # fmt: skip
-        with pytest.raises(DataError, match=match):
-            select(whole, **given)
-    with pytest.raises(DataError, match="is chosen"):
-        select(whole, [1], ["pick up the red square"])
+    assert np.array_equal(data.state, np.delete(whole.state, np.s_[12 : 12 + whole.episodes[1].length], 0))
+    assert select([whole], Selection())[0] is whole is select([whole], Selection(episodes=("all",)))[0]
+    assert chosen(episodes=("2,0-1",)) == [0, 1, 2] and chosen(episodes=("1-2",)) == [1, 2]
+    assert chosen(episodes=("1-2",), tasks=("pick up the red square",)) == [2]
+    assert chosen(episodes=("1-2",), max_episodes=1) == [1]
+
+
+def test_several_data_sets_each_have_their_list() -> None:
+    sets = [open_dataset(TINY), open_dataset(TINY)]
+    for lists, expected in ((("0", "1-2"), [[0], [1, 2]]), (("all", "2"), [[0, 1, 2], [2]]), (("1",), [[1], [1]])):
+        found = select(sets, Selection(episodes=lists))
+        assert [[episode.index for episode in data.episodes] for data in found] == expected
+    with pytest.raises(ConfigError, match="3 lists for 2 data sets"):
+        select(sets, Selection(episodes=("0", "0", "0")))
+    other = replace(sets[1], episodes=tuple(replace(episode, task="sing") for episode in sets[1].episodes))
+    with pytest.raises(DataError, match=r"no episode of data set .* is chosen"):
+        select([sets[0], other], Selection(tasks=("sing",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"episodes": ("0-9",)}, "no episodes 3, 4, 5, 6, 7, ...: it has 3, 0 to 2"),
+        ({"episodes": ("0-999999999",)}, "no episodes 3, 4, 5, 6, 7, ..."),
+        ({"episodes": ("3",)}, "no episodes 3: it has 3"),
+        ({"tasks": ("pick up the red squares",)}, "such as .'pick up the red square'"),
+        ({"episodes": ("1",), "tasks": ("pick up the red square",)}, "no episode .* is chosen"),
+    ],
+)
+def test_what_is_not_there(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        chosen(**options)
+
+
+@pytest.mark.parametrize("listed", ["", "5-", "9-3", "-1", "1;2", "a", "1-2-3", "\u0663"])
+def test_lists_that_are_none(listed: str) -> None:
+    with pytest.raises(ConfigError, match=r"--episodes is .*write numbers and ranges"):
+        Selection(episodes=(listed,))
+    with pytest.raises(ConfigError, match="--max-episodes is 0"):
+        Selection(max_episodes=0)
 
 
 def test_cameras_take_the_robots_names() -> None:

@@ -18,7 +18,7 @@ from helpers.model_tiny import build, example_batch, tiny
 from lightwam.errors import LightWAMError, TrainingError
 from lightwam.model import LightWAM
 from lightwam.train import TrainStep
-from lightwam.train.distributed import World, batch_numbers, use_world
+from lightwam.train.distributed import World, use_world
 
 OPTIONS: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 2, "max_steps": 50,
                            "max_grad_norm": 1.0, "ema_decay": 0.9}  # fmt: skip
@@ -47,7 +47,8 @@ def train(
 
 def advance(step: TrainStep, world: World, accumulation: int) -> dict[str, float]:
     """One update."""
-    numbers = batch_numbers(step.step_count, accumulation, world.rank, world.size)
+    turns = range(step.step_count * accumulation, (step.step_count + 1) * accumulation)
+    numbers = [turn * world.size + world.rank for turn in turns]  # dealt in turn
     batches = [micro_batch(step.model, number) for number in numbers]  # type: ignore[arg-type]
     return step.step(*zip(*batches, strict=True))  # type: ignore[arg-type]
 

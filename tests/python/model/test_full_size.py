@@ -79,15 +79,15 @@ def test_arithmetic_of_the_unfolded_action_pass(model: LightWAM, method: str) ->
 
 
 def test_arithmetic_of_a_training_step() -> None:
-    """Counted on 6 of the 30 blocks, of which 5 are in both passes (of 25), and multiplied: exact, blocks are alike."""
+    """Counted on 7 of the 30 blocks and multiplied: 5 of the 25 in both passes, 1 of 4 in the video's, the last one."""
     config = LightWAMConfig.libero()
     dit = config.video_dit
     assert dit.lora is not None
     few = replace(
         dit,
-        num_layers=6,
+        num_layers=7,
         adapters=replace(dit.adapters, layers=(2, 3, 4)),
-        lora=replace(dit.lora, layers=tuple(range(6))),
+        lora=replace(dit.lora, layers=tuple(range(7))),
     )
     with torch.device("meta"):
         model = LightWAM(replace(config, video_dit=few))
@@ -95,7 +95,7 @@ def test_arithmetic_of_a_training_step() -> None:
     totals = []
     for losses, inputs in ((published_losses, step), (our_losses, step.with_equal_rows_merged())):
         forward, backward, blocks = count_flops(model, losses, inputs.to("meta"))
-        totals.append(forward + backward + 20 * blocks[1] + 4 * blocks[5])
+        totals.append(forward + backward + 20 * blocks[1] + 3 * blocks[5])
     published, ours = totals
     assert published == pytest.approx(3969.3e9, rel=1e-4)
-    assert ours <= 0.8516 * published
+    assert ours <= 0.8479 * published

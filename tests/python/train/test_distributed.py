@@ -14,7 +14,7 @@ from helpers.built_once import BuiltOnce
 from helpers.ranks import OPTIONS, World, advance, all_that_ends_badly, all_that_ends_well, free_port, run_ranks, train
 from lightwam.errors import CheckpointError, ConfigError, DeviceError, DistributedError
 from lightwam.train import TrainStep
-from lightwam.train.distributed import batch_numbers, use_world
+from lightwam.train.distributed import use_world
 from lightwam.train.sharding import SharedModel, frozen_as
 
 STEPS = 2
@@ -135,14 +135,6 @@ def test_variables_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError):
             use_world("cuda").__enter__()
-
-
-def test_batches_are_dealt_in_turn() -> None:
-    """As one process with as many more batches a step."""
-    for step in range(3):
-        dealt = [batch_numbers(step, 2, rank, 3) for rank in range(3)]
-        assert sorted(number for numbers in dealt for number in numbers) == batch_numbers(step, 6, 0, 1)
-    assert dealt[1] == [13, 16]
 
 
 def test_states_of_another_model_are_refused() -> None:

@@ -11,12 +11,14 @@ from lightwam import cli
 from lightwam.train.options import flat_options
 
 VAE = (
-    "--data a b --out o --cache c --max-episodes 3 --steps 5 --batch 6 --clip-every 7 --clip-batch 8 "
+    "--data a b --out o --cache c --episodes 0-9 all --tasks t --max-episodes 3 --steps 5 --batch 6 "
+    "--clip-every 7 --clip-batch 8 "
     "--peak-learning-rate 0.1 --warmup-steps 9 --kl-weight 0.2 --foreground-weight 0.3 --localisation-weight 0.4 "
     "--held-out 0.5 --device cuda:1 --seed 10 --threads 11 --save-every 12"
 )
 POLICY = (
     "--recipe nano --data a b --vae v --out o --cache c --init i --steps 1 --stop-after 2 --max-episodes 3 "
+    "--episodes 0-9,11 "
     "--batch 4 --latents l m --texts t --statistics s --resample stride --sharding fsdp --timeout 1.5 --epochs 2 "
     "--accumulation 3 --warmup-ratio 0.1 --decay constant --eps 1e-7 --lambda-video 0.2 --lambda-action 0.3 "
     "--prefix-steps 4 --prefix-weight 0.5 --tail-weight 0.6 --precision float32 --sample-stride 2 --variants 3 "
@@ -27,7 +29,8 @@ POLICY = (
     "cuda:1 --attention sdpa --future-stride 7 --seed 8 --threads 9 --log-every 10 --save-every 11"
 )
 BLIND = (
-    "--data a b --out o --steps 1 --batch 2 --hidden 3 --layers 4 --peak-learning-rate 0.1 --weight-decay 0.2 "
+    "--data a b --out o --episodes 4 --steps 1 --batch 2 "
+    "--hidden 3 --layers 4 --peak-learning-rate 0.1 --weight-decay 0.2 "
     "--replan-steps 5 --seed 6 --threads 7"
 )
 

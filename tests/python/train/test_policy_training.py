@@ -149,6 +149,23 @@ def test_published_caches_train_a_frozen_backbone(kind: str, precision: str, tmp
     assert "instructions.safetensors" in instructions
 
 
+def test_equal_text_rows_are_merged_on_the_cpu(tmp_path: Path) -> None:
+    args = published_setup(tmp_path / "run", LEROBOT / "latents_sharded_v1", precision="float32")
+    subject, _ = built(args)
+    (batch,), policy = next(subject.updates(0, 1)), subject.networks.policy
+    ready = subject.ready(batch, generator_of(0))
+    rows, counts = ready.batch["context"].shape[1], ready.batch["context_mask"]
+    assert rows < batch["context"].shape[1] == 128 and counts.sum(1).tolist() == [128, 128]
+    whole = {**ready.batch, "context": batch["context"], "context_mask": batch["context_mask"]}
+    merged, plain = (policy.training_losses(b, ready.noise, ready.timestep) for b in (ready.batch, whole))
+    torch.testing.assert_close(merged, plain)
+    lora = dataclasses.replace(policy.config.video_dit.lora, dropout=0.1)  # type: ignore[type-var]
+    policy.config = dataclasses.replace(
+        policy.config, video_dit=dataclasses.replace(policy.config.video_dit, lora=lora)
+    )
+    assert subject.ready(batch, generator_of(0)).batch["context_mask"].dtype == torch.bool
+
+
 def test_compact_weights_change_nothing_but_their_rounding(tmp_path: Path) -> None:
     args = published_setup(tmp_path / "run", LEROBOT / "latents_sharded_v1", precision="float32", compact=True)
     subject, _ = built(args)
@@ -232,7 +249,11 @@ def test_a_frozen_backbone_needs_weights(tmp_path: Path) -> None:
         ({"vae": None}, ConfigError, "neither --vae nor --latents"),
         ({"latents": (Path("a"), Path("b"))}, ConfigError, "--latents has 2 folders for 1 data sets"),
         ({"eval_every": 5, "held_out": 0.0}, ConfigError, "nothing is held out"),
-        ({"shares": (1.0, 2.0)}, ConfigError, "--shares has 2 numbers for 1 data sets"),
+        ({"shares": (1.0, 2.0)}, ConfigError, "shares are .* for 1 data sets"),
+        ({"episodes": ("0", "1")}, ConfigError, "--episodes has 2 lists for 1 data sets"),
+        ({"episodes": ("7",)}, DataError, "has no episodes 7"),
+        ({"tasks": ("sing",)}, DataError, "has the task 'sing'"),
+        ({"latents": (Path("a"),), "max_episodes": 1}, ConfigError, "--max-episodes out, or give --vae"),
         ({"held_out": 0.9}, DataError, "none is left to train on"),
         ({"vae": Path("nowhere")}, CheckpointError, "train it first"),
         ({"brightness": 0.1, "variants": 1}, ConfigError, "use at least 2"),

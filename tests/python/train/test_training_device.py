@@ -12,7 +12,8 @@ import torch
 from lightwam import cli
 from lightwam.errors import DeviceError
 from lightwam.model.attention import AttentionMethod
-from lightwam.train.device import batch_to_device, choose_attention, mixed_precision, use_device
+from lightwam.train.device import choose_attention, mixed_precision, use_device
+from lightwam.train.trainer import on_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -92,14 +93,12 @@ def test_without_triton_attention_is_torch_s(gpus: None, monkeypatch: pytest.Mon
 def test_batches_reach_a_gpu_from_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned, copies = [torch.ones(2), torch.zeros(3)], list[object]()
     batch = dict(zip("ab", (tensor.clone() for tensor in pinned), strict=True))
-    assert all(moved is kept for moved, kept in zip(batch_to_device(batch, CPU).values(), batch.values(), strict=True))
+    assert all(moved is kept for moved, kept in zip(on_device(batch, CPU).values(), batch.values(), strict=True))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: next(p for p in pinned if torch.equal(p, tensor)))
     monkeypatch.setattr(
         torch.Tensor, "to", lambda tensor, device, non_blocking: copies.append((device, non_blocking)) or tensor
     )
-    assert [moved is kept for moved, kept in zip(batch_to_device(batch, GPU).values(), pinned, strict=True)] == [
-        True
-    ] * 2
+    assert [moved is kept for moved, kept in zip(on_device(batch, GPU).values(), pinned, strict=True)] == [True] * 2
     assert copies == [(GPU, True)] * 2
 
 
