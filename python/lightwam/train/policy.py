@@ -33,6 +33,7 @@ from lightwam.train.policy_data import PolicyData, PolicyInputs, PolicySamples
 from lightwam.train.policy_options import RECIPE_FILE, PolicyTrainArgs, run_document
 from lightwam.train.recipe import Recipe
 from lightwam.train.report import report_parameters
+from lightwam.train.rollouts import Simulate, check_instructions, check_rollouts
 from lightwam.train.run_folder import RunFolder, check_run_folder
 from lightwam.train.sharding import frozen_as
 from lightwam.train.start import first_networks
@@ -42,8 +43,8 @@ from lightwam.train.validation import action_errors, draw_actions, future_errors
 
 log = logging.getLogger(__name__)
 
-_NOT_OF_THE_RESULT = ("about", "name", "policy", "saving", "loading.workers", "loading.prefetch", "computing.compile",
-                      "computing.checkpointing", "optimizer.fused")  # fmt: skip
+_NOT_OF_THE_RESULT = ("about", "name", "policy", "saving", "rollouts", "loading.workers", "loading.prefetch",
+                      "computing.compile", "computing.checkpointing", "optimizer.fused")  # fmt: skip
 
 
 class Policy:
@@ -166,8 +167,11 @@ class Policy:
         return rows
 
 
-def train_policy(args: PolicyTrainArgs) -> None:
-    """Train by the arguments of the command line, in one process or those that torchrun started."""
+def train_policy(args: PolicyTrainArgs, simulate: Simulate | None = None) -> None:
+    """Train by the arguments of the command line, in one process or those that torchrun started.
+
+    simulate: makes the trials of `--rollout-every`.
+    """
     recipe = args.resolved()
     check_run_folder(args.out, "policy")
     with use_world(args.machine.device, args.machine.timeout) as world:
@@ -178,12 +182,15 @@ def train_policy(args: PolicyTrainArgs) -> None:
             and recipe.saving.eval_every != 0
         ):
             raise ConfigError("--sharding fsdp cannot validate yet: give --eval-every 0, and `lightwam eval` its saves")
+        wanted = world.on_first(lambda: check_rollouts(recipe.rollouts, simulate, recipe.policy))
         subject, recipe = build_policy(recipe, args.inputs, world, args.out)
+        if recipe.policy.text.kind != "hashed_words":
+            check_instructions(wanted, subject.data.tasks)
         fingerprint = policy_fingerprint(recipe, args.inputs, subject)
         with RunFolder(
             args.out, "policy", fingerprint, allow_changed=args.allow_changed, keep=recipe.saving.keep, world=world
         ) as folder:
-            trainer = Trainer(subject, recipe, folder, world, args.machine.sharding)
+            trainer = Trainer(subject, recipe, folder, world, args.machine.sharding, simulate)
             if world.is_first:
                 folder.write_json(RECIPE_FILE, run_document(recipe, args))
                 folder.write_json("parameter_report.json", report_parameters(subject.networks, trainer.step))

@@ -40,6 +40,7 @@ from lightwam.lock import FolderLock
 from lightwam.model.fit import faults_line, find_not_finite
 from lightwam.train.distributed import World
 from lightwam.train.fingerprint import compare
+from lightwam.train.rollouts import FOLDER as ROLLOUTS
 from lightwam.train.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ class RunFolder:
         self._lock = FolderLock(self._place / LOCK_FILE, str(self.out), RunFolderError)
         try:
             check_run_folder(self.out, self.kind)  # it may have been filled since
-            for folder in (self._place, self._place / SAVES):
+            for folder in (self._place, self._place / SAVES, self._place / ROLLOUTS):
                 remove_leftovers(folder, alone=True)
             saves = saves_of(self._place)
             if saves:

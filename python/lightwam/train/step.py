@@ -217,6 +217,11 @@ class TrainStep:
         load_optimizer_state(self.optimizer, dict(zip(self.names, self.masters, strict=True)), state.optimizer)
         self.step_count = state.step
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The averaged weights, or where there are none the trained ones, by name. Where as for `state`."""
+        values = self.masters if self.average is None else self.average.values
+        return self.shared.whole_tensors(dict(zip(self.names, values, strict=True)))
+
     def full_weights(self) -> dict[str, Tensor]:
         """All weights of the model, frozen ones included, whole in the CPU's memory. Where as for `state`."""
         return self.shared.whole_tensors(self.model.state_dict())
