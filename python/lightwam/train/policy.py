@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from lightwam.identity import Fingerprint
 from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
 from lightwam.model.fit import load_exactly
-from lightwam.train.device import choose_attention
+from lightwam.train.curves import require_wandb
+from lightwam.train.device import choose_attention, require_compiler
 from lightwam.train.distributed import World, use_world
 from lightwam.train.fingerprint import dataset_identity, make_fingerprint, tensors_identity
+from lightwam.train.inherit import check_init, inherited_statistics
 from lightwam.train.loader import Loader, MicroBatch, Order
 from lightwam.train.networks import FUTURE, PolicyNetworks
 from lightwam.train.policy_data import PolicyData, PolicyInputs, PolicySamples
@@ -127,7 +129,7 @@ class Policy:
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Errors on the held-out episodes; nothing where none is held out. Details go to validation/."""
-        if not self.data.held_out or not self.world.is_first:
+        if not self.data.held_out:
             return {}
         networks, saving = self.networks, self.recipe.saving
 
@@ -144,6 +146,8 @@ class Policy:
             psnr = future_errors(networks, windows, ready, self.vae, saving.video_samples, saving.sampling_steps)
             details["future_psnr_db_by_frame"] = psnr
             figures["held_out/future_psnr_db"] = sum(psnr[1:]) / max(1, len(psnr) - 1)
+        if not self.world.is_first:
+            return figures
         write_details(folder / "validation" / f"step_{step:08d}.json", {**details, "figures": figures})
         names = [dimension.name for dimension in networks.config.robot.action]
         draw_actions(folder / "validation" / "actions.png", predicted, true, names, by_step)
@@ -174,16 +178,11 @@ def train_policy(args: PolicyTrainArgs, simulate: Simulate | None = None) -> Non
     """
     recipe = args.resolved()
     check_run_folder(args.out, "policy")
+    if recipe.saving.wandb is not None:
+        require_wandb(recipe.saving.wandb)
     with use_world(args.machine.device, args.machine.timeout) as world:
-        if (
-            world.size > 1
-            and args.machine.sharding == "fsdp"
-            and recipe.loading.held_out
-            and recipe.saving.eval_every != 0
-        ):
-            raise ConfigError("--sharding fsdp cannot validate yet: give --eval-every 0, and `lightwam eval` its saves")
         wanted = world.on_first(lambda: check_rollouts(recipe.rollouts, simulate, recipe.policy))
-        subject, recipe = build_policy(recipe, args.inputs, world, args.out)
+        subject, recipe = build_policy(recipe, args.inputs, world, args.out, args.allow_changed)
         if recipe.policy.text.kind != "hashed_words":
             check_instructions(wanted, subject.data.tasks)
         fingerprint = policy_fingerprint(recipe, args.inputs, subject)
@@ -197,10 +196,19 @@ def train_policy(args: PolicyTrainArgs, simulate: Simulate | None = None) -> Non
             trainer.run()
 
 
-def build_policy(recipe: Recipe, inputs: PolicyInputs, world: World, out: Path) -> tuple[Policy, Recipe]:
-    """Data, first weights and the subject; the recipe with the VAE's sizes. Logs what is kept, new and frozen."""
+def build_policy(
+    recipe: Recipe, inputs: PolicyInputs, world: World, out: Path, allow_changed: Iterable[str] = ()
+) -> tuple[Policy, Recipe]:
+    """Data, first weights and the subject; the recipe with the VAE's sizes. Logs what is kept, new and frozen.
+
+    allow_changed: names of `lightwam.train.inherit.check_init`.
+    """
     check_validation(recipe)
+    if recipe.computing.compile:
+        require_compiler(world.device)
     vae, vae_weights, config = _vae(inputs, recipe.policy)
+    if inputs.init is not None:
+        check_init(config, inputs.init, vae=vae_weights, statistics=inputs.statistics, allowed=allow_changed)
     recipe = replace(recipe, policy=config)
     seed, device = recipe.schedule.seed, world.device
     attention = choose_attention(recipe.computing.attention, device)
@@ -235,10 +243,11 @@ def check_validation(recipe: Recipe) -> None:
 def _data(
     recipe: Recipe, inputs: PolicyInputs, vae: WanVAE | None, out: Path, part_of_work: tuple[int, int]
 ) -> PolicyData:
-    earlier = next(
-        (read_statistics(folder / STATISTICS_FILE) for folder in (out / "checkpoint", inputs.init)
-         if folder is not None and (folder / STATISTICS_FILE).exists()), None
-    )  # fmt: skip
+    own, earlier = out / "checkpoint" / STATISTICS_FILE, None
+    if own.exists():
+        earlier = read_statistics(own)
+    elif inputs.init is not None and inputs.statistics is None:
+        earlier = inherited_statistics(inputs.init, recipe.policy)
     return PolicyData(
         inputs, recipe.policy, recipe.loading, recipe.losses, vae, earlier, recipe.augmentation, recipe.schedule.seed,
         part_of_work,
@@ -281,8 +290,15 @@ def policy_fingerprint(recipe: Recipe, inputs: PolicyInputs, subject: Policy) ->
         config=recipe.policy,
         data=[identify(dataset, recipe.policy.cameras) for dataset in data.datasets],
         vae=tensors_identity(subject.vae_weights) if subject.vae_weights else None,
+        frozen=_frozen_identity(subject) if subject.world.is_first else None,
         leave_out=_NOT_OF_THE_RESULT,
     )
+
+
+def _frozen_identity(subject: Policy) -> str | None:
+    """Of the weights that no save changes: they come from `--init` each time that a run goes on."""
+    frozen = {name: p for name, p in subject.networks.named_parameters() if not p.requires_grad}
+    return tensors_identity(frozen) if frozen else None
 
 
 def _rows_identity(dataset: Dataset, layout: object) -> str:

@@ -8,8 +8,9 @@ are those of the model itself everywhere; what is saved is whole tensors, which 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, get_args
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from lightwam.model.dit import DiTBlock
 from lightwam.train.distributed import World
 
 Sharding = Literal["ddp", "fsdp"]
+Result = TypeVar("Result")
 
 
 class _Losses(nn.Module):
@@ -29,7 +31,12 @@ class _Losses(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Mapping[str, Any], noise: Tensor | None, timestep: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Mapping[str, Any], noise: Tensor | None, timestep: Tensor | None,
+        work: Callable[[], Any] | None = None,
+    ) -> Any:  # fmt: skip
+        if work is not None:  # inside, FSDP2 has gathered what is outside of blocks
+            return work()
         compute = getattr(self.model, "training_losses", self.model)
         losses: dict[str, Tensor] = compute(batch, noise, timestep)
         return losses
@@ -68,7 +75,11 @@ class SharedModel:
             return
         with self.world.guarded():
             if sharding == "ddp":
-                self._call = self._ddp = nn.parallel.DistributedDataParallel(self._call, gradient_as_bucket_view=True)
+                # Some trained parameters may get no gradient: without a video pass, those of its head.
+                warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified")
+                self._call = self._ddp = nn.parallel.DistributedDataParallel(
+                    self._call, gradient_as_bucket_view=True, find_unused_parameters=True
+                )
             else:
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.data, 0)
@@ -91,6 +102,21 @@ class SharedModel:
         """This process's losses of a batch."""
         losses: dict[str, Tensor] = self._call(batch, noise, timestep)
         return losses
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process has a part of every weight, so that all of them must compute together."""
+        return self._fsdp is not None
+
+    @torch.no_grad()
+    def evaluate(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, which may call the model without gradients. Where `in_parts`, all processes do."""
+        if self._fsdp is None:
+            return work()
+        with self.world.guarded():
+            result: Result = self._call(None, None, None, work)
+            self._fsdp.reshard()
+            return result
 
     @contextlib.contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:

@@ -69,7 +69,10 @@ class Subject(Learner, Protocol):
     order: Order
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        """Figures on held-out data; pictures of them go to the folder. Called with the averaged weights in place."""
+        """Figures on held-out data; pictures of them go to the folder. Called with the averaged weights in place.
+
+        In the first process alone, or in all of them where each has a part of the weights; the first one writes.
+        """
         ...
 
     def write_checkpoint(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -197,7 +200,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         """Start at update 0, or where the folder's newest save is. Raises `CheckpointError` where that does not fit."""
         self.subject, self.recipe, self.folder, self.world = subject, recipe, folder, world or World()
-        self.sharding, self.simulate = sharding, simulate
+        self.simulate = simulate
         self.world.barrier()  # the first process has entered the folder
         self.last = steps_of(recipe, subject.order)
         self.step = make_step(subject.networks, recipe, self.last, self.world, sharding)
@@ -268,16 +271,18 @@ class Trainer:
         self._report(figures)
 
     def _whole_weights(self) -> Mapping[str, Tensor]:
-        in_parts = self.world.size > 1 and self.sharding == "fsdp"
-        return self.step.full_weights() if in_parts else self.subject.networks.state_dict()
+        return self.step.full_weights() if self.step.shared.in_parts else self.subject.networks.state_dict()
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged weights on held-out data, into the curves; the networks train on as before."""
-        training, networks = self.subject.networks.training, self.subject.networks
+        training, networks, shared = self.subject.networks.training, self.subject.networks, self.step.shared
+        figures: dict[str, float] = {}
         with self.step.averaged(), self.step.computing():
             networks.eval()
             try:
-                figures = self.subject.validate(self.step.step_count, self.folder.out)
+                if self.world.is_first or shared.in_parts:
+                    done, out = self.step.step_count, self.folder.out
+                    figures = shared.evaluate(lambda: self.subject.validate(done, out))
             finally:
                 networks.train(training)
         self._measure(figures)

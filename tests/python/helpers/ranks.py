@@ -19,6 +19,7 @@ from lightwam.errors import LightWAMError, TrainingError
 from lightwam.model import LightWAM
 from lightwam.train import TrainStep
 from lightwam.train.distributed import World, batch_numbers, use_world
+from lightwam.train.networks import FUTURE, PolicyNetworks
 
 OPTIONS: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 2, "max_steps": 50,
                            "max_grad_norm": 1.0, "ema_decay": 0.9}  # fmt: skip
@@ -63,6 +64,28 @@ def compare_shardings(world: World, out: Path, steps: int) -> None:
     world.barrier()
 
 
+def without_futures(world: World, out: Path, accumulation: int) -> None:
+    """Updates of actions alone: what only the video pass uses is trained and gets no gradient. Then an evaluation."""
+    results: dict[str, Any] = {}
+    for sharding in ("ddp", "fsdp") if world.size > 1 else ("ddp",):
+        networks = PolicyNetworks(build(tiny()), None)
+        step = TrainStep(networks, world=world, sharding=sharding, **OPTIONS)  # type: ignore[arg-type]
+        figures = []
+        for _ in range(3):
+            batches = []
+            for number in batch_numbers(step.step_count, accumulation, world.rank, world.size):
+                batch = micro_batch(networks.policy, number)[0]
+                batches.append({**batch, FUTURE: {**batch, "action": batch["action"][:0]}})
+            figures.append(step.step(batches))
+        batch = micro_batch(networks.policy, 99)[0]
+        with step.averaged():
+            loss = step.shared.evaluate(lambda: float(networks.policy.action_loss(batch)[0]))  # noqa: B023
+        results[sharding] = {"figures": figures, "loss": loss, "weights": step.full_weights()}
+    if world.is_first:
+        torch.save(results, out / f"actions{world.size}.pt")
+    world.barrier()
+
+
 def cross_states(world: World, out: Path, steps: int) -> None:
     """Each sharding goes on from the state that one process saved."""
     start = torch.load(out / "start.pt", weights_only=False)
@@ -78,8 +101,9 @@ def cross_states(world: World, out: Path, steps: int) -> None:
 
 
 def all_that_ends_well(world: World, out: Path, steps: int) -> None:
-    """`compare_shardings`, `cross_states` and `meet_not_finite`."""
+    """`compare_shardings`, `without_futures`, `cross_states` and `meet_not_finite`."""
     compare_shardings(world, out, steps)
+    without_futures(world, out, 2)
     cross_states(world, out, 2)
     meet_not_finite(world, out)
 
