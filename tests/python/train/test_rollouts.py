@@ -20,8 +20,7 @@ from lightwam.cli import train
 from lightwam.cli.rollouts import SimulatorRollouts
 from lightwam.errors import ConfigError, DistributedError, LightWAMError, SimulatorError
 from lightwam.train.distributed import World
-from lightwam.train.policy import train_policy
-from lightwam.train.rollouts import Rollouts, check_instructions, roll_out
+from lightwam.train.rollouts import Rollouts, check_instructions, check_rollouts, roll_out
 from lightwam.train.state import TrainingState
 from lightwam.train.stopping import StopRequest
 
@@ -42,7 +41,14 @@ def whole(built_once: BuiltOnce, folders: Path) -> Path:
 
 def test_rollouts_are_recorded_and_change_nothing_else(folders: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    more = {**TWO_TASKS, "rollout_every": 3, "save_every": 3, "keep_best": "rollout/success", "keep_last": 1}
+    more = {
+        **TWO_TASKS,
+        "rollout_every": 3,
+        "save_every": 3,
+        "keep_best": "rollout/success",
+        "keep_last": 1,
+        "eval_every": 0,
+    }
     assert train.main(policy_args(folders, run, **more)) == 0
     one, two = (TrainingState.read(root / "saves/step_00000004/state.pt") for root in (whole, run))
     assert one.average is not None and two.average is not None
@@ -122,7 +128,11 @@ def test_the_other_processes_wait_and_tell_of_signals() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"rollout_sim": toy_sim.NAME}, ConfigError, "the policy's state width is 8 and that of simulator .* is 2"),
+        (
+            {**TWO_TASKS, "rollout_sim": toy_sim.NAME},
+            ConfigError,
+            "the policy's state width is 8 and that of simulator .* is 2",
+        ),
         ({**TWO_TASKS, "rollout_trials": 9}, SimulatorError, "trial 5 has no official state"),
     ],
 )
@@ -131,11 +141,10 @@ def test_bad_options_are_refused(options: dict[str, Any], error: type[LightWAMEr
         SimulatorRollouts(Rollouts(rollout_every=1, **options)).check(tiny_config())
 
 
-def test_refusals_come_before_any_work(tmp_path: Path) -> None:
-    args = policy_args(tmp_path, tmp_path / "run", config="nano", rollout_every=5)
+def test_rollouts_need_a_simulator_and_known_instructions() -> None:
+    assert check_rollouts(Rollouts(), None, tiny_config()) == ()
     with pytest.raises(ConfigError, match="--rollout-every is 5 and no simulator is given"):
-        train_policy(args)
-    assert os.listdir(tmp_path) == []
+        check_rollouts(Rollouts(rollout_every=5), None, tiny_config())
     check_instructions((), ())
     with pytest.raises(ConfigError, match="the instruction 'b', which no data set has"):
         check_instructions(("a", "b"), ("a",))
