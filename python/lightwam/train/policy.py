@@ -62,6 +62,7 @@ class Policy:
         self.vae, self.vae_weights = vae, dict(vae_weights or {})
         schedule, loading = recipe.schedule, recipe.loading
         video_batch = recipe.losses.video_batch
+        self.find_unused = video_batch == 0 or (networks.text_encoder is not None and data.texts is not None)
         self.samples = data.samples(data.training, windows=video_batch is None)
         self.order = self._order(self.samples, schedule.batch)
         options: dict[str, Any] = {

@@ -8,7 +8,6 @@ are those of the model itself everywhere; what is saved is whole tensors, which 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
@@ -52,6 +51,8 @@ class SharedModel:
         sharding: "ddp" or "fsdp"; of one process without meaning.
         compute_dtype: what FSDP2 gathers the weights in; None: as they are. Gradients are reduced in float32.
         blocks: the modules that FSDP2 gathers one at a time; None: the blocks of the video DiT.
+        find_unused: with "ddp", look in each update for trained parameters that get no gradient, which are an error
+            otherwise.
 
     Raises:
         ConfigError: another sharding.
@@ -64,6 +65,7 @@ class SharedModel:
         sharding: Sharding = "ddp",
         compute_dtype: torch.dtype | None = None,
         blocks: Iterable[nn.Module] | None = None,
+        find_unused: bool = False,
     ) -> None:
         if sharding not in get_args(Sharding):
             raise ConfigError(f"sharding is {sharding!r}: use 'ddp' or 'fsdp'")
@@ -75,10 +77,8 @@ class SharedModel:
             return
         with self.world.guarded():
             if sharding == "ddp":
-                # Some trained parameters may get no gradient: without a video pass, those of its head.
-                warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified")
                 self._call = self._ddp = nn.parallel.DistributedDataParallel(
-                    self._call, gradient_as_bucket_view=True, find_unused_parameters=True
+                    self._call, gradient_as_bucket_view=True, find_unused_parameters=find_unused
                 )
             else:
                 for tensor in (*model.parameters(), *model.buffers()):
@@ -92,15 +92,25 @@ class SharedModel:
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
         policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
         inner = blocks if blocks is not None else (m for m in self.model.modules() if isinstance(m, DiTBlock))
-        for block in list(inner):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        return fully_shard(self._call, mesh=mesh, mp_policy=policy)
+        sharded = [fully_shard(block, mesh=mesh, mp_policy=policy) for block in list(inner)]
+        whole_model = fully_shard(self._call, mesh=mesh, mp_policy=policy)
+        for block in sharded:  # one that never runs (without a video pass, the last ones) fails in accumulation else
+            block.unshard()
+            block.reshard()
+        return whole_model
 
     def losses(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, timestep: Tensor | None = None
     ) -> dict[str, Tensor]:
         """This process's losses of a batch."""
-        losses: dict[str, Tensor] = self._call(batch, noise, timestep)
+        try:
+            losses: dict[str, Tensor] = self._call(batch, noise, timestep)
+        except RuntimeError as error:
+            if "Expected to have finished reduction" not in str(error):
+                raise
+            raise ConfigError(
+                "some trained parameters get no gradient in an update: freeze them, or give find_unused=True"
+            ) from error
         return losses
 
     @property

@@ -66,6 +66,8 @@ class Subject(Learner, Protocol):
 
     label: str
     """Name beside the progress bar."""
+    find_unused: bool
+    """Whether some trained parameters get no gradient in some updates."""
     order: Order
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
@@ -81,8 +83,9 @@ class Subject(Learner, Protocol):
 
 
 def make_step(
-    networks: nn.Module, recipe: Recipe, steps: int, world: World | None = None, sharding: Any = "ddp"
-) -> TrainStep:
+    networks: nn.Module, recipe: Recipe, steps: int, world: World | None = None, sharding: Any = "ddp",
+    find_unused: bool = False,
+) -> TrainStep:  # fmt: skip
     """The optimizer step of a recipe, over `steps` updates."""
     schedule, optimizer = recipe.schedule, recipe.optimizer
     warmup = schedule.warmup_steps
@@ -101,6 +104,7 @@ def make_step(
         ema_decay=optimizer.ema_decay,
         world=world,
         sharding=sharding,
+        find_unused=find_unused,
     )
 
 
@@ -203,7 +207,7 @@ class Trainer:
         self.simulate = simulate
         self.world.barrier()  # the first process has entered the folder
         self.last = steps_of(recipe, subject.order)
-        self.step = make_step(subject.networks, recipe, self.last, self.world, sharding)
+        self.step = make_step(subject.networks, recipe, self.last, self.world, sharding, subject.find_unused)
         state = folder.resume()
         if state is not None:
             self.step.load(state)

@@ -52,6 +52,7 @@ class VAETraining:
     """What `lightwam.train.trainer` trains: the VAE on frames and, every so many updates, on clips."""
 
     label = "train VAE"
+    find_unused = True  # clips use what frames do not
 
     def __init__(self, args: VAETrainArgs, world: World) -> None:
         self.args, self.world = args, world

@@ -69,7 +69,7 @@ def without_futures(world: World, out: Path, accumulation: int) -> None:
     results: dict[str, Any] = {}
     for sharding in ("ddp", "fsdp") if world.size > 1 else ("ddp",):
         networks = PolicyNetworks(build(tiny()), None)
-        step = TrainStep(networks, world=world, sharding=sharding, **OPTIONS)  # type: ignore[arg-type]
+        step = TrainStep(networks, world=world, sharding=sharding, find_unused=True, **OPTIONS)  # type: ignore[arg-type]
         figures = []
         for _ in range(3):
             batches = []
