@@ -36,7 +36,7 @@ from lightwam.train.policy_options import RECIPE_FILE, PolicyTrainArgs, run_docu
 from lightwam.train.recipe import Recipe
 from lightwam.train.report import report_parameters
 from lightwam.train.rollouts import Simulate, check_instructions, check_rollouts
-from lightwam.train.run_folder import RunFolder, check_run_folder
+from lightwam.train.run_folder import RunFolder, check_not_in_use, check_run_folder
 from lightwam.train.sharding import frozen_as
 from lightwam.train.start import first_networks
 from lightwam.train.trainer import Ready, Trainer, on_device
@@ -182,6 +182,7 @@ def train_policy(args: PolicyTrainArgs, simulate: Simulate | None = None) -> Non
     if recipe.saving.wandb is not None:
         require_wandb(recipe.saving.wandb)
     with use_world(args.machine.device, args.machine.timeout) as world:
+        world.on_first(lambda: check_not_in_use(args.out))
         wanted = world.on_first(lambda: check_rollouts(recipe.rollouts, simulate, recipe.policy))
         subject, recipe = build_policy(recipe, args.inputs, world, args.out, args.allow_changed)
         if recipe.policy.text.kind != "hashed_words":

@@ -118,6 +118,13 @@ def check_run_folder(out: Path, kind: str) -> None:
             raise RunFolderError(f"{link} is not the link of a run: move it away, or give another --out")
 
 
+def check_not_in_use(out: Path) -> None:
+    """Raise `RunFolderError` where another process holds the run's folder now; to be called before long work."""
+    lock = Path(os.path.realpath(out)) / LOCK_FILE
+    if lock.is_file():
+        FolderLock(lock, str(out), RunFolderError).release()
+
+
 def saves_of(out: Path) -> list[Save]:
     """The whole saves of a run's folder, the newest last. One that is not whole is left alone, with a warning."""
     folders = out / SAVES

@@ -20,6 +20,7 @@ from lightwam.cli import train
 from lightwam.config import LightWAMConfig
 from lightwam.errors import RunFolderError
 from lightwam.model.checkpoint_folder import load_checkpoint, part, save_checkpoint
+from lightwam.train import inherit
 from lightwam.train.distributed import World
 from lightwam.train.inherit import check_init, inherited_statistics
 from lightwam.train.policy import build_policy, policy_fingerprint
@@ -80,7 +81,7 @@ def test_what_kept_weights_depend_on_is_refused(checkpoint: Path, tmp_path: Path
     with pytest.raises(RunFolderError, match=r"init\.config\.text\.buckets is 32 instead of 64: .*init\.config\.text"):
         check(checkpoint, with_text(config, buckets=32))
     other = dataclasses.replace(config.robot.normalization, action="z-score")
-    with pytest.raises(RunFolderError, match=r"init\.config\.robot\.normalization\.action is z-score instead of"):
+    with pytest.raises(RunFolderError, match=r"init\.config\.robot\.normalization\.action is .z-score. instead of"):
         check(checkpoint, with_robot(config, normalization=other))
     statistics = json.loads((checkpoint / "stats.json").read_text())
     (tmp_path / "same.json").write_text(json.dumps(statistics, indent=2))
@@ -92,12 +93,20 @@ def test_what_kept_weights_depend_on_is_refused(checkpoint: Path, tmp_path: Path
     check(checkpoint, statistics=tmp_path / "other.json", allowed=("init.statistics",))
 
 
-def test_everything_else_is_told(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_everything_else_is_told(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
+    monkeypatch.setattr(inherit, "code_identity", lambda: "newer")
     config, _ = load_checkpoint(checkpoint)
     changed = with_text(with_robot(config, control_hz=7.0), prompt_template="Now {task}")
     check(checkpoint, dataclasses.replace(changed, replan_steps=1))
-    for name in ("init.config.robot.control_hz", "init.config.text.prompt_template", "init.config.replan_steps"):
+    for name in (
+        "init.config.robot.control_hz",
+        "init.config.text.prompt_template",
+        "init.config.replan_steps",
+        "newer",
+    ):
         assert name in told(caplog)
 
 
