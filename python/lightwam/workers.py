@@ -31,6 +31,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _GRACE = 5.0  # seconds that a worker has to clean up
+_TICK = 1.0  # seconds between two calls of `tick`
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -120,11 +121,13 @@ def run_jobs(
     *,
     attempts: int = 2,
     unfinished: Path | None = None,
+    tick: Callable[[], object] | None = None,
 ) -> Generator[tuple[Job, Result], None, None]:
     """Compute function(job) in `processes` worker processes; yields (job, result) in the order of their end.
 
     attempts: how often a job is tried whose worker dies; each death but the last is logged.
     unfinished: a folder in which workers write (`lightwam.files`); what a dead one left half written is removed.
+    tick: called about once a second while jobs are worked on; what it raises ends the workers.
 
     Raises WorkerDied after the last attempt, and whatever `function` raises. Then, and when the caller leaves the loop
     in any way, Ctrl-C among them, all workers are ended. Once yielded a result is no longer held here.
@@ -135,8 +138,10 @@ def run_jobs(
     try:
         while waiting or any(worker.job is not None for worker in pool.workers):
             _hand_out(pool, jobs, waiting, processes)
+            if tick is not None:
+                tick()
             busy = {worker.pipe: worker for worker in pool.workers if worker.job is not None}
-            for pipe in connection.wait(list(busy)):
+            for pipe in connection.wait(list(busy), None if tick is None else _TICK):
                 worker = busy[pipe]  # type: ignore[index]
                 index, worker.job = worker.job, None
                 assert index is not None

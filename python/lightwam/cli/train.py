@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 
+from lightwam.cli.rollouts import SimulatorRollouts
 from lightwam.train.blind import train_blind
 from lightwam.train.options import BlindTrainArgs, VAETrainArgs, check_options
 from lightwam.train.policy import train_policy
@@ -22,7 +23,7 @@ def main(args: VAETrainArgs | PolicyTrainArgs | BlindTrainArgs) -> int:
     if isinstance(args, VAETrainArgs):
         train_vae(args)
     elif isinstance(args, PolicyTrainArgs):
-        train_policy(args)
+        train_policy(args, SimulatorRollouts(args.rollouts))
     else:
         train_blind(args)
     return 0

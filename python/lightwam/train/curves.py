@@ -12,6 +12,8 @@ from lightwam.errors import ConfigError
 from lightwam.extras import missing_module
 from lightwam.pictures import draw
 
+WANDB_FILE = "wandb-run.txt"
+"""In the run's folder: the run's name at Weights & Biases."""
 History = dict[str, list[tuple[int, float]]]
 """Named scalars: (step, value) of each point."""
 
@@ -61,9 +63,23 @@ class Curves:
             self._wandb.finish()
 
 
-def _wandb_run(project: str, folder: Path) -> Any:
+def require_wandb(project: str) -> Any:
+    """The module wandb. Raises `ConfigError` where it is not installed."""
     try:
         import wandb
     except ImportError as error:
         raise ConfigError(f"--wandb {project}: {missing_module('wandb')}") from error
-    return wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow")
+    return wandb
+
+
+def _wandb_run(project: str, folder: Path) -> Any:
+    """The run at Weights & Biases, the same one each time that the training in this folder goes on."""
+    wandb, note = require_wandb(project), folder / WANDB_FILE
+    known = note.read_text(encoding="utf-8").strip() if note.exists() else None
+    try:
+        run = wandb.init(project=project, name=folder.name, dir=str(folder), id=known or None, resume="allow")
+    except Exception as error:  # its own classes: no account, no network
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"--wandb {project}: {reason}: run 'wandb login', or set WANDB_MODE=offline") from error
+    note.write_text(f"{run.id}\n", encoding="utf-8")
+    return run

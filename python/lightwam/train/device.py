@@ -10,7 +10,7 @@ import re
 import torch
 from torch import Tensor
 
-from lightwam.errors import DeviceError
+from lightwam.errors import ConfigError, DeviceError
 from lightwam.extras import how_to_install
 from lightwam.model.attention import AttentionMethod
 
@@ -71,6 +71,21 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def mixed_precision(device: torch.device) -> torch.autocast:
     """The context of a training step: matmuls in bfloat16, the rest in float32."""
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Compile a sum on the device, which takes some seconds: torch.compile needs a C++ compiler, on a GPU Triton too.
+
+    Raises `ConfigError` where that fails.
+    """
+    try:
+        torch.compile(lambda number: number + 1)(torch.zeros(2, device=device))
+    except Exception as error:  # many classes of torch's own
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(
+            f"--compile: PyTorch cannot compile here ({' '.join(reason.split())[:200]}): install a C++ compiler (g++), "
+            "or give --no-compile"
+        ) from error
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -107,7 +107,7 @@ class World:
         except LightWAMError:
             raise
         except RuntimeError as error:  # torch's own errors of processes are among them
-            reason = str(error).strip().split("\n")[0]
+            reason = str(error).strip().split("\n")[0].split(" This is typically caused")[0]  # gloo's advice
             if self.size == 1 or not any(word in reason for word in _OF_THE_NETWORK):
                 raise
             raise DistributedError(

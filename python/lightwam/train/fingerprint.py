@@ -33,6 +33,7 @@ def make_fingerprint(
     data: Sequence[str] = (),
     vae: str | None = None,
     text: str | None = None,
+    frozen: str | None = None,
     leave_out: Iterable[str] = (),
 ) -> Fingerprint:
     """The fingerprint of a run.
@@ -42,25 +43,26 @@ def make_fingerprint(
         recipe: options that the weights depend on, a dataclass or a mapping, nested as it likes.
         config: the policy.
         data: what tells each data set from others (`dataset_identity`), in their order.
-        vae, text: the same of these weights (`tensors_identity`).
+        vae, text, frozen: the same of these weights (`tensors_identity`).
         leave_out: names of `recipe` that do not matter: paths, how often to save, workers, devices.
     """
-    found: Fingerprint = {"seed": seed, "code": code_identity(), "vae": vae, "text": text}
+    found: Fingerprint = {"seed": seed, "code": code_identity(), "vae": vae, "text": text, "frozen": frozen}
     found.update({f"data.{number}": identity for number, identity in enumerate(data)})
     if recipe is not None:
         options = dataclasses.asdict(recipe) if dataclasses.is_dataclass(recipe) else recipe  # type: ignore[arg-type]
         left = [f"recipe.{name}" for name in leave_out]
-        found.update({name: value for name, value in _flat("recipe", options).items() if not covers(left, name)})
+        found.update({name: value for name, value in flat("recipe", options).items() if not covers(left, name)})
     if config is not None:
-        found.update(_flat("config", config.to_dict()))
+        found.update(flat("config", config.to_dict()))
     return found
 
 
-def _flat(name: str, node: Any) -> Fingerprint:
+def flat(name: str, node: Any) -> Fingerprint:
+    """A nested document as flat names, which begin with `name`."""
     if isinstance(node, Mapping):
-        return {key: value for part in node for key, value in _flat(f"{name}.{part}", node[part]).items()}
+        return {key: value for part in node for key, value in flat(f"{name}.{part}", node[part]).items()}
     if isinstance(node, (list, tuple)):
-        return {key: value for i, part in enumerate(node) for key, value in _flat(f"{name}.{i}", part).items()}
+        return {key: value for i, part in enumerate(node) for key, value in flat(f"{name}.{i}", part).items()}
     return {name: node if isinstance(node, (str, int, float, bool, type(None))) else str(node)}
 
 
@@ -96,6 +98,7 @@ def compare(
     what: str,
     allowed: Iterable[str] = (),
     only: Iterable[str] | None = None,
+    remedy: str = "give what it was made with, another --out, or",
 ) -> dict[str, tuple[Value, Value]]:
     """The differences that are allowed, by name.
 
@@ -104,6 +107,7 @@ def compare(
         what: names the former in the message.
         allowed: names that may differ, or what they start with (`config`, `recipe.loss`).
         only: compare only these names; None: all.
+        remedy: what to do, before the way to allow them.
 
     Raises:
         RunFolderError: another difference; the message has the names, both values and the way to allow them.
@@ -114,7 +118,6 @@ def compare(
     refused = {name: pair for name, pair in found.items() if not covers(allowed, name)}
     if refused:
         raise RunFolderError(
-            f"{what} was made otherwise: {told(refused)}: give what it was made with, another --out, or "
-            f"--allow-changed {' '.join(grouped(refused))}"
+            f"{what} was made otherwise: {told(refused)}: {remedy} --allow-changed {' '.join(grouped(refused))}"
         )
     return found

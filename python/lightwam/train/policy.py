@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,19 @@ from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import STATISTICS_FILE, load_checkpoint, part, save_checkpoint
 from lightwam.model.context import merge_equal_rows
 from lightwam.model.fit import load_exactly
-from lightwam.train.device import choose_attention
+from lightwam.train.curves import require_wandb
+from lightwam.train.device import choose_attention, require_compiler
 from lightwam.train.distributed import World, use_world
 from lightwam.train.fingerprint import dataset_identity, make_fingerprint, tensors_identity
+from lightwam.train.inherit import check_init, inherited_statistics
 from lightwam.train.loader import Loader, MicroBatch, Order
 from lightwam.train.networks import FUTURE, PolicyNetworks
 from lightwam.train.policy_data import PolicyData, PolicyInputs, PolicySamples
 from lightwam.train.policy_options import RECIPE_FILE, PolicyTrainArgs, run_document
 from lightwam.train.recipe import Recipe
 from lightwam.train.report import report_parameters
-from lightwam.train.run_folder import RunFolder, check_run_folder
+from lightwam.train.rollouts import Simulate, check_instructions, check_rollouts
+from lightwam.train.run_folder import RunFolder, check_not_in_use, check_run_folder
 from lightwam.train.sharding import frozen_as
 from lightwam.train.start import first_networks
 from lightwam.train.trainer import Ready, Trainer, on_device
@@ -43,8 +46,8 @@ from lightwam.train.validation import action_errors, draw_actions, future_errors
 
 log = logging.getLogger(__name__)
 
-_NOT_OF_THE_RESULT = ("about", "name", "policy", "saving", "loading.workers", "loading.prefetch", "computing.compile",
-                      "computing.checkpointing", "optimizer.fused")  # fmt: skip
+_NOT_OF_THE_RESULT = ("about", "name", "policy", "saving", "rollouts", "loading.workers", "loading.prefetch",
+                      "computing.compile", "computing.checkpointing", "optimizer.fused")  # fmt: skip
 
 
 class Policy:
@@ -60,6 +63,7 @@ class Policy:
         self.vae, self.vae_weights = vae, dict(vae_weights or {})
         schedule, loading = recipe.schedule, recipe.loading
         video_batch = recipe.losses.video_batch
+        self.find_unused = video_batch == 0 or (networks.text_encoder is not None and data.texts is not None)
         self.samples = data.samples(data.training, windows=video_batch is None)
         self.order = self._order(self.samples, schedule.batch)
         options: dict[str, Any] = {
@@ -135,7 +139,7 @@ class Policy:
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         """Errors on the held-out episodes; nothing where none is held out. Details go to validation/."""
-        if not self.data.held_out or not self.world.is_first:
+        if not self.data.held_out:
             return {}
         networks, saving = self.networks, self.recipe.saving
 
@@ -152,6 +156,8 @@ class Policy:
             psnr = future_errors(networks, windows, ready, self.vae, saving.video_samples, saving.sampling_steps)
             details["future_psnr_db_by_frame"] = psnr
             figures["held_out/future_psnr_db"] = sum(psnr[1:]) / max(1, len(psnr) - 1)
+        if not self.world.is_first:
+            return figures
         write_details(folder / "validation" / f"step_{step:08d}.json", {**details, "figures": figures})
         names = [dimension.name for dimension in networks.config.robot.action]
         draw_actions(folder / "validation" / "actions.png", predicted, true, names, by_step)
@@ -175,34 +181,45 @@ class Policy:
         return rows
 
 
-def train_policy(args: PolicyTrainArgs) -> None:
-    """Train by the arguments of the command line, in one process or those that torchrun started."""
+def train_policy(args: PolicyTrainArgs, simulate: Simulate | None = None) -> None:
+    """Train by the arguments of the command line, in one process or those that torchrun started.
+
+    simulate: makes the trials of `--rollout-every`.
+    """
     recipe = args.resolved()
     check_run_folder(args.out, "policy")
+    if recipe.saving.wandb is not None:
+        require_wandb(recipe.saving.wandb)
     with use_world(args.machine.device, args.machine.timeout) as world:
-        if (
-            world.size > 1
-            and args.machine.sharding == "fsdp"
-            and recipe.loading.held_out
-            and recipe.saving.eval_every != 0
-        ):
-            raise ConfigError("--sharding fsdp cannot validate yet: give --eval-every 0, and `lightwam eval` its saves")
-        subject, recipe = build_policy(recipe, args.inputs, world, args.out)
+        world.on_first(lambda: check_not_in_use(args.out))
+        wanted = world.on_first(lambda: check_rollouts(recipe.rollouts, simulate, recipe.policy))
+        subject, recipe = build_policy(recipe, args.inputs, world, args.out, args.allow_changed)
+        if recipe.policy.text.kind != "hashed_words":
+            check_instructions(wanted, subject.data.tasks)
         fingerprint = policy_fingerprint(recipe, args.inputs, subject)
         with RunFolder(
             args.out, "policy", fingerprint, allow_changed=args.allow_changed, keep=recipe.saving.keep, world=world
         ) as folder:
-            trainer = Trainer(subject, recipe, folder, world, args.machine.sharding)
+            trainer = Trainer(subject, recipe, folder, world, args.machine.sharding, simulate)
             if world.is_first:
                 folder.write_json(RECIPE_FILE, run_document(recipe, args))
                 folder.write_json("parameter_report.json", report_parameters(subject.networks, trainer.step))
             trainer.run()
 
 
-def build_policy(recipe: Recipe, inputs: PolicyInputs, world: World, out: Path) -> tuple[Policy, Recipe]:
-    """Data, first weights and the subject; the recipe with the VAE's sizes. Logs what is kept, new and frozen."""
+def build_policy(
+    recipe: Recipe, inputs: PolicyInputs, world: World, out: Path, allow_changed: Iterable[str] = ()
+) -> tuple[Policy, Recipe]:
+    """Data, first weights and the subject; the recipe with the VAE's sizes. Logs what is kept, new and frozen.
+
+    allow_changed: names of `lightwam.train.inherit.check_init`.
+    """
     check_validation(recipe)
+    if recipe.computing.compile:
+        require_compiler(world.device)
     vae, vae_weights, config = _vae(inputs, recipe.policy)
+    if inputs.init is not None:
+        check_init(config, inputs.init, vae=vae_weights, statistics=inputs.statistics, allowed=allow_changed)
     recipe = replace(recipe, policy=config)
     seed, device = recipe.schedule.seed, world.device
     attention = choose_attention(recipe.computing.attention, device)
@@ -237,10 +254,11 @@ def check_validation(recipe: Recipe) -> None:
 def _data(
     recipe: Recipe, inputs: PolicyInputs, vae: WanVAE | None, out: Path, part_of_work: tuple[int, int]
 ) -> PolicyData:
-    earlier = next(
-        (read_statistics(folder / STATISTICS_FILE) for folder in (out / "checkpoint", inputs.init)
-         if folder is not None and (folder / STATISTICS_FILE).exists()), None
-    )  # fmt: skip
+    own, earlier = out / "checkpoint" / STATISTICS_FILE, None
+    if own.exists():
+        earlier = read_statistics(own)
+    elif inputs.init is not None and inputs.statistics is None:
+        earlier = inherited_statistics(inputs.init, recipe.policy)
     return PolicyData(
         inputs, recipe.policy, recipe.loading, recipe.losses, vae, earlier, recipe.augmentation, recipe.schedule.seed,
         part_of_work,
@@ -283,8 +301,15 @@ def policy_fingerprint(recipe: Recipe, inputs: PolicyInputs, subject: Policy) ->
         config=recipe.policy,
         data=[identify(dataset, recipe.policy.cameras) for dataset in data.datasets],
         vae=tensors_identity(subject.vae_weights) if subject.vae_weights else None,
+        frozen=_frozen_identity(subject) if subject.world.is_first else None,
         leave_out=_NOT_OF_THE_RESULT,
     )
+
+
+def _frozen_identity(subject: Policy) -> str | None:
+    """Of the weights that no save changes: they come from `--init` each time that a run goes on."""
+    frozen = {name: p for name, p in subject.networks.named_parameters() if not p.requires_grad}
+    return tensors_identity(frozen) if frozen else None
 
 
 def _rows_identity(dataset: Dataset, layout: object) -> str:

@@ -28,6 +28,7 @@ from lightwam.train.recipe import (
     read_recipe,
     recipe_to_document,
 )
+from lightwam.train.rollouts import Rollouts
 from lightwam.train.sharding import Sharding
 
 RECIPE_FILE = "recipe.json"
@@ -72,6 +73,7 @@ class PolicyTrainArgs:
     loading: Loading = field(default_factory=Loading)
     saving: Saving = field(default_factory=Saving)
     augmentation: Augmentation = NO_AUGMENTATION
+    rollouts: Rollouts = field(default_factory=Rollouts)
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:

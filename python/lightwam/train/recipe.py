@@ -23,6 +23,7 @@ from lightwam.data.augment import Augmentation
 from lightwam.errors import ConfigError
 from lightwam.files import read_json
 from lightwam.model.attention import AttentionMethod
+from lightwam.train.rollouts import Rollouts
 from lightwam.train.run_folder import Keep
 
 Precision = Literal["float32", "autocast", "bfloat16"]
@@ -101,7 +102,7 @@ class Computing:
     checkpointing: bool = False
     """Keep the input of each block alone and compute the block again in the backward pass: less memory, more time."""
     compile: bool = False
-    """torch.compile of the networks."""
+    """torch.compile of each block of the backbone. Neither its speed nor its rounding was measured."""
     attention: AttentionMethod | None = None
     """How attention is computed. When absent, `softmax` on a CPU; on a GPU `kernels` (Triton), or `sdpa` where there
     are none for it."""
@@ -140,7 +141,7 @@ class Saving:
     keep_last: int = 2
     """Saves that stay."""
     keep_best: str | None = None
-    """Name of a figure: the save where it is lowest stays too, as best/ (`held_out/action_l1`)."""
+    """Name of a figure: the save where it is best stays too, as best/ (`held_out/action_l1`, `rollout/success`)."""
     stop_after: int | None = None
     """Save and stop at this update of the schedule, to continue later."""
     video_samples: int = 0
@@ -153,7 +154,7 @@ class Saving:
     @property
     def keep(self) -> Keep:
         """Which saves stay."""
-        larger = self.keep_best is not None and "psnr" in self.keep_best
+        larger = self.keep_best is not None and ("psnr" in self.keep_best or "success" in self.keep_best)
         return Keep(last=self.keep_last, best=self.keep_best, larger_is_better=larger)
 
 
@@ -174,6 +175,7 @@ class Recipe:
     loading: Loading = Loading()
     saving: Saving = Saving()
     augmentation: Augmentation = NO_AUGMENTATION
+    rollouts: Rollouts = field(default_factory=Rollouts)
     about: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -200,7 +202,7 @@ class Recipe:
 Group = TypeVar("Group")
 GROUPS: dict[str, type] = {
     "schedule": Schedule, "optimizer": Optimizer, "losses": Losses, "computing": Computing, "loading": Loading,
-    "saving": Saving, "augmentation": Augmentation,
+    "saving": Saving, "augmentation": Augmentation, "rollouts": Rollouts,
 }  # fmt: skip
 
 _LEAST = {
@@ -208,7 +210,7 @@ _LEAST = {
     "warmup_ratio": 0, "future_stride": 1, "sample_stride": 1, "log_every": 1, "save_every": 1, "eval_every": 0,
     "stop_after": 1, "keep_last": 1, "prefetch": 1, "variants": 1, "workers": 0, "video_samples": 0,
     "sampling_steps": 1, "localisation_weight": 0, "peak_learning_rate": 0, "weight_decay": 0,
-    "lambda_video": 0, "lambda_action": 0,
+    "lambda_video": 0, "lambda_action": 0, "rollout_every": 0, "rollout_trials": 1, "rollout_threads": 1,
 }  # fmt: skip
 _SHARES = ("held_out", "state_dropout", "ema_decay")
 
@@ -231,6 +233,8 @@ def check_group(group: Any) -> None:
             raise ConfigError(f"{option} is {value}: use a share from 0 to below 1")
         if name == "gradient_clip" and not value > 0:
             raise ConfigError(f"{option} is {value}: use a number above 0, or --no-clip")
+        if name == "rollout_minutes" and not value > 0:
+            raise ConfigError(f"{option} is {value}: use a number above 0")
 
 
 def recipe_names() -> list[str]:

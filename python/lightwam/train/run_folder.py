@@ -40,6 +40,7 @@ from lightwam.lock import FolderLock
 from lightwam.model.fit import faults_line, find_not_finite
 from lightwam.train.distributed import World
 from lightwam.train.fingerprint import compare
+from lightwam.train.rollouts import FOLDER as ROLLOUTS
 from lightwam.train.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,13 @@ def check_run_folder(out: Path, kind: str) -> None:
             raise RunFolderError(f"{link} is not the link of a run: move it away, or give another --out")
 
 
+def check_not_in_use(out: Path) -> None:
+    """Raise `RunFolderError` where another process holds the run's folder now; to be called before long work."""
+    lock = Path(os.path.realpath(out)) / LOCK_FILE
+    if lock.is_file():
+        FolderLock(lock, str(out), RunFolderError).release()
+
+
 def saves_of(out: Path) -> list[Save]:
     """The whole saves of a run's folder, the newest last. One that is not whole is left alone, with a warning."""
     folders = out / SAVES
@@ -180,7 +188,7 @@ class RunFolder:
         self._lock = FolderLock(self._place / LOCK_FILE, str(self.out), RunFolderError)
         try:
             check_run_folder(self.out, self.kind)  # it may have been filled since
-            for folder in (self._place, self._place / SAVES):
+            for folder in (self._place, self._place / SAVES, self._place / ROLLOUTS):
                 remove_leftovers(folder, alone=True)
             saves = saves_of(self._place)
             if saves:

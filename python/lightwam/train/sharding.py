@@ -8,8 +8,8 @@ are those of the model itself everywhere; what is saved is whole tensors, which 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from lightwam.model.dit import DiTBlock
 from lightwam.train.distributed import World
 
 Sharding = Literal["ddp", "fsdp"]
+Result = TypeVar("Result")
 
 
 class _Losses(nn.Module):
@@ -29,7 +30,12 @@ class _Losses(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Mapping[str, Any], noise: Tensor | None, timestep: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Mapping[str, Any], noise: Tensor | None, timestep: Tensor | None,
+        work: Callable[[], Any] | None = None,
+    ) -> Any:  # fmt: skip
+        if work is not None:  # inside, FSDP2 has gathered what is outside of blocks
+            return work()
         compute = getattr(self.model, "training_losses", self.model)
         losses: dict[str, Tensor] = compute(batch, noise, timestep)
         return losses
@@ -45,6 +51,8 @@ class SharedModel:
         sharding: "ddp" or "fsdp"; of one process without meaning.
         compute_dtype: what FSDP2 gathers the weights in; None: as they are. Gradients are reduced in float32.
         blocks: the modules that FSDP2 gathers one at a time; None: the blocks of the video DiT.
+        find_unused: with "ddp", look in each update for trained parameters that get no gradient, which are an error
+            otherwise.
 
     Raises:
         ConfigError: another sharding.
@@ -57,6 +65,7 @@ class SharedModel:
         sharding: Sharding = "ddp",
         compute_dtype: torch.dtype | None = None,
         blocks: Iterable[nn.Module] | None = None,
+        find_unused: bool = False,
     ) -> None:
         if sharding not in get_args(Sharding):
             raise ConfigError(f"sharding is {sharding!r}: use 'ddp' or 'fsdp'")
@@ -68,7 +77,9 @@ class SharedModel:
             return
         with self.world.guarded():
             if sharding == "ddp":
-                self._call = self._ddp = nn.parallel.DistributedDataParallel(self._call, gradient_as_bucket_view=True)
+                self._call = self._ddp = nn.parallel.DistributedDataParallel(
+                    self._call, gradient_as_bucket_view=True, find_unused_parameters=find_unused
+                )
             else:
                 for tensor in (*model.parameters(), *model.buffers()):
                     dist.broadcast(tensor.data, 0)
@@ -81,16 +92,41 @@ class SharedModel:
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
         policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
         inner = blocks if blocks is not None else (m for m in self.model.modules() if isinstance(m, DiTBlock))
-        for block in list(inner):
-            fully_shard(block, mesh=mesh, mp_policy=policy)
-        return fully_shard(self._call, mesh=mesh, mp_policy=policy)
+        sharded = [fully_shard(block, mesh=mesh, mp_policy=policy) for block in list(inner)]
+        whole_model = fully_shard(self._call, mesh=mesh, mp_policy=policy)
+        for block in sharded:  # one that never runs (without a video pass, the last ones) fails in accumulation else
+            block.unshard()
+            block.reshard()
+        return whole_model
 
     def losses(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, timestep: Tensor | None = None
     ) -> dict[str, Tensor]:
         """This process's losses of a batch."""
-        losses: dict[str, Tensor] = self._call(batch, noise, timestep)
+        try:
+            losses: dict[str, Tensor] = self._call(batch, noise, timestep)
+        except RuntimeError as error:
+            if "Expected to have finished reduction" not in str(error):
+                raise
+            raise ConfigError(
+                "some trained parameters get no gradient in an update: freeze them, or give find_unused=True"
+            ) from error
         return losses
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether each process has a part of every weight, so that all of them must compute together."""
+        return self._fsdp is not None
+
+    @torch.no_grad()
+    def evaluate(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, which may call the model without gradients. Where `in_parts`, all processes do."""
+        if self._fsdp is None:
+            return work()
+        with self.world.guarded():
+            result: Result = self._call(None, None, None, work)
+            self._fsdp.reshard()
+            return result
 
     @contextlib.contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:

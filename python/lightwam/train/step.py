@@ -83,6 +83,7 @@ class TrainStep:
         world: the processes that compute a step together (`lightwam.train.distributed.use_world`); None: this one. The
             first one's weights count.
         sharding: of several processes: "ddp", each with a copy of the model; "fsdp", each with a part of it (FSDP2).
+        find_unused: of several processes with "ddp": some trained parameters get no gradient in some updates.
 
     Attributes:
         step_count: optimizer steps done.
@@ -109,6 +110,7 @@ class TrainStep:
         ema_decay: float | None = None,
         world: World | None = None,
         sharding: Sharding = "ddp",
+        find_unused: bool = False,
     ) -> None:
         self.schedule = PublishedSchedule(learning_rate, warmup_steps, max_steps, decay)
         if not (math.isfinite(weight_decay) and weight_decay >= 0):
@@ -119,7 +121,7 @@ class TrainStep:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError("no parameter of the model requires a gradient: load it without freezing all of it")
         self.model, self.autocast = model, autocast
-        self.shared = SharedModel(model, world, sharding)
+        self.shared = SharedModel(model, world, sharding, find_unused=find_unused)
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.names, self.parameters = list(trained), list(trained.values())
         self.masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
@@ -216,6 +218,11 @@ class TrainStep:
         self._masters_to_weights()
         load_optimizer_state(self.optimizer, dict(zip(self.names, self.masters, strict=True)), state.optimizer)
         self.step_count = state.step
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The averaged weights, or where there are none the trained ones, by name. Where as for `state`."""
+        values = self.masters if self.average is None else self.average.values
+        return self.shared.whole_tensors(dict(zip(self.names, values, strict=True)))
 
     def full_weights(self) -> dict[str, Tensor]:
         """All weights of the model, frozen ones included, whole in the CPU's memory. Where as for `state`."""

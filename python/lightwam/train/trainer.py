@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,9 +27,10 @@ from lightwam.train.device import to_device
 from lightwam.train.distributed import World
 from lightwam.train.loader import MicroBatch, Order
 from lightwam.train.recipe import Recipe
+from lightwam.train.rollouts import FOLDER, Simulate, roll_out
 from lightwam.train.run_folder import RunFolder
 from lightwam.train.step import TrainStep
-from lightwam.train.stopping import stop_requests
+from lightwam.train.stopping import StopRequest, stop_requests
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +66,15 @@ class Subject(Learner, Protocol):
 
     label: str
     """Name beside the progress bar."""
+    find_unused: bool
+    """Whether some trained parameters get no gradient in some updates."""
     order: Order
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        """Figures on held-out data; pictures of them go to the folder. Called with the averaged weights in place."""
+        """Figures on held-out data; pictures of them go to the folder. Called with the averaged weights in place.
+
+        In the first process alone, or in all of them where each has a part of the weights; the first one writes.
+        """
         ...
 
     def write_checkpoint(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
@@ -77,8 +83,9 @@ class Subject(Learner, Protocol):
 
 
 def make_step(
-    networks: nn.Module, recipe: Recipe, steps: int, world: World | None = None, sharding: Any = "ddp"
-) -> TrainStep:
+    networks: nn.Module, recipe: Recipe, steps: int, world: World | None = None, sharding: Any = "ddp",
+    find_unused: bool = False,
+) -> TrainStep:  # fmt: skip
     """The optimizer step of a recipe, over `steps` updates."""
     schedule, optimizer = recipe.schedule, recipe.optimizer
     warmup = schedule.warmup_steps
@@ -97,6 +104,7 @@ def make_step(
         ema_decay=optimizer.ema_decay,
         world=world,
         sharding=sharding,
+        find_unused=find_unused,
     )
 
 
@@ -183,6 +191,7 @@ class Trainer:
         folder: the run's, entered.
         world: the processes that train together.
         sharding: how they share the model.
+        simulate: makes the trials of the recipe's rollouts.
 
     Attributes:
         step: the optimizer step, with all weights and their averages.
@@ -190,14 +199,15 @@ class Trainer:
     """
 
     def __init__(
-        self, subject: Subject, recipe: Recipe, folder: RunFolder, world: World | None = None, sharding: Any = "ddp"
-    ) -> None:
+        self, subject: Subject, recipe: Recipe, folder: RunFolder, world: World | None = None, sharding: Any = "ddp",
+        simulate: Simulate | None = None,
+    ) -> None:  # fmt: skip
         """Start at update 0, or where the folder's newest save is. Raises `CheckpointError` where that does not fit."""
         self.subject, self.recipe, self.folder, self.world = subject, recipe, folder, world or World()
-        self.sharding = sharding
+        self.simulate = simulate
         self.world.barrier()  # the first process has entered the folder
         self.last = steps_of(recipe, subject.order)
-        self.step = make_step(subject.networks, recipe, self.last, self.world, sharding)
+        self.step = make_step(subject.networks, recipe, self.last, self.world, sharding, subject.find_unused)
         state = folder.resume()
         if state is not None:
             self.step.load(state)
@@ -205,7 +215,7 @@ class Trainer:
         history = {} if state is None else state.history
         self.curves = Curves(folder.out, history, recipe.saving.wandb) if self.world.is_first else None
         self._figures: dict[str, float] = {}
-        self._validated = -1
+        self._measured = -1
 
     @default_arithmetic
     def run(self) -> None:
@@ -221,50 +231,80 @@ class Trainer:
                 if done % saving.log_every == 0 or done == last:
                     self._report(speed.point(self.recipe, self.world))
                     speed = _Speed()
-                stopping = self.world.agree(stop.signal)
-                saves = done % saving.save_every == 0 or done == last or bool(stopping)
-                validates = (
-                    saves if saving.eval_every is None else bool(saving.eval_every) and done % saving.eval_every == 0
-                )
-                if (validates and not stopping) or saves:
-                    paused = time.perf_counter()
-                    if validates and not stopping:
-                        self.validate()
-                    if saves:
-                        self.save()
-                    speed.began += time.perf_counter() - paused
-                if stopping:
+                paused = time.perf_counter()
+                if self._between(done, last, stop):
                     break
+                speed.began += time.perf_counter() - paused
         if self.curves is not None:
             self.curves.close()
 
+    def _between(self, done: int, last: int, stop: StopRequest) -> bool:
+        """Rollouts, validation and saving where they are due; whether the run is to end here."""
+        saving, every = self.recipe.saving, self.recipe.rollouts.rollout_every
+        stopping = self.world.agree(stop.signal)
+        if every and done % every == 0 and not stopping:
+            self.roll_out(stop)
+            stopping = self.world.agree(stop.signal)
+        saves = done % saving.save_every == 0 or done == last or bool(stopping)
+        validates = saves if saving.eval_every is None else bool(saving.eval_every) and done % saving.eval_every == 0
+        if validates and not stopping:
+            self.validate()
+        if saves:
+            self.save()
+        return bool(stopping)
+
+    def roll_out(self, stop: StopRequest) -> dict[str, float]:
+        """Success of the averaged weights in a simulator, into the curves. All processes call it."""
+        weights = {**self._whole_weights(), **self.step.trained_weights()}
+
+        def make(tick: Callable[[], object]) -> Mapping[str, float]:
+            assert self.simulate is not None
+            folder = self.folder.out / FOLDER
+            write = lambda path: self.subject.write_checkpoint(path, weights)  # noqa: E731
+            return self.simulate(self.step.step_count, write, folder, tick)
+
+        figures = roll_out(self.world, stop, self.recipe.rollouts.rollout_minutes, make)
+        self._measure(figures)
+        return figures
+
+    def _measure(self, figures: Mapping[str, float]) -> None:
+        """Report figures of the networks as they are, and keep them for a save at this step."""
+        same = self._measured == self.step.step_count
+        self._figures = {**(self._figures if same else {}), **figures}
+        self._measured = self.step.step_count
+        self._report(figures)
+
+    def _whole_weights(self) -> Mapping[str, Tensor]:
+        return self.step.full_weights() if self.step.shared.in_parts else self.subject.networks.state_dict()
+
     def validate(self) -> dict[str, float]:
         """Figures of the averaged weights on held-out data, into the curves; the networks train on as before."""
-        training, networks = self.subject.networks.training, self.subject.networks
+        training, networks, shared = self.subject.networks.training, self.subject.networks, self.step.shared
+        figures: dict[str, float] = {}
         with self.step.averaged(), self.step.computing():
             networks.eval()
             try:
-                self._figures = self.subject.validate(self.step.step_count, self.folder.out)
+                if self.world.is_first or shared.in_parts:
+                    done, out = self.step.step_count, self.folder.out
+                    figures = shared.evaluate(lambda: self.subject.validate(done, out))
             finally:
                 networks.train(training)
-        self._validated = self.step.step_count
-        self._report(self._figures)
-        return self._figures
+        self._measure(figures)
+        return figures
 
     def save(self) -> None:
         """Commit a save: checkpoint, state, curves. All processes call it."""
         done, order = self.step.step_count, self.subject.order
         epoch, place = divmod(done, order.updates)
         state = self.step.state()
-        in_parts = self.world.size > 1 and self.sharding == "fsdp"
-        weights = self.step.full_weights() if in_parts else self.subject.networks.state_dict()
+        whole = self._whole_weights()
         if not self.world.is_first:
             return
-        weights = {**weights, **(state.average or state.weights)}
+        weights = {**whole, **(state.average or state.weights)}
         assert self.curves is not None
         position = {"epoch": epoch, "batch": place * order.accumulation * order.world}
         state = replace(state, position=position, history=self.curves.history)
-        figures = self._figures if self._validated == done else {}
+        figures = self._figures if self._measured == done else {}
         self.folder.save(state, lambda path: self.subject.write_checkpoint(path, weights), figures)
         self.curves.draw(self.folder.out / "losses.png")
 

@@ -25,7 +25,7 @@ from lightwam.train.fingerprint import make_fingerprint
 from lightwam.train.loader import MicroBatch, Order
 from lightwam.train.options import VAELosses, VAETrainArgs
 from lightwam.train.recipe import Recipe
-from lightwam.train.run_folder import RunFolder, check_run_folder
+from lightwam.train.run_folder import RunFolder, check_not_in_use, check_run_folder
 from lightwam.train.trainer import Ready, Trainer
 from lightwam.train.vae_data import FrameSource
 from lightwam.train.vae_losses import Localiser, vae_losses, validate
@@ -52,6 +52,7 @@ class VAETraining:
     """What `lightwam.train.trainer` trains: the VAE on frames and, every so many updates, on clips."""
 
     label = "train VAE"
+    find_unused = True  # clips use what frames do not
 
     def __init__(self, args: VAETrainArgs, world: World) -> None:
         self.args, self.world = args, world
@@ -131,6 +132,7 @@ def train_vae(args: VAETrainArgs) -> Trainer:
     """Train by the arguments of the command line; a run that was stopped goes on. Returns what ran."""
     check_run_folder(args.out, "vae")
     with use_world(args.machine.device) as world:
+        world.on_first(lambda: check_not_in_use(args.out))
         training = VAETraining(args, world)
         with RunFolder(
             args.out, "vae", training.fingerprint(), allow_changed=args.allow_changed, world=world

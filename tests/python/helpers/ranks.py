@@ -19,6 +19,7 @@ from lightwam.errors import LightWAMError, TrainingError
 from lightwam.model import LightWAM
 from lightwam.train import TrainStep
 from lightwam.train.distributed import World, use_world
+from lightwam.train.networks import FUTURE, PolicyNetworks
 
 OPTIONS: dict[str, Any] = {"learning_rate": 1e-3, "weight_decay": 0.01, "warmup_steps": 2, "max_steps": 50,
                            "max_grad_norm": 1.0, "ema_decay": 0.9}  # fmt: skip
@@ -45,10 +46,14 @@ def train(
     return step, figures
 
 
+def batch_numbers(step: int, accumulation: int, world: World) -> list[int]:
+    """Numbers of the batches that a rank computes in an update: they are dealt in turn."""
+    return [turn * world.size + world.rank for turn in range(step * accumulation, (step + 1) * accumulation)]
+
+
 def advance(step: TrainStep, world: World, accumulation: int) -> dict[str, float]:
     """One update."""
-    turns = range(step.step_count * accumulation, (step.step_count + 1) * accumulation)
-    numbers = [turn * world.size + world.rank for turn in turns]  # dealt in turn
+    numbers = batch_numbers(step.step_count, accumulation, world)
     batches = [micro_batch(step.model, number) for number in numbers]  # type: ignore[arg-type]
     return step.step(*zip(*batches, strict=True))  # type: ignore[arg-type]
 
@@ -61,6 +66,28 @@ def compare_shardings(world: World, out: Path, steps: int) -> None:
         results[sharding] = {"figures": figures, "weights": step.full_weights(), "state": step.state()}
     if world.is_first:
         torch.save(results, out / "results.pt")
+    world.barrier()
+
+
+def without_futures(world: World, out: Path, accumulation: int) -> None:
+    """Updates of actions alone: what only the video pass uses is trained and gets no gradient. Then an evaluation."""
+    results: dict[str, Any] = {}
+    for sharding in ("ddp", "fsdp") if world.size > 1 else ("ddp",):
+        networks = PolicyNetworks(build(tiny()), None)
+        step = TrainStep(networks, world=world, sharding=sharding, find_unused=True, **OPTIONS)  # type: ignore[arg-type]
+        figures = []
+        for _ in range(3):
+            batches = []
+            for number in batch_numbers(step.step_count, accumulation, world):
+                batch = micro_batch(networks.policy, number)[0]
+                batches.append({**batch, FUTURE: {**batch, "action": batch["action"][:0]}})
+            figures.append(step.step(batches))
+        batch = micro_batch(networks.policy, 99)[0]
+        with step.averaged():
+            loss = step.shared.evaluate(lambda: float(networks.policy.action_loss(batch)[0]))  # noqa: B023
+        results[sharding] = {"figures": figures, "loss": loss, "weights": step.full_weights()}
+    if world.is_first:
+        torch.save(results, out / f"actions{world.size}.pt")
     world.barrier()
 
 
@@ -79,8 +106,9 @@ def cross_states(world: World, out: Path, steps: int) -> None:
 
 
 def all_that_ends_well(world: World, out: Path, steps: int) -> None:
-    """`compare_shardings`, `cross_states` and `meet_not_finite`."""
+    """`compare_shardings`, `without_futures`, `cross_states` and `meet_not_finite`."""
     compare_shardings(world, out, steps)
+    without_futures(world, out, 2)
     cross_states(world, out, 2)
     meet_not_finite(world, out)
 

@@ -53,6 +53,22 @@ def die(number: int) -> int:
     os._exit(7)
 
 
+def wait_for_ever(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+    signal.pause()
+
+
+def test_a_tick_can_end_the_work(tmp_path: Path) -> None:
+    def tick() -> None:
+        if list(tmp_path.iterdir()):
+            raise SimulatorError("that is enough")
+
+    with pytest.raises(SimulatorError, match="that is enough"):
+        list(run_jobs(wait_for_ever, [tmp_path], tick=tick))
+    (worker,) = tmp_path.iterdir()
+    assert not alive(int(worker.name))
+
+
 def test_results_and_errors() -> None:
     assert sorted(run_jobs(double, [1, 2, 3], processes=2)) == [(1, 2), (2, 4), (3, 6)]
     assert list(run_jobs(double, [])) == []

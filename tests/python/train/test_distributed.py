@@ -11,10 +11,22 @@ import pytest
 import torch
 
 from helpers.built_once import BuiltOnce
-from helpers.ranks import OPTIONS, World, advance, all_that_ends_badly, all_that_ends_well, free_port, run_ranks, train
+from helpers.model_tiny import build, tiny
+from helpers.ranks import (
+    OPTIONS,
+    World,
+    advance,
+    all_that_ends_badly,
+    all_that_ends_well,
+    free_port,
+    run_ranks,
+    train,
+    without_futures,
+)
 from lightwam.errors import CheckpointError, ConfigError, DeviceError, DistributedError
 from lightwam.train import TrainStep
 from lightwam.train.distributed import use_world
+from lightwam.train.networks import PolicyNetworks
 from lightwam.train.sharding import SharedModel, frozen_as
 
 STEPS = 2
@@ -36,6 +48,7 @@ def trained(built_once: BuiltOnce) -> Path:
         result = {"figures": figures, "state": step.state(), "weights": step.full_weights()}
         result["more"] = [advance(step, World(), 4) for _ in range(2)]
         torch.save({**result, "end": step.state()}, root / "one.pt")
+        without_futures(World(), root, 4)
         for process in run_ranks(all_that_ends_well.__name__, root, steps=STEPS):
             assert process.status == 0, process.text
 
@@ -65,6 +78,19 @@ def test_two_processes_train_as_one(trained: Path, sharding: str) -> None:
                 torch.testing.assert_close(getattr(two["state"], part)[name], value, rtol=1e-4, atol=1e-5)
     for name, state in one["state"].optimizer.items():
         torch.testing.assert_close(two["state"].optimizer[name], state, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_weights_without_a_gradient_and_an_evaluation(trained: Path, sharding: str) -> None:
+    """Without a video pass its head stays as it is; FSDP2 evaluates through its parts."""
+    one, two = read(trained / "actions1.pt")["ddp"], read(trained / "actions2.pt")[sharding]
+    assert_figures(two["figures"], one["figures"])
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    unmoved = dict(PolicyNetworks(build(tiny()), None).named_parameters())
+    same = [name for name, value in one["weights"].items() if name in unmoved and torch.equal(value, unmoved[name])]
+    assert any("head" in name for name in same)
+    for name in same:
+        assert torch.equal(two["weights"][name], one["weights"][name])
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])

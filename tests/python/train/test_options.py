@@ -26,7 +26,9 @@ POLICY = (
     "--wandb p --brightness 0.1 --contrast 0.2 --saturation 0.3 --hue 0.4 --noise 0.5 --shift 0.1 "
     "--allow-changed a b --video-batch 5 --peak-learning-rate 0.1 --warmup-steps 6 --weight-decay 0.2 "
     "--gradient-clip 0.3 --ema-decay 0.4 --state-dropout 0.5 --localisation-weight 0.6 --held-out 0.7 --device "
-    "cuda:1 --attention sdpa --future-stride 7 --seed 8 --threads 9 --log-every 10 --save-every 11"
+    "cuda:1 --attention sdpa --future-stride 7 --seed 8 --threads 9 --log-every 10 --save-every 11 --rollout-every 12 "
+    "--rollout-trials 13 --rollout-sim s --rollout-suite t --rollout-states shifted --rollout-protocol p "
+    "--rollout-precision bf16 --rollout-threads 2 --rollout-minutes 1.5"
 )
 BLIND = (
     "--data a b --out o --episodes 4 --steps 1 --batch 2 "

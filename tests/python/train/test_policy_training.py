@@ -187,12 +187,16 @@ def test_compact_weights_change_nothing_but_their_rounding(tmp_path: Path) -> No
 
 def test_curves_reach_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    run = SimpleNamespace(log=lambda values, step: seen.append((step, values)), finish=lambda: seen.append("end"))
+    run = SimpleNamespace(
+        id="r7", log=lambda values, step: seen.append((step, values)), finish=lambda: seen.append("end")
+    )
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **options: seen.append(options) or run))
     curves = Curves(tmp_path, {}, wandb="mine")
     curves.add(3, {"loss": 1.0})
     curves.close()
     assert seen[0]["project"] == "mine" and seen[1:] == [(3, {"loss": 1.0}), "end"]
+    Curves(tmp_path, {}, wandb="mine").close()
+    assert seen[0]["id"] is None and seen[3]["id"] == "r7"  # goes on where the first one was
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="--wandb mine: the module 'wandb' is not installed"):
         Curves(tmp_path, {}, wandb="mine")

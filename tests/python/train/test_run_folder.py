@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 
+from lightwam.cli import main
 from lightwam.errors import CheckpointError, RunFolderError, TrainingError
 from lightwam.files import replace_link
 from lightwam.identity import Fingerprint, differences
+from lightwam.lock import FolderLock
 from lightwam.train import run_folder
 from lightwam.train.fingerprint import compare, make_fingerprint, tensors_identity
 from lightwam.train.run_folder import Keep, RunFolder, check_run_folder, fingerprint_of, saves_of
@@ -155,6 +157,22 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         leave.set()
         other.join()
     filled(tmp_path / "run", 1)
+
+
+def test_a_second_training_is_refused_before_it_reads_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    lock = FolderLock(tmp_path / "run" / ".lock", "run", RunFolderError)
+    try:
+        for inputs in (["policy"], ["vae", "--cache", str(tmp_path / "cache")]):
+            words = ["train", *inputs, "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
+            assert main(words) == 2
+            (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lightwam train")]
+            assert f"run is in use by process {os.getpid()} on" in line and "give another --out" in line
+    finally:
+        lock.release()
+    assert os.listdir(tmp_path) == ["run"]
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lightwam import cli
-from lightwam.errors import DeviceError
+from lightwam.errors import ConfigError, DeviceError
 from lightwam.model.attention import AttentionMethod
-from lightwam.train.device import choose_attention, mixed_precision, use_device
+from lightwam.train.device import choose_attention, mixed_precision, require_compiler, use_device
 from lightwam.train.trainer import on_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -31,6 +31,17 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(DeviceError, match="give cpu, cuda or cuda:N"):
         use_device(name)
+
+
+def test_compiling_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no C++ compiler: with torch's own error, at the first call."""
+
+    def fails(number: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("\nNo working C++ compiler found in (None, 'g++')\nmore\nlines")
+
+    monkeypatch.setattr(torch, "compile", lambda function: fails)
+    with pytest.raises(ConfigError, match=r"^--compile: .*\(No working C\+\+ compiler.*\): install .*--no-compile$"):
+        require_compiler(CPU)
 
 
 @pytest.mark.parametrize(("cuda", "why"), [(None, "is built without CUDA"), ("13.0", "finds no GPU")])
