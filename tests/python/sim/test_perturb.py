@@ -14,7 +14,7 @@ from lightwam.sim.env import SimulatorEnv
 from lightwam.sim.perturb import AXES, Perturbed, parts, perturbations, perturbed
 from lightwam.sim.perturb.words import polite, reworded, turned_round
 
-PICTURE = np.random.default_rng(0).integers(40, 200, (64, 48, 3), dtype=np.uint8)
+PICTURE = np.random.default_rng(0).integers(40, 200, (256, 32, 3), dtype=np.uint8)
 FRAMES = ("light", "colour", "noise", "blur")
 
 
