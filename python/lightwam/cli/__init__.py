@@ -49,7 +49,7 @@ VERBS: dict[str, Verb] = {
 }
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("demo", "eval", "record", "train replay"), ("libero",)),
+    **dict.fromkeys(("demo", "eval", "eval merge", "record", "train replay"), ("libero",)),
     **dict.fromkeys(("train vae", "train policy", "train blind", "train plan", "quantize"), ("train",)),
     **dict.fromkeys(("data check", "data show", "data stats", "data precompute", "robot from-dataset"), ("train",)),
     **dict.fromkeys(("convert", "export"), ("export",)),
