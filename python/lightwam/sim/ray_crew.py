@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,6 +67,21 @@ def _describe(sim: str) -> dict[str, Any]:
     return {name: report.get(name) for name in _MUST_AGREE}
 
 
+def _connect(address: str) -> None:
+    """Connect this process to a cluster, unless it is. Signals stay ours. Raises ConfigError."""
+    if ray.is_initialized():
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, namespace="lightwam-eval")
+    except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(f"no Ray cluster at --ray {address} ({told}): start one with `ray start`") from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 @dataclass
 class _Member:
     """A worker and what it works at."""
@@ -79,12 +95,7 @@ class RayCrew:
     """Workers on the cluster at `address`, as many as it has CPUs unless `count` says."""
 
     def __init__(self, to: Assignment, address: str, count: int | None = None) -> None:
-        if not ray.is_initialized():
-            try:
-                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, namespace="lightwam-eval")
-            except (ConnectionError, RayError, ValueError, RuntimeError) as error:
-                told = " ".join(str(error).split())
-                raise ConfigError(f"no Ray cluster at --ray {address} ({told}): start one with `ray start`") from error
+        _connect(address)
         cpus = int(ray.cluster_resources().get("CPU", 0))
         if cpus < 1:
             raise ConfigError(f"the Ray cluster at {address} has no CPU to give: start it with `ray start --num-cpus`")

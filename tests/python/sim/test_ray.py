@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lightwam eval --ray` on a local cluster of two machines with one worker each. Needs the extra [ray]."""
+"""`lightwam eval --ray` on a local cluster with two workers. Needs the extra [ray]."""
 
 from __future__ import annotations
 
@@ -43,22 +43,17 @@ class Mortal(Toy):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder that the cluster's workers import from, while the cluster runs."""
-    from ray.cluster_utils import Cluster
-
     place = tmp_path_factory.mktemp("ray")
     (place / "mortal_sim.py").write_text(MORTAL)
     sys.path.insert(0, str(place))
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
-        os.environ["RAY_ADDRESS"] = cluster.address
+        context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="lightwam-eval")
+        os.environ["RAY_ADDRESS"] = context.address_info["address"]
         yield place
     finally:
         ray.shutdown()
-        cluster.shutdown()
         sys.path.remove(str(place))
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
