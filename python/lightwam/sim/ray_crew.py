@@ -157,8 +157,8 @@ class RayCrew:
         log.warning("%s: it is done again by another one", told)
 
     def _keep(self, films: dict[str, bytes]) -> None:
-        folder = self._to.films.folder
-        for name, content in films.items() if folder else ():
+        for name, content in films.items():
+            folder = self._to.films.folder or Path()
             with replacing_file(folder / name) as building:
                 building.write_bytes(content)
 
