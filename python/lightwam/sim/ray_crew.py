@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.files import replacing_file
 from lightwam.sim.closed_loop import Trial
-from lightwam.sim.crew import Assignment, Results, Work, make_worker, task_of
+from lightwam.sim.crew import Assignment, Results, Work, Worker, make_worker, task_of
 from lightwam.sim.env import Task
 from lightwam.sim.films import Films
 from lightwam.sim.registry import load_simulator
@@ -40,23 +40,28 @@ class _RemoteWorker:
     """A `Worker` on some machine, with a folder of its own for the policy and for films."""
 
     def __init__(self, to: Assignment, content: bytes) -> None:
+        self._to, self._content = to, content
         self._folder = tempfile.TemporaryDirectory(prefix="lightwam-")
         self._films = Path(self._folder.name)
-        source, path = to.policy, to.policy.path
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
-            path = self._films / path.name
-            path.write_bytes(content)
-        films = replace(to.films, folder=self._films) if to.films.folder else Films()
-        self._worker = make_worker(replace(to, policy=replace(source, path=path), films=films))
+        self._worker: Worker | None = None  # made at the first work, whose error then says why it cannot be
 
     def do(self, work: Work) -> tuple[Trial | None, dict[str, bytes]]:
         """The outcome, and the films that were made: name -> content."""
+        self._worker = self._worker or self._made()
         trial = self._worker.do(work)
         films = {}
         for path in self._films.glob("*.mp4"):
             films[path.name] = path.read_bytes()
             path.unlink()
         return trial, films
+
+    def _made(self) -> Worker:
+        source, path = self._to.policy, self._to.policy.path
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
+            path = self._films / path.name
+            path.write_bytes(self._content)
+        films = replace(self._to.films, folder=self._films) if self._to.films.folder else Films()
+        return make_worker(replace(self._to, policy=replace(source, path=path), films=films))
 
 
 def _describe(sim: str) -> dict[str, Any]:
