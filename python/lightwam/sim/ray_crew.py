@@ -158,7 +158,7 @@ class RayCrew:
     def _lost(self, error: RayError, tries: int, work: Work) -> None:
         told = f"a Ray worker was lost ({type(error).__name__}) at {_told(work)}"
         if tries >= _ATTEMPTS:
-            raise SimulatorError(f"{told}, the {tries}th time: look at the cluster's logs, or at its memory") from error
+            raise SimulatorError(f"{told}, {tries} times: look at the cluster's logs, or at its memory") from error
         log.warning("%s: it is done again by another one", told)
 
     def _keep(self, films: dict[str, bytes]) -> None:
