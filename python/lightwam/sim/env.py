@@ -61,6 +61,9 @@ class Recorder(Protocol):
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """One episode from a random start drawn from `rng`; None where the attempt failed and another is due."""
 
+    def close(self) -> None:
+        """Free what it records in; by default there is nothing to free."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -70,6 +73,7 @@ class Recording:
     row_hz: int  # recorded rows a second
     placements: tuple[str, ...]  # how far objects are moved from their usual places, the default first
     clip_kinds: Mapping[str, float]  # short clips beside whole episodes ("full"): kind -> share; {} for none
+    targets: tuple[str, ...] = ("goal",)  # what may be commanded: the task's goal; "any": another object of the scene
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,11 @@ class SimulatorEnv(Protocol):
         """A scripted expert in the present episode. Raises SimulatorError where the task has none."""
         raise SimulatorError(f"task {self.task.name!r} has no scripted expert: it can be evaluated, not recorded")
 
-    def recorder(self, placements: str, policy: PolicyLike | None) -> Recorder:
-        """What records here: the expert, or with `policy` its corrections of that policy. Raises as `expert`."""
+    def recorder(self, placements: str, policy: PolicyLike | None, targets: str = "goal") -> Recorder:
+        """What records here: the expert, or with `policy` its corrections of that policy. Raises as `expert`.
+
+        placements, targets: of the simulator's `Recording`; only "goal" is passed where it has nothing else.
+        """
         raise SimulatorError(f"task {self.task.name!r} has no recorder: it can be evaluated, not recorded")
 
 

