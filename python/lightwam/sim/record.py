@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
@@ -41,8 +42,7 @@ MAX_ATTEMPTS = 12
 RECORDING_FILE, LOCK_FILE = "recording.json", ".lock"
 _STAGED = re.compile(r"episode_\d+|recording\.json|\.lock|\.(episode_\d+|recording)\..*\.part.*")
 
-KEPT_ENVIRONMENTS = 10  # of a process: each takes seconds to build
-_TASK_RUN = 20  # episodes of a task in a row, where there are more tasks than environments
+TASK_RUN = 20  # episodes of a task in a row: an environment takes seconds and a gigabyte, a process holds one at a time
 
 
 class Job(NamedTuple):
@@ -233,24 +233,25 @@ def record_one(recorder: Recorder, staging: Staging, number: int, kind: str) -> 
     raise SimulatorError(f"episode {number} ({kind}): the expert failed {MAX_ATTEMPTS} times: check the task")
 
 
-_recorders: dict[Task, Recorder] = {}  # of this process, the one used last at the end
+_recorder: tuple[Task, Recorder] | None = None  # of this process
 
 
 def _record_job(make: Callable[[Task], Recorder], staging: Staging, job: Job) -> int:
-    """Record one episode with this process's recorder of the task; returns its rows."""
-    recorder = _recorders.pop(job.task, None)
-    if recorder is None and len(_recorders) >= KEPT_ENVIRONMENTS:
-        _recorders.pop(next(iter(_recorders))).close()
-    _recorders[job.task] = recorder or make(job.task)
-    return record_one(_recorders[job.task], staging, job.number, job.kind)
+    """Record one episode with this process's recorder, if it is of the job's task, or with a new one; its rows."""
+    global _recorder
+    if _recorder is None or _recorder[0] != job.task:
+        if _recorder is not None:
+            _recorder[1].close()
+            _recorder = None
+            gc.collect()  # an environment refers to itself
+        _recorder = job.task, make(job.task)
+    return record_one(_recorder[1], staging, job.number, job.kind)
 
 
-def _in_runs(jobs: list[Job]) -> list[Job]:
-    """In an order in which few environments are built: their own, unless there are too many tasks to keep them all."""
+def in_runs(jobs: list[Job]) -> list[Job]:
+    """The jobs in an order in which tasks change seldom, and yet the first hundreds have all of them."""
     tasks = list(dict.fromkeys(job.task for job in jobs))
-    if len(tasks) <= KEPT_ENVIRONMENTS:
-        return jobs
-    return sorted(jobs, key=lambda job: (job.number // (_TASK_RUN * len(tasks)), tasks.index(job.task), job.number))
+    return sorted(jobs, key=lambda job: (job.number // (TASK_RUN * len(tasks)), tasks.index(job.task), job.number))
 
 
 def record(make: Callable[[Task], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
@@ -261,7 +262,7 @@ def record(make: Callable[[Task], Recorder], staging: Staging, jobs: list[Job], 
     Raises SimulatorError where a process fails; what is staged is kept.
     """
     staging.folder.mkdir(parents=True, exist_ok=True)
-    left, rows_total = _in_runs(staging.missing(jobs)), 0
+    left, rows_total = staging.missing(in_runs(jobs)), 0
     log.info("%d of %d episodes left to record in %s", len(left), len(jobs), staging.folder)
     if not left:
         return 0

@@ -65,11 +65,8 @@ def test_the_policy_drives_for_a_while_and_replans(make_runner: Any) -> None:
         episode = runner.record("correction", np.random.default_rng(seed))
         steps = episode.info["policy_steps"]
         assert episode.kind == "correction" and 8 <= steps < LONGEST_POLICY_STEPS
-        assert (
-            policy.instruction == "reach target 0"
-            and env.steps == steps
-            and policy.chunks == -(-steps // policy.replan_steps)
-        )
+        assert policy.instruction == "reach target 0" and env.steps == steps
+        assert policy.chunks == -(-steps // policy.replan_steps)
 
 
 def test_nothing_is_recorded_where_the_policy_needed_no_correction(make_runner: Any) -> None:

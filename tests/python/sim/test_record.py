@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,16 @@ from lightwam.sim.env import Decision, Recording, Task
 from lightwam.sim.libero.env import ROBOT
 from lightwam.sim.libero.scenarios import ActionNoise, NoiseConfig
 from lightwam.sim.libero.simulator import Libero
-from lightwam.sim.record import MAX_ATTEMPTS, Job, Staging, make_recorder, plan_episodes, record_one, recording_of
+from lightwam.sim.record import (
+    MAX_ATTEMPTS,
+    Job,
+    Staging,
+    in_runs,
+    make_recorder,
+    plan_episodes,
+    record_one,
+    recording_of,
+)
 
 
 class FailingEnv(ToyEnv):
@@ -67,6 +77,11 @@ def test_tasks_share_every_prefix_and_change_no_kind() -> None:
             chosen = [job.task.index for job in jobs[:length] if kind in (None, job.kind)]
             counts = [chosen.count(number) for number in range(10)]
             assert max(counts) - min(counts) <= (len(Libero.recording.clip_kinds) + 1 if kind is None else 1)
+    ordered = in_runs(jobs)
+    assert sorted(ordered) == jobs
+    assert sum(first.task != second.task for first, second in pairwise(ordered)) < 20
+    assert {job.task for job in ordered[-60:]} < set(tasks) == {job.task for job in ordered}
+    assert in_runs(alone) == alone
     assert len({tuple(job.task.index for job in jobs[start : start + 10]) for start in (0, 10, 20)}) == 3
 
 
