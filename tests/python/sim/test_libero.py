@@ -6,15 +6,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from lightwam.errors import SimulatorError
+from lightwam.errors import ConfigError, SimulatorError
 from lightwam.sim.closed_loop import start_state
 from lightwam.sim.libero.env import CAMERAS, LiberoEnv
 from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres
 from lightwam.sim.libero.simulator import Libero, LiberoTaskEnv
+from lightwam.sim.libero.targets import GAP, commands, draw_target, exchanged_state
+from lightwam.sim.record import recording_of
 
 LIBERO = Libero()
 
@@ -96,6 +99,41 @@ def test_recordings_start_wider_than_the_shifted_states_and_never_officially(env
     assert len(np.unique(starts[:, 1])) == 8  # the arm's first joint carries noise
     again = random_state(env, np.random.default_rng(3))
     np.testing.assert_array_equal(again, starts[3])
+
+
+def test_any_object_of_the_scene_can_be_commanded(env: LiberoTaskEnv) -> None:
+    """The instruction is the suite's own; where objects stand does not depend on what is commanded."""
+    own = env.task
+    found = commands(env)
+    assert len(found) == 6 and next(iter(found)) == "alphabet_soup_1"
+    assert found["cream_cheese_1"] == LIBERO.task("libero_object", 1).instruction
+    rng = np.random.default_rng(0)
+    drawn = [draw_target(list(found), rng) for _ in range(400)]
+    assert set(drawn) == set(found) and 120 < drawn.count("alphabet_soup_1") < 200
+    try:
+        starts = [exchanged_state(env, np.random.default_rng(seed), WIDE) for seed in range(6)]
+        env.command("milk_1", found["milk_1"])
+        assert env.task.instruction == "pick up the milk and place it in the basket" and env.task.name == own.name
+        assert env.goal_objects() == ("milk_1", "basket_1") and env.expert().target == "milk_1"  # type: ignore[attr-defined]
+        again = [exchanged_state(env, np.random.default_rng(seed), WIDE) for seed in range(6)]
+        np.testing.assert_array_equal(starts, again)
+        assert not any(np.array_equal(first, second) for first, second in pairwise(starts))
+        addresses = np.array([env.position_address(name) for name in found])
+        for start in starts:
+            xy = np.stack([start[addresses], start[addresses + 1]], axis=1)
+            apart = np.linalg.norm(xy[:, None] - xy, axis=-1) + np.eye(6)
+            assert apart.min() > 0.06 + GAP  # no object is narrower than 6 cm corner to corner
+        assert np.ptp([start[addresses[0] + 1] for start in starts]) > 0.13  # the soup stands at others' places
+        env.set_state(starts[0])
+        assert not env.succeeded()
+        place, basket = env.position_address("milk_1"), env.position_address("basket_1")
+        starts[0][place : place + 3] = starts[0][basket : basket + 3] + np.array([0, 0, 0.05])
+        env.set_state(starts[0])
+        assert env.succeeded()
+    finally:
+        env.command("alphabet_soup_1", own.instruction)
+    with pytest.raises(ConfigError, match="choose one of goal, any"):
+        recording_of(LIBERO, None, "all")
 
 
 def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(env: LiberoTaskEnv) -> None:
