@@ -14,8 +14,7 @@ import pickle
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -45,6 +44,7 @@ class _Worker:
     process: BaseProcess
     pipe: connection.Connection
     job: int | None = None
+    group: Hashable = None  # of its last job
 
     def how_it_ended(self) -> str:
         """Which process, and its status or signal. Waits for the end."""
@@ -120,21 +120,23 @@ def run_jobs(
     *,
     attempts: int = 2,
     unfinished: Path | None = None,
+    group: Callable[[Job], Hashable] | None = None,
 ) -> Generator[tuple[Job, Result], None, None]:
     """Compute function(job) in `processes` worker processes; yields (job, result) in the order of their end.
 
     attempts: how often a job is tried whose worker dies; each death but the last is logged.
+    group: a worker goes on with jobs of the group of its last one (those that need the same scene, say) while there are.
     unfinished: a folder in which workers write (`lightwam.files`); what a dead one left half written is removed.
 
     Raises WorkerDied after the last attempt, and whatever `function` raises. Then, and when the caller leaves the loop
     in any way, Ctrl-C among them, all workers are ended. Once yielded a result is no longer held here.
     """
     pool = _Pool(pickle.dumps(function), unfinished)
-    waiting, tried = deque(range(len(jobs))), [0] * len(jobs)
+    waiting, tried = list(range(len(jobs))), [0] * len(jobs)
     patience = 0.0
     try:
         while waiting or any(worker.job is not None for worker in pool.workers):
-            _hand_out(pool, jobs, waiting, processes)
+            _hand_out(pool, jobs, waiting, processes, group)
             busy = {worker.pipe: worker for worker in pool.workers if worker.job is not None}
             for pipe in connection.wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
@@ -149,7 +151,7 @@ def run_jobs(
                         again = f", as {attempts - 1} before it" if attempts > 1 else ""
                         raise WorkerDied(died + again) from None
                     log.warning("%s: the job is done again in another process", died)
-                    waiting.appendleft(index)
+                    waiting.insert(0, index)
                     continue
                 if kind == "error":
                     raise value
@@ -159,14 +161,30 @@ def run_jobs(
         pool.end(patience)
 
 
-def _hand_out(pool: _Pool, jobs: Sequence[Any], waiting: deque[int], processes: int) -> None:
+def _hand_out(
+    pool: _Pool, jobs: Sequence[Any], waiting: list[int], processes: int, group: Callable[[Any], Hashable] | None
+) -> None:
     """Give waiting jobs to idle workers, and to new ones up to `processes`."""
     idle = [worker for worker in pool.workers if worker.job is None]
     while waiting and (idle or len(pool.workers) < processes):
         worker = idle.pop() if idle else pool.start()
-        worker.job = waiting.popleft()
+        worker.job = waiting[0] if group is None else _next_of(pool, jobs, waiting, worker, group)
+        waiting.remove(worker.job)
         with contextlib.suppress(OSError):  # it is dead: the end of its pipe says so
             worker.pipe.send_bytes(pickle.dumps(jobs[worker.job]))
+
+
+def _next_of(
+    pool: _Pool, jobs: Sequence[Any], waiting: list[int], worker: _Worker, group: Callable[[Any], Hashable]
+) -> int:
+    """The first waiting job of the worker's own group; else of one that nobody works at; else of any."""
+    taken = {other.group for other in pool.workers if other is not worker}
+    groups = {index: group(jobs[index]) for index in waiting}
+    own = [index for index in waiting if groups[index] == worker.group]
+    free = [index for index in waiting if groups[index] not in taken]
+    chosen = (own or free or waiting)[0]
+    worker.group = groups[chosen]
+    return chosen
 
 
 def _serve(pipe: connection.Connection) -> None:

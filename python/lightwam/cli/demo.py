@@ -11,8 +11,8 @@ from lightwam.assets import bundled_engine, bundled_figures
 from lightwam.cli.eval import print_reports
 from lightwam.errors import ConfigError
 from lightwam.runtime.policy import DeviceName
-from lightwam.sim.closed_loop import plan_trials
 from lightwam.sim.demo import run_demo
+from lightwam.sim.plan import plan_trials
 from lightwam.sim.policies import load_policy
 from lightwam.sim.registry import load_simulator
 from lightwam.sim.reports import prepare_output, write_report
@@ -54,7 +54,7 @@ def main(args: DemoArgs) -> int:
     prepare_output(args.out / "report.json")
     simulator, file = load_simulator(args.sim), args.policy or bundled_engine()
     plan = plan_trials(
-        simulator, suite=args.suite, tasks=None if args.task is None else (args.task,), trials=args.episodes,
+        simulator, suites=(args.suite,) if args.suite else (), tasks=None if args.task is None else (args.task,), trials=args.episodes,
         first_trial=args.first_trial, states=args.states, protocol=args.protocol,
     )  # fmt: skip
     print(f"{args.episodes} episodes of {plan.tasks[0].suite} task {plan.tasks[0].index}, {args.states} states")

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lightwam.arithmetic import default_arithmetic
-from lightwam.errors import ConfigError, SimulatorError
-from lightwam.progress import tally_bar
-from lightwam.sim.env import STATES, Array, EvaluationProtocol, Simulator, SimulatorEnv, Task
+from lightwam.errors import SimulatorError
+from lightwam.sim.env import Array, EvaluationProtocol, Simulator, SimulatorEnv, Task
+from lightwam.sim.perturb import Perturbed, perturbed
+from lightwam.sim.plan import Job, TrialPlan
 from lightwam.sim.policies import PolicyLike
 
 FRAME_STRIDE = 2  # a video shows every second control step
@@ -26,40 +26,6 @@ FRAME_STRIDE = 2  # a video shows every second control step
 
 AddPicture = Callable[[Array, int], None]
 """Takes a picture of a trial, uint8 RGB [H, W, 3], after so many executed actions of a chunk."""
-OpenFilm = Callable[[int], AbstractContextManager[AddPicture | None]]  # trial index -> who takes its pictures, if any
-
-
-@dataclass(frozen=True)
-class TrialPlan:
-    """Trials `indices` of each of `tasks` (of one suite), from `states` of a kind, under `protocol`."""
-
-    tasks: tuple[Task, ...]
-    indices: range
-    states: str
-    protocol: EvaluationProtocol
-
-
-def plan_trials(
-    simulator: Simulator,
-    *,
-    suite: str | None = None,
-    tasks: tuple[int, ...] | None = None,
-    trials: int | None = None,
-    first_trial: int = 0,
-    states: str = "official",
-    protocol: str | None = None,
-) -> TrialPlan:
-    """A plan of trials `first_trial` to `first_trial + trials - 1`; None stands for the simulator's or protocol's own.
-
-    Raises ConfigError for values that make no plan, SimulatorError for an unknown suite or task.
-    """
-    rules = simulator.protocol(protocol)
-    if states not in STATES:
-        raise ConfigError(f"unknown states {states!r}: choose one of {', '.join(STATES)}")
-    if tasks == () or (trials is not None and trials < 1) or first_trial < 0:
-        raise ConfigError(f"tasks {tasks}, trials {trials}, first trial {first_trial}: nothing to run")
-    chosen = tuple(simulator.task(suite, index) for index in (tasks or (None,)))
-    return TrialPlan(chosen, range(first_trial, first_trial + (trials or rules.trials)), states, rules)
 
 
 @dataclass
@@ -129,36 +95,66 @@ def run_trial(
     return trial
 
 
-def start_states(env: SimulatorEnv, indices: Sequence[int], states: str) -> list[Array]:
-    """The start [N] of each of some trials. Raises SimulatorError where one has none (`start_state`)."""
-    official = env.official_states()
-    return [start_state(env, official, index, states) for index in indices]
+class TrialRunner:
+    """Runs trials of a plan in any order, with one environment open at a time.
+
+    A trial follows from its number alone: the simulator is seeded anew for each, and nothing is left of those before.
+    """
+
+    def __init__(self, simulator: Simulator, policy: PolicyLike, plan: TrialPlan) -> None:
+        self.simulator, self.policy, self.plan = simulator, policy, plan
+        self._plain: SimulatorEnv | None = None  # of the task
+        self._env: SimulatorEnv | None = None  # the same, perturbed
+        self._perturb, self._instruction = "", ""
+        self._official_SN = np.empty((0, 0))
+
+    def run(self, job: Job, add_picture: AddPicture | None = None) -> Trial:
+        """One trial. Raises SimulatorError where a trial of the plan has no start, or the simulator fails."""
+        env, rules = self._env_of(job), self.plan.protocol
+        env.begin_trial(job.index)
+        state = start_state(env, self._official_SN, job.index, self.plan.states)
+        if env.instruction() != self._instruction:
+            self._instruction = env.instruction()
+            self.policy.set_instruction(self._instruction)
+        env.seed(rules.seed + job.index)
+        return run_trial(env, self.policy, rules, state, job.index, add_picture=add_picture)
+
+    def close(self) -> None:
+        """Close the environment that is open."""
+        plain, self._plain, self._env = self._plain, None, None
+        if plain is not None:
+            plain.close()
+
+    def _env_of(self, job: Job) -> SimulatorEnv:
+        if self._plain is None or self._plain.task != job.task:
+            self.close()
+            self._plain = self.simulator.make_env(job.task)
+            self._official_SN = check_starts(self._plain, self.plan)
+        if self._env is None or self._perturb != job.perturb:
+            if isinstance(self._env, Perturbed):
+                self._env.leave()
+            self._env, self._perturb = perturbed(self._plain, job.perturb), job.perturb
+        return self._env
 
 
-def run_trials(
-    simulator: Simulator,
-    task: Task,
-    policy: PolicyLike,
-    plan: TrialPlan,
-    open_film: OpenFilm = lambda _: contextlib.nullcontext(),
-    finished: Sequence[Trial] = (),
-) -> Iterator[Trial]:
-    """Run the plan's trials of one of its tasks that are not `finished`, one by one, in one environment."""
-    done = {trial.index for trial in finished}
-    indices = [index for index in plan.indices if index not in done]
-    if not indices:
-        return
-    label = f"{task.suite} task {task.index}, {plan.states}"
-    with (
-        contextlib.closing(simulator.make_env(task)) as env,
-        tally_bar(label, len(plan.indices), "solved", done=len(done)) as advance,
-    ):
-        env.seed(plan.protocol.seed)
-        starts = start_states(env, indices, plan.states)
-        policy.set_instruction(task.instruction)
-        advance(0, sum(trial.success for trial in finished))
-        for index, state in zip(indices, starts, strict=True):
-            with open_film(index) as add_picture:
-                trial = run_trial(env, policy, plan.protocol, state, index, add_picture=add_picture)
-            advance(1, int(trial.success))
-            yield trial
+def check_starts(env: SimulatorEnv, plan: TrialPlan) -> Array:
+    """The official starts [S, N] of a task. Raises SimulatorError where a trial of the plan has no start."""
+    official_SN = env.official_states()
+    for index in plan.indices:
+        env.begin_trial(index)
+        start_state(env, official_SN, index, plan.states)
+    return official_SN
+
+
+def check_task(simulator: Simulator, plan: TrialPlan, task: Task) -> None:
+    """Raises SimulatorError where a trial of a task has no start, or a perturbation is not to be had."""
+    with contextlib.closing(simulator.make_env(task, render=False)) as plain:
+        first = plan.indices[0]
+        state = start_state(plain, check_starts(plain, plan), first, plan.states)
+        plain.reset()
+        for name in plan.perturbations:
+            env = perturbed(plain, name)
+            env.begin_trial(first)
+            env.set_state(state)
+            if isinstance(env, Perturbed):
+                env.leave()

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightwam.sim.closed_loop import AddPicture, Trial, TrialPlan, run_trials
+from lightwam.progress import tally_bar
+from lightwam.sim.closed_loop import Trial, TrialRunner
 from lightwam.sim.env import Array, Simulator
+from lightwam.sim.plan import TrialPlan
 from lightwam.sim.policies import PolicyLike
 from lightwam.sim.reports import environment_report, figures, heading
 from lightwam.sim.video import compose_frame, contact_sheet, mark_outcome, open_video
@@ -24,10 +26,9 @@ class Film:
         self.rows: list[list[Array]] = []  # a trial
         self._append, self._chunk_length = append, chunk_length
 
-    def start(self, index: int) -> contextlib.AbstractContextManager[AddPicture]:
+    def start(self) -> None:
         """Begin another trial."""
         self.rows.append([])
-        return contextlib.nullcontext(self.add)
 
     def add(self, picture_HWC: Array, chunk_step: int) -> None:
         """Append a picture with the strip of its chunk."""
@@ -47,11 +48,17 @@ def run_demo(
     """Run the trials of a plan of one task; writes rollout.mp4 and contact_sheet.png into `out`, returns the report."""
     (task,) = plan.tasks
     trials: list[Trial] = []
-    with open_video(out / "rollout.mp4", simulator.robot.control_hz) as append:
+    with (
+        contextlib.closing(TrialRunner(simulator, policy, plan)) as runner,
+        tally_bar(f"{task.suite} task {task.index}, {plan.states}", len(plan), "solved") as advance,
+        open_video(out / "rollout.mp4", simulator.robot.control_hz) as append,
+    ):
         film = Film(append, plan.protocol.steps_to_execute(policy.replan_steps))
-        for trial in run_trials(simulator, task, policy, plan, film.start):
-            film.finish(trial.success)
-            trials.append(trial)
+        for job in plan.jobs():
+            film.start()
+            trials.append(runner.run(job, film.add))
+            film.finish(trials[-1].success)
+            advance(1, int(trials[-1].success))
     contact_sheet(film.rows, sheet_columns, out / "contact_sheet.png")
     return {
         **heading(file, policy, plan),

@@ -10,8 +10,8 @@ Legend: S start states of a task, N numbers of a start state, A action width, P 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from lightwam.sim.policies import PolicyLike
 Array = npt.NDArray[Any]
 
 STATES = ("official", "shifted")  # kinds of start states
+_EVERY_SUITE = "*"  # in a protocol's limits
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,15 @@ class Task:
     index: int
     name: str
     instruction: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as `lightwam eval --list-suites` shows it. `fault`: why it cannot run, empty where it can."""
+
+    name: str
+    tasks: int
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,19 +95,45 @@ class EvaluationProtocol:
     settle_steps: int  # standing still with an open gripper before the policy starts
     replan_steps: int | None  # most actions executed of a chunk; None: as many as the policy chooses
     max_steps: Mapping[str, int]  # a suite
-    seed: int
+    seed: int  # of trial 0; trial i has seed + i
+    states: str = "official"  # one of STATES
+    source: str = ""  # whose figures it makes comparable
+
+    def changed(self, **values: int | str | None) -> EvaluationProtocol:
+        """The protocol with other values; its name says so. None leaves a value; max_steps is of every suite."""
+        given = {name: value for name, value in values.items() if value is not None}
+        if not given:
+            return self
+        for name, value in given.items():
+            if name == "states" and value not in STATES:
+                raise ConfigError(f"unknown states {value!r}: choose one of {', '.join(STATES)}")
+            least = 0 if name in ("settle_steps", "seed") else 1
+            if isinstance(value, int) and value < least:
+                raise ConfigError(f"{name} is {value}: at least {least}")
+        told = ", ".join(f"{name} {value}" for name, value in given.items() if name not in ("states", "trials"))
+        name = f"{self.name} with {told}" if told else self.name
+        steps = given.pop("max_steps", None)
+        limits = self.max_steps if steps is None else {_EVERY_SUITE: steps}
+        return replace(self, name=name, max_steps=limits, **given)  # type: ignore[arg-type]
+
+    def as_json(self) -> dict[str, Any]:
+        """The values by name, as reports keep them."""
+        return {**{each.name: getattr(self, each.name) for each in fields(self)}, "max_steps": dict(self.max_steps)}
 
     def steps_to_execute(self, policy_steps: int) -> int:
         """Actions executed of every chunk: the policy's own number, at most the protocol's."""
         return policy_steps if self.replan_steps is None else min(policy_steps, self.replan_steps)
 
     def step_limit(self, suite: str) -> int:
-        """Most control steps of a trial after settling. Raises ConfigError for a suite without a limit."""
-        if suite not in self.max_steps:
-            raise ConfigError(
-                f"protocol {self.name!r} has no step limit for {suite!r}: known are {list(self.max_steps)}"
-            )
-        return self.max_steps[suite]
+        """Most control steps of a trial after settling; `libero_goal_swap` has that of `libero_goal`.
+
+        Raises ConfigError for a suite without a limit.
+        """
+        known = [name for name in self.max_steps if f"{suite}_".startswith(f"{name}_") or name == _EVERY_SUITE]
+        if not known:
+            told = f"protocol {self.name!r} has no step limit for {suite!r}: known are {list(self.max_steps)}"
+            raise ConfigError(f"{told}; give --max-steps")
+        return self.max_steps[max(known, key=len)]
 
 
 class SimulatorEnv(Protocol):
@@ -107,7 +143,14 @@ class SimulatorEnv(Protocol):
 
     @abstractmethod
     def seed(self, seed: int) -> None:
-        """Seed what `reset` draws."""
+        """Seed what `reset` draws. Trials call it before each reset, so that none depends on those before it."""
+
+    def begin_trial(self, index: int) -> None:
+        """Trial `index` comes: what follows (starts, instruction, frames) is of it. Default: nothing depends on it."""
+
+    def instruction(self) -> str:
+        """What a policy reads in this trial. Default: the task's."""
+        return self.task.instruction
 
     @abstractmethod
     def reset(self) -> None:
@@ -123,6 +166,20 @@ class SimulatorEnv(Protocol):
         Raises SimulatorError where the simulator has none.
         """
         raise SimulatorError(f"task {self.task.name!r} has no shifted states: choose --states official")
+
+    def posed_state(self, state_N: Array, rng: np.random.Generator, spread: float) -> Array:
+        """Start [N] with the robot's joints moved by normal noise of so many radians, at most twice that.
+
+        Raises SimulatorError where the simulator cannot.
+        """
+        raise SimulatorError(f"task {self.task.name!r} has no robot joints to move: leave out --perturb joints")
+
+    def move_cameras(self, metres: Array, radians: Array) -> None:
+        """Move the cameras that stand still by [3] and turn them by the rotation vector [3], from their usual place.
+
+        Raises SimulatorError where the simulator cannot.
+        """
+        raise SimulatorError(f"task {self.task.name!r} has no camera to move: leave out --perturb camera")
 
     @abstractmethod
     def set_state(self, state_N: Array) -> None:
@@ -185,6 +242,18 @@ class Simulator(Protocol):
     def tasks(self, suite: str) -> Sequence[Task]:
         """All tasks of one of `suites`."""
 
+    def more_suites(self) -> Sequence[str]:
+        """Suites beyond `suites` that the installed package knows; `tasks` takes them too. Default: none."""
+        return ()
+
+    def list_suites(self) -> Iterator[Suite]:
+        """All suites, and why some cannot run."""
+        for name in (*self.suites, *self.more_suites()):
+            try:
+                yield Suite(name, len(self.tasks(name)))
+            except SimulatorError as error:
+                yield Suite(name, 0, str(error))
+
     @abstractmethod
     def make_env(
         self, task: Task, *, image_size: int = 256, render: bool = True, start_noise: bool = False
@@ -209,8 +278,9 @@ class Simulator(Protocol):
         """Task `index` (from 0) of `suite`; None: those of `default_task`. Raises SimulatorError for an unknown one."""
         suite = suite or self.default_task[0]
         index = self.default_task[1] if index is None else index
-        if suite not in self.suites:
-            raise SimulatorError(f"unknown {self.name} suite {suite!r}: choose one of {', '.join(self.suites)}")
+        if suite not in self.suites and suite not in self.more_suites():
+            known = ", ".join(self.suites) + (", or one of `lightwam eval --list-suites`" if self.more_suites() else "")
+            raise SimulatorError(f"unknown {self.name} suite {suite!r}: choose one of {known}")
         tasks = self.tasks(suite)
         if not 0 <= index < len(tasks):
             raise SimulatorError(f"{suite} has no task {index}: choose 0 to {len(tasks) - 1}")

@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightwam.progress import counting_bar
-from lightwam.sim.closed_loop import OpenFilm, TrialPlan, run_trials, start_states
-from lightwam.sim.env import Simulator, Task
+from lightwam.progress import counting_bar, tally_bar
+from lightwam.sim.closed_loop import Trial
+from lightwam.sim.crew import Alone, Crew
+from lightwam.sim.env import Simulator
+from lightwam.sim.films import Films
 from lightwam.sim.journal import Journal, journal_path, open_journal
+from lightwam.sim.plan import UNPERTURBED, Job, Key, TrialPlan
 from lightwam.sim.policies import PolicyLike
 from lightwam.sim.reports import environment_report, figures, heading, write_report
-from lightwam.sim.video import compose_frame, open_video
+from lightwam.sim.tables import rows
 
 log = logging.getLogger(__name__)
 
@@ -28,27 +32,29 @@ def evaluate(
     plan: TrialPlan,
     out: Path,
     *,
-    videos: Path | None = None,
+    crew: Crew | None = None,
+    films: Films | None = None,
     beside: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Run the plan with the policy of `file`; writes the report, which keeps the reports `beside` it, and returns it.
 
     Trials that an earlier, unfinished evaluation of the same finished (`journal`) are not run again. Whatever ends
-    this one, `out` then says what is done and what is missing. videos: a folder for one mp4 a trial.
+    this one, `out` then says what is done and what is missing. crew: who runs the trials; None: this process, with
+    `policy`. films: which trials are filmed (a crew knows that by itself); failures get contact sheets.
     Raises SimulatorError where the simulator fails; ConfigError, DataError as `open_journal`.
     """
+    films = films or Films()
+    crew = crew or Alone(simulator, policy, plan, films)
     about = {**heading(file, policy, plan), "settle_steps": plan.protocol.settle_steps}
-    with open_journal(journal_path(out), _identity(simulator, plan, about)) as journal:
+    about["protocol_values"] = plan.protocol.as_json()
+    about["conditions"] = _identity(simulator, plan, about)
+    with open_journal(journal_path(out), about["conditions"]) as journal:
         done = journal.count()
         if done:
-            log.info("%d of %d trials are done already, by %s", done, _trials(plan), journal.path)
+            log.info("%d of %d trials are done already, by %s", done, len(plan), journal.path)
         try:
-            _check_starts(simulator, plan, journal)
-            for task in plan.tasks:
-                finished = journal.of(_key(task))
-                opener = _films(simulator, task, plan, videos)
-                for trial in run_trials(simulator, task, policy, plan, opener, finished):
-                    journal.add(_key(task), trial)
+            _run(plan, crew, journal)
+            films.sheets(_failures(plan, journal))
         except BaseException as error:
             if journal.count():
                 _write_unfinished(out, _report(simulator, plan, about, journal, beside), plan, journal, error)
@@ -58,17 +64,29 @@ def evaluate(
     return report
 
 
-def _key(task: Task) -> tuple[str, int]:
-    return (task.suite, task.index)
+def _run(plan: TrialPlan, crew: Crew, journal: Journal) -> None:
+    """Check the starts of all tasks that have trials to run, then run them. Of one task its own environment checks."""
+    jobs = [job for job in plan.jobs() if job.index not in journal.trials.get(job.key, {})]
+    tasks = list(dict.fromkeys(job.task for job in jobs))
+    if len(tasks) > 1 or len(plan.perturbations) > 1:
+        with counting_bar("start states", True) as on_progress, contextlib.closing(crew.do(tasks)) as checked:
+            for number, _ in enumerate(checked):
+                on_progress(number + 1, len(tasks))
+    label = f"{', '.join(plan.suites)}, {plan.states}"
+    solved = sum(trial.success for trials in journal.trials.values() for trial in trials.values())
+    with (
+        tally_bar(label, len(plan), "solved", done=len(plan) - len(jobs)) as advance,
+        contextlib.closing(crew.do(jobs)) as results,
+    ):
+        advance(0, solved)
+        for job, trial in results:
+            assert isinstance(job, Job) and trial is not None
+            journal.add(job.key, trial)
+            advance(1, int(trial.success))
 
 
-def _trials(plan: TrialPlan) -> int:
-    return len(plan.tasks) * len(plan.indices)
-
-
-def _missing(plan: TrialPlan, journal: Journal, task: Task) -> list[int]:
-    done = {trial.index for trial in journal.of(_key(task))}
-    return [index for index in plan.indices if index not in done]
+def _failures(plan: TrialPlan, journal: Journal) -> list[Job]:
+    return [job for job in plan.jobs() if not journal.trials[job.key][job.index].success]
 
 
 def _identity(simulator: Simulator, plan: TrialPlan, about: dict[str, Any]) -> dict[str, Any]:
@@ -80,53 +98,33 @@ def _identity(simulator: Simulator, plan: TrialPlan, about: dict[str, Any]) -> d
         **{name: about[name] for name in names},
         "first_trial": plan.indices.start,
         "trials": len(plan.indices),
+        "perturbations": list(plan.perturbations),
         "seed": rules.seed,
-        "step_limit": rules.step_limit(plan.tasks[0].suite),
-        "runs_on": about["runs_on"],
+        **{f"step limit of {suite}": rules.step_limit(suite) for suite in plan.suites},
+        "runs_on": re.sub(r", \d+ threads? \([^)]*\)", "", about["runs_on"]),  # no trial depends on their number
         "renderer": environment["renderer"],
         **{f"version of {name}": version for name, version in environment["versions"].items()},
     }
 
 
-def _check_starts(simulator: Simulator, plan: TrialPlan, journal: Journal) -> None:
-    """Raises SimulatorError, before the first trial of several tasks, where one has no start.
-
-    Of one task the trials' own environment looks.
-    """
-    tasks = [task for task in plan.tasks if _missing(plan, journal, task)]
-    with counting_bar("start states", len(tasks) > 1) as on_progress:
-        for number, task in enumerate(tasks if len(tasks) > 1 else ()):
-            with contextlib.closing(simulator.make_env(task, render=False)) as env:
-                start_states(env, _missing(plan, journal, task), plan.states)
-            on_progress(number + 1, len(tasks))
-
-
-def _films(simulator: Simulator, task: Task, plan: TrialPlan, videos: Path | None) -> OpenFilm:
-    """Opens the film of a trial, in `videos` if given."""
-
-    @contextlib.contextmanager
-    def open_film(index: int) -> Iterator[Any]:
-        if videos is None:
-            yield None
-            return
-        name = f"{task.suite}_{task.index}_{plan.states}_{index:03d}.mp4"
-        with open_video(videos / name, simulator.robot.control_hz) as append:
-            yield lambda picture_HWC, _: append(compose_frame(picture_HWC))
-
-    return open_film
+def task_entry(suite: str, index: int, perturb: str, instruction: str, trials: Sequence[Trial]) -> dict[str, Any]:
+    """What a report says of a task under a perturbation."""
+    told = {"suite": suite, "task": index, "perturb": perturb, "instruction": instruction}
+    return {**told, **figures(trials), "runs": [trial.as_json() for trial in trials]}
 
 
 def _report(
     simulator: Simulator, plan: TrialPlan, about: dict[str, Any], journal: Journal, beside: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    per_task = []
-    for task in plan.tasks:
-        trials = journal.of(_key(task))
-        told = {"suite": task.suite, "task": task.index, "instruction": task.instruction}
-        per_task.append({**told, **figures(trials), "runs": [trial.as_json() for trial in trials]})
+    keys = [(task, perturb) for task in plan.tasks for perturb in plan.perturbations]
+    per_task = [
+        task_entry(task.suite, task.index, perturb, task.instruction, journal.of((task.suite, task.index, perturb)))
+        for task, perturb in keys
+    ]
     return {
         **about,
-        **figures([trial for task in plan.tasks for trial in journal.of(_key(task))]),
+        **figures([trial for task, perturb in keys for trial in journal.of((task.suite, task.index, perturb))]),
+        "rows": rows(per_task),
         "per_task": per_task,
         "beside": list(beside),
         "environment": environment_report(simulator),
@@ -137,13 +135,22 @@ def _write_unfinished(
     out: Path, report: dict[str, Any], plan: TrialPlan, journal: Journal, error: BaseException
 ) -> None:
     """Write a report of the trials that are done, with those that are `missing`, and why it ended."""
-    missing = {str(task.index): _missing(plan, journal, task) for task in plan.tasks}
+    missing: dict[str, list[int]] = {}
+    for job in plan.jobs():
+        if job.index not in journal.trials.get(job.key, {}):
+            missing.setdefault(_told(job.key, plan), []).append(job.index)
     number = getattr(error, "signal", signal.SIGINT) if isinstance(error, KeyboardInterrupt) else None
     reason = f"interrupted by {number.name}" if number else " ".join(f"{type(error).__name__}: {error}".split())
-    unfinished = {"reason": reason, "missing": {task: indices for task, indices in missing.items() if indices}}
     try:
-        write_report(out, {**report, "unfinished": unfinished})
+        write_report(out, {**report, "unfinished": {"reason": reason, "missing": missing}})
     except OSError as failure:
         log.warning("the report %s could not be written (%s)", out, failure.strerror)
     told = "%d of %d trials are done: the same command goes on from there (%s)"
-    log.warning(told, journal.count(), _trials(plan), journal.path)
+    log.warning(told, journal.count(), len(plan), journal.path)
+
+
+def _told(key: Key, plan: TrialPlan) -> str:
+    """A task as `missing` names it: its number, and suite and perturbation where there are several."""
+    suite, task, perturb = key
+    name = str(task) if len(plan.suites) == 1 else f"{suite} {task}"
+    return name if perturb == UNPERTURBED else f"{name} {perturb}"

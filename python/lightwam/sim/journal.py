@@ -21,11 +21,10 @@ from lightwam.errors import ConfigError, DataError
 from lightwam.file_kind import FileKind
 from lightwam.files import check_output, parse_json, short
 from lightwam.sim.closed_loop import Trial
+from lightwam.sim.plan import UNPERTURBED, Key
 
 _MARK = "lightwam-eval-trials"
 _REMEDY = "give the same options to go on, another --out, or remove that file"
-
-Key = tuple[str, int]  # suite and task
 
 
 def journal_path(report: Path) -> Path:
@@ -50,9 +49,10 @@ class Journal:
 
     def add(self, key: Key, trial: Trial) -> None:
         """Append a trial, and have it on disk. Raises OSError (a full disk, say); then it is not there."""
-        suite, task = key
+        suite, task, perturb = key
         stages = [{name: float(value) for name, value in chunk.items()} for chunk in trial.stages]
-        self.write({"suite": suite, "task": task, **trial.as_json(), "seconds": trial.latencies, "stages": stages})
+        about = {"suite": suite, "task": task, "perturb": perturb}
+        self.write({**about, **trial.as_json(), "seconds": trial.latencies, "stages": stages})
         self.trials.setdefault(key, {})[trial.index] = trial
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -131,7 +131,8 @@ def _read(journal: Journal, identity: Mapping[str, Any]) -> None:
         for line in map(parse_json, lines[1:]):
             stages: list[Mapping[str, float]] = [dict(chunk) for chunk in line["stages"]]
             trial = Trial(int(line["index"]), bool(line["success"]), int(line["steps"]), line["seconds"], stages)
-            journal.trials.setdefault((line["suite"], line["task"]), {})[trial.index] = trial
+            key = (line["suite"], line["task"], line.get("perturb", UNPERTURBED))
+            journal.trials.setdefault(key, {})[trial.index] = trial
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"trials {journal.path} are damaged ({reason}): remove that file to start anew") from error

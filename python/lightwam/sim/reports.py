@@ -18,30 +18,39 @@ import numpy as np
 from lightwam.errors import ConfigError, DataError
 from lightwam.file_kind import FileKind
 from lightwam.files import check_output, read_json, replacing_file
-from lightwam.sim.closed_loop import Trial, TrialPlan
+from lightwam.sim.closed_loop import Trial
 from lightwam.sim.env import Simulator
+from lightwam.sim.plan import TrialPlan
 from lightwam.sim.policies import PolicyLike, runs_on
+from lightwam.sim.tables import success
+
+
+def content_hash(file: Path) -> str:
+    """SHA-256 of a file. Raises ConfigError where it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"policy {file} cannot be read ({error.strerror}): give an engine or a baseline") from error
 
 
 def heading(file: Path, policy: PolicyLike, plan: TrialPlan) -> dict[str, Any]:
     """Which policy ran which trials."""
     return {
         "policy": file.name,
-        "policy_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "policy_sha256": content_hash(file),
         "runs_on": runs_on(policy),
         "protocol": plan.protocol.name,
         "states": plan.states,
-        "suite": plan.tasks[0].suite,
+        "suite": ", ".join(plan.suites),
         "tasks": [task.index for task in plan.tasks],
         "executed_steps_a_chunk": plan.protocol.steps_to_execute(policy.replan_steps),
     }
 
 
 def figures(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Successes and latencies of some trials."""
+    """Successes, with Wilson's 95 % interval of their share, and latencies of some trials."""
     return {
-        "successes": sum(trial.success for trial in trials),
-        "trials": len(trials),
+        **success(sum(trial.success for trial in trials), len(trials)),
         "latency": latency_summary(trials),
         "stages": stage_summary(trials),
     }
@@ -122,5 +131,8 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 def summary_line(report: dict[str, Any]) -> dict[str, Any]:
     """The few figures of a report that stand beside another one."""
-    names = ("policy", "protocol", "states", "suite", "tasks", "successes", "trials", "latency", "unfinished")
+    names = (
+        "policy", "protocol", "states", "suite", "tasks", "successes", "trials", "interval_95", "rows", "latency",
+        "unfinished",
+    )  # fmt: skip
     return {name: report[name] for name in names if name in report}

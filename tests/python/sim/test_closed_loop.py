@@ -15,12 +15,13 @@ from helpers.toy_sim import NAME, SIZE, Toy, ToyEnv
 from lightwam import cli
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.runtime import ActionChunk
-from lightwam.sim.closed_loop import Trial, plan_trials, run_trial, run_trials, start_state
+from lightwam.sim.closed_loop import Trial, TrialRunner, run_trial, start_state
+from lightwam.sim.plan import plan_trials
 from lightwam.sim.registry import SIMULATORS, load_simulator
 from lightwam.sim.reports import latency_summary, stage_summary
 from lightwam.sim.video import STRIP_HEIGHT
 
-FIGURES = {"successes", "trials", "latency", "stages"}
+FIGURES = {"successes", "trials", "interval_95", "latency", "stages"}
 HEADING = {"policy", "policy_sha256", "runs_on", "protocol", "states", "suite", "tasks", "executed_steps_a_chunk"}
 REPORT = HEADING | FIGURES | {"beside", "environment"}
 
@@ -108,7 +109,7 @@ def test_start_states_have_names_and_limits() -> None:
 def test_plans_take_the_simulators_and_the_protocols_own() -> None:
     plan = plan_trials(Toy())
     assert [task.index for task in plan.tasks] == [1] and plan.indices == range(3) and plan.protocol.name == "quick"
-    plan = plan_trials(Toy(), suite="reach", tasks=(0, 1), trials=2, first_trial=3, protocol="patient")
+    plan = plan_trials(Toy(), suites=("reach",), tasks=(0, 1), trials=2, first_trial=3, protocol="patient")
     assert [task.name for task in plan.tasks] == ["reach_0", "reach_1"] and plan.indices == range(3, 5)
     for options, named in (
         ({"states": "sideways"}, "sideways"), ({"protocol": "mine"}, "quick, patient"), ({"tasks": ()}, "nothing"),
@@ -117,7 +118,7 @@ def test_plans_take_the_simulators_and_the_protocols_own() -> None:
         with pytest.raises(ConfigError, match=named):
             plan_trials(Toy(), **options)  # type: ignore[arg-type]
     with pytest.raises(SimulatorError, match="choose one of reach"):
-        plan_trials(Toy(), suite="moon")
+        plan_trials(Toy(), suites=("moon",))
     with pytest.raises(SimulatorError, match="choose 0 to 1"):
         plan_trials(Toy(), tasks=(2,))
 
@@ -126,8 +127,12 @@ def test_one_environment_serves_all_trials_and_is_closed(monkeypatch: pytest.Mon
     toy, policy = Toy(), CountingPolicy()
     env = toy.make_env(toy.task("reach", 1))
     monkeypatch.setattr(toy, "make_env", lambda task: env)
-    trials = list(run_trials(toy, env.task, policy, plan_trials(toy)))
-    assert env.calls == ["seed 1", *["reset", "set_state", "settle 2"] * 3, "close"]
+    plan = plan_trials(toy)
+    runner = TrialRunner(toy, policy, plan)
+    trials = [runner.run(job) for job in plan.jobs()]
+    runner.close()
+    each = [(f"seed {1 + index}", "reset", "set_state", "settle 2") for index in range(3)]
+    assert env.calls == [call for calls in each for call in calls] + ["close"]
     assert policy.instruction == "reach target 1"
     assert [(t.index, t.success, t.steps) for t in trials] == [(0, True, 10), (1, True, 11), (2, True, 12)]
 
@@ -147,11 +152,11 @@ def test_the_verbs_evaluate_and_film_any_simulator(tmp_path: Path, capsys: pytes
     words = f"eval --sim {NAME} --policy {base} --tasks 0 1 --out {report} --videos {videos}"
     assert cli.main(words.split()) == 0
     first = json.loads(report.read_text())
-    assert set(first) == REPORT | {"settle_steps", "per_task"}
+    assert set(first) == REPORT | {"settle_steps", "protocol_values", "conditions", "rows", "per_task"}
     about = [first[key] for key in ("suite", "tasks", "protocol", "states")]
     assert about == ["reach", [0, 1], "quick", "official"]
     assert (first["successes"], first["trials"], first["settle_steps"]) == (6, 6, 2)
-    assert set(first["per_task"][0]) == {"suite", "task", "instruction", "runs"} | FIGURES
+    assert set(first["per_task"][0]) == {"suite", "task", "perturb", "instruction", "runs"} | FIGURES
     assert [run["steps"] for run in first["per_task"][1]["runs"]] == [10, 11, 12]
     assert first["environment"]["renderer"] is None and "numpy" in first["environment"]["versions"]
     assert sorted(path.name for path in videos.iterdir()) == [

@@ -108,7 +108,7 @@ def test_what_is_done_is_not_run_again(
     )
     assert cli.main(words) == 0
     assert started == [(1, 1.1), (1, 1.2)]
-    assert "3/3" in capsys.readouterr().out and len(runs(report(tmp_path))) == 6
+    assert "6/6" in capsys.readouterr().out and len(runs(report(tmp_path))) == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
@@ -230,14 +230,14 @@ def test_damaged_foreign_and_busy_files_are_named(
 def test_a_full_disk_keeps_the_trials_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.trials.jsonl"
     with pytest.raises(OSError, match="No space") as caught, journals.open_journal(path, {"a": 1}) as journal:
-        journal.add(("reach", 0), Trial(0, True, 9, [0.5], [{"vae": np.float32(0.25)}]))
+        journal.add(("reach", 0, "none"), Trial(0, True, 9, [0.5], [{"vae": np.float32(0.25)}]))
         size = path.stat().st_size
         monkeypatch.setattr(journals.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
-        journal.add(("reach", 0), Trial(1, True, 9))
+        journal.add(("reach", 0, "none"), Trial(1, True, 9))
     assert caught.value.filename == str(path) and path.stat().st_size == size
     monkeypatch.undo()
     with journals.open_journal(path, {"a": 1}) as journal:
-        assert journal.of(("reach", 0)) == [Trial(0, True, 9, [0.5], [{"vae": 0.25}])]
+        assert journal.of(("reach", 0, "none")) == [Trial(0, True, 9, [0.5], [{"vae": 0.25}])]
     assert not path.exists()
 
 

@@ -6,31 +6,18 @@ from __future__ import annotations
 import os
 from types import MappingProxyType
 
-from lightwam.sim.env import Array, EvaluationProtocol, Expert, Recorder, Recording, Simulator, SimulatorEnv, Task
+import numpy as np
+
+from lightwam.sim.env import Array, Expert, Recorder, Recording, Simulator, SimulatorEnv, Task
 from lightwam.sim.libero.corrections import CorrectionRunner
-from lightwam.sim.libero.env import ROBOT, SUITES, LiberoEnv, load_tasks
+from lightwam.sim.libero.env import ROBOT, SUITES, LiberoEnv
 from lightwam.sim.libero.expert import PickPlaceExpert
 from lightwam.sim.libero.placements import SPREADS, shifted_state
+from lightwam.sim.libero.protocols import PROTOCOLS
 from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, ScenarioRunner
+from lightwam.sim.libero.suites import more_suites, tasks_of
+from lightwam.sim.libero.variation import move_agent_view, posed_state
 from lightwam.sim.policies import PolicyLike
-
-
-def _protocol(
-    name: str, trials: int, settle_steps: int, replan_steps: int | None, seed: int, limits: tuple[int, ...]
-) -> EvaluationProtocol:
-    """A protocol with its step limits in the order of `SUITES`."""
-    max_steps = MappingProxyType(dict(zip(SUITES, limits, strict=True)))
-    return EvaluationProtocol(name, trials, settle_steps, replan_steps, max_steps, seed)
-
-
-PROTOCOLS = {  # as others evaluate LIBERO
-    protocol.name: protocol
-    for protocol in (
-        _protocol("paper", 50, 30, 10, 42, (400, 400, 400, 700, 700)),
-        _protocol("openpi", 50, 10, 5, 7, (220, 280, 300, 520, 400)),
-        _protocol("lerobot", 10, 10, None, 0, (280, 280, 300, 520, 400)),
-    )
-}
 
 
 class LiberoTaskEnv(LiberoEnv, SimulatorEnv):
@@ -39,6 +26,13 @@ class LiberoTaskEnv(LiberoEnv, SimulatorEnv):
     def shifted_state(self, official_N: Array, index: int) -> Array:
         """Target moved by +-4 cm, place by +-3 cm, others by +-1 cm, drawn from default_rng(777 + index)."""
         return shifted_state(self, official_N, index)
+
+    def posed_state(self, state_N: Array, rng: np.random.Generator, spread: float) -> Array:
+        return posed_state(self, state_N, rng, spread)
+
+    def move_cameras(self, metres: Array, radians: Array) -> None:
+        """Moves the agent view; the wrist camera is the arm's."""
+        move_agent_view(self, metres, radians)
 
     def expert(self) -> Expert:
         return PickPlaceExpert(self)
@@ -61,7 +55,10 @@ class Libero(Simulator):
     recording = Recording("panda", ROW_HZ, tuple(SPREADS), MappingProxyType(CLIP_KINDS), ("goal", "any"))
 
     def tasks(self, suite: str) -> tuple[Task, ...]:
-        return load_tasks(suite)
+        return tasks_of(suite)
+
+    def more_suites(self) -> tuple[str, ...]:
+        return more_suites()
 
     def make_env(
         self, task: Task, *, image_size: int = 256, render: bool = True, start_noise: bool = False
