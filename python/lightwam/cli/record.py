@@ -17,7 +17,7 @@ from lightwam.files import check_output
 from lightwam.identity import Fingerprint
 from lightwam.runtime.policy import DeviceName
 from lightwam.sim.env import Simulator, Task
-from lightwam.sim.fidelity import simulator_identity
+from lightwam.sim.fidelity import refuse_unfaithful, simulator_identity
 from lightwam.sim.record import (
     Staging,
     is_recording,
@@ -65,6 +65,8 @@ class RecordArgs:
     seed: int = 0
     processes: int = 1
     image_size: int = 256
+    any_simulator: bool = False
+    """Run with other versions of the simulator's packages than the faithful ones (LIBERO: MuJoCo 3.3.0), too."""
     staging: Path | None = None
     """Folder of the single episodes (default: OUT with `.staging` appended). An existing one is resumed."""
     finalise: bool = True
@@ -96,6 +98,7 @@ def main(args: RecordArgs) -> int:
         _check_out(args, staging, identity)
         _join(args, staging, identity, simulator.robot, recording.robot_type)
         return 0
+    refuse_unfaithful(simulator, args.any_simulator)
     tasks = chosen_tasks(simulator, args.suite, args.task)
     identity = _identity(args, simulator, tasks, placements)
     _check_out(args, staging, identity)

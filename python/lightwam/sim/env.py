@@ -49,6 +49,29 @@ class Suite:
 
 
 @dataclass(frozen=True)
+class Faithful:
+    """The versions with which a simulator gives the results that others publish."""
+
+    versions: Mapping[str, str]  # of distributions
+    changes: str  # what other versions change, as the end of a sentence
+    required: bool  # whether others are refused unless they are asked for
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Figures that tell a faithful simulator from another one."""
+
+    name: str
+    measured: tuple[float, ...]
+    faithful: tuple[float, ...]
+    tolerance: float  # of each figure
+
+    def holds(self) -> bool:
+        """Whether what was measured is faithful."""
+        return all(abs(m - f) <= self.tolerance for m, f in zip(self.measured, self.faithful, strict=True))
+
+
+@dataclass(frozen=True)
 class Decision:
     """One action of a scripted expert, float64 [A], and the phase of the task that it belongs to."""
 
@@ -215,6 +238,13 @@ class SimulatorEnv(Protocol):
     def close(self) -> None:
         """Free the simulator and its renderer."""
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this environment's physics and frames from those of other versions: plain values by name.
+
+        Results keep it. `seed` and `reset` must follow before an episode. Default: nothing.
+        """
+        return {}
+
     def expert(self) -> Expert:
         """A scripted expert in the present episode. Raises SimulatorError where the task has none."""
         raise SimulatorError(f"task {self.task.name!r} has no scripted expert: it can be evaluated, not recorded")
@@ -237,6 +267,7 @@ class Simulator(Protocol):
     robot: RobotConfig  # cameras, widths, control rate, gripper
     packages: tuple[str, ...]  # distributions whose versions decide results
     recording: Recording | None = None  # None: `lightwam record` is an error
+    faithful: Faithful | None = None  # None: no version is more so than another
 
     @abstractmethod
     def tasks(self, suite: str) -> Sequence[Task]:
@@ -267,6 +298,10 @@ class Simulator(Protocol):
     @abstractmethod
     def renderer(self) -> str | None:
         """What renders, as reports name it."""
+
+    def signs(self) -> Sequence[Sign]:
+        """Measures what `lightwam eval --check-simulator` prints; takes seconds. Default: nothing."""
+        return ()
 
     def protocol(self, name: str | None) -> EvaluationProtocol:
         """The evaluation protocol `name`, or the default one. Raises ConfigError where there is none."""

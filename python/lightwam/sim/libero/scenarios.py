@@ -18,6 +18,7 @@ from lightwam.errors import SimulatorError
 from lightwam.sim.env import Array, Decision, Recorder
 from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, ROBOT, LiberoEnv
 from lightwam.sim.libero.expert import PickPlaceExpert
+from lightwam.sim.libero.fidelity import fingerprint
 from lightwam.sim.libero.placements import WIDE, Spread, random_state
 from lightwam.sim.libero.targets import commands, draw_target, exchanged_state
 
@@ -81,6 +82,7 @@ class ScenarioRunner(Recorder):
     ) -> None:
         self.env, self.spread = env, spread
         self.noise_config = noise or NoiseConfig()
+        self._scene = {"scene": env.task.name, "simulator": fingerprint(env)}
         env.seed(0)  # the expert measures shapes in this placement: the same rounding in every process
         env.reset()
         self.commands = commands(env) if any_target else {}
@@ -115,7 +117,7 @@ class ScenarioRunner(Recorder):
         """Record the expert under noise from the present state until the kind's end; None where it is not reached."""
         env, expert = self.env, self.expert
         noise = ActionNoise(rng, self.noise_config)
-        episode = Episode(task=env.task.instruction, kind=kind)
+        episode = Episode(task=env.task.instruction, kind=kind, info=dict(self._scene))
         gripper = OPEN_GRIPPER if expert.gripper_command() <= 0.0 else CLOSE_GRIPPER
         env.step([0, 0, 0, 0, 0, 0, gripper], render=True)
         rows_after_end = -1

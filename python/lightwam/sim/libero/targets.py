@@ -20,6 +20,7 @@ from lightwam.sim.libero.placements import Spread, region_centres
 
 GOAL_SHARE = 0.4  # of episodes that command the task's own object; the others share the rest evenly
 GAP, GAP_TO_PLACE = 0.02, 0.05  # least distance between the circles around two objects, and to the place's
+REACH = 0.74  # from the robot's base: further away the arm is nearly straight, and cannot pull back what it grasped
 _MOST_DRAWS = 10_000
 
 
@@ -55,8 +56,8 @@ def draw_target(names: Sequence[str], rng: np.random.Generator) -> str:
 def exchanged_state(env: LiberoEnv, rng: np.random.Generator, spread: Spread) -> Array:
     """A fresh random start [N] as `placements.random_state`, but with all objects at each other's places.
 
-    Each is moved as far as a target. What stands too close is drawn again. The draws don't depend on the commanded one.
-    Raises SimulatorError where there is no room.
+    Each is moved as far as a target. What stands too close or too far away is drawn again. The draws don't depend on
+    the commanded one. Raises SimulatorError where there is no room.
     """
     env.seed(int(rng.integers(2**31)))
     env.reset()
@@ -65,6 +66,7 @@ def exchanged_state(env: LiberoEnv, rng: np.random.Generator, spread: Spread) ->
     place = env.goal_objects()[1]
     names = [name for name in centres if name != place]
     radii = np.array([_radius(env, name) for name in names])
+    base_xy = np.array(env.raw.robots[0].base_pos[:2])
     place_radius = _radius(env, place)
     regions_N2 = np.array([centres[name] for name in names])
     for _ in range(_MOST_DRAWS):
@@ -72,7 +74,8 @@ def exchanged_state(env: LiberoEnv, rng: np.random.Generator, spread: Spread) ->
         place_xy = centres[place] + rng.uniform(-spread.place, spread.place, 2)
         between = np.linalg.norm(xy_N2[:, None] - xy_N2, axis=-1) - (radii[:, None] + radii) + 2 * np.eye(len(names))
         to_place = np.linalg.norm(xy_N2 - place_xy, axis=1) - radii - place_radius
-        if between.min() >= GAP and to_place.min() >= GAP_TO_PLACE:
+        reach = np.linalg.norm(xy_N2 - base_xy, axis=1)
+        if between.min() >= GAP and to_place.min() >= GAP_TO_PLACE and reach.max() <= REACH:
             break
     else:
         raise SimulatorError(f"{env.task.name!r}: {_MOST_DRAWS} draws leave no room between its objects")
