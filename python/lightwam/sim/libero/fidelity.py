@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which MuJoCo gives LIBERO's published results, and how a running simulator shows which one it is.
 
-Measured with MuJoCo 3.3.0 and 3.17.0 (docs/reports/fidelity.md). Lengths in metres, angles in degrees.
+Measured with MuJoCo 3.3.0 and 3.17.0 (docs/reference/simulation.md). Lengths in metres, angles in degrees.
 """
 
 from __future__ import annotations
