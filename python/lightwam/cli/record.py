@@ -140,7 +140,7 @@ def _identity(args: RecordArgs, simulator: Simulator, tasks: Sequence[Task], pla
         except OSError as error:
             raise ConfigError(f"--policy {args.policy} cannot be read ({error.strerror}): give an engine") from error
     first = tasks[0]
-    said = {"task": first.index, "instruction": first.instruction}
+    said: Fingerprint = {"task": first.index, "instruction": first.instruction}
     if len(tasks) > 1 or args.targets != "goal":
         numbers = ",".join(str(task.index) for task in tasks)
         said = {"task": numbers, "instruction": None, "targets": args.targets}

@@ -94,6 +94,16 @@ SEEN = {  # MuJoCo -> the bowl's tilt (degrees) and offset (m), and the mean RGB
 known = pytest.mark.skipif(HERE not in SEEN, reason=f"MuJoCo {HERE} was not measured: {' and '.join(SEEN)} were")
 
 
+@pytest.mark.parametrize("any_simulator", [False, True])
+@pytest.mark.parametrize("required", [False, True])
+def test_libero_refuses_another_mujoco_where_the_faithful_one_is_required(required: bool, any_simulator: bool) -> None:
+    libero = Libero()
+    libero.faithful = replace(fidelity.FAITHFUL, required=required)
+    refused = required and not any_simulator and fidelity.FAITHFUL.versions["mujoco"] != HERE
+    with pytest.raises(SimulatorError, match=r"pip install mujoco==3\.3\.0") if refused else contextlib.nullcontext():
+        refuse_unfaithful(libero, any_simulator)
+
+
 @known
 def test_the_bowl_is_seated_in_the_faithful_simulator_alone() -> None:
     with contextlib.closing(LiberoEnv(load_tasks("libero_spatial")[5], render=False)) as env:
