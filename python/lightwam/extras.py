@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx",),
     "triton": ("gpu",),
     "wandb": ("wandb",),
+    "ray": ("ray",),
     "transformers": ("text",),
     "sentencepiece": ("text",),
     "ftfy": ("text",),

@@ -20,7 +20,7 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lightwam.files import remove_leftovers
 
@@ -125,7 +125,7 @@ def run_jobs(
     """Compute function(job) in `processes` worker processes; yields (job, result) in the order of their end.
 
     attempts: how often a job is tried whose worker dies; each death but the last is logged.
-    group: a worker goes on with jobs of the group of its last one (those that need the same scene, say) while there are.
+    group: a worker goes on with jobs of its last one's group (that need the same scene, say) while there are any.
     unfinished: a folder in which workers write (`lightwam.files`); what a dead one left half written is removed.
 
     Raises WorkerDied after the last attempt, and whatever `function` raises. Then, and when the caller leaves the loop
@@ -168,22 +168,31 @@ def _hand_out(
     idle = [worker for worker in pool.workers if worker.job is None]
     while waiting and (idle or len(pool.workers) < processes):
         worker = idle.pop() if idle else pool.start()
-        worker.job = waiting[0] if group is None else _next_of(pool, jobs, waiting, worker, group)
-        waiting.remove(worker.job)
+        worker.job = next_job(jobs, waiting, worker, pool.workers, group)
         with contextlib.suppress(OSError):  # it is dead: the end of its pipe says so
             worker.pipe.send_bytes(pickle.dumps(jobs[worker.job]))
 
 
-def _next_of(
-    pool: _Pool, jobs: Sequence[Any], waiting: list[int], worker: _Worker, group: Callable[[Any], Hashable]
-) -> int:
-    """The first waiting job of the worker's own group; else of one that nobody works at; else of any."""
-    taken = {other.group for other in pool.workers if other is not worker}
-    groups = {index: group(jobs[index]) for index in waiting}
-    own = [index for index in waiting if groups[index] == worker.group]
-    free = [index for index in waiting if groups[index] not in taken]
-    chosen = (own or free or waiting)[0]
-    worker.group = groups[chosen]
+class _Grouped(Protocol):
+    """A worker, and the group of its last job."""
+
+    group: Any
+
+
+def next_job(
+    jobs: Sequence[Job], waiting: list[int], worker: _Grouped, workers: Sequence[_Grouped],
+    group: Callable[[Job], Hashable] | None,
+) -> int:  # fmt: skip
+    """Take a worker's next job out of `waiting`: of its own group; else of one that nobody works at; else the first."""
+    chosen = waiting[0]
+    if group is not None:
+        taken = {other.group for other in workers if other is not worker}
+        groups = {index: group(jobs[index]) for index in waiting}
+        own = [index for index in waiting if groups[index] == worker.group]
+        free = [index for index in waiting if groups[index] not in taken]
+        chosen = (own or free or waiting)[0]
+        worker.group = groups[chosen]
+    waiting.remove(chosen)
     return chosen
 
 

@@ -58,8 +58,9 @@ def main(args: DemoArgs) -> int:
     simulator, file = load_simulator(args.sim), args.policy or bundled_engine()
     refuse_unfaithful(simulator, args.any_simulator)
     plan = plan_trials(
-        simulator, suites=(args.suite,) if args.suite else (), tasks=None if args.task is None else (args.task,), trials=args.episodes,
-        first_trial=args.first_trial, states=args.states, protocol=args.protocol,
+        simulator, suites=(args.suite,) if args.suite else (),
+        tasks=None if args.task is None else (args.task,),
+        trials=args.episodes, first_trial=args.first_trial, states=args.states, protocol=args.protocol,
     )  # fmt: skip
     print(f"{args.episodes} episodes of {plan.tasks[0].suite} task {plan.tasks[0].index}, {args.states} states")
     policy = load_policy(

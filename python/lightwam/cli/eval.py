@@ -72,7 +72,7 @@ class EvalArgs:
     tasks: tuple[str, ...] | None = None
     """Tasks of each suite: numbers, 0-9, 0,3, or all (default: the simulator's; 0 in LIBERO)."""
     first_trial: int = 0
-    how: ProtocolArgs = ProtocolArgs()
+    trial: ProtocolArgs = ProtocolArgs()
     perturb: tuple[str, ...] = ()
     """Perturbations, a row of the report each: AXIS:LEVEL (light, colour, noise, blur, camera, joints, layout, delay,
     instruction; 1 to 3), several at once light:2+delay:1, none, all (none and every axis at every level), all:2."""
@@ -147,9 +147,9 @@ def main(args: EvalArgs) -> int:
     if args.markdown is not None:
         prepare_markdown(args.markdown)
     beside = [summary_line(read_report(path)) for path in args.beside]
-    rules = args.how.chosen(simulator)
+    rules = args.trial.chosen(simulator)
     plan = plan_trials(
-        simulator, suites=args.suite, tasks=args.tasks, trials=args.how.trials, first_trial=args.first_trial,
+        simulator, suites=args.suite, tasks=args.tasks, trials=args.trial.trials, first_trial=args.first_trial,
         protocol=rules, perturbations=perturbations(args.perturb, rules.states),
     )  # fmt: skip
     films = Films(args.videos, args.videos_of, plan.states)

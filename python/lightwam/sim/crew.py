@@ -52,7 +52,7 @@ class Assignment:
     sim: str
     policy: PolicyFile
     plan: TrialPlan
-    films: Films = Films()
+    films: Films
 
 
 class Worker:

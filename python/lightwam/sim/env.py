@@ -170,6 +170,7 @@ class SimulatorEnv(Protocol):
 
     def begin_trial(self, index: int) -> None:
         """Trial `index` comes: what follows (starts, instruction, frames) is of it. Default: nothing depends on it."""
+        return None
 
     def instruction(self) -> str:
         """What a policy reads in this trial. Default: the task's."""

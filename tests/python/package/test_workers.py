@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ import lightwam
 from helpers.commands import alive, wait_until
 from lightwam.errors import SimulatorError
 from lightwam.files import replacing_folder
-from lightwam.workers import WorkerDied, run_jobs
+from lightwam.workers import WorkerDied, next_job, run_jobs
 
 
 def double(number: int) -> int:
@@ -111,3 +112,14 @@ def test_workers_end_with_this_process(tmp_path: Path, number: signal.Signals) -
         assert parent.wait(60) != 0
     wait_until(lambda: not alive(worker))
     assert sorted(path.name for path in folder.iterdir()) == ["worker"]
+
+
+def test_a_worker_goes_on_with_its_group_and_new_ones_take_another() -> None:
+    jobs = ["a1", "a2", "b1", "b2", "a3"]
+    waiting, workers = list(range(len(jobs))), [SimpleNamespace(group=None) for _ in range(3)]
+
+    def take(number: int) -> str:
+        return jobs[next_job(jobs, waiting, workers[number], workers, lambda job: job[0])]
+
+    assert [take(number) for number in (0, 1, 0, 2, 1)] == ["a1", "b1", "a2", "b2", "a3"]
+    assert not waiting

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.toy_sim import NAME, Toy
+from helpers.toy_sim import NAME, Toy, ToyEnv
 from lightwam import cli
 from lightwam.errors import SimulatorError
+from lightwam.sim.closed_loop import Trial, simulators
 from lightwam.sim.env import Faithful, Sign
 from lightwam.sim.fidelity import refuse_unfaithful, unknown_in
+from lightwam.sim.journal import open_journal
 from lightwam.sim.libero import fidelity
 from lightwam.sim.libero.env import LiberoEnv, load_tasks
 from lightwam.sim.libero.simulator import Libero
@@ -85,6 +89,23 @@ def test_recordings_of_before_do_not_say_which_simulator_it_was() -> None:
     identity = {"seed": 1, "version of mujoco": "3.3.0", "renderer": "osmesa"}
     assert unknown_in({"seed": 1}, identity) == {"version of mujoco": "3.3.0", "renderer": "osmesa"}
     assert unknown_in({"seed": 1, "version of mujoco": "3.17.0"}, identity) == {}
+
+
+def test_reports_say_which_simulator_each_trial_ran_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"settled": "1a", "frame_rgb": [1.0, 2.0, 3.0]}
+    monkeypatch.setattr(ToyEnv, "fingerprint", lambda _: here)
+    replay, report = tmp_path / "replay.npz", tmp_path / "report.json"
+    assert cli.main(["train", "replay", "--sim", NAME, "--state", "4", "--out", str(replay)]) == 0
+    assert cli.main(["eval", "--sim", NAME, "--policy", str(replay), "--trials", "2", "--out", str(report)]) == 0
+    entry = json.loads(report.read_text())["per_task"][0]
+    assert entry["simulator"] == [here] and [run["simulator"] for run in entry["runs"]] == [here, here]
+    assert simulators([{"simulator": here}, {"simulator": {}}, {}, {"simulator": here}]) == {"simulator": [here, {}]}
+    with open_journal(tmp_path / "t.jsonl", {}) as journal:
+        journal.add(("reach", 0, "none"), Trial(0, True, 9, simulator=here))
+        journal.add(("reach", 0, "none"), Trial(1, True, 9))
+        (tmp_path / "copy.jsonl").write_bytes((tmp_path / "t.jsonl").read_bytes())
+    with open_journal(tmp_path / "copy.jsonl", {}) as journal:
+        assert [trial.simulator for trial in journal.of(("reach", 0, "none"))] == [here, {}]
 
 
 SEEN = {  # MuJoCo -> the bowl's tilt (degrees) and offset (m), and the mean RGB

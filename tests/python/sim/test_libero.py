@@ -17,6 +17,7 @@ from lightwam.sim.libero.env import CAMERAS, LiberoEnv
 from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres
 from lightwam.sim.libero.simulator import Libero, LiberoTaskEnv
 from lightwam.sim.libero.targets import GAP, commands, draw_target, exchanged_state
+from lightwam.sim.perturb import Perturbed, perturbed
 from lightwam.sim.record import recording_of
 
 LIBERO = Libero()
@@ -44,6 +45,41 @@ def test_unknown_suites_and_tasks() -> None:
         LIBERO.task("libero_moon", 0)
     with pytest.raises(SimulatorError, match="choose 0 to 9"):
         LIBERO.task("libero_object", 10)
+
+
+def test_suites_of_the_package() -> None:
+    """LIBERO-PRO's: instructions are those of the task files; a suite without files is refused by name."""
+    assert {"libero_object_swap", "libero_goal_lan", "libero_10_with_mug"} <= set(LIBERO.more_suites())
+    assert LIBERO.task("libero_object_lan", 0).instruction == "grab alphabet soup and put it into basket"
+    assert LIBERO.task("libero_object_swap", 0).instruction == LIBERO.task("libero_object", 0).instruction
+    limits = LIBERO.protocol("openpi")
+    assert [limits.step_limit(suite) for suite in ("libero_10_swap", "libero_object_lan")] == [520, 280]
+    with pytest.raises(SimulatorError, match="10 of 10 task files are missing"):
+        LIBERO.task("libero_object_env", 0)
+
+
+def test_cameras_and_joints_move_and_come_back(env: LiberoTaskEnv) -> None:
+    state = env.official_states()[0]
+
+    def seen(perturbation: str) -> dict[str, np.ndarray]:
+        outer = perturbed(env, perturbation)
+        outer.begin_trial(0)
+        outer.seed(0)
+        outer.reset()
+        outer.set_state(state)
+        outer.settle(1)
+        images = dict(outer.observation()["images"])
+        if isinstance(outer, Perturbed):
+            outer.leave()
+        return images
+
+    plain, moved, again = seen("none"), seen("camera:1"), seen("none")
+    assert (moved["agentview"] != plain["agentview"]).mean() > 0.2
+    for camera, image in plain.items():
+        np.testing.assert_array_equal(image, again[camera])
+    np.testing.assert_array_equal(moved["wrist"], plain["wrist"])
+    posed = env.posed_state(state, np.random.default_rng(0), 0.05)
+    assert np.flatnonzero(posed != state).tolist() == list(range(1, 8)) and np.abs(posed - state).max() <= 0.1
 
 
 def test_the_adapter_does_not_import_torch() -> None:

@@ -90,7 +90,7 @@ class Noise(_Frames):
 
     def change(self, image_HW3: Array, camera: int) -> Array:
         rng = self.generator(self.steps, camera + 1)  # not of how many frames were looked at before
-        return image_HW3 + np.float32(self.strength) * rng.standard_normal(image_HW3.shape, dtype=np.float32)
+        return np.asarray(image_HW3 + self.strength * rng.standard_normal(image_HW3.shape, dtype=np.float32))
 
 
 class Blur(_Frames):
@@ -108,5 +108,5 @@ class Blur(_Frames):
             size = image_HW3.shape[side]
             padded = np.pad(image_HW3, [(reach, reach) if at == side else (0, 0) for at in range(3)], mode="edge")
             shifted = (padded.take(range(start, start + size), axis=side) for start in range(2 * reach + 1))
-            image_HW3 = np.sum([w * s for w, s in zip(weights, shifted, strict=True)], axis=0, dtype=np.float32)
+            image_HW3 = np.asarray(sum(w * s for w, s in zip(weights, shifted, strict=True)))
         return image_HW3
