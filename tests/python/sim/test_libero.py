@@ -16,7 +16,7 @@ from lightwam.sim.closed_loop import start_state
 from lightwam.sim.libero.env import CAMERAS, LiberoEnv
 from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres
 from lightwam.sim.libero.simulator import Libero, LiberoTaskEnv
-from lightwam.sim.libero.targets import GAP, commands, draw_target, exchanged_state
+from lightwam.sim.libero.targets import GAP, REACH, commands, draw_target, exchanged_state
 from lightwam.sim.perturb import Perturbed, perturbed
 from lightwam.sim.record import recording_of
 
@@ -159,6 +159,7 @@ def test_any_object_of_the_scene_can_be_commanded(env: LiberoTaskEnv) -> None:
             xy = np.stack([start[addresses], start[addresses + 1]], axis=1)
             apart = np.linalg.norm(xy[:, None] - xy, axis=-1) + np.eye(6)
             assert apart.min() > 0.06 + GAP  # no object is narrower than 6 cm corner to corner
+            assert np.linalg.norm(xy - env.raw.robots[0].base_pos[:2], axis=1).max() <= REACH
         assert np.ptp([start[addresses[0] + 1] for start in starts]) > 0.13  # the soup stands at others' places
         env.set_state(starts[0])
         assert not env.succeeded()
@@ -170,6 +171,18 @@ def test_any_object_of_the_scene_can_be_commanded(env: LiberoTaskEnv) -> None:
         env.command("alphabet_soup_1", own.instruction)
     with pytest.raises(ConfigError, match="choose one of goal, any"):
         recording_of(LIBERO, None, "all")
+
+
+def test_the_wrist_turns_back_the_way_it_came(env: LiberoTaskEnv) -> None:
+    """A quarter turn from the usual yaw both ways are as long; one of them ends at the joint's limit (2.9)."""
+    env.reset()
+    start = env.get_state()
+    address = 1 + int(env.raw.robots[0]._ref_joint_pos_indexes[-1])
+    usual = start[address]
+    for turned, sign in ((1.5, 1), (1.64, 1), (-1.5, -1), (-1.64, -1)):
+        start[address] = usual + turned
+        env.set_state(start)
+        assert np.sign(env.expert().upright_action(np.zeros(3), -1.0)[5]) == sign  # type: ignore[attr-defined]
 
 
 def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(env: LiberoTaskEnv) -> None:
