@@ -96,6 +96,7 @@ def test_bad_states_actions_and_reading_unrendered_images(env: LiberoTaskEnv) ->
         env.step(np.zeros(6))
     with pytest.raises(SimulatorError, match="7 finite numbers"):
         env.step([0, 0, 0, 0, 0, np.nan, -1])
+    env.step(np.zeros(7))
     with pytest.raises(SimulatorError, match="did not render"):
         env.images()
 
