@@ -12,6 +12,7 @@ from lightwam.cli.eval import print_reports
 from lightwam.errors import ConfigError
 from lightwam.runtime.policy import DeviceName
 from lightwam.sim.demo import run_demo
+from lightwam.sim.fidelity import refuse_unfaithful
 from lightwam.sim.plan import plan_trials
 from lightwam.sim.policies import load_policy
 from lightwam.sim.registry import load_simulator
@@ -41,6 +42,8 @@ class DemoArgs:
     """cpu; cuda: an engine made by `lightwam compile`, on a GPU or not at all; auto: a GPU if it can, else cpu."""
     threads: int | None = None
     """CPU threads; one per CPU when absent."""
+    any_simulator: bool = False
+    """Run with other versions of the simulator's packages than the faithful ones (LIBERO: MuJoCo 3.3.0), too."""
     sheet_columns: int = 8
 
 
@@ -53,6 +56,7 @@ def main(args: DemoArgs) -> int:
         raise ConfigError(f"--sheet-columns {args.sheet_columns}: use at least 2")
     prepare_output(args.out / "report.json")
     simulator, file = load_simulator(args.sim), args.policy or bundled_engine()
+    refuse_unfaithful(simulator, args.any_simulator)
     plan = plan_trials(
         simulator, suites=(args.suite,) if args.suite else (),
         tasks=None if args.task is None else (args.task,),

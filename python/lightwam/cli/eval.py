@@ -14,6 +14,7 @@ from lightwam.runtime.policy import DeviceName
 from lightwam.sim.crew import Alone, Assignment, Crew, PolicyFile, Processes
 from lightwam.sim.env import EvaluationProtocol, Simulator
 from lightwam.sim.evaluate import evaluate
+from lightwam.sim.fidelity import check_simulator, refuse_unfaithful
 from lightwam.sim.films import Films
 from lightwam.sim.perturb import perturbations
 from lightwam.sim.plan import TrialPlan, plan_trials
@@ -63,7 +64,7 @@ class EvalArgs:
 
     policy: Path | None = None
     """Engine file (.lwam), or a baseline (.npz from `lightwam train blind` or `train replay`). Required but for
-    --list-suites."""
+    --list-suites and --check-simulator."""
     sim: str = "libero"
     """Simulator, or the class of your own as module:Class."""
     suite: tuple[str, ...] = ()
@@ -77,6 +78,11 @@ class EvalArgs:
     instruction; 1 to 3), several at once light:2+delay:1, none, all (none and every axis at every level), all:2."""
     list_suites: bool = False
     """List the suites, and why some cannot run; nothing else."""
+    check_simulator: bool = False
+    """Print whether the simulator is the faithful one, by versions and by what it does, and nothing else; the exit
+    status is 1 where it is not."""
+    any_simulator: bool = False
+    """Run with other versions of the simulator's packages than the faithful ones (LIBERO: MuJoCo 3.3.0), too."""
     out: Path = Path("outputs/eval/report.json")
     markdown: Path | None = None
     """File for the table in the published form, as Markdown."""
@@ -130,10 +136,13 @@ def main(args: EvalArgs) -> int:
     if args.list_suites:
         print_suites(simulator)
         return 0
+    if args.check_simulator:
+        return 0 if check_simulator(simulator) else 1
     if args.policy is None:
         raise ConfigError("--policy is required: give an engine (.lwam) or a baseline (.npz)")
     if args.processes < 1:
         raise ConfigError(f"--processes {args.processes}: at least 1")
+    refuse_unfaithful(simulator, args.any_simulator)
     prepare_output(args.out)
     if args.markdown is not None:
         prepare_markdown(args.markdown)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from lightwam.errors import ConfigError, DataError
 from lightwam.files import check_output
 from lightwam.identity import Fingerprint
 from lightwam.runtime.policy import DeviceName
-from lightwam.sim.env import Task
+from lightwam.sim.env import Simulator, Task
+from lightwam.sim.fidelity import refuse_unfaithful, simulator_identity
 from lightwam.sim.record import (
     Staging,
     is_recording,
@@ -40,10 +43,14 @@ class RecordArgs:
     """Simulator, or the class of your own as module:Class."""
     suite: str | None = None
     """Suite of tasks (default: the simulator's; libero_object in LIBERO)."""
-    task: int | None = None
-    """Task of the suite (default: the simulator's; 0 in LIBERO)."""
+    task: str | None = None
+    """Task of the suite, or several: all, 0-9, or 0,3,5 (default: the simulator's; 0 in LIBERO). Each has an equal
+    share of the episodes and clips, at any moment of the recording."""
+    targets: str = "goal"
+    """goal: the task's own; any: often another object of the scene, with its instruction, and all objects at each
+    other's places, so that a policy has to read (LIBERO: libero_object)."""
     episodes: int = 400
-    """Whole episodes, from a random start to the object in its place."""
+    """Whole episodes, from a random start to the object in its place. Of all tasks together, as the clips."""
     clips: int = 600
     """Short clips where the simulator has them (LIBERO: grasping from nearby, recovering from an empty grasp, dropped
     and carried objects)."""
@@ -58,6 +65,8 @@ class RecordArgs:
     seed: int = 0
     processes: int = 1
     image_size: int = 256
+    any_simulator: bool = False
+    """Run with other versions of the simulator's packages than the faithful ones (LIBERO: MuJoCo 3.3.0), too."""
     staging: Path | None = None
     """Folder of the single episodes (default: OUT with `.staging` appended). An existing one is resumed."""
     finalise: bool = True
@@ -82,21 +91,22 @@ def main(args: RecordArgs) -> int:
     """Record what is missing, and join it. Raises ConfigError, SimulatorError or DataError."""
     check(args)
     simulator = load_simulator(args.sim)
-    recording, placements = recording_of(simulator, args.placements)
+    recording, placements = recording_of(simulator, args.placements, args.targets)
     staging = Staging(args.staging or args.out.with_name(args.out.name + ".staging"), args.seed, recording.row_hz)
     if args.finalise_only:
         identity = staged_identity(staging.folder)
         _check_out(args, staging, identity)
         _join(args, staging, identity, simulator.robot, recording.robot_type)
         return 0
-    task = simulator.task(args.suite, args.task)
-    identity = _identity(args, task, placements)
+    refuse_unfaithful(simulator, args.any_simulator)
+    tasks = chosen_tasks(simulator, args.suite, args.task)
+    identity = _identity(args, simulator, tasks, placements)
     _check_out(args, staging, identity)
     make = functools.partial(
-        make_recorder, args.sim, task, placements, image_size=args.image_size, policy=args.policy,
+        make_recorder, args.sim, placements, targets=args.targets, image_size=args.image_size, policy=args.policy,
         device=args.device,
     )  # fmt: skip
-    jobs = plan_episodes(recording, args.episodes, args.clips, args.seed, corrections=args.policy is not None)
+    jobs = plan_episodes(recording, tasks, args.episodes, args.clips, args.seed, corrections=args.policy is not None)
     with staging_for(staging, jobs, identity):
         record(make, staging, jobs, args.processes)
         if args.finalise:
@@ -104,7 +114,24 @@ def main(args: RecordArgs) -> int:
     return 0
 
 
-def _identity(args: RecordArgs, task: Task, placements: str) -> Fingerprint:
+def chosen_tasks(simulator: Simulator, suite: str | None, words: str | None) -> list[Task]:
+    """The tasks of --task. Raises ConfigError for words that name none, SimulatorError for a task that is not there."""
+    if words is None:
+        return [simulator.task(suite, None)]
+    if words == "all":
+        return list(simulator.tasks(simulator.task(suite, 0).suite))
+    numbers: list[int] = []
+    for part in words.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise ConfigError(f"--task {words!r} names no tasks: give a number, a range as 0-9, some as 0,3,5, or all")
+        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError(f"--task {words!r} names a task twice: give each once")
+    return [simulator.task(suite, number) for number in numbers]
+
+
+def _identity(args: RecordArgs, simulator: Simulator, tasks: Sequence[Task], placements: str) -> Fingerprint:
     """What the episodes depend on. Raises ConfigError where the policy cannot be read."""
     policy = None
     if args.policy is not None:
@@ -112,10 +139,16 @@ def _identity(args: RecordArgs, task: Task, placements: str) -> Fingerprint:
             policy = hashlib.sha256(args.policy.read_bytes()).hexdigest()[:16]
         except OSError as error:
             raise ConfigError(f"--policy {args.policy} cannot be read ({error.strerror}): give an engine") from error
+    first = tasks[0]
+    said: Fingerprint = {"task": first.index, "instruction": first.instruction}
+    if len(tasks) > 1 or args.targets != "goal":
+        numbers = ",".join(str(task.index) for task in tasks)
+        said = {"task": numbers, "instruction": None, "targets": args.targets}
     return {
-        "sim": args.sim, "suite": task.suite, "task": task.index, "instruction": task.instruction,
+        "sim": args.sim, "suite": first.suite, **said,
         "placements": placements, "policy": policy, "seed": args.seed, "image_size": args.image_size,
         "episodes": args.episodes, "clips": 0 if policy else args.clips,
+        **simulator_identity(simulator),
     }  # fmt: skip
 
 

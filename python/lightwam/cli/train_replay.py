@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightwam.sim.fidelity import refuse_unfaithful
 from lightwam.sim.registry import load_simulator
 from lightwam.sim.replay import demonstrate, write_replay
 
@@ -27,11 +28,14 @@ class ReplayArgs:
     """Official state that the demonstration starts from; choose one outside the trials."""
     settle_steps: int = 30
     max_steps: int = 400
+    any_simulator: bool = False
+    """Run with other versions of the simulator's packages than the faithful ones (LIBERO: MuJoCo 3.3.0), too."""
 
 
 def main(args: ReplayArgs) -> int:
     """Record the demonstration and write the baseline's file."""
     simulator = load_simulator(args.sim)
+    refuse_unfaithful(simulator, args.any_simulator)
     with contextlib.closing(simulator.make_env(simulator.task(args.suite, args.task), render=False)) as env:
         actions_TA = demonstrate(env, args.state, args.settle_steps, args.max_steps)
     write_replay(args.out, actions_TA)

@@ -36,6 +36,8 @@ EPISODES_A_FILE = 100
 CHUNK_SIZE = 1000
 RECORDING_KEY = "lightwam.recording"
 """In info.json: what the recording depends on (`lightwam.sim.record`)."""
+SIMULATOR_KEY = "lightwam.simulator"
+"""In info.json: scene -> what tells the simulator that it was recorded in from others (`SimulatorEnv.fingerprint`)."""
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
@@ -88,6 +90,8 @@ def write_dataset(
     info = _info(episodes, tasks, robot, fps, robot_type)
     if recording is not None:
         info[RECORDING_KEY] = dict(recording)
+    if any("simulator" in episode.meta for episode in episodes):
+        info[SIMULATOR_KEY] = _simulators(episodes)
     groups = [episodes[start : start + EPISODES_A_FILE] for start in range(0, len(episodes), EPISODES_A_FILE)]
     listing: list[dict[str, Any]] = []
     with replacing_folder(out) as building, progress_bar("joining episodes", len(episodes), show=True) as advance:
@@ -110,6 +114,16 @@ def _check_alike(episodes: list[StagedEpisode]) -> None:
                 f"episode {episode.folder} has columns {shapes} and images {episode.meta['image_shape']}, others have "
                 f"{first} and {episodes[0].meta['image_shape']}: record them into different folders"
             )
+
+
+def _simulators(episodes: list[StagedEpisode]) -> dict[str, list[Any]]:
+    """The different fingerprints of each scene: more than one where machines or versions differed."""
+    found: dict[str, list[Any]] = {}
+    for episode in episodes:
+        known = found.setdefault(str(episode.meta.get("scene")), [])
+        if episode.meta.get("simulator") not in known:
+            known.append(episode.meta.get("simulator"))
+    return found
 
 
 # -- rows and videos ------------------------------------------------------------------------------------------------

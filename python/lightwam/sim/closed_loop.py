@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,10 +37,23 @@ class Trial:
     steps: int
     latencies: list[float] = field(default_factory=list)
     stages: list[Mapping[str, float]] = field(default_factory=list)  # seconds by stage, a chunk
+    simulator: Mapping[str, Any] = field(default_factory=dict)  # `SimulatorEnv.fingerprint` of where it ran
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a report."""
-        return {"index": self.index, "success": self.success, "steps": self.steps, "chunks": len(self.latencies)}
+        told = {"simulator": dict(self.simulator)} if self.simulator else {}
+        return {
+            "index": self.index, "success": self.success, "steps": self.steps, "chunks": len(self.latencies), **told,
+        }  # fmt: skip
+
+
+def simulators(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The different fingerprints of some trials' JSON: more than one where machines or versions differed."""
+    found: list[Any] = []
+    for run in runs:
+        if "simulator" in run and run["simulator"] not in found:
+            found.append(run["simulator"])
+    return {"simulator": found} if found else {}
 
 
 def start_state(env: SimulatorEnv, official_SN: Array, index: int, states: str) -> Array:
@@ -107,6 +120,7 @@ class TrialRunner:
         self._env: SimulatorEnv | None = None  # the same, perturbed
         self._perturb, self._instruction = "", ""
         self._official_SN = np.empty((0, 0))
+        self._fingerprint: Mapping[str, Any] = {}
 
     def run(self, job: Job, add_picture: AddPicture | None = None) -> Trial:
         """One trial. Raises SimulatorError where a trial of the plan has no start, or the simulator fails."""
@@ -117,7 +131,9 @@ class TrialRunner:
             self._instruction = env.instruction()
             self.policy.set_instruction(self._instruction)
         env.seed(rules.seed + job.index)
-        return run_trial(env, self.policy, rules, state, job.index, add_picture=add_picture)
+        trial = run_trial(env, self.policy, rules, state, job.index, add_picture=add_picture)
+        trial.simulator = self._fingerprint
+        return trial
 
     def close(self) -> None:
         """Close the environment that is open."""
@@ -129,6 +145,7 @@ class TrialRunner:
         if self._plain is None or self._plain.task != job.task:
             self.close()
             self._plain = self.simulator.make_env(job.task)
+            self._fingerprint = self._plain.fingerprint()
             self._official_SN = check_starts(self._plain, self.plan)
         if self._env is None or self._perturb != job.perturb:
             if isinstance(self._env, Perturbed):

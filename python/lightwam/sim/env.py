@@ -49,6 +49,29 @@ class Suite:
 
 
 @dataclass(frozen=True)
+class Faithful:
+    """The versions with which a simulator gives the results that others publish."""
+
+    versions: Mapping[str, str]  # of distributions
+    changes: str  # what other versions change, as the end of a sentence
+    required: bool  # whether others are refused unless they are asked for
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Figures that tell a faithful simulator from another one."""
+
+    name: str
+    measured: tuple[float, ...]
+    faithful: tuple[float, ...]
+    tolerance: float  # of each figure
+
+    def holds(self) -> bool:
+        """Whether what was measured is faithful."""
+        return all(abs(m - f) <= self.tolerance for m, f in zip(self.measured, self.faithful, strict=True))
+
+
+@dataclass(frozen=True)
 class Decision:
     """One action of a scripted expert, float64 [A], and the phase of the task that it belongs to."""
 
@@ -71,6 +94,9 @@ class Recorder(Protocol):
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """One episode from a random start drawn from `rng`; None where the attempt failed and another is due."""
 
+    def close(self) -> None:
+        """Free what it records in; by default there is nothing to free."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -80,6 +106,7 @@ class Recording:
     row_hz: int  # recorded rows a second
     placements: tuple[str, ...]  # how far objects are moved from their usual places, the default first
     clip_kinds: Mapping[str, float]  # short clips beside whole episodes ("full"): kind -> share; {} for none
+    targets: tuple[str, ...] = ("goal",)  # what may be commanded: the task's goal; "any": another object of the scene
 
 
 @dataclass(frozen=True)
@@ -212,12 +239,22 @@ class SimulatorEnv(Protocol):
     def close(self) -> None:
         """Free the simulator and its renderer."""
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this environment's physics and frames from those of other versions: plain values by name.
+
+        Results keep it. `seed` and `reset` must follow before an episode. Default: nothing.
+        """
+        return {}
+
     def expert(self) -> Expert:
         """A scripted expert in the present episode. Raises SimulatorError where the task has none."""
         raise SimulatorError(f"task {self.task.name!r} has no scripted expert: it can be evaluated, not recorded")
 
-    def recorder(self, placements: str, policy: PolicyLike | None) -> Recorder:
-        """What records here: the expert, or with `policy` its corrections of that policy. Raises as `expert`."""
+    def recorder(self, placements: str, policy: PolicyLike | None, targets: str = "goal") -> Recorder:
+        """What records here: the expert, or with `policy` its corrections of that policy. Raises as `expert`.
+
+        placements, targets: of the simulator's `Recording`; only "goal" is passed where it has nothing else.
+        """
         raise SimulatorError(f"task {self.task.name!r} has no recorder: it can be evaluated, not recorded")
 
 
@@ -231,6 +268,7 @@ class Simulator(Protocol):
     robot: RobotConfig  # cameras, widths, control rate, gripper
     packages: tuple[str, ...]  # distributions whose versions decide results
     recording: Recording | None = None  # None: `lightwam record` is an error
+    faithful: Faithful | None = None  # None: no version is more so than another
 
     @abstractmethod
     def tasks(self, suite: str) -> Sequence[Task]:
@@ -261,6 +299,10 @@ class Simulator(Protocol):
     @abstractmethod
     def renderer(self) -> str | None:
         """What renders, as reports name it."""
+
+    def signs(self) -> Sequence[Sign]:
+        """Measures what `lightwam eval --check-simulator` prints; takes seconds. Default: nothing."""
+        return ()
 
     def protocol(self, name: str | None) -> EvaluationProtocol:
         """The evaluation protocol `name`, or the default one. Raises ConfigError where there is none."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightwam.progress import counting_bar, tally_bar
-from lightwam.sim.closed_loop import Trial
+from lightwam.sim.closed_loop import Trial, simulators
 from lightwam.sim.crew import Alone, Crew
 from lightwam.sim.env import Simulator
 from lightwam.sim.films import Films
@@ -110,7 +110,8 @@ def _identity(simulator: Simulator, plan: TrialPlan, about: dict[str, Any]) -> d
 def task_entry(suite: str, index: int, perturb: str, instruction: str, trials: Sequence[Trial]) -> dict[str, Any]:
     """What a report says of a task under a perturbation."""
     told = {"suite": suite, "task": index, "perturb": perturb, "instruction": instruction}
-    return {**told, **figures(trials), "runs": [trial.as_json() for trial in trials]}
+    runs = [trial.as_json() for trial in trials]
+    return {**told, **figures(trials), **simulators(runs), "runs": runs}
 
 
 def _report(

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightwam.errors import DataError
 from lightwam.files import short
+from lightwam.sim.closed_loop import simulators
 from lightwam.sim.plan import UNPERTURBED, Key
 from lightwam.sim.tables import rows, success
 
@@ -91,7 +92,7 @@ def _joined(path: Path, key: Key, old: Entry | None, new: Entry) -> Entry:
             )
     every = [runs[index] for index in sorted(runs)]
     counts = success(sum(run["success"] for run in every), len(every))
-    return {**old, **counts, "latency": _latency([old, new]), "stages": {}, "runs": every}
+    return {**old, **counts, "latency": _latency([old, new]), "stages": {}, **simulators(every), "runs": every}
 
 
 def _latency(entries: Sequence[Entry]) -> dict[str, float]:

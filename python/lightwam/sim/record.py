@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,6 +31,7 @@ from lightwam.identity import Fingerprint, differences, told
 from lightwam.lock import FolderLock
 from lightwam.progress import tally_bar
 from lightwam.sim.env import Recorder, Recording, Simulator, Task
+from lightwam.sim.fidelity import unknown_in
 from lightwam.sim.policies import load_policy
 from lightwam.sim.registry import load_simulator
 from lightwam.workers import run_jobs
@@ -39,7 +42,15 @@ MAX_ATTEMPTS = 12
 RECORDING_FILE, LOCK_FILE = "recording.json", ".lock"
 _STAGED = re.compile(r"episode_\d+|recording\.json|\.lock|\.(episode_\d+|recording)\..*\.part.*")
 
-Job = tuple[int, str]  # number and kind of an episode
+TASK_RUN = 20  # episodes of a task in a row: an environment takes seconds and a gigabyte, a process holds one at a time
+
+
+class Job(NamedTuple):
+    """One episode to record."""
+
+    number: int
+    kind: str
+    task: Task
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Staging:
 
     def missing(self, jobs: list[Job]) -> list[Job]:
         """The jobs whose episodes are not staged yet."""
-        return [job for job in jobs if not (self.episode(job[0]) / META_FILE).is_file()]
+        return [job for job in jobs if not (self.episode(job.number) / META_FILE).is_file()]
 
 
 @contextlib.contextmanager
@@ -78,7 +89,8 @@ def staging_for(staging: Staging, jobs: list[Job], identity: Fingerprint) -> Ite
     lock = FolderLock(folder / LOCK_FILE, f"staging folder {folder}", ConfigError)
     try:
         written = staged_identity(folder)
-        found = differences(_identity_of_episodes(staging, jobs, identity) if written is None else written, identity)
+        earlier = _identity_of_episodes(staging, jobs, identity) if written is None else written
+        found = differences({**earlier, **unknown_in(earlier, identity)}, identity)
         if found:
             raise ConfigError(
                 f"staging folder {folder} is of another recording: {told(found)}; give another --out (or --staging), "
@@ -102,7 +114,7 @@ def staged_identity(folder: Path) -> Fingerprint | None:
 
 def _identity_of_episodes(staging: Staging, jobs: list[Job], identity: Fingerprint) -> Fingerprint:
     """`identity` with what the first episode differs in that says otherwise."""
-    kinds = dict(jobs)
+    planned = {job.number: job for job in jobs}
     for path in sorted(staging.folder.glob(f"episode_*/{META_FILE}")):
         meta = read_episode_meta(path.parent)
         number = int(meta.get("number", -1))
@@ -110,7 +122,7 @@ def _identity_of_episodes(staging: Staging, jobs: list[Job], identity: Fingerpri
         found: Fingerprint = {"seed": meta.get("seed"), "instruction": meta["task"], "image_size": size}
         if found != {name: identity.get(name) for name in found}:
             return {**identity, **found}
-        if meta["kind"] != kinds.get(number, meta["kind"]):  # numbers and kinds follow from both counts
+        if number in planned and meta["kind"] != planned[number].kind:  # numbers and kinds follow from both counts
             return {**identity, "episodes": "another number", "clips": "another number"}
     return identity
 
@@ -132,14 +144,21 @@ def is_recording(folder: Path, identity: Fingerprint | None) -> bool:
     if not isinstance(earlier, dict) or identity is None:
         unknown = "was recorded" if identity else "is there, and the staged episodes were recorded"
         raise DataError(f"{folder} {unknown} by an earlier version, which did not say how: give another --out")
-    found = differences(earlier, identity)
+    found = differences({**earlier, **unknown_in(earlier, identity)}, identity)
     if found:
         raise DataError(f"{folder} is of another recording: {told(found)}; nothing is replaced, give another --out")
     return True
 
 
 def make_recorder(
-    sim: str, task: Task, placements: str, *, image_size: int = 256, policy: Path | None = None, device: str = "cpu"
+    sim: str,
+    placements: str,
+    task: Task,
+    *,
+    targets: str = "goal",
+    image_size: int = 256,
+    policy: Path | None = None,
+    device: str = "cpu",
 ) -> Recorder:
     """A recorder in an environment of its own, of the expert or of its corrections of `policy`, which runs on `device`.
 
@@ -148,35 +167,52 @@ def make_recorder(
     simulator = load_simulator(sim)
     env = simulator.make_env(task, image_size=image_size, start_noise=True)
     driver = load_policy(policy, simulator.robot, device=device, threads=1) if policy else None
-    return env.recorder(placements, driver)
+    return env.recorder(placements, driver, *([] if targets == "goal" else [targets]))
 
 
-def recording_of(simulator: Simulator, placements: str | None) -> tuple[Recording, str]:
+def recording_of(simulator: Simulator, placements: str | None, targets: str = "goal") -> tuple[Recording, str]:
     """What the simulator says of its recordings, and the name of their placements (None: its first).
 
-    Raises SimulatorError where it says nothing, ConfigError for unknown placements.
+    Raises SimulatorError where it says nothing, ConfigError for unknown placements or targets.
     """
     recording = simulator.recording
     if recording is None:
         raise SimulatorError(f"simulator {simulator.name!r} sets no `recording`: it can be evaluated, not recorded")
     if placements is not None and placements not in recording.placements:
         raise ConfigError(f"unknown placements {placements!r}: choose one of {', '.join(recording.placements)}")
+    if targets not in recording.targets:
+        raise ConfigError(f"unknown targets {targets!r}: choose one of {', '.join(recording.targets)}")
     return recording, placements or recording.placements[0]
 
 
-def plan_episodes(recording: Recording, episodes: int, clips: int, seed: int, corrections: bool = False) -> list[Job]:
-    """(number, kind) of every episode: whole episodes and clips evenly mixed, so that any prefix is a fair sample.
+def plan_episodes(
+    recording: Recording, tasks: Sequence[Task], episodes: int, clips: int, seed: int, corrections: bool = False
+) -> list[Job]:
+    """Every episode: kinds and tasks evenly mixed, so that any prefix is a fair sample.
 
-    corrections: only those of a policy, `episodes` of them.
+    episodes, clips: of all tasks together. corrections: only those of a policy, `episodes` of them.
     """
-    if corrections:
-        return [(number, "correction") for number in range(episodes)]
+    rng = np.random.default_rng([seed, 2])
+    turns: dict[str, list[Task]] = {}
+
+    def next_task(kind: str) -> Task:
+        """Each kind goes through all tasks in random order, again and again."""
+        turn = turns.setdefault(kind, [])
+        if not turn:
+            turn += [tasks[index] for index in rng.permutation(len(tasks))]
+        return turn.pop()
+
+    kinds = ["correction"] * episodes if corrections else _mixed_kinds(recording, episodes, clips, seed)
+    return [Job(number, kind, next_task(kind)) for number, kind in enumerate(kinds)]
+
+
+def _mixed_kinds(recording: Recording, episodes: int, clips: int, seed: int) -> list[str]:
     kinds = ["full"] * episodes
     edges = np.round(np.cumsum(list(recording.clip_kinds.values())) * clips).astype(int)
     for kind, count in zip(recording.clip_kinds, np.diff(edges, prepend=0), strict=True):
         kinds += [kind] * int(count)
     order = np.random.default_rng([seed, 1]).permutation(len(kinds))
-    return [(number, kinds[index]) for number, index in enumerate(order)]
+    return [kinds[index] for index in order]
 
 
 @default_arithmetic
@@ -197,24 +233,36 @@ def record_one(recorder: Recorder, staging: Staging, number: int, kind: str) -> 
     raise SimulatorError(f"episode {number} ({kind}): the expert failed {MAX_ATTEMPTS} times: check the task")
 
 
-_recorder: Recorder | None = None  # of this process
+_recorder: tuple[Task, Recorder] | None = None  # of this process
 
 
-def _record_job(make: Callable[[], Recorder], staging: Staging, job: Job) -> int:
-    """Record one episode with this process's recorder; returns its rows."""
+def _record_job(make: Callable[[Task], Recorder], staging: Staging, job: Job) -> int:
+    """Record one episode with this process's recorder, if it is of the job's task, or with a new one; its rows."""
     global _recorder
-    _recorder = _recorder or make()
-    return record_one(_recorder, staging, *job)
+    if _recorder is None or _recorder[0] != job.task:
+        if _recorder is not None:
+            _recorder[1].close()
+            _recorder = None
+            gc.collect()  # an environment refers to itself
+        _recorder = job.task, make(job.task)
+    return record_one(_recorder[1], staging, job.number, job.kind)
 
 
-def record(make: Callable[[], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
+def in_runs(jobs: list[Job]) -> list[Job]:
+    """The jobs in an order in which tasks change seldom, and yet the first hundreds have all of them."""
+    tasks = list(dict.fromkeys(job.task for job in jobs))
+    return sorted(jobs, key=lambda job: (job.number // (TASK_RUN * len(tasks)), tasks.index(job.task), job.number))
+
+
+def record(make: Callable[[Task], Recorder], staging: Staging, jobs: list[Job], processes: int = 1) -> int:
     """Record what is missing of `jobs`; returns the number of rows recorded now.
 
-    make: called in each process; it travels there by pickle. An episode whose process dies is recorded once more.
+    make: called in each process for each task; it travels there by pickle. An episode whose process dies is recorded
+    once more.
     Raises SimulatorError where a process fails; what is staged is kept.
     """
     staging.folder.mkdir(parents=True, exist_ok=True)
-    left, rows_total = staging.missing(jobs), 0
+    left, rows_total = staging.missing(in_runs(jobs)), 0
     log.info("%d of %d episodes left to record in %s", len(left), len(jobs), staging.folder)
     if not left:
         return 0
@@ -227,7 +275,7 @@ def record(make: Callable[[], Recorder], staging: Staging, jobs: list[Job], proc
             for job, rows in results:
                 rows_total += rows
                 advance(1, rows)
-                log.info("episode %d (%s): %d rows", *job, rows)
+                log.info("episode %d (%s, task %d): %d rows", job.number, job.kind, job.task.index, rows)
         except Exception as error:  # whatever a simulator raises
             kept = f"the episodes in {staging.folder} are kept"
             raise SimulatorError(f"a recording process failed: {type(error).__name__}: {error}; {kept}") from error

@@ -40,17 +40,19 @@ class StandingPolicy:
 
 @pytest.fixture
 def make_runner(monkeypatch: pytest.MonkeyPatch) -> Any:
-    class Scenarios:
-        def __init__(self, env: Any, noise: Any, spread: Any) -> None:
-            assert spread is NOMINAL
-
-        def run_expert(self, kind: str, rng: Any) -> Episode:
-            return Episode("pick", kind)
-
-    monkeypatch.setattr(corrections, "ScenarioRunner", Scenarios)
-
     def make(target: float) -> CorrectionRunner:
-        monkeypatch.setattr(corrections, "random_state", lambda *_: np.array([0.0, 0.0, target, 0.0]))
+        class Scenarios:
+            def __init__(self, env: Any, noise: Any, spread: Any, any_target: bool) -> None:
+                assert spread is NOMINAL and not any_target
+                self.env = env
+
+            def start(self, rng: Any) -> None:
+                self.env.set_state(np.array([0.0, 0.0, target, 0.0]))
+
+            def run_expert(self, kind: str, rng: Any) -> Episode:
+                return Episode("pick", kind)
+
+        monkeypatch.setattr(corrections, "ScenarioRunner", Scenarios)
         return CorrectionRunner(toy_env(), StandingPolicy(), NOMINAL)  # type: ignore[arg-type]
 
     return make
@@ -59,12 +61,12 @@ def make_runner(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_policy_drives_for_a_while_and_replans(make_runner: Any) -> None:
     runner = make_runner(target=1.0)
     env, policy = runner.env, runner.policy
-    assert policy.instruction == "reach target 0"
     for seed in range(20):
         episode = runner.record("correction", np.random.default_rng(seed))
         steps = episode.info["policy_steps"]
         assert episode.kind == "correction" and 8 <= steps < LONGEST_POLICY_STEPS
-        assert env.steps == steps and policy.chunks == -(-steps // policy.replan_steps)
+        assert policy.instruction == "reach target 0" and env.steps == steps
+        assert policy.chunks == -(-steps // policy.replan_steps)
 
 
 def test_nothing_is_recorded_where_the_policy_needed_no_correction(make_runner: Any) -> None:

@@ -6,16 +6,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from lightwam.errors import SimulatorError
+from lightwam.errors import ConfigError, SimulatorError
 from lightwam.sim.closed_loop import start_state
 from lightwam.sim.libero.env import CAMERAS, LiberoEnv
 from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres
 from lightwam.sim.libero.simulator import Libero, LiberoTaskEnv
+from lightwam.sim.libero.targets import GAP, REACH, commands, draw_target, exchanged_state
 from lightwam.sim.perturb import Perturbed, perturbed
+from lightwam.sim.record import recording_of
 
 LIBERO = Libero()
 
@@ -93,6 +96,7 @@ def test_bad_states_actions_and_reading_unrendered_images(env: LiberoTaskEnv) ->
         env.step(np.zeros(6))
     with pytest.raises(SimulatorError, match="7 finite numbers"):
         env.step([0, 0, 0, 0, 0, np.nan, -1])
+    env.step(np.zeros(7))
     with pytest.raises(SimulatorError, match="did not render"):
         env.images()
 
@@ -132,6 +136,54 @@ def test_recordings_start_wider_than_the_shifted_states_and_never_officially(env
     assert len(np.unique(starts[:, 1])) == 8  # the arm's first joint carries noise
     again = random_state(env, np.random.default_rng(3))
     np.testing.assert_array_equal(again, starts[3])
+
+
+def test_any_object_of_the_scene_can_be_commanded(env: LiberoTaskEnv) -> None:
+    """The instruction is the suite's own; where objects stand does not depend on what is commanded."""
+    own = env.task
+    found = commands(env)
+    assert len(found) == 6 and next(iter(found)) == "alphabet_soup_1"
+    assert found["cream_cheese_1"] == LIBERO.task("libero_object", 1).instruction
+    rng = np.random.default_rng(0)
+    drawn = [draw_target(list(found), rng) for _ in range(400)]
+    assert set(drawn) == set(found) and 120 < drawn.count("alphabet_soup_1") < 200
+    try:
+        starts = [exchanged_state(env, np.random.default_rng(seed), WIDE) for seed in range(6)]
+        env.command("milk_1", found["milk_1"])
+        assert env.task.instruction == "pick up the milk and place it in the basket" and env.task.name == own.name
+        assert env.goal_objects() == ("milk_1", "basket_1") and env.expert().target == "milk_1"  # type: ignore[attr-defined]
+        again = [exchanged_state(env, np.random.default_rng(seed), WIDE) for seed in range(6)]
+        np.testing.assert_array_equal(starts, again)
+        assert not any(np.array_equal(first, second) for first, second in pairwise(starts))
+        addresses = np.array([env.position_address(name) for name in found])
+        for start in starts:
+            xy = np.stack([start[addresses], start[addresses + 1]], axis=1)
+            apart = np.linalg.norm(xy[:, None] - xy, axis=-1) + np.eye(6)
+            assert apart.min() > 0.06 + GAP  # no object is narrower than 6 cm corner to corner
+            assert np.linalg.norm(xy - env.raw.robots[0].base_pos[:2], axis=1).max() <= REACH
+        assert np.ptp([start[addresses[0] + 1] for start in starts]) > 0.13  # the soup stands at others' places
+        env.set_state(starts[0])
+        assert not env.succeeded()
+        place, basket = env.position_address("milk_1"), env.position_address("basket_1")
+        starts[0][place : place + 3] = starts[0][basket : basket + 3] + np.array([0, 0, 0.05])
+        env.set_state(starts[0])
+        assert env.succeeded()
+    finally:
+        env.command("alphabet_soup_1", own.instruction)
+    with pytest.raises(ConfigError, match="choose one of goal, any"):
+        recording_of(LIBERO, None, "all")
+
+
+def test_the_wrist_turns_back_the_way_it_came(env: LiberoTaskEnv) -> None:
+    """A quarter turn from the usual yaw both ways are as long; one of them ends at the joint's limit (2.9)."""
+    env.reset()
+    start = env.get_state()
+    address = 1 + int(env.raw.robots[0]._ref_joint_pos_indexes[-1])
+    usual = start[address]
+    for turned, sign in ((1.5, 1), (1.64, 1), (-1.5, -1), (-1.64, -1)):
+        start[address] = usual + turned
+        env.set_state(start)
+        assert np.sign(env.expert().upright_action(np.zeros(3), -1.0)[5]) == sign  # type: ignore[attr-defined]
 
 
 def test_the_expert_solves_a_shifted_state_and_recovers_from_an_empty_grasp(env: LiberoTaskEnv) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,20 @@ from lightwam import cli
 from lightwam.data.episode_files import Episode, read_episode_meta, read_episode_rows
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.lock import FolderLock
-from lightwam.sim.env import Decision
+from lightwam.sim.env import Decision, Recording, Task
 from lightwam.sim.libero.env import ROBOT
 from lightwam.sim.libero.scenarios import ActionNoise, NoiseConfig
 from lightwam.sim.libero.simulator import Libero
-from lightwam.sim.record import MAX_ATTEMPTS, Staging, make_recorder, plan_episodes, record_one, recording_of
+from lightwam.sim.record import (
+    MAX_ATTEMPTS,
+    Job,
+    Staging,
+    in_runs,
+    make_recorder,
+    plan_episodes,
+    record_one,
+    recording_of,
+)
 
 
 class FailingEnv(ToyEnv):
@@ -37,16 +47,42 @@ class FailingEnv(ToyEnv):
         return super().record("near", rng) if self.failures < 0 else None
 
 
+def toy_tasks(*numbers: int) -> list[Task]:
+    return [Toy().task("reach", number) for number in numbers]
+
+
 def test_any_prefix_of_the_plan_is_a_fair_mix() -> None:
-    jobs = plan_episodes(Libero.recording, 40, 60, seed=0)
-    assert [number for number, _ in jobs] == list(range(100))
-    kinds = Counter(kind for _, kind in jobs)
+    def plan(episodes: int, clips: int, seed: int = 0, recording: Recording = Libero.recording) -> list[Job]:
+        return plan_episodes(recording, toy_tasks(0), episodes, clips, seed)
+
+    jobs = plan(40, 60)
+    assert [job.number for job in jobs] == list(range(100))
+    kinds = Counter(job.kind for job in jobs)
     assert kinds == {"full": 40, "pick": 30, "empty": 15, "dropped": 6, "carry": 9}
-    assert 10 <= Counter(kind for _, kind in jobs[:50])["full"] <= 30
-    assert jobs == plan_episodes(Libero.recording, 40, 60, seed=0) != plan_episodes(Libero.recording, 40, 60, seed=1)
-    whole = plan_episodes(replace(Libero.recording, clip_kinds={}), 2, 60, seed=0)
-    assert whole == [(0, "full"), (1, "full")]
-    assert plan_episodes(Libero.recording, 2, 60, seed=0, corrections=True) == [(0, "correction"), (1, "correction")]
+    assert 10 <= Counter(job.kind for job in jobs[:50])["full"] <= 30
+    assert jobs == plan(40, 60) != plan(40, 60, seed=1)
+    whole = plan(2, 60, recording=replace(Libero.recording, clip_kinds={}))
+    assert [job.kind for job in whole] == ["full", "full"]
+    corrections = plan_episodes(Libero.recording, toy_tasks(0), 2, 60, seed=0, corrections=True)
+    assert [job[:2] for job in corrections] == [(0, "correction"), (1, "correction")]
+
+
+def test_tasks_share_every_prefix_and_change_no_kind() -> None:
+    tasks = [Task("s", number, f"t{number}", "") for number in range(10)]
+    jobs = plan_episodes(Libero.recording, tasks, 100, 100, seed=3)
+    alone = plan_episodes(Libero.recording, tasks[:1], 100, 100, seed=3)
+    assert [job[:2] for job in jobs] == [job[:2] for job in alone]
+    for length in (50, 100, 200):
+        for kind in (None, "full", "pick"):
+            chosen = [job.task.index for job in jobs[:length] if kind in (None, job.kind)]
+            counts = [chosen.count(number) for number in range(10)]
+            assert max(counts) - min(counts) <= (len(Libero.recording.clip_kinds) + 1 if kind is None else 1)
+    ordered = in_runs(jobs)
+    assert sorted(ordered) == jobs
+    assert sum(first.task != second.task for first, second in pairwise(ordered)) < 20
+    assert {job.task for job in ordered[-60:]} < set(tasks) == {job.task for job in ordered}
+    assert in_runs(alone) == alone
+    assert len({tuple(job.task.index for job in jobs[start : start + 10]) for start in (0, 10, 20)}) == 3
 
 
 def test_a_failed_attempt_is_tried_again_from_another_start(tmp_path: Path) -> None:
@@ -64,7 +100,7 @@ def test_a_stopped_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
     words = f"record --sim {NAME} --out {out} --episodes 3 --clips 2 --processes 2 --seed 5".split()
     assert cli.main(words) == 0
     staging = Staging(out.with_name("set.staging"), 5, 10)
-    jobs = plan_episodes(Toy.recording, 3, 2, seed=5)
+    jobs = plan_episodes(Toy.recording, toy_tasks(1), 3, 2, seed=5)
     assert staging.missing(jobs) == []
     info = json.loads((out / "meta/info.json").read_text())
     assert (info["total_episodes"], info["robot_type"], info["fps"]) == (5, "point", 10)
@@ -73,8 +109,7 @@ def test_a_stopped_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
 
     shutil.rmtree(staging.episode(4))
     assert staging.missing(jobs) == [jobs[4]]
-    task = Toy().task(None, None)
-    record_one(make_recorder(NAME, task, "usual"), staging, *jobs[4])
+    record_one(make_recorder(NAME, "usual", jobs[4].task), staging, *jobs[4][:2])
     for name, values in read_episode_rows(staging.episode(4)).items():
         np.testing.assert_array_equal(values, rows[name])
 

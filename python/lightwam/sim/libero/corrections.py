@@ -8,7 +8,7 @@ import numpy as np
 from lightwam.data.episode_files import Episode
 from lightwam.sim.env import Recorder
 from lightwam.sim.libero.env import LiberoEnv
-from lightwam.sim.libero.placements import WIDE, Spread, random_state
+from lightwam.sim.libero.placements import WIDE, Spread
 from lightwam.sim.libero.scenarios import NoiseConfig, ScenarioRunner
 from lightwam.sim.policies import PolicyLike
 
@@ -19,15 +19,15 @@ SETTLE_STEPS = 30
 class CorrectionRunner(Recorder):
     """Records what the expert does from states that a policy brought about. One re-used environment."""
 
-    def __init__(self, env: LiberoEnv, policy: PolicyLike, spread: Spread = WIDE) -> None:
-        self.env, self.policy, self.spread = env, policy, spread
-        self.scenarios = ScenarioRunner(env, NoiseConfig(largest_sigma=0.2), spread)
-        policy.set_instruction(env.task.instruction)
+    def __init__(self, env: LiberoEnv, policy: PolicyLike, spread: Spread = WIDE, any_target: bool = False) -> None:
+        self.env, self.policy = env, policy
+        self.scenarios = ScenarioRunner(env, NoiseConfig(largest_sigma=0.2), spread, any_target)
 
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """One correction from a fresh random state; None where the policy had finished, or the expert failed."""
-        self.env.set_state(random_state(self.env, rng, self.spread))
+        self.scenarios.start(rng)
         self.env.settle(SETTLE_STEPS)
+        self.policy.set_instruction(self.env.task.instruction)
         self.policy.reset()
         steps = self._let_policy_drive(int(rng.integers(8, LONGEST_POLICY_STEPS)))
         if self.env.succeeded():
@@ -36,6 +36,9 @@ class CorrectionRunner(Recorder):
         if episode is not None:
             episode.info["policy_steps"] = steps
         return episode
+
+    def close(self) -> None:
+        self.env.close()
 
     def _let_policy_drive(self, limit: int) -> int:
         """Closed loop for at most `limit` control steps; returns the steps taken."""

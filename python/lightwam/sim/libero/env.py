@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,16 @@ class LiberoEnv:
         if not parents:
             raise SimulatorError(f"place {place!r} of {self.task.name!r} belongs to no object: known are {known}")
         return str(predicate[1]), str(max(parents, key=len))
+
+    def command(self, name: str, instruction: str) -> None:
+        """From now on the task is to move object `name` to the goal's place; `task.instruction` becomes the given one.
+
+        Success, shifted states, expert and recorders follow. Raises SimulatorError as `goal_objects`.
+        """
+        self.goal_objects()
+        predicate, _, place = self.raw.parsed_problem["goal_state"][0]
+        self.raw.parsed_problem["goal_state"] = [[predicate, name, place]]
+        self.task = replace(self.task, instruction=instruction)
 
     def position_address(self, name: str) -> int:
         """Index into a flat state [N] of the object's free joint x; y and z follow, then the quaternion (wxyz)."""

@@ -19,6 +19,7 @@ from lightwam.sim.libero.geometry import Footprint, collision_points, footprint,
 METRES_PER_ACTION = 0.05
 RADIANS_PER_ACTION = 0.5
 CANONICAL_YAW = np.pi / 2  # the fingers close along world y in the start pose
+WRIST_MIDDLE = 0.4  # angle of the last joint that turns tend to; it is 0.8 in the start pose
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,16 @@ class ExpertConfig:
 class PickPlaceExpert(Expert):
     """Expert for the goal's first predicate of a LIBERO task ("in" or "on" a container or surface).
 
+    target: another object to move than the goal's.
     Holds geometry only (object shapes in body frames); build a new one after a hard reset.
     Raises SimulatorError where the goal moves no object to a place.
     """
 
-    def __init__(self, env: LiberoEnv, config: ExpertConfig | None = None) -> None:
+    def __init__(self, env: LiberoEnv, config: ExpertConfig | None = None, target: str | None = None) -> None:
         self.env = env
         self.config = config or ExpertConfig()
-        self.target, self.place = env.goal_objects()
+        goal, self.place = env.goal_objects()
+        self.target = target or goal
         self._target_points = collision_points(env, self.target)
         self._place_points = collision_points(env, self.place)
 
@@ -162,7 +165,11 @@ class PickPlaceExpert(Expert):
         return float(np.arctan2(direction[1], direction[0]))
 
     def _yaw_error(self, yaw: float | None) -> float:
-        return wrap_half_turn((CANONICAL_YAW if yaw is None else yaw) - self._finger_yaw())
+        """How far to turn; of the two ways, the one that keeps the last joint away from its limits (+-2.9)."""
+        error = wrap_half_turn((CANONICAL_YAW if yaw is None else yaw) - self._finger_yaw())
+        joint = float(self.env.sim.data.qpos[self.env.raw.robots[0]._ref_joint_pos_indexes[-1]])
+        other = error - np.sign(error) * np.pi
+        return float(min(error, other, key=lambda turn: abs(joint - turn - WRIST_MIDDLE)))
 
     def _action(self, move: Array, yaw_error: float, gripper: float) -> Array:
         """Clipped proportional control; the tool is kept upright."""

@@ -18,7 +18,9 @@ from lightwam.errors import SimulatorError
 from lightwam.sim.env import Array, Decision, Recorder
 from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, ROBOT, LiberoEnv
 from lightwam.sim.libero.expert import PickPlaceExpert
+from lightwam.sim.libero.fidelity import fingerprint
 from lightwam.sim.libero.placements import WIDE, Spread, random_state
+from lightwam.sim.libero.targets import commands, draw_target, exchanged_state
 
 SUBSTEPS = 4
 ROW_HZ = int(ROBOT.control_hz) // SUBSTEPS
@@ -70,31 +72,52 @@ class ActionNoise:
 
 
 class ScenarioRunner(Recorder):
-    """Records episodes of one task in one re-used environment (rendering, soft resets, joint noise)."""
+    """Records episodes of one task in one re-used environment (rendering, soft resets, joint noise).
 
-    def __init__(self, env: LiberoEnv, noise: NoiseConfig | None = None, spread: Spread = WIDE) -> None:
+    any_target: the commanded object is often another one of the scene (`targets`).
+    """
+
+    def __init__(
+        self, env: LiberoEnv, noise: NoiseConfig | None = None, spread: Spread = WIDE, any_target: bool = False
+    ) -> None:
         self.env, self.spread = env, spread
         self.noise_config = noise or NoiseConfig()
+        self._scene = {"scene": env.task.name, "simulator": fingerprint(env)}
         env.seed(0)  # the expert measures shapes in this placement: the same rounding in every process
         env.reset()
-        self.expert = PickPlaceExpert(env)
+        self.commands = commands(env) if any_target else {}
+        self.experts = {name: PickPlaceExpert(env, target=name) for name in self.commands}
+        self.expert = next(iter(self.experts.values())) if any_target else PickPlaceExpert(env)
 
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """One episode of `kind` from a fresh random state; None where the expert did not reach the kind's end."""
         prepare = self._preparations().get(kind)
         if prepare is None:
             raise SimulatorError(f"unknown episode kind {kind!r}: choose one of {', '.join(self._preparations())}")
-        self.env.set_state(random_state(self.env, rng, self.spread))
+        self.start(rng)
         self.env.settle(10, render_last=False)
         if not prepare(rng):
             return None
         return self.run_expert(kind, rng)
 
+    def start(self, rng: np.random.Generator) -> None:
+        """Bring the environment into a fresh random state; with `any_target`, command an object first."""
+        if not self.commands:
+            self.env.set_state(random_state(self.env, rng, self.spread))
+            return
+        name = draw_target(list(self.commands), rng)
+        self.env.command(name, self.commands[name])
+        self.expert = self.experts[name]
+        self.env.set_state(exchanged_state(self.env, rng, self.spread))
+
+    def close(self) -> None:
+        self.env.close()
+
     def run_expert(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """Record the expert under noise from the present state until the kind's end; None where it is not reached."""
         env, expert = self.env, self.expert
         noise = ActionNoise(rng, self.noise_config)
-        episode = Episode(task=env.task.instruction, kind=kind)
+        episode = Episode(task=env.task.instruction, kind=kind, info=dict(self._scene))
         gripper = OPEN_GRIPPER if expert.gripper_command() <= 0.0 else CLOSE_GRIPPER
         env.step([0, 0, 0, 0, 0, 0, gripper], render=True)
         rows_after_end = -1

