@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import signal
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -76,6 +77,7 @@ def _connect(address: str) -> None:
     """Connect this process to a cluster, unless it is. Signals stay ours. Raises ConfigError."""
     if ray.is_initialized():
         return
+    _knock(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, namespace="lightwam-eval")
@@ -85,6 +87,17 @@ def _connect(address: str) -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """Raises ConfigError where nobody listens at host:port. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster at --ray {address} ({error}): start one with `ray start`") from error
 
 
 @dataclass

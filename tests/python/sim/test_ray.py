@@ -103,10 +103,3 @@ def test_a_policy_that_the_worker_has_not_travels(folder: Path, monkeypatch: pyt
         assert [trial.success for _, trial in crew.do(list(plan.jobs())) if trial] == [True, True]
     finally:
         (folder / "elsewhere.npz").rename(file)
-
-
-def test_no_cluster_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path) -> None:
-    ray.shutdown()
-    words = f"eval --sim {NAME} --policy {folder}/replay.npz --out {tmp_path}/r.json --ray 127.0.0.1:1"
-    assert cli.main(words.split()) == 2
-    assert "no Ray cluster at --ray 127.0.0.1:1" in capsys.readouterr().err.splitlines()[-1]

@@ -92,6 +92,16 @@ def test_a_cluster_without_cpus(cluster: ToyRay, words: list[str], capsys: pytes
     assert "has no CPU to give" in capsys.readouterr().err
 
 
+def test_no_cluster_is_one_line(
+    cluster: ToyRay, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    assert cli.main([*words, "--ray", "127.0.0.1:1"]) == 2
+    assert "no Ray cluster at --ray 127.0.0.1:1" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_policy_that_a_worker_has_not_travels(cluster: ToyRay, words: list[str], tmp_path: Path) -> None:
     from lightwam.sim.crew import Assignment, PolicyFile
     from lightwam.sim.films import Films
