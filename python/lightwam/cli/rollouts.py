@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from lightwam.config.robot import RobotConfig
 from lightwam.errors import ConfigError
 from lightwam.files import replacing_folder
-from lightwam.sim.closed_loop import TrialPlan, plan_trials, start_states
+from lightwam.sim.closed_loop import check_task
 from lightwam.sim.env import Simulator
 from lightwam.sim.evaluate import evaluate
+from lightwam.sim.films import Films
+from lightwam.sim.plan import TrialPlan, plan_trials
 from lightwam.sim.policies import load_policy
 from lightwam.sim.registry import load_simulator
 from lightwam.workers import run_jobs
@@ -47,8 +49,10 @@ class _Trials:
     def plan(self) -> tuple[Simulator, TrialPlan]:
         """Raises ConfigError, SimulatorError."""
         simulator = load_simulator(self.sim)
-        chosen = {"suite": self.suite, "tasks": self.tasks, "trials": self.trials, "states": self.states}
-        return simulator, plan_trials(simulator, **chosen, protocol=self.protocol)  # type: ignore[arg-type]
+        suites = () if self.suite is None else (self.suite,)
+        return simulator, plan_trials(
+            simulator, suites=suites, tasks=self.tasks, trials=self.trials, states=self.states, protocol=self.protocol
+        )
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,9 @@ def _quiet(log: Path) -> None:
 def _look(job: _Job) -> tuple[RobotConfig, list[str]]:
     _quiet(job.log)
     simulator, plan = job.trials.plan()
+    simulator.make_env(plan.tasks[0]).close()  # its renderer works
     for task in plan.tasks:
-        with contextlib.closing(simulator.make_env(task)) as env:
-            start_states(env, plan.indices, plan.states)
+        check_task(simulator, plan, task)
     return simulator.robot, [task.instruction for task in plan.tasks]
 
 
@@ -149,4 +153,4 @@ def _drive(job: _Job) -> dict[str, Any]:
     simulator, plan = job.trials.plan()
     limit = plan.protocol.replan_steps
     policy = load_policy(job.engine, simulator.robot, replan_limit=limit, threads=job.trials.threads)
-    return evaluate(simulator, policy, job.engine, plan, job.report, videos=job.videos)
+    return evaluate(simulator, policy, job.engine, plan, job.report, films=Films(job.videos, states=plan.states))
