@@ -73,6 +73,20 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16)
 
 
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def warn_of_slow_bfloat16(device: torch.device, precision: str) -> None:
+    """Log a warning where training computes in bfloat16 on a CPU that has no instructions for it (no AVX-512)."""
+    if precision == "float32" or device.type != "cpu" or _cpu_has_bfloat16():
+        return
+    log.warning(
+        "this CPU has no instructions for bfloat16, and computes it several times slower than float32 "
+        "(--precision %s): --precision float32 is faster here", precision,
+    )  # fmt: skip
+
+
 def require_compiler(device: torch.device) -> None:
     """Compile a sum on the device, which takes some seconds: torch.compile needs a C++ compiler, on a GPU Triton too.
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightwam.config.selection import Selection
 from lightwam.errors import ConfigError
@@ -127,6 +127,8 @@ class VAETrainArgs(TrainArgs):
     schedule: VAESchedule = VAESchedule(steps=2400, batch=8, peak_learning_rate=2e-3, warmup_steps=50)
     optimizer: Optimizer = Optimizer(weight_decay=0.0, betas=(0.9, 0.99))
     losses: VAELosses = VAELosses()
+    precision: Literal["autocast", "float32"] = "autocast"
+    """Of matrix products and convolutions: bfloat16, or float32, faster on CPUs without instructions for bfloat16."""
     saving: Saving = Saving(held_out=0.05, save_every=200)
 
 

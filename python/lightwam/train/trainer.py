@@ -23,7 +23,7 @@ from lightwam.arithmetic import default_arithmetic
 from lightwam.errors import TrainingError
 from lightwam.progress import counting_bar
 from lightwam.train.curves import Curves
-from lightwam.train.device import to_device
+from lightwam.train.device import to_device, warn_of_slow_bfloat16
 from lightwam.train.distributed import World
 from lightwam.train.loader import MicroBatch, Order
 from lightwam.train.recipe import Recipe
@@ -206,6 +206,8 @@ class Trainer:
         self.subject, self.recipe, self.folder, self.world = subject, recipe, folder, world or World()
         self.simulate = simulate
         self.world.barrier()  # the first process has entered the folder
+        if self.world.is_first:
+            warn_of_slow_bfloat16(self.world.device, recipe.computing.precision)
         self.last = steps_of(recipe, subject.order)
         self.step = make_step(subject.networks, recipe, self.last, self.world, sharding, subject.find_unused)
         state = folder.resume()

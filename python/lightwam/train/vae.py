@@ -107,7 +107,7 @@ class VAETraining:
             optimizer=recipe.Optimizer(
                 weight_decay=optimizer.weight_decay, betas=optimizer.betas, gradient_clip=optimizer.gradient_clip
             ),
-            computing=recipe.Computing(precision="autocast"),
+            computing=recipe.Computing(precision=self.args.precision),
             saving=recipe.Saving(
                 log_every=saving.log_every, save_every=saving.save_every, stop_after=saving.stop_after
             ),
@@ -122,6 +122,7 @@ class VAETraining:
             recipe={
                 **{name: dataclasses.asdict(group) for name, group in options.items()},
                 "held_out": args.saving.held_out,
+                "precision": args.precision,
             },
             config=self.config,
             data=self.source.identities,

@@ -12,7 +12,13 @@ import torch
 from lightwam import cli
 from lightwam.errors import ConfigError, DeviceError
 from lightwam.model.attention import AttentionMethod
-from lightwam.train.device import choose_attention, mixed_precision, require_compiler, use_device
+from lightwam.train.device import (
+    choose_attention,
+    mixed_precision,
+    require_compiler,
+    use_device,
+    warn_of_slow_bfloat16,
+)
 from lightwam.train.trainer import on_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -116,3 +122,18 @@ def test_batches_reach_a_gpu_from_page_locked_memory(monkeypatch: pytest.MonkeyP
 def test_mixed_precision_is_bfloat16() -> None:
     with mixed_precision(CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "able", "warnings"),
+    [(CPU, "autocast", False, 1), (CPU, "bfloat16", False, 1), (CPU, "float32", False, 0), (CPU, "autocast", True, 0),
+     (GPU, "autocast", False, 0)],
+)  # fmt: skip
+def test_slow_bfloat16_is_said(
+    device: torch.device, precision: str, able: bool, warnings: int, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("lightwam.train.device._cpu_has_bfloat16", lambda: able)
+    warn_of_slow_bfloat16(device, precision)
+    assert len(caplog.records) == warnings
+    assert all("--precision float32 is faster" in record.getMessage() for record in caplog.records)
