@@ -34,11 +34,13 @@ SCRIPTS = ("benchmarks", "tests")  # options of other programs than lightwam's
 
 FOREIGN_VARIABLES = {
     "MUJOCO_GL": "robosuite, mujoco", "PYOPENGL_PLATFORM": "PyOpenGL", "LIBERO_CONFIG_PATH": "LIBERO",
-    "NUMBA_CACHE_DIR": "numba", "HOME": "the system", "PYTHONPATH": "Python", "CUDA_VISIBLE_DEVICES": "the driver",
+    "NUMBA_CACHE_DIR": "numba", "WANDB_MODE": "wandb", "HOME": "the system", "PYTHONPATH": "Python",
+    "CUDA_VISIBLE_DEVICES": "the driver",
 }  # fmt: skip
 """Variables that messages may name: who reads them."""
 
 FOREIGN_PACKAGES = {"matplotlib", "."}
+FOREIGN_COMMANDS = re.compile("`ray start --num-cpus`")  # options of another program
 
 
 # -- the texts ------------------------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ def names() -> set[str]:
 
 def faults(text: str) -> Iterator[str]:
     """What a message names that does not exist."""
-    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w{-])", text):
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w{-])", FOREIGN_COMMANDS.sub("", text)):
         if option not in (torchrun_options() if text.startswith("torchrun") else options()):
             yield f"no verb has {option}"
     for words in re.findall(r"[`'\"]lightwam ([a-z]+(?: [a-z]+)?)", text) + re.findall(

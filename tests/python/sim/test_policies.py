@@ -90,7 +90,7 @@ def test_policy_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_presets_are_the_published_ones() -> None:
-    assert list(Libero.protocols) == ["paper", "openpi", "lerobot"] and protocol(None).name == "paper"
+    assert list(Libero.protocols) == ["paper", "openpi", "lerobot", "shifted"] and protocol(None).name == "paper"
     paper, openpi, lerobot = protocol("paper"), protocol("openpi"), protocol("lerobot")
     assert (paper.trials, paper.settle_steps, paper.replan_steps, paper.step_limit("libero_10")) == (50, 30, 10, 700)
     assert (openpi.seed, openpi.settle_steps, openpi.replan_steps, openpi.step_limit("libero_object")) == (
