@@ -116,6 +116,17 @@ def print_reports(reports: list[dict[str, Any]]) -> None:
     print(table(("policy", "states", "protocol", "success", "p50 ms", "p95 ms", "p99 ms"), rows))
 
 
+def tell(report: dict[str, Any], beside: list[dict[str, Any]], out: Path, markdown: Path | None) -> None:
+    """Print a written report's tables, and write that in the published form where it is wanted."""
+    shown = [summary_line(report), *beside]
+    print(as_text(shown))
+    print_reports(shown)
+    if markdown is not None:
+        write_markdown(markdown, [report, *beside])
+        print(f"table: {markdown}")
+    print(f"report: {out}")
+
+
 def print_suites(simulator: Simulator) -> None:
     """Every suite with its number of tasks, and why it cannot run."""
     names = len(simulator.suites) + len(simulator.more_suites())
@@ -156,13 +167,7 @@ def main(args: EvalArgs) -> int:
     films.check()
     crew, policy = _crew(args, args.policy, simulator, plan, films)
     report = evaluate(simulator, policy, args.policy, plan, args.out, crew=crew, films=films, beside=beside)
-    shown = [summary_line(report), *beside]
-    print(as_text(shown))
-    print_reports(shown)
-    if args.markdown is not None:
-        write_markdown(args.markdown, [report, *beside])
-        print(f"table: {args.markdown}")
-    print(f"report: {args.out}")
+    tell(report, beside, args.out, args.markdown)
     return 0
 
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightwam.cli.eval import print_reports
+from lightwam.cli.eval import tell
 from lightwam.cli.parse import Positional
 from lightwam.errors import ConfigError
 from lightwam.sim.merge import merge
 from lightwam.sim.reports import prepare_output, read_report, summary_line, write_report
-from lightwam.sim.tables import as_text, prepare_markdown, write_markdown
+from lightwam.sim.tables import prepare_markdown
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,5 @@ def main(args: MergeArgs) -> int:
     beside = [summary_line(read_report(path)) for path in args.beside]
     report = {**merge({path: read_report(path) for path in args.reports}), "beside": beside}
     write_report(args.out, report)
-    shown = [summary_line(report), *beside]
-    print(as_text(shown))
-    print_reports(shown)
-    if args.markdown is not None:
-        write_markdown(args.markdown, [report, *beside])
-        print(f"table: {args.markdown}")
-    print(f"report: {args.out}")
+    tell(report, beside, args.out, args.markdown)
     return 0

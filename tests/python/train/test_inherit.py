@@ -15,7 +15,7 @@ import torch
 from helpers.built_once import BuiltOnce
 from helpers.golden_data import LEROBOT
 from helpers.robots import numbered, with_robot
-from helpers.training import fill, policy_args, published_setup, tiny_config
+from helpers.training import policy_args, published_setup, tiny_config
 from lightwam.cli import train
 from lightwam.config import LightWAMConfig
 from lightwam.errors import RunFolderError
@@ -24,12 +24,6 @@ from lightwam.train import inherit
 from lightwam.train.distributed import World
 from lightwam.train.inherit import check_init, inherited_statistics
 from lightwam.train.policy import build_policy, policy_fingerprint
-
-
-@pytest.fixture(scope="session")
-def folders(built_once: BuiltOnce) -> Path:
-    """A data set, and a VAE trained for three steps."""
-    return built_once("training", fill)
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers.built_once import BuiltOnce
 from helpers.dataset_fixture import TASK, write_v3
 from helpers.golden_data import LEROBOT
-from helpers.training import changed, fill, policy_args, published_setup, tiny_config
+from helpers.training import changed, policy_args, published_setup, tiny_config
 from lightwam.cli import train
 from lightwam.data.normalize import read_statistics
 from lightwam.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -35,18 +34,6 @@ from lightwam.train.run_folder import RunFolder
 from lightwam.train.start import first_networks
 from lightwam.train.state import TrainingState
 from lightwam.train.trainer import Trainer, generator_of, on_device
-
-
-@pytest.fixture(scope="session")
-def folders(built_once: BuiltOnce) -> Path:
-    """A data set, and a VAE trained for three steps."""
-    return built_once("training", fill)
-
-
-@pytest.fixture(scope="session")
-def whole(built_once: BuiltOnce, folders: Path) -> Path:
-    """A run of four steps, without a stop."""
-    return built_once("policy_run", lambda root: train.main(policy_args(folders, root / "run"))) / "run"
 
 
 def built(args: PolicyTrainArgs) -> tuple[Policy, Recipe]:

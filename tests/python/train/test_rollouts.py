@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from helpers import arm_sim, toy_sim
-from helpers.built_once import BuiltOnce
-from helpers.training import fill, policy_args, tiny_config
+from helpers.training import policy_args, tiny_config
 from lightwam.cli import train
 from lightwam.cli.rollouts import SimulatorRollouts
 from lightwam.errors import ConfigError, DistributedError, LightWAMError, SimulatorError
@@ -25,18 +24,6 @@ from lightwam.train.state import TrainingState
 from lightwam.train.stopping import StopRequest
 
 TWO_TASKS: dict[str, Any] = {"rollout_sim": arm_sim.NAME, "rollout_tasks": (0, 1), "rollout_trials": 2}
-
-
-@pytest.fixture(scope="session")
-def folders(built_once: BuiltOnce) -> Path:
-    """A data set, and a VAE trained for three steps."""
-    return built_once("training", fill)
-
-
-@pytest.fixture(scope="session")
-def whole(built_once: BuiltOnce, folders: Path) -> Path:
-    """A run of four steps without rollouts."""
-    return built_once("policy_run", lambda root: train.main(policy_args(folders, root / "run"))) / "run"
 
 
 def test_rollouts_are_recorded_and_change_nothing_else(folders: Path, whole: Path, tmp_path: Path) -> None:

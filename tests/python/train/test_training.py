@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.built_once import BuiltOnce
-from helpers.training import changed, fill, tiny_config, vae_args
+from helpers.training import changed, tiny_config, vae_args
 from lightwam.cli import train
 from lightwam.errors import CheckpointError, DataError, RunFolderError
 from lightwam.model.checkpoint_folder import load_checkpoint
@@ -22,13 +21,6 @@ from lightwam.train.run_folder import saves_of
 from lightwam.train.state import TrainingState
 from lightwam.train.vae import VAENetworks, VAETraining, train_vae
 from lightwam.train.vae_data import _check_located
-
-
-@pytest.fixture(scope="session")
-def folders(built_once: BuiltOnce) -> Path:
-    """A data set, and a VAE trained for three steps."""
-
-    return built_once("training", fill)
 
 
 def test_vae_checkpoint_holds_measured_latents(folders: Path) -> None:

@@ -7,22 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from helpers.built_once import BuiltOnce
-from helpers.training import fill, policy_args
+from helpers.training import policy_args
 from lightwam.train.distributed import World
 from lightwam.train.loader import MicroBatch, joined
 from lightwam.train.policy import build_policy
 from lightwam.train.validation import future_errors
 
 STEPS, COUNT = 3, 2
-
-
-@pytest.fixture(scope="session")
-def folders(built_once: BuiltOnce) -> Path:
-    return built_once("training", fill)
 
 
 @torch.no_grad()
