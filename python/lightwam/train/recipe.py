@@ -102,7 +102,7 @@ class Computing:
     checkpointing: bool = False
     """Keep the input of each block alone and compute the block again in the backward pass: less memory, more time."""
     compile: bool = False
-    """torch.compile of each block of the backbone. Neither its speed nor its rounding was measured."""
+    """torch.compile of each block of the backbone, which takes minutes on a CPU. Its speed was not measured."""
     attention: AttentionMethod | None = None
     """How attention is computed. When absent, `softmax` on a CPU; on a GPU `kernels` (Triton), or `sdpa` where there
     are none for it."""
