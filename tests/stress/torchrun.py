@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "python"))
 
 from helpers.commands import children
 from helpers.training import fill
+from lightwam.train.run_folder import saves_of
 from lightwam.train.state import TrainingState
 
 SOURCES = str(Path(__file__).parents[2] / "python")
@@ -83,10 +84,12 @@ def dies(work: Path) -> None:
     ours = [line for line in log.read_text().splitlines() if line.startswith("lightwam train policy:")]
     print(f"ended after {time.monotonic() - began:.0f} s with status {status}: {ours}")
     assert status != 0 and len(ours) <= 1
-    few = [*many, "--stop-after", "8"]
+    saved = max(save.step for save in saves_of(out))
+    few = [*many, "--stop-after", str(saved + 3)]
     assert start(few, 2, work / "again.log").wait() == 0
-    assert "going on after update 5" in (work / "again.log").read_text()
-    print("the same command went on")
+    assert f"going on after update {saved}\n" in (work / "again.log").read_text()
+    assert max(save.step for save in saves_of(out)) == saved + 3
+    print(f"the same command went on after update {saved}")
 
 
 def main() -> int:
