@@ -38,9 +38,9 @@ def commands(env: LiberoEnv) -> dict[str, str]:
     instructions = {task.name: task.instruction for task in load_tasks(env.task.suite)}
     found = {goal: env.task.instruction}
     for name in env.raw.objects_dict:
-        twin = env.task.name.replace(_category(goal), _category(name))
-        if name != goal and twin != env.task.name and twin in instructions:
-            found[name] = instructions[twin]
+        task_name = env.task.name.replace(_category(goal), _category(name))
+        if name != goal and task_name != env.task.name and task_name in instructions:
+            found[name] = instructions[task_name]
     if len(found) < 2:
         raise SimulatorError(
             f"no task of {env.task.suite} has another object of {env.task.name!r} in its place: choose --targets goal"
