@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightwam.data.lerobot_writer import write_dataset
 from lightwam.errors import ConfigError, DataError
 from lightwam.files import check_output
 from lightwam.identity import Fingerprint
+from lightwam.number_lists import ranges_in
 from lightwam.runtime.policy import DeviceName
 from lightwam.sim.env import Simulator, Task
 from lightwam.sim.fidelity import refuse_unfaithful, simulator_identity
@@ -120,15 +120,13 @@ def chosen_tasks(simulator: Simulator, suite: str | None, words: str | None) -> 
         return [simulator.task(suite, None)]
     if words == "all":
         return list(simulator.tasks(simulator.task(suite, 0).suite))
-    numbers: list[int] = []
-    for part in words.split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if found is None or int(found[2] or found[1]) < int(found[1]):
-            raise ConfigError(f"--task {words!r} names no tasks: give a number, a range as 0-9, some as 0,3,5, or all")
-        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
-    if len(set(numbers)) < len(numbers):
+    ranges = ranges_in(words)
+    if ranges is None:
+        raise ConfigError(f"--task {words!r} names no tasks: give a number, a range as 0-9, some as 0,3,5, or all")
+    tasks = [simulator.task(suite, number) for numbers in ranges for number in numbers]
+    if len(set(tasks)) < len(tasks):
         raise ConfigError(f"--task {words!r} names a task twice: give each once")
-    return [simulator.task(suite, number) for number in numbers]
+    return tasks
 
 
 def _identity(args: RecordArgs, simulator: Simulator, tasks: Sequence[Task], placements: str) -> Fingerprint:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightwam.errors import ConfigError
+from lightwam.number_lists import ranges_in
 
 ALL = "all"
 
@@ -49,11 +49,7 @@ def numbers_of(listed: str) -> tuple[range, ...] | None:
     """The numbers in a list such as 0-99,150; None for 'all'. Raises `ConfigError`."""
     if listed == ALL:
         return None
-    found = []
-    for part in listed.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part, re.ASCII)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-        if last < first:
-            raise ConfigError(f"--episodes is {listed!r}: write numbers and ranges, such as 0-99,150, or '{ALL}'")
-        found.append(range(first, last + 1))
-    return tuple(found)
+    ranges = ranges_in(listed)
+    if ranges is None:
+        raise ConfigError(f"--episodes is {listed!r}: write numbers and ranges, such as 0-99,150, or '{ALL}'")
+    return ranges

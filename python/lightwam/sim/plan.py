@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lightwam.errors import ConfigError
+from lightwam.number_lists import ranges_in
 from lightwam.sim.env import EvaluationProtocol, Simulator, Task
 
 UNPERTURBED = "none"
@@ -81,25 +81,16 @@ def plan_trials(
 
 
 def _tasks(simulator: Simulator, suite: str | None, words: Sequence[int | str] | None) -> list[Task]:
-    """The chosen tasks of a suite (None: the simulator's default one)."""
+    """The chosen tasks of a suite (None: the simulator's default one). Raises ConfigError."""
     if words is None:
         return [simulator.task(suite, None)]
-    everything: Sequence[Task] = ()
-    if "all" in words:
-        first = simulator.task(suite, 0)
-        everything = simulator.tasks(first.suite)
-    numbers: list[int] = []
+    chosen: list[Task] = []
     for word in words:
-        numbers += range(len(everything)) if word == "all" else _numbers(str(word))
-    return [simulator.task(suite, number) for number in numbers]
-
-
-def _numbers(word: str) -> list[int]:
-    """`3`, `0-9`, `0,3,5-7`. Raises ConfigError."""
-    numbers: list[int] = []
-    for part in word.split(","):
-        found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)
-        if not found or int(found[2] or found[1]) < int(found[1]):
+        if word == "all":
+            chosen += simulator.tasks(simulator.task(suite, 0).suite)
+            continue
+        ranges = ranges_in(str(word))
+        if ranges is None:
             raise ConfigError(f"--tasks {word}: give numbers (0 3), ranges (0-9), lists (0,3), or all")
-        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
-    return numbers
+        chosen += (simulator.task(suite, number) for numbers in ranges for number in numbers)
+    return chosen
