@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightwam.config.selection import Selection
+from lightwam.data.augment import Augmentation
 from lightwam.errors import ConfigError
 from lightwam.train import recipe
 
@@ -130,6 +131,7 @@ class VAETrainArgs(TrainArgs):
     precision: Literal["autocast", "float32"] = "autocast"
     """Of matrix products and convolutions: bfloat16, or float32, faster on CPUs without instructions for bfloat16."""
     saving: Saving = Saving(held_out=0.05, save_every=200)
+    augmentation: Augmentation = recipe.NO_AUGMENTATION
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lightwam.config import LightWAMConfig, read_config
+from lightwam.data.augment import augment, rectangles
+from lightwam.data.images import scale_pixels
 from lightwam.identity import Fingerprint
 from lightwam.model.checkpoint_folder import save_checkpoint
 from lightwam.model.vae import WanVAE
@@ -43,8 +45,9 @@ class VAENetworks(nn.Module):
     def forward(self, batch: MicroBatch, noise: Tensor | None, timestep: Tensor | None) -> dict[str, Tensor]:
         """Losses of `video` [N, 3, F, H, W] and `located` [N, 2 K]; of clips only the sum that is trained on."""
         losses = vae_losses(
-            self.vae, self.localiser, batch["video"], batch["located"], self.mean_image, self.weights, batch["columns"]
-        )
+            self.vae, self.localiser, batch["video"], batch["located"], self.mean_image, self.weights,
+            batch["columns"], batch["plain"],
+        )  # fmt: skip
         return {"loss": losses["loss"]} if batch["video"].shape[2] > 1 else losses
 
 
@@ -77,7 +80,25 @@ class VAETraining:
             rows = rng.choice(source.training, schedule.clip_batch if is_clip else schedule.batch)
             video, located = source.clips(rows) if is_clip else source.images(rows)
             columns = _camera_columns(self.config, int(rng.integers(1000)))
-            yield [{"video": video, "located": located, "columns": columns, "rows": torch.from_numpy(rows)}]
+            yield [
+                {
+                    "video": self._augmented(video, step), "plain": video, "located": located, "columns": columns,
+                    "rows": torch.from_numpy(rows),
+                }
+            ]  # fmt: skip
+
+    def _augmented(self, video: Tensor, step: int) -> Tensor:
+        """The clips [N, 3, F, H, W], each changed by numbers that follow from seed, rank, update and place."""
+        how, layout = self.args.augmentation, self.config.cameras
+        if how.changes_nothing:
+            return video
+        places = rectangles(layout, (layout.height, layout.width))
+        key = ("vae", self.args.schedule.seed, self.world.rank, step)
+        clips = [
+            augment((clip.cpu() * 0.5 + 0.5).transpose(0, 1), places, how, *key, place).transpose(0, 1)
+            for place, clip in enumerate(video)
+        ]
+        return scale_pixels(torch.stack(clips)).to(video.device)
 
     def ready(self, batch: MicroBatch, generator: torch.Generator) -> Ready:
         """The batch, which is on the device already."""
@@ -117,6 +138,8 @@ class VAETraining:
         """What the result depends on."""
         args = self.args
         options: dict[str, Any] = {"schedule": args.schedule, "optimizer": args.optimizer, "losses": args.losses}
+        if not args.augmentation.changes_nothing:  # runs from before there was one stay what they are
+            options["augmentation"] = args.augmentation
         return make_fingerprint(
             seed=args.schedule.seed,
             recipe={

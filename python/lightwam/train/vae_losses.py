@@ -37,19 +37,22 @@ class Localiser(nn.Module):
 
 def vae_losses(
     vae: WanVAE, localiser: Localiser | None, video: Tensor, located: Tensor, mean_image: Tensor, weights: VAELosses,
-    columns: slice | None,
+    columns: slice | None, plain: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Weighted reconstruction (L1), KL and localisation of clips [N, 3, F, H, W]; decodes `columns` of the latent."""
+    """Weighted reconstruction (L1), KL and localisation of clips [N, 3, F, H, W]; decodes `columns` of the latent.
+
+    plain: the clips before they were augmented, which tell the pixels that differ from the mean image.
+    """
     mean, log_variance = encode_moments(vae, video)
     log_variance = log_variance.float().clamp(-20.0, 10.0)
     raw = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance).to(mean.dtype)
-    target, background = video, mean_image[:, None]
+    target, plain, background = video, video if plain is None else plain, mean_image[:, None]
     if columns is not None:
         raw, cell = raw[..., columns], vae.config.spatial_factor
         pixels = slice(columns.start * cell, columns.stop * cell)
-        target, background = target[..., pixels], background[..., pixels]
+        target, plain, background = target[..., pixels], plain[..., pixels], background[..., pixels]
     decoded = decode_raw(vae, raw).float()
-    difference = (target - background).abs().mean(1, keepdim=True)
+    difference = (plain - background).abs().mean(1, keepdim=True)
     pixel_weight = 1.0 + weights.foreground_weight * difference / (difference + 0.1)
     reconstruction = ((decoded - target).abs() * pixel_weight).mean() / pixel_weight.mean()
     mean = mean.float()
