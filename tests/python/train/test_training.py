@@ -2,13 +2,15 @@
 """Short real trainings of the VAE and of the blind baseline on a tiny data set."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helpers.training import changed, tiny_config, vae_args
 from lightwam.cli import train
@@ -95,6 +97,52 @@ def test_blind_baseline_drives(folders: Path, tmp_path: Path) -> None:
 def on_no_device(module: nn.Module) -> nn.Module:
     """The module without data. Most operators refuse such a tensor beside one with data, as a GPU would."""
     return copy.deepcopy(module).to("meta")
+
+
+def test_frames_of_the_vae_are_augmented_by_seed_update_and_place(folders: Path, tmp_path: Path) -> None:
+    """Pixels change alike on every run and otherwise in every update; the objects' places and plain frames stay."""
+
+    def drawn(**how: float) -> list[Any]:
+        return [batch[0] for batch in VAETraining(vae_args(folders, tmp_path, **how), World()).updates(0, 2)]
+
+    plain, once, again = drawn(), drawn(brightness=0.5), drawn(brightness=0.5)
+    for first, second, untouched in zip(once, again, plain, strict=True):
+        assert torch.equal(first["video"], second["video"]) and torch.equal(first["located"], untouched["located"])
+        assert torch.equal(first["plain"], untouched["video"])
+        for clip, before in zip(first["video"], first["plain"], strict=True):
+            wide = clip.shape[-1] // 2
+            assert (clip - before).abs().max() > 0.01
+            for camera in (factors_of(clip, before, slice(None, wide)), factors_of(clip, before, slice(wide, None))):
+                assert camera.std() < 1e-4 and 0.5 <= camera.mean() <= 1.5  # one factor for a camera's rectangle
+    assert not torch.equal(once[0]["video"] - once[0]["plain"], once[1]["video"] - once[1]["plain"])
+
+
+def factors_of(clip: Tensor, plain: Tensor, columns: slice) -> Tensor:
+    """By how much each pixel of these columns became brighter, where it neither was black nor is white."""
+    bright, before = clip[..., columns] + 1, plain[..., columns] + 1
+    return (bright / before)[(before > 0.1) & (bright < 1.999)]
+
+
+def test_a_run_without_augmentation_of_the_vae_keeps_its_fingerprint(folders: Path, tmp_path: Path) -> None:
+    fingerprint = VAETraining(vae_args(folders, tmp_path), World()).fingerprint()
+    assert "augmentation" not in str(fingerprint)
+    assert "augmentation" in str(VAETraining(vae_args(folders, tmp_path, hue=0.1), World()).fingerprint())
+
+
+def test_pixels_are_weighed_by_the_plain_frames(folders: Path, tmp_path: Path) -> None:
+    """Where the plain frame is the mean image all pixels weigh the same, however the augmented one looks."""
+    training = VAETraining(vae_args(folders, tmp_path), World())
+    video, located = training.source.images(training.source.training[:1])
+    networks, mean = training.networks, training.source.mean_image
+    plain = mean[None, :, None].expand_as(video)
+
+    def reconstruction(weight: float) -> float:
+        weights = dataclasses.replace(training.args.losses, foreground_weight=weight)
+        torch.manual_seed(0)
+        losses = vae_losses.vae_losses(networks.vae, None, video, located, mean, weights, None, plain)
+        return float(losses["reconstruction"].detach())
+
+    assert reconstruction(8.0) == reconstruction(0.0)
 
 
 def test_a_step_of_the_vae_computes_where_it_is(folders: Path, tmp_path: Path) -> None:
