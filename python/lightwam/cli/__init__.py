@@ -39,7 +39,7 @@ VERBS: dict[str, Verb] = {
     "train policy": Verb("train the world action model", "lightwam.cli.train", "PolicyTrainArgs"),
     "train blind": Verb("train a baseline that sees the state alone", "lightwam.cli.train", "BlindTrainArgs"),
     "train plan": Verb("predict a training's memory on each GPU", "lightwam.cli.train_plan", "PlanArgs"),
-    "train replay": Verb("record a demonstration as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
+    "train replay": Verb("record demonstrations as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
     "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),
     "export": Verb("fold a checkpoint into one engine file", "lightwam.cli.export", "ExportArgs"),
     "quantize": Verb("compute an engine's large linears in eight bits", "lightwam.cli.quantize", "QuantizeArgs"),
