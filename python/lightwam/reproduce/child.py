@@ -9,10 +9,13 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightwam.errors import StageError
+
+Run = Callable[[Sequence[str], str, Path], None]
+"""`run_command`, or what stands for it: a command's words, the step's name, the file for what it prints."""
 
 _PARENT_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG, linux/prctl.h
 _LIBC = ctypes.CDLL(None)

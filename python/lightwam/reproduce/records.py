@@ -139,7 +139,8 @@ def open_folder(path: Path, plan: Plan) -> Iterator[Folder]:
 
     Raises RunFolderError where it holds other things or another plan, or is in use.
     """
-    mark, about = path / MARK, {"format": _FORMAT, "plan": plan.source, "smoke": plan.smoke}
+    mark = path / MARK
+    about: Fingerprint = {"format": _FORMAT, "plan": plan.source, "smoke": plan.smoke}
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file: give another --out")
     if path.exists() and any(entry.name != LOCK for entry in path.iterdir()) and not mark.is_file():

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from lightwam.assets import bundled_figures
 from lightwam.files import replacing_file
+from lightwam.reproduce.child import Run
 from lightwam.reproduce.estimates import clock, seconds_of, size, usable_cpus
 from lightwam.reproduce.plan import Step
 from lightwam.reproduce.records import Folder
@@ -18,8 +19,6 @@ from lightwam.sim.reports import read_report
 from lightwam.sim.tables import markdown_table, published, wilson
 
 FILE, HTML = "report.md", "report.html"
-
-Run = Callable[[Sequence[str], str, Path], None]
 
 
 def write_report(folder: Folder, workers: int, html: str, run: Run) -> Path:

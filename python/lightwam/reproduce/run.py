@@ -7,13 +7,13 @@ import contextlib
 import logging
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from lightwam.errors import ConfigError, StageError
-from lightwam.reproduce.child import run_command
+from lightwam.reproduce.child import Run, run_command
 from lightwam.reproduce.estimates import bytes_of, check_disk, clock, pace, seconds_of, size
 from lightwam.reproduce.plan import REPORT, Plan, Step
 from lightwam.reproduce.records import Folder, Record, content, open_folder
@@ -26,9 +26,6 @@ LOG = "log.txt"
 _TRAINERS = ("train vae", "train policy")
 _ALL_OF_A_RUN = ("seed", "code", "vae", "text", "frozen", "data", "recipe", "config")
 _SIMULATED = ("record", "train replay", "eval")
-
-Run = Callable[[Sequence[str], str, Path], None]
-"""`child.run_command`: a command's words, the step's name, the file for what it prints."""
 
 
 @dataclass(frozen=True)

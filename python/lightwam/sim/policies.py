@@ -98,7 +98,7 @@ class ReplayPolicy:
 
     def _rest(self) -> Array:
         """Standing still with an open gripper, [A]."""
-        rest_A = self._actions[-1].copy()
+        rest_A: Array = self._actions[-1].copy()
         rest_A[[dimension.delta for dimension in self._robot.action]] = 0.0
         if self._robot.gripper is not None:
             rest_A[self._robot.gripper_column] = self._robot.gripper.robot_open

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,6 @@ def demonstrate(env: SimulatorEnv, state: int, settle_steps: int, max_steps: int
 def write_replay(path: Path, demonstrations: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Write the file (.npz) of replayed demonstrations, [T, A] for each instruction."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    actions = {f"actions_{number}": actions_TA for number, actions_TA in enumerate(demonstrations.values())}
+    actions: dict[str, Any] = {f"actions_{number}": each for number, each in enumerate(demonstrations.values())}
     with replacing_file(path) as building, building.open("wb") as file:
         np.savez(file, kind="replay", instructions=np.array(list(demonstrations)), **actions)

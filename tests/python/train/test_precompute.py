@@ -147,12 +147,12 @@ def test_options_that_do_not_go_together(
 
 def test_a_recipe_says_what_its_training_reads() -> None:
     """Options that are given change single values of it."""
-    args = parse(PrecomputeArgs, "", "d --recipe nano_object --vae v --cache c --variants 2".split())
+    args = parse(PrecomputeArgs, "", ["d", "--recipe", "nano_object", "--vae", "v", "--cache", "c", "--variants", "2"])
     recipe = read_recipe("nano_object")
     assert args.windows.future_stride == recipe.loading.future_stride == 4
     assert (args.variants.brightness, args.variants.hue) == (recipe.augmentation.brightness, recipe.augmentation.hue)
     assert args.variants.variants == 2 and args.variants.augmentation_seed == recipe.schedule.seed
-    plain = parse(PrecomputeArgs, "", "d --recipe nano --vae v --cache c".split())
+    plain = parse(PrecomputeArgs, "", ["d", "--recipe", "nano", "--vae", "v", "--cache", "c"])
     assert plain.variants.variants == 1 and plain.windows.future_stride == 4
     with pytest.raises(ConfigError, match="--config and --recipe: give one of them"):
-        check(parse(PrecomputeArgs, "", "d --vae v --cache c".split()))
+        check(parse(PrecomputeArgs, "", ["d", "--vae", "v", "--cache", "c"]))
