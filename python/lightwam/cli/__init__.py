@@ -38,7 +38,7 @@ VERBS: dict[str, Verb] = {
     "robot from-dataset": Verb("propose a robot file from a data set", "lightwam.cli.robot", "FromDatasetArgs"),
     "train vae": Verb("train the video autoencoder on recorded frames", "lightwam.cli.train", "VAETrainArgs"),
     "train policy": Verb("train the world action model", "lightwam.cli.train", "PolicyTrainArgs"),
-    "train blind": Verb("train a baseline that sees the state alone", "lightwam.cli.train", "BlindTrainArgs"),
+    "train blind": Verb("train a baseline that sees no image", "lightwam.cli.train", "BlindTrainArgs"),
     "train plan": Verb("predict a training's memory on each GPU", "lightwam.cli.train_plan", "PlanArgs"),
     "train replay": Verb("record demonstrations as an open-loop baseline", "lightwam.cli.train_replay", "ReplayArgs"),
     "convert": Verb("turn released checkpoints into a checkpoint folder", "lightwam.cli.convert", "ConvertArgs"),

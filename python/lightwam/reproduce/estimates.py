@@ -43,8 +43,10 @@ def clock(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """`3.1 GB`."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+    """`3.1 GB`, `12 MB` or `50 kB`."""
+    if count >= 1e8:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def check_disk(folder: Path, steps: Iterable[Step]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the closed loop requires of a policy, and two baselines that see no image.
 
-Legend: H action horizon, A action width, P state width, T control steps of a demonstration.
+Legend: K instructions, H action horizon, A action width, P state width, T control steps of a demonstration.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class ReplayPolicy:
 
 
 class BlindPolicy:
-    """A multilayer perceptron from the robot state alone to a chunk: it sees no image and no instruction.
+    """A multilayer perceptron from the robot state, and which instruction of its data it is, to a chunk: no image.
 
     Hidden layers use tanh-GELU; the state is standardised before, the actions de-standardised after; then the robot's
     gripper rule applies.
@@ -123,9 +123,14 @@ class BlindPolicy:
             self.replan_steps, self._horizon = int(tensors["replan"]), int(tensors["horizon"])
         except KeyError as error:
             raise ConfigError(f"blind policy file lacks {error}: train it again with `lightwam train blind`") from error
+        self._instructions = [str(text) for text in tensors.get("instructions", ())]  # none where there was but one
+        self._told_K = np.zeros(len(self._instructions), np.float32)
 
     def set_instruction(self, text: str, /) -> None:
-        """Ignored."""
+        """Which of the data's instructions. Raises ConfigError where these are several, and it is none of them."""
+        if self._instructions and text not in self._instructions:
+            raise ConfigError(f"the blind policy was trained on other instructions than {text!r}: train it on this one")
+        self._told_K = np.array([text == each for each in self._instructions], np.float32)
 
     def reset(self) -> None:
         """Nothing to forget."""
@@ -133,7 +138,8 @@ class BlindPolicy:
     @default_arithmetic
     def infer(self, observation: Observation, /) -> ActionChunk:
         """A chunk from observation["state"] [P]."""
-        x = (np.asarray(observation["state"], dtype=np.float32) - self._mean) / self._std
+        state_P = (np.asarray(observation["state"], dtype=np.float32) - self._mean) / self._std
+        x = np.concatenate([state_P, self._told_K])
         for number, (weight, bias) in enumerate(self._layers):
             x = weight @ x + bias
             if number + 1 < len(self._layers):

@@ -55,7 +55,7 @@ def test_costs(plan: Path) -> None:
     assert seconds_of(record, 1) == 10 + 3 * 100 + 2 * 50 and seconds_of(record, 4) == 10 + 400 / 4
     assert bytes_of(record) == 6e6 and seconds_of(official, 2) == 2 * 2 * 3
     assert pace([]) == 1 and pace([(10, 20)]) == 1 and pace([(150, 50), (150, 50)]) == 3
-    assert clock(3661.4) == "1:01:01" and size(2.34e9) == "2.3 GB" and size(5e6) == "5 MB"
+    assert clock(3661.4) == "1:01:01" and size(2.34e9) == "2.3 GB" and size(5e6) == "5 MB" and size(2e4) == "20 kB"
 
 
 @pytest.mark.parametrize(

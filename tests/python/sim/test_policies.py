@@ -76,6 +76,24 @@ def test_blind_policy_reads_only_the_state(tmp_path: Path) -> None:
     assert not np.allclose(actions, policy.infer({"state": -state}).actions)
 
 
+def test_a_blind_policy_of_several_tasks_knows_which_one_it_is(tmp_path: Path) -> None:
+    """As a column of the first layer for each instruction."""
+    rng = np.random.default_rng(0)
+    tensors = blind_tensors(rng)
+    columns = rng.normal(size=(6, 2)).astype(np.float32)
+    more = {"weight_0": np.concatenate([tensors["weight_0"], columns], 1), "instructions": np.array(["left", "right"])}
+    policy = BlindPolicy({**tensors, **more}, ROBOT)
+    state = rng.normal(size=8).astype(np.float32)
+    for number, text in enumerate(("left", "right")):
+        policy.set_instruction(text)
+        alone = BlindPolicy({**tensors, "bias_0": columns[:, number]}, ROBOT)
+        expected = alone.infer({"state": state}).actions
+        np.testing.assert_allclose(policy.infer({"state": state}).actions, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="trained on other instructions than 'up'"):
+        policy.set_instruction("up")
+    BlindPolicy(tensors, ROBOT).set_instruction("anything")
+
+
 def test_policy_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not exist"):
         load_policy(tmp_path / "nothing.npz", ROBOT)
