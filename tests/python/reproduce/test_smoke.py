@@ -37,7 +37,7 @@ class Warm:
 
     def __call__(self, words: Sequence[str], name: str, log: Path) -> None:
         simulated = name.partition("/")[0] in ("record", "replay", "evaluate")
-        log.write_text((self.simulating if simulated else self.training).run(COMMAND, *words))
+        log.write_text((self.simulating if simulated else self.training).run(COMMAND, *words, timeout=1800))
 
     def close(self) -> None:
         self.training.close()
