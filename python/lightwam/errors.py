@@ -38,6 +38,10 @@ class RunFolderError(LightWAMError):
     """A run's folder is in use, holds other things, is of another run, or cannot take a save; what it holds stays."""
 
 
+class StageError(LightWAMError):
+    """A stage of a reproduction failed or was ended; what it and earlier ones made stays."""
+
+
 class DistributedError(LightWAMError):
     """A process of a run on several did not come, ended or does not answer, or their port is taken."""
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lightwam.cli.parse import Positional
 from lightwam.config.augmentation import Augmentation
@@ -77,10 +77,16 @@ class Work:
 class PrecomputeArgs:
     """Compute latents and text rows of data sets; a run that was stopped goes on where it was."""
 
+    defaults_follow: ClassVar[tuple[str, ...]] = ("recipe",)
+
     data: Positional[tuple[Path, ...]]
     """Folders of data sets: LeRobot, real-robot HDF5, RoboTwin."""
-    config: str
-    """Preset (libero, robotwin, nano) or JSON file: a configuration, or a robot on top of one."""
+    config: str | None = None
+    """Preset (libero, robotwin, nano) or JSON file: a configuration, or a robot on top of one. Default: the policy of
+    --recipe; one of the two must be given."""
+    recipe: str | None = None
+    """A recipe of `lightwam train policy`, or its file: what that training reads of --cache becomes the default of the
+    options below (strides, selection, augmentation, variants, seed)."""
     vae: Path | None = None
     """Checkpoint folder of the VAE; its VAE configuration replaces that of --config. Without it: texts alone."""
     cache: Path | None = None
@@ -89,6 +95,25 @@ class PrecomputeArgs:
     variants: Variants = Variants()
     texts: Texts = Texts()
     work: Work = Work()
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The groups as the chosen recipe has them."""
+        if given.get("recipe") is None:
+            return {}
+        from lightwam.train.recipe import read_recipe
+
+        recipe = read_recipe(given["recipe"])
+        loading, how = recipe.loading, recipe.augmentation
+        windows = {
+            field.name: getattr(loading, field.name) for field in fields(Windows) if hasattr(loading, field.name)
+        }
+        augmented = {field.name: getattr(how, field.name) for field in fields(Augmentation)}
+        variants = 1 if how.changes_nothing else loading.variants
+        return {
+            "windows": Windows(**windows),
+            "variants": Variants(**augmented, variants=variants, augmentation_seed=recipe.schedule.seed),
+        }
 
 
 def main(args: PrecomputeArgs) -> int:
@@ -105,6 +130,8 @@ def check(args: PrecomputeArgs) -> None:
     """Raises `ConfigError` for options that do not go together."""
     from lightwam.errors import ConfigError
 
+    if args.config is None and args.recipe is None:
+        raise ConfigError("--config and --recipe: give one of them")
     if (args.vae is None) != (args.cache is None):
         raise ConfigError("--vae and --cache: give both, or neither")
     texts = (args.texts.texts, args.texts.text_encoder, args.texts.tokenizer)
@@ -203,7 +230,12 @@ def _prepared(args: PrecomputeArgs) -> tuple[list[LatentStore], Encode]:
 def _config(args: PrecomputeArgs) -> LightWAMConfig:
     from lightwam.config import read_config
 
-    return read_config(args.config)
+    if args.config is not None:
+        return read_config(args.config)
+    from lightwam.train.recipe import read_recipe
+
+    assert args.recipe is not None
+    return read_recipe(args.recipe).policy
 
 
 def _device(name: str) -> str:

@@ -21,7 +21,8 @@ class PlanArgs:
     """Predict the memory of a training on each GPU, and propose sharding, batch and checkpointing."""
 
     recipe: str = "libero_spatial"
-    """libero_spatial, libero_object, libero_goal, libero_10, robotwin, real_robot, nano, or a recipe file."""
+    """libero_spatial, libero_object, libero_goal, libero_10, robotwin, real_robot, nano, nano_object, or a
+    recipe file."""
     config: str | None = None
     """A policy in place of the recipe's: a preset, a configuration, or a robot on top of one."""
     gpus: int = 1

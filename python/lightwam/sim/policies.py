@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the closed loop requires of a policy, and two baselines that see no image.
 
-Legend: H action horizon, A action width, P state width, T control steps of a demonstration.
+Legend: K instructions, H action horizon, A action width, P state width, T control steps of a demonstration.
 """
 
 from __future__ import annotations
@@ -55,22 +55,34 @@ def runs_on(policy: PolicyLike) -> str:
 
 
 class ReplayPolicy:
-    """Replays one demonstration open loop, whatever it sees: actions [T, A] in the robot's units."""
+    """Replays a demonstration open loop, whatever it sees: actions [T, A] in the robot's units.
+
+    demonstrations: instruction -> actions; a single one is replayed whatever the instruction.
+    """
 
     @default_arithmetic
-    def __init__(self, actions_TA: Array, robot: RobotConfig, horizon: int = 16, replan_steps: int = 10) -> None:
+    def __init__(
+        self, demonstrations: Mapping[str, Array], robot: RobotConfig, horizon: int = 16, replan_steps: int = 10
+    ) -> None:
         width = len(robot.action)
-        if actions_TA.ndim != 2 or actions_TA.shape[1] != width or len(actions_TA) == 0:
-            raise ConfigError(f"replay actions have shape {actions_TA.shape}: give [steps, {width}]")
+        for actions_TA in demonstrations.values():
+            if actions_TA.ndim != 2 or actions_TA.shape[1] != width or len(actions_TA) == 0:
+                raise ConfigError(f"replay actions have shape {actions_TA.shape}: give [steps, {width}]")
         self.replan_steps = min(replan_steps, horizon)
-        self._actions, self._horizon, self._next = actions_TA.astype(np.float32), horizon, 0
-        self._rest_A = self._actions[-1].copy()
-        self._rest_A[[dimension.delta for dimension in robot.action]] = 0.0
-        if robot.gripper is not None:
-            self._rest_A[robot.gripper_column] = robot.gripper.robot_open
+        self._robot, self._horizon, self._next = robot, horizon, 0
+        self._demonstrations = {text: actions.astype(np.float32) for text, actions in demonstrations.items()}
+        self._actions = next(iter(self._demonstrations.values()))
 
     def set_instruction(self, text: str, /) -> None:
-        """Ignored."""
+        """Choose the instruction's demonstration. Raises ConfigError where there are several, and none is of it."""
+        if len(self._demonstrations) == 1:
+            return
+        if text not in self._demonstrations:
+            known = len(self._demonstrations)
+            raise ConfigError(
+                f"none of the {known} replayed demonstrations is of {text!r}: make it with `lightwam train replay`"
+            )
+        self._actions = self._demonstrations[text]
 
     def reset(self) -> None:
         """Back to the demonstration's first action."""
@@ -79,14 +91,22 @@ class ReplayPolicy:
     def infer(self, observation: Observation, /) -> ActionChunk:
         """The next H actions; past the end it stands still with an open gripper."""
         rest = self._actions[self._next : self._next + self._horizon]
-        chunk = np.tile(self._rest_A, (self._horizon, 1))
+        chunk = np.tile(self._rest(), (self._horizon, 1))
         chunk[: len(rest)] = rest
         self._next += self.replan_steps
         return ActionChunk(chunk, {}, self.replan_steps)
 
+    def _rest(self) -> Array:
+        """Standing still with an open gripper, [A]."""
+        rest_A: Array = self._actions[-1].copy()
+        rest_A[[dimension.delta for dimension in self._robot.action]] = 0.0
+        if self._robot.gripper is not None:
+            rest_A[self._robot.gripper_column] = self._robot.gripper.robot_open
+        return rest_A
+
 
 class BlindPolicy:
-    """A multilayer perceptron from the robot state alone to a chunk: it sees no image and no instruction.
+    """A multilayer perceptron from the robot state, and which instruction of its data it is, to a chunk: no image.
 
     Hidden layers use tanh-GELU; the state is standardised before, the actions de-standardised after; then the robot's
     gripper rule applies.
@@ -103,9 +123,14 @@ class BlindPolicy:
             self.replan_steps, self._horizon = int(tensors["replan"]), int(tensors["horizon"])
         except KeyError as error:
             raise ConfigError(f"blind policy file lacks {error}: train it again with `lightwam train blind`") from error
+        self._instructions = [str(text) for text in tensors.get("instructions", ())]  # none where there was but one
+        self._told_K = np.zeros(len(self._instructions), np.float32)
 
     def set_instruction(self, text: str, /) -> None:
-        """Ignored."""
+        """Which of the data's instructions. Raises ConfigError where these are several, and it is none of them."""
+        if self._instructions and text not in self._instructions:
+            raise ConfigError(f"the blind policy was trained on other instructions than {text!r}: train it on this one")
+        self._told_K = np.array([text == each for each in self._instructions], np.float32)
 
     def reset(self) -> None:
         """Nothing to forget."""
@@ -113,7 +138,8 @@ class BlindPolicy:
     @default_arithmetic
     def infer(self, observation: Observation, /) -> ActionChunk:
         """A chunk from observation["state"] [P]."""
-        x = (np.asarray(observation["state"], dtype=np.float32) - self._mean) / self._std
+        state_P = (np.asarray(observation["state"], dtype=np.float32) - self._mean) / self._std
+        x = np.concatenate([state_P, self._told_K])
         for number, (weight, bias) in enumerate(self._layers):
             x = weight @ x + bias
             if number + 1 < len(self._layers):
@@ -158,6 +184,17 @@ def load_policy(
     kind = str(tensors.get("kind"))
     if kind == "blind":
         return BlindPolicy(tensors, robot)
-    if kind == "replay" and "actions" in tensors:
-        return ReplayPolicy(tensors["actions"], robot, replan_steps=min(10, replan_limit or 10))
-    raise ConfigError(f"baseline file {path} has kind {kind!r}: blind, and replay with actions, are known")
+    if kind == "replay":
+        return ReplayPolicy(_demonstrations(path, tensors), robot, replan_steps=min(10, replan_limit or 10))
+    raise ConfigError(f"baseline file {path} has kind {kind!r}: blind and replay are known")
+
+
+def _demonstrations(path: Path, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Instruction -> actions; a file of one demonstration of before has no instruction."""
+    if "actions" in tensors:
+        return {"": tensors["actions"]}
+    texts = tensors.get("instructions", np.array([]))
+    names = [f"actions_{number}" for number in range(texts.size)]
+    if not names or any(name not in tensors for name in names):
+        raise ConfigError(f"replay file {path} lacks demonstrations: make it again with `lightwam train replay`")
+    return {str(text): tensors[name] for text, name in zip(texts.ravel(), names, strict=True)}

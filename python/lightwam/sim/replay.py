@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One demonstration of a scripted expert, to be replayed open loop as a baseline.
+"""One demonstration of a scripted expert for each task, to be replayed open loop as a baseline.
 
 It starts from an official state that no trial uses, without noise and without images. Its success says how little a
 task's starts vary. Legend: T control steps, A action width.
@@ -7,7 +7,9 @@ task's starts vary. Legend: T control steps, A action width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +41,9 @@ def demonstrate(env: SimulatorEnv, state: int, settle_steps: int, max_steps: int
     raise SimulatorError(f"the expert did not succeed within {max_steps} steps from state {state}: choose another")
 
 
-def write_replay(path: Path, actions_TA: npt.NDArray[np.float32]) -> None:
-    """Write the file (.npz) of a replayed demonstration."""
+def write_replay(path: Path, demonstrations: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Write the file (.npz) of replayed demonstrations, [T, A] for each instruction."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    actions: dict[str, Any] = {f"actions_{number}": each for number, each in enumerate(demonstrations.values())}
     with replacing_file(path) as building, building.open("wb") as file:
-        np.savez(file, kind="replay", actions=actions_TA)
+        np.savez(file, kind="replay", instructions=np.array(list(demonstrations)), **actions)

@@ -99,18 +99,25 @@ def _is_table(path: Path, _: FileKind) -> bool:
 def write_markdown(path: Path, reports: Sequence[Mapping[str, Any]]) -> None:
     """Write the published form, and the first report's tasks one by one, as Markdown."""
     header, cells = published(reports)
-    parts = [_MARK, "", "Success in percent (Wilson's 95 % interval) of so many trials.", "", _markdown(header, cells)]
+    parts = [
+        _MARK,
+        "",
+        "Success in percent (Wilson's 95 % interval) of so many trials.",
+        "",
+        markdown_table(header, cells),
+    ]
     entries = reports[0].get("per_task", ())
     if entries:
         each = [
             [entry["suite"], str(entry["task"]), entry.get("perturb", UNPERTURBED), entry["instruction"], _cell(entry)]
             for entry in entries
         ]
-        parts += ["", _markdown(["suite", "task", "perturbed", "instruction", "success"], each)]
+        parts += ["", markdown_table(["suite", "task", "perturbed", "instruction", "success"], each)]
     with replacing_file(path) as building:
         building.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _markdown(header: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *cells]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

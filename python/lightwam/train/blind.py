@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lightwam train blind`: a multilayer perceptron from the robot's state alone to a chunk of actions.
+"""`lightwam train blind`: a multilayer perceptron from the robot's state and instruction to a chunk of actions.
 
-It sees no image and no instruction. Its success stands beside every figure of a policy that does see: where placements
-hardly vary, a blind policy solves a task. The file it writes (`.npz`) is what `lightwam eval` drives; NumPy suffices.
+It sees no image; of the instruction it knows which one of the data's it is, where these are several. Its success stands
+beside every figure of a policy that does see: where placements hardly vary, a blind policy solves a task. The file it
+writes (`.npz`) is what `lightwam eval` drives; NumPy suffices.
 
-Legend: N rows, P state width, H horizon, A action width, B batch.
+Legend: N rows, P state width, K instructions (0 where there is but one), H horizon, A action width, B batch.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.nn import functional as F
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import read_config
+from lightwam.data.dataset import Dataset
+from lightwam.data.samples import english
 from lightwam.data.sources import open_datasets
 from lightwam.data.windows import build_windows
 from lightwam.files import replacing_file
@@ -34,9 +37,9 @@ from lightwam.train.trainer import Ready, make_step, on_device, steps_of, train
 log = logging.getLogger(__name__)
 
 
-def blind_network(state_dim: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
-    """Linear layers with GELU (tanh) between them: [B, P] -> [B, H A]."""
-    widths = [state_dim, *[hidden] * (layers - 1), outputs]
+def blind_network(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:
+    """Linear layers with GELU (tanh) between them: [B, P + K] -> [B, H A]."""
+    widths = [inputs, *[hidden] * (layers - 1), outputs]
     stack: list[nn.Module] = []
     for index, (narrow, wide) in enumerate(pairwise(widths)):
         stack += [nn.Linear(narrow, wide)] + ([nn.GELU("tanh")] if index < layers - 1 else [])
@@ -49,8 +52,19 @@ def _standardised(values: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
     return torch.from_numpy(((values - mean) / std).astype(np.float32)), mean, std
 
 
+def instructed(datasets: Sequence[Dataset]) -> tuple[list[str], Tensor]:
+    """The data's instructions, where they are several, and which one each row has, float32 [N, K]."""
+    episodes = [episode for dataset in datasets for episode in dataset.episodes]
+    texts = sorted({english(episode.task) for episode in episodes})
+    rows = torch.tensor([texts.index(english(episode.task)) for episode in episodes
+                         for _ in range(episode.start, episode.stop)])  # fmt: skip
+    if len(texts) == 1:
+        return [], torch.zeros(len(rows), 0)
+    return texts, F.one_hot(rows, len(texts)).float()
+
+
 class BlindNetwork(nn.Module):
-    """A multilayer perceptron and its loss: forward(batch) of `state` [B, P], `action` and `weight` [B, H A]."""
+    """A multilayer perceptron and its loss: forward(batch) of `state` [B, P + K], `action` and `weight` [B, H A]."""
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
@@ -69,7 +83,8 @@ class Blind:
 
     Args:
         networks: what trains.
-        arrays: standardised states [N, P], standardised actions and their weights [N, H A], all float32.
+        arrays: standardised states and instructions [N, P + K], standardised actions and their weights [N, H A], all
+            float32.
         order: which rows when.
         device: where it trains.
     """
@@ -108,7 +123,9 @@ def train_blind(args: BlindTrainArgs) -> None:
     weights = valid_NH.repeat_interleave(config.action_dim, dim=1).float()
     torch.manual_seed(schedule.seed)
     targets = actions.reshape(len(chunks), -1)
-    network = blind_network(config.state_dim, args.hidden, args.layers, targets.shape[1]).to(device)
+    texts, told_NK = instructed(datasets)
+    states = torch.cat([states, told_NK], dim=1)
+    network = blind_network(states.shape[1], args.hidden, args.layers, targets.shape[1]).to(device)
     order = Order((len(states),), schedule.batch, schedule.seed, schedule.accumulation)
     subject = Blind(BlindNetwork(network), (states, targets, weights), order, device)
     step = make_step(subject.networks, recipe, steps_of(recipe, order))
@@ -126,6 +143,8 @@ def train_blind(args: BlindTrainArgs) -> None:
         "state_mean": state_mean.astype(np.float32), "state_std": state_std.astype(np.float32),
         "action_mean": action_mean.astype(np.float32), "action_std": action_std.astype(np.float32),
     }  # fmt: skip
+    if texts:
+        arrays["instructions"] = np.array(texts)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(args.out) as building, building.open("wb") as file:
         np.savez(file, **arrays)

@@ -136,7 +136,7 @@ class VAETrainArgs(TrainArgs):
 
 @dataclass(frozen=True, kw_only=True)
 class BlindTrainArgs:
-    """Train the baseline that sees the robot's state alone."""
+    """Train the baseline that sees the robot's state and knows the instruction, but sees no image."""
 
     inputs: Inputs
     out: Path

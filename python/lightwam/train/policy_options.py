@@ -58,7 +58,8 @@ class PolicyTrainArgs:
     out: Path
     """Folder of the run: checkpoint/, best/, recipe.json, curves, saves/."""
     recipe: str = "nano"
-    """libero_spatial, libero_object, libero_goal, libero_10, robotwin, real_robot, nano, or a recipe file."""
+    """libero_spatial, libero_object, libero_goal, libero_10, robotwin, real_robot, nano, nano_object, or a
+    recipe file."""
     config: str | None = None
     """JSON file: a recipe (recipe.json of a run is one), or a policy in place of the recipe's: a preset, a
     configuration, or a robot on top of one."""

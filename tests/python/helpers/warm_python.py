@@ -65,6 +65,11 @@ class WarmPython:
             assert status == "0", f"exit status {status}\n{output.with_suffix('.errors').read_text()}"
             return output.read_text()
 
+    def close(self) -> None:
+        """End the server, which otherwise ends with this process."""
+        self._server.kill()
+        self._server.wait()
+
     def _send(self, job: object) -> None:
         assert self._server.stdin is not None
         left = memoryview((json.dumps(job) + "\n").encode())

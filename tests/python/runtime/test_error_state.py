@@ -70,7 +70,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "from_statistics": lambda: Normalizer.from_statistics(STATISTICS, "state", "z-score", 2).scale,
     "to_robot": lambda: ROBOT.to_robot(TINY[:7]),
     "to_data": lambda: ROBOT.to_data(TINY[:7]),
-    "replay": lambda: ReplayPolicy(TINY[None, :7], ROBOT).infer(seen(TINY)).actions,
+    "replay": lambda: ReplayPolicy({"": TINY[None, :7]}, ROBOT).infer(seen(TINY)).actions,
     "blind": lambda: BlindPolicy(blind(), ROBOT).infer(seen(TINY)).actions,
 }
 

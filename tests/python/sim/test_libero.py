@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from lightwam.errors import ConfigError, SimulatorError
+from lightwam.reproduce.plan import read_plan
 from lightwam.sim.closed_loop import start_state
-from lightwam.sim.libero.env import CAMERAS, LiberoEnv
+from lightwam.sim.libero.env import CAMERAS, LiberoEnv, load_tasks
 from lightwam.sim.libero.placements import SHIFTED, WIDE, random_state, region_centres
 from lightwam.sim.libero.simulator import Libero, LiberoTaskEnv
 from lightwam.sim.libero.targets import GAP, REACH, commands, draw_target, exchanged_state
@@ -265,3 +266,8 @@ def test_gated_images_are_the_simulators_own(env: LiberoTaskEnv) -> None:
     assert set(ours) == {"agentview", "wrist"}
     upright = [image[::-1, ::-1] for image in theirs.values()]
     np.testing.assert_array_equal(env.picture(), np.concatenate(upright, axis=1))
+
+
+def test_the_plan_of_the_bundled_policy_knows_the_suites_instructions() -> None:
+    (export,) = (step for step in read_plan("libero_object").steps if step.verb == "export")
+    assert export.options["known"] == [task.instruction for task in load_tasks("libero_object")]

@@ -40,7 +40,7 @@ def blind_tensors(rng: np.random.Generator) -> dict[str, Any]:
 
 def test_replay_goes_through_the_demonstration_and_then_stands_still() -> None:
     demo = np.arange(14 * 7, dtype=np.float32).reshape(14, 7)
-    policy = ReplayPolicy(demo, ROBOT, horizon=8, replan_steps=6)
+    policy = ReplayPolicy({"": demo}, ROBOT, horizon=8, replan_steps=6)
     first, second, third = (policy.infer({}).actions for _ in range(3))
     np.testing.assert_array_equal(first, demo[:8])
     np.testing.assert_array_equal(second, demo[6:14])
@@ -52,16 +52,16 @@ def test_replay_goes_through_the_demonstration_and_then_stands_still() -> None:
 
 def test_replay_rejects_other_shapes() -> None:
     with pytest.raises(ConfigError, match=r"\(3, 6\)"):
-        ReplayPolicy(np.zeros((3, 6)), ROBOT)
+        ReplayPolicy({"": np.zeros((3, 6))}, ROBOT)
     with pytest.raises(ConfigError, match=r"\(0, 7\).*\[steps, 7\]"):
-        ReplayPolicy(np.zeros((0, 7)), ROBOT)
+        ReplayPolicy({"": np.zeros((0, 7))}, ROBOT)
 
 
 def test_standing_still_is_the_robots() -> None:
     """Changes end, targets stay, the gripper opens."""
     robot = replace(Toy.robot, gripper=None)
-    assert ReplayPolicy(np.ones((1, 3)), Toy.robot).infer({}).actions[1].tolist() == [0, 0, -1]
-    assert ReplayPolicy(np.ones((1, 3)), robot).infer({}).actions[1].tolist() == [0, 0, 1]
+    assert ReplayPolicy({"": np.ones((1, 3))}, Toy.robot).infer({}).actions[1].tolist() == [0, 0, -1]
+    assert ReplayPolicy({"": np.ones((1, 3))}, robot).infer({}).actions[1].tolist() == [0, 0, 1]
 
 
 def test_blind_policy_reads_only_the_state(tmp_path: Path) -> None:
@@ -74,6 +74,24 @@ def test_blind_policy_reads_only_the_state(tmp_path: Path) -> None:
     assert actions.shape == (4, 7) and actions.dtype == np.float32
     assert set(np.unique(actions[:, 6])) <= {-1.0, 1.0}
     assert not np.allclose(actions, policy.infer({"state": -state}).actions)
+
+
+def test_a_blind_policy_of_several_tasks_knows_which_one_it_is(tmp_path: Path) -> None:
+    """As a column of the first layer for each instruction."""
+    rng = np.random.default_rng(0)
+    tensors = blind_tensors(rng)
+    columns = rng.normal(size=(6, 2)).astype(np.float32)
+    more = {"weight_0": np.concatenate([tensors["weight_0"], columns], 1), "instructions": np.array(["left", "right"])}
+    policy = BlindPolicy({**tensors, **more}, ROBOT)
+    state = rng.normal(size=8).astype(np.float32)
+    for number, text in enumerate(("left", "right")):
+        policy.set_instruction(text)
+        alone = BlindPolicy({**tensors, "bias_0": columns[:, number]}, ROBOT)
+        expected = alone.infer({"state": state}).actions
+        np.testing.assert_allclose(policy.infer({"state": state}).actions, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="trained on other instructions than 'up'"):
+        policy.set_instruction("up")
+    BlindPolicy(tensors, ROBOT).set_instruction("anything")
 
 
 def test_policy_files_that_are_none(tmp_path: Path) -> None:

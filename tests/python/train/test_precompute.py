@@ -17,6 +17,8 @@ import torch
 
 from helpers import arm_set
 from lightwam import cli
+from lightwam.cli.data_precompute import PrecomputeArgs, check
+from lightwam.cli.parse import parse
 from lightwam.config import LightWAMConfig, read_config
 from lightwam.data.frames import read_frames
 from lightwam.data.images import join_cameras, scale_pixels
@@ -26,6 +28,7 @@ from lightwam.errors import ConfigError
 from lightwam.model import WanVAE
 from lightwam.model.checkpoint_folder import save_checkpoint
 from lightwam.train.precompute import jobs_of, part_of_environment, vae_fingerprint
+from lightwam.train.recipe import read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +143,16 @@ def test_options_that_do_not_go_together(
 ) -> None:
     assert cli.main(["data", "precompute", "d", "--config", "nano", *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_recipe_says_what_its_training_reads() -> None:
+    """Options that are given change single values of it."""
+    args = parse(PrecomputeArgs, "", ["d", "--recipe", "nano_object", "--vae", "v", "--cache", "c", "--variants", "2"])
+    recipe = read_recipe("nano_object")
+    assert args.windows.future_stride == recipe.loading.future_stride == 4
+    assert (args.variants.brightness, args.variants.hue) == (recipe.augmentation.brightness, recipe.augmentation.hue)
+    assert args.variants.variants == 2 and args.variants.augmentation_seed == recipe.schedule.seed
+    plain = parse(PrecomputeArgs, "", ["d", "--recipe", "nano", "--vae", "v", "--cache", "c"])
+    assert plain.variants.variants == 1 and plain.windows.future_stride == 4
+    with pytest.raises(ConfigError, match="--config and --recipe: give one of them"):
+        check(parse(PrecomputeArgs, "", ["d", "--vae", "v", "--cache", "c"]))

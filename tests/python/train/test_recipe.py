@@ -27,7 +27,7 @@ PUBLISHED = {
 
 
 def test_all_recipes_are_known() -> None:
-    assert set(recipe_names()) == {*PUBLISHED, "nano"}
+    assert set(recipe_names()) == {*PUBLISHED, "nano", "nano_object"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from helpers.training import changed, tiny_config, vae_args
 from lightwam.cli import train
+from lightwam.data.dataset import Episode
 from lightwam.errors import CheckpointError, DataError, RunFolderError
 from lightwam.model.checkpoint_folder import load_checkpoint
 from lightwam.train import vae_losses
+from lightwam.train.blind import instructed
 from lightwam.train.distributed import World
 from lightwam.train.options import BlindTrainArgs, Inputs
 from lightwam.train.run_folder import saves_of
@@ -92,6 +95,15 @@ def test_blind_baseline_drives(folders: Path, tmp_path: Path) -> None:
     chunk = policy.infer({"state": np.zeros(8, np.float32), "images": {}})
     assert chunk.actions.shape == (16, 7)
     assert set(np.abs(chunk.actions[:, 6])) == {1.0}
+
+
+def test_the_blind_baseline_knows_which_instruction_a_row_has() -> None:
+    parts = [Episode(0, 0, 2, "right", {}), Episode(1, 2, 3, "left", {})], [Episode(0, 0, 2, "zuo@left", {})]
+    texts, told = instructed([SimpleNamespace(episodes=episodes) for episodes in parts])  # type: ignore[misc]
+    assert texts == ["left", "right"]
+    assert told.tolist() == [[0, 1], [0, 1], [1, 0], [1, 0], [1, 0]]
+    texts, told = instructed([SimpleNamespace(episodes=parts[1])])  # type: ignore[list-item]
+    assert texts == [] and told.shape == (2, 0)
 
 
 def on_no_device(module: nn.Module) -> nn.Module:

@@ -145,6 +145,7 @@ class LiberoEnv:
         if np.shape(state_N) != (expected,):
             raise SimulatorError(f"state of shape {np.shape(state_N)} does not fit {self.task.name!r}: ({expected},)")
         with self._gate(render), self._errors("set_state"):
+            self.sim.data.qacc_warmstart[:] = 0.0  # the solver's first guess, left by what came before
             self._observation = self._env.set_init_state(np.asarray(state_N, dtype=np.float64))
 
     def get_state(self) -> Array:
