@@ -209,7 +209,8 @@ def draw_chunks(path: Path, config: LightWAMConfig, dataset: Dataset, chunks: Ep
                 one.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
                 bold = slice(0, config.replan_steps)
                 one.plot(steps[bold], values[bold], color=colour, linewidth=1.6, alpha=0.9)
-            one.set_title(f"{dimension.name} ({dimension.unit})", fontsize=8, loc="left")
+            unit = "" if dimension.unit == "1" else f" ({dimension.unit})"
+            one.set_title(f"{dimension.name}{unit}", fontsize=8, loc="left")
         _draw_errors(axes[len(names)], config, chunks)
         for one in axes[: len(names) + 1]:
             one.tick_params(labelsize=6)
@@ -230,9 +231,9 @@ def _draw_errors(axes: Any, config: LightWAMConfig, chunks: EpisodeChunks) -> No
         if varies_A[place] > 1e-9:
             axes.plot(error_HA[:, place] / varies_A[place], linewidth=1, label=dimension.name)
     axes.axvline(config.replan_steps - 0.5, color="0.4", linestyle=":", linewidth=1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
     axes.set_title("error by step of the chunk, in deviations", fontsize=8, loc="left")
-    axes.legend(fontsize=5, ncols=2)
+    axes.legend(fontsize=5, ncols=2, loc="upper left")
 
 
 def _shown(steps_N: npt.NDArray[np.int64], replan_steps: int) -> list[int]:

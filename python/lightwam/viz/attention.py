@@ -17,19 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.data.dataset import Dataset, Episode
 from lightwam.data.episode_files import encoding_video
 from lightwam.data.orientation import Images
 from lightwam.errors import ConfigError
+from lightwam.model import LightWAM
 from lightwam.progress import progress_bar
 from lightwam.viz.heat import Floats, camera_shares, columns_for, evenly, on_canvas, overlay, panels, spread, zoom_for
 from lightwam.viz.policy import BATCH, PolicyOnRecordings, open_policy
 from lightwam.viz.recordings import (
     Recordings,
     check_pictures,
-    drawn,
     file_name,
     open_recordings,
     require_positive_counts,
@@ -37,9 +38,11 @@ from lightwam.viz.recordings import (
     title,
     writing,
 )
+from lightwam.viz.sheet import Line, draw_sheet
 
 VIDEO_OPTIONS = {"crf": "20"}
-_TOP = 0.995  # quantile of a pooler's weights through an episode that has the last colour
+_TOP = 0.995  # quantile of a pooler's weights through an episode that has the last colour,
+_LEAST_TOP = 4.0  # and at least so many times an even share: attention that is nearly even has no bright colours
 
 
 @dataclass(frozen=True)
@@ -75,21 +78,23 @@ def show_attention(recordings: Recordings, checkpoint: Path, every: int = 1, fra
     opened = open_policy(checkpoint)
     if opened.config.action_expert.pooling != "learned_query":
         raise ConfigError(
-            f"checkpoint {checkpoint} has action_expert.pooling 'mean', which looks at every token alike: give a policy "
-            "with 'learned_query'"
+            f"checkpoint {checkpoint} has action_expert.pooling 'mean', which looks at every token alike: give a "
+            "policy with 'learned_query'"
         )
     dataset = open_recordings(recordings, opened.config)
     policy = PolicyOnRecordings(opened, dataset)
     chosen = {episode.index: range(episode.start, episode.stop, every) for episode in dataset.episodes}
     total = sum(map(len, chosen.values()))
-    with writing(recordings, "attention") as (folder, figures):
-        with progress_bar("looking", 2 * total, show=True) as advance:
-            for episode in dataset.episodes:
-                maps = episode_maps(policy, episode, chosen[episode.index], advance)
-                draw_sheet(folder / file_name("attention", episode, ".png"), policy, maps, frames)
-                rate = Fraction(_rows_a_second(policy)).limit_denominator(1000) / every
-                write_video(folder / file_name("attention", episode, ".mp4"), policy, maps, rate, advance)
-                figures[f"episode_{episode.index}"] = _figures(policy, maps)
+    rate = Fraction(_rows_a_second(policy)).limit_denominator(1000) / every
+    with (
+        writing(recordings, "attention") as (folder, figures),
+        progress_bar("looking", 2 * total, show=True) as advance,
+    ):
+        for episode in dataset.episodes:
+            maps = episode_maps(policy, episode, chosen[episode.index], advance)
+            attention_sheet(folder / file_name("attention", episode, ".png"), policy, maps, frames)
+            write_video(folder / file_name("attention", episode, ".mp4"), policy, maps, rate, advance)
+            figures[f"episode_{episode.index}"] = _figures(policy, maps)
     return figures
 
 
@@ -102,22 +107,25 @@ def episode_maps(
     canvases = []
     for start in range(0, len(rows), BATCH):
         batch = policy.batch(rows[start : start + BATCH])
-        for name, maps in pooler_maps(policy, batch).items():
+        for name, maps in pooler_maps(policy.model, policy.inputs(batch)).items():
             weights.setdefault(name, []).append(maps)
         pixels = (batch["video"][:, :, 0].permute(0, 2, 3, 1) / 2 + 0.5) * 255
         canvases.append(pixels.round().clamp(0, 255).to(torch.uint8).numpy())
         on_rows(len(canvases[-1]))
     joined = {name: np.concatenate(maps) for name, maps in weights.items()}
-    tops = {name: float(np.quantile(maps, _TOP)) * maps[0].size for name, maps in joined.items()}
+    tops = {name: max(float(np.quantile(maps, _TOP)) * maps[0].size, _LEAST_TOP) for name, maps in joined.items()}
     return EpisodeMaps(episode, rows, np.concatenate(canvases), joined, tops)
 
 
-def pooler_maps(policy: PolicyOnRecordings, batch: dict[str, Any]) -> dict[str, Floats]:
-    """Pooler -> its weights [B, r, c]; a pooler is named by the block of its adapter, and its source if not 'adapted'."""
-    grid = policy.config.token_grid
+def pooler_maps(model: LightWAM, inputs: tuple[Tensor, Tensor, Tensor | None, Tensor]) -> dict[str, Floats]:
+    """Pooler -> its weights [B, r, c]; its name is the adapter's block, and its source where that is not 'adapted'.
+
+    inputs: the arguments of `LightWAM.pooler_attention`, without gradients.
+    """
+    grid = model.config.token_grid
     return {
         f"block {block}" + ("" if source == "adapted" else f", {source}"): found.summary.reshape(-1, *grid).numpy()
-        for block, sources in policy.model.pooler_attention(*policy.inputs(batch)).items()
+        for block, sources in model.pooler_attention(*inputs).items()
         for source, found in sources.items()
     }
 
@@ -131,29 +139,15 @@ def overlays(policy: PolicyOnRecordings, maps: EpisodeMaps, place: int) -> dict[
     }
 
 
-def draw_sheet(path: Path, policy: PolicyOnRecordings, maps: EpisodeMaps, frames: int) -> None:
+def attention_sheet(path: Path, policy: PolicyOnRecordings, maps: EpisodeMaps, frames: int) -> None:
     """A line for the canvas and one a pooler, rows of the episode from left to right."""
     places = evenly(len(maps.rows), frames)
     shown = [overlays(policy, maps, place) for place in places]
-    lines: dict[str, list[Images]] = {"what the policy sees": [maps.canvases[place] for place in places]}
+    labels = [f"row {maps.rows[place] - maps.episode.start}" for place in places]
+    lines = [Line("what the policy sees", [maps.canvases[place] for place in places], labels)]
     for name, top in maps.tops.items():
-        lines[f"{name}: up to {top:.1f} x an even share"] = [one[name] for one in shown]
-    height, width = maps.canvases.shape[1:3]
-    cell = 2.6, 2.6 * height / width
-
-    def fill(figure: Any) -> None:
-        figure.suptitle(title(policy.dataset, maps.episode, "attention"), fontsize=9)
-        axes = figure.subplots(len(lines), len(places), squeeze=False)
-        for line, (name, images) in zip(axes, lines.items(), strict=True):
-            for column, (one, image) in enumerate(zip(line, images, strict=True)):
-                one.imshow(image)
-                one.set_xticks([])
-                one.set_yticks([])
-                row = maps.rows[places[column]] - maps.episode.start
-                one.set_title(f"row {row}" if line is axes[0] else name if column == 0 else "", fontsize=7, loc="left")
-        axes[0][0].set_title(f"{next(iter(lines))}, row 0", fontsize=7, loc="left")
-
-    drawn(path, fill, (cell[0] * len(places), (cell[1] + 0.25) * len(lines) + 0.4))
+        lines.append(Line(f"{name}; yellow: {top:.1f} times an even share", [one[name] for one in shown]))
+    draw_sheet(path, title(policy.dataset, maps.episode, "attention"), lines)
 
 
 def write_video(

@@ -31,13 +31,13 @@ from lightwam.viz.policy import PolicyOnRecordings, open_policy
 from lightwam.viz.recordings import (
     Recordings,
     check_pictures,
-    drawn,
     file_name,
     open_recordings,
     require_positive_counts,
     title,
     writing,
 )
+from lightwam.viz.sheet import Line, draw_sheet
 
 VIDEO_OPTIONS = {"crf": "18"}
 _HELD = 2  # times that the last frame of a window is shown longer
@@ -83,13 +83,15 @@ def show_futures(
     policy = PolicyOnRecordings(opened, dataset)
     starts = {episode.index: window_starts(policy, episode, windows) for episode in dataset.episodes}
     rate = Fraction(opened.config.robot.control_hz).limit_denominator(1000) / opened.config.video.stride
-    with writing(recordings, "future") as (folder, figures):
-        with progress_bar("imagining", sum(map(len, starts.values())), show=True) as advance:
-            for episode in dataset.episodes:
-                futures = imagine(policy, starts[episode.index], seed, sampling_steps, advance)
-                draw_futures(folder / file_name("future", episode, ".png"), policy, episode, futures)
-                write_video(folder / file_name("future", episode, ".mp4"), episode, futures, rate)
-                figures[f"episode_{episode.index}"] = _figures(episode, futures)
+    with (
+        writing(recordings, "future") as (folder, figures),
+        progress_bar("imagining", sum(map(len, starts.values())), show=True) as advance,
+    ):
+        for episode in dataset.episodes:
+            futures = imagine(policy, starts[episode.index], seed, sampling_steps, advance)
+            future_sheet(folder / file_name("future", episode, ".png"), policy, episode, futures)
+            write_video(folder / file_name("future", episode, ".mp4"), episode, futures, rate)
+            figures[f"episode_{episode.index}"] = _figures(episode, futures)
     return figures
 
 
@@ -118,39 +120,28 @@ def imagine(
     return made
 
 
-def draw_futures(path: Path, policy: PolicyOnRecordings, episode: Episode, futures: Sequence[Future]) -> None:
+def future_sheet(path: Path, policy: PolicyOnRecordings, episode: Episode, futures: Sequence[Future]) -> None:
     """Three lines a window: what happened, the same through the VAE, what was imagined; PSNR by frame below."""
-    frames = len(futures[0].happened)
-    height, width = futures[0].happened.shape[1:3]
-    cell = 2.2, 2.2 * height / width
-    lines = 3 * len(futures)
-    error_F, still_F = _mean(futures)
+    lines = []
+    for future in futures:
+        happened, decoded, imagined = _videos(future).items()
+        values = psnr(future.errors_F)
+        lines.append(Line(f"row {future.row - episode.start}: {happened[0]}", list(happened[1])))
+        lines.append(Line(decoded[0], list(decoded[1])))
+        labels = ["given", *(f"{value:.1f} dB" for value in values[1:])]
+        lines.append(Line(imagined[0], list(imagined[1]), labels))
 
-    def fill(figure: Any) -> None:
-        figure.suptitle(title(policy.dataset, episode, "imagined futures"), fontsize=9)
-        grid = figure.add_gridspec(lines + 1, frames, height_ratios=[cell[1]] * lines + [2.0])
-        for window, future in enumerate(futures):
-            values = psnr(future.errors_F)
-            for line, (name, video) in enumerate(_videos(future).items()):
-                for place, image in enumerate(video):
-                    axes = figure.add_subplot(grid[3 * window + line, place])
-                    axes.imshow(image)
-                    axes.set_xticks([])
-                    axes.set_yticks([])
-                    told = f"row {future.row - episode.start}: {name}" if place == 0 else ""
-                    if line == 2 and place:
-                        told = f"{values[place]:.1f} dB"
-                    axes.set_title(told, fontsize=7, loc="left")
-        axes = figure.add_subplot(grid[lines, :])
-        for error, name in ((error_F, "imagined"), (still_F, "the first frame, standing still")):
-            axes.plot(range(1, frames), psnr(error)[1:], marker="o", linewidth=1, markersize=3, label=name)
+    def curves(axes: Any) -> None:
+        later = range(1, len(futures[0].happened))
+        for error, name in zip(_mean(futures), ("imagined", "the first frame, standing still"), strict=True):
+            axes.plot(later, psnr(error)[1:], marker="o", linewidth=1, markersize=3, label=name)
         axes.set_title("PSNR (dB) by frame, of all these windows", fontsize=8, loc="left")
-        axes.set_xticks(range(1, frames))
+        axes.set_xticks(later)
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=7)
         axes.grid(alpha=0.3)
 
-    drawn(path, fill, (max(cell[0] * frames, 6.0), (cell[1] + 0.2) * lines + 2.8))
+    draw_sheet(path, title(policy.dataset, episode, "imagined futures"), lines, curves)
 
 
 def write_video(path: Path, episode: Episode, futures: Sequence[Future], rate: Fraction) -> None:

@@ -62,12 +62,6 @@ def overlay(canvas_HW3: Images, relative_HW: Floats, top: float) -> Images:
     return np.asarray(((1 - opacity) * grey + opacity * heat).round().clip(0, 255), np.uint8)
 
 
-def colour_bar(width: int, height: int) -> Images:
-    """The colours from 0 to the top, from left to right, uint8 [height, width, 3]."""
-    black = np.full((height, width, 3), 0, np.uint8)
-    return overlay(black, np.broadcast_to(np.linspace(0, 1, width), (height, width)), 1.0)
-
-
 def panels(images: Mapping[str, Images], columns: int, zoom: int) -> Images:
     """Images of one size under their lines of text, `columns` in a row, each pixel `zoom` times as wide and high.
 

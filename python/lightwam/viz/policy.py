@@ -30,7 +30,7 @@ def open_policy(folder: Path) -> PolicyCheckpoint:
 
     Raises `CheckpointError` (of a VAE alone too), `DataError` without statistics, `ConfigError`.
     """
-    config, tensors = load_checkpoint(folder)
+    _, tensors = load_checkpoint(folder)
     if tensors and all(name.startswith("vae.") for name in tensors):
         raise CheckpointError(
             f"checkpoint folder {folder} holds a VAE and no policy: give that of 'lightwam train policy'"
@@ -80,8 +80,8 @@ class PolicyOnRecordings:
         seen = batch["video"] if windows else batch["video"][:, :, :1]
         return {**batch, "video_latents": self.vae.normalize(encode_moments(self.vae, seen)[0])}
 
-    def inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The arguments of the action pass (`LightWAM.predict_actions`)."""
+    def inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """The arguments of the action pass (`LightWAM.predict_actions`): of each row's own frame."""
         return batch["video_latents"][:, :, :1], batch["context"], batch["context_mask"], batch["proprio"]
 
     def _context(self, task: str) -> tuple[Tensor, Tensor]:

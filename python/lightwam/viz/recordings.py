@@ -9,17 +9,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightwam.config import LightWAMConfig
 from lightwam.config.selection import Selection
-from lightwam.data.dataset import Dataset, Episode
 from lightwam.data.resample import Resampling
-from lightwam.data.sources import open_datasets
 from lightwam.errors import ConfigError, DataError
 from lightwam.extras import how_to_install
 from lightwam.files import check_output, replacing_folder
 from lightwam.pictures import can_draw, draw
+
+if TYPE_CHECKING:
+    from lightwam.data.dataset import Dataset, Episode
 
 Kind = Literal["attention", "future", "actions"]
 
@@ -71,6 +72,8 @@ def check_pictures(recordings: Recordings, kind: Kind, policy: Path) -> None:
 
 def open_recordings(recordings: Recordings, config: LightWAMConfig) -> Dataset:
     """The chosen episodes. Raises `DataError`: one is not there, or the data are not of the configuration's robot."""
+    from lightwam.data.sources import open_datasets  # not for --help
+
     (dataset,) = open_datasets([recordings.data], config, recordings.selection(), recordings.resample)
     return dataset
 
