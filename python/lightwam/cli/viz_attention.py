@@ -28,15 +28,13 @@ def main(arguments: AttentionArgs) -> int:
     from lightwam.viz.attention import show_attention
 
     figures = show_attention(arguments, arguments.checkpoint, arguments.every, arguments.frames)
-    for name, found in figures.items():
-        if not name.startswith("episode_"):
-            continue
+    for number, found in figures["episodes"].items():
         rows = [
             (pooler, *(f"{share:.2f}" for share in told["camera_share"].values()), f"{told['spread_tokens']:.1f}")
             for pooler, told in found["poolers"].items()
         ]
-        cameras = next(iter(found["poolers"].values()))["camera_share"]
-        of = f"of {next(iter(found['poolers'].values()))['tokens']} tokens"
-        print(table(("pooler", *cameras, of), rows, f"{name}: {found['task']}"))
+        first = next(iter(found["poolers"].values()))
+        header = ("pooler", *first["camera_share"], f"of {first['tokens']} tokens")
+        print(table(header, rows, f"episode {number}, share of attention: {found['task']}"))
     print(arguments.out)
     return 0

@@ -32,14 +32,12 @@ def main(arguments: FutureArgs) -> int:
     figures = show_futures(
         arguments, arguments.checkpoint, arguments.windows, arguments.sampling_steps, arguments.seed
     )  # fmt: skip
-    rows, frames = [], 0
-    for name, found in figures.items():
-        if name.startswith("episode_"):
-            for what, key in (("imagined", "psnr_db_by_frame"), ("still", "psnr_db_by_frame_standing_still")):
-                later = found[key][1:]
-                frames = len(later)
-                rows.append((name, what, *(f"{value:.1f}" for value in later)))
-    header = ("", "", *(f"frame {number + 1}" for number in range(frames)))
+    rows = [
+        (f"episode {number}", what, *(f"{value:.1f}" for value in found[key][1:]))
+        for number, found in figures["episodes"].items()
+        for what, key in (("imagined", "psnr_db_by_frame"), ("still", "psnr_db_by_frame_standing_still"))
+    ]
+    header = ("", "", *(f"frame {frame}" for frame in range(1, len(rows[0]) - 1)))
     print(table(header, rows, "PSNR in dB of imagined frames, and of the first frame standing still"))
     print(arguments.out)
     return 0

@@ -248,7 +248,7 @@ def _shown(steps_N: npt.NDArray[np.int64], replan_steps: int) -> list[int]:
 def _figures(config: LightWAMConfig, chunks: Sequence[EpisodeChunks]) -> dict[str, Any]:
     error_HA, varies_A = errors_by_step(chunks), deviations(chunks)
     figures: dict[str, Any] = {
-        "episodes": [one.episode.index for one in chunks],
+        "episodes": {str(one.episode.index): one.episode.task for one in chunks},
         "chunks": sum(len(one.steps_N) for one in chunks),
         "replan_steps": config.replan_steps,
         "mean_absolute_error": {},

@@ -41,8 +41,9 @@ from lightwam.viz.recordings import (
 from lightwam.viz.sheet import Line, draw_sheet
 
 VIDEO_OPTIONS = {"crf": "20"}
-_TOP = 0.995  # quantile of a pooler's weights through an episode that has the last colour,
-_LEAST_TOP = 4.0  # and at least so many times an even share: attention that is nearly even has no bright colours
+# The last colour is this quantile of a pooler's weights in an episode, and at least so many times an even share:
+# attention that is nearly even has no bright colours.
+_TOP, _LEAST_TOP = 0.995, 4.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def show_attention(recordings: Recordings, checkpoint: Path, every: int = 1, fra
             maps = episode_maps(policy, episode, chosen[episode.index], advance)
             attention_sheet(folder / file_name("attention", episode, ".png"), policy, maps, frames)
             write_video(folder / file_name("attention", episode, ".mp4"), policy, maps, rate, advance)
-            figures[f"episode_{episode.index}"] = _figures(policy, maps)
+            figures["episodes"][str(episode.index)] = _figures(policy, maps)
     return figures
 
 
@@ -160,11 +161,11 @@ def write_video(
     columns = columns_for(count, (zoom * size[0], zoom * size[1]))
     with encoding_video(path, rate, VIDEO_OPTIONS) as append:
         for place, row in enumerate(maps.rows):
-            images = {f"row {row - maps.episode.start}": maps.canvases[place]}
+            images = [(f"row {row - maps.episode.start}", maps.canvases[place])]
             for name, image in overlays(policy, maps, place).items():
                 shares = camera_shares(maps.weights[name][place], layout)
                 told = ", ".join(f"{camera} {share:.0%}" for camera, share in shares.items())
-                images[f"{name}: {told}"] = image
+                images.append((f"{name}: {told}", image))
             append(panels(images, columns, zoom))
             on_rows(1)
 

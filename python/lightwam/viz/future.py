@@ -91,7 +91,7 @@ def show_futures(
             futures = imagine(policy, starts[episode.index], seed, sampling_steps, advance)
             future_sheet(folder / file_name("future", episode, ".png"), policy, episode, futures)
             write_video(folder / file_name("future", episode, ".mp4"), episode, futures, rate)
-            figures[f"episode_{episode.index}"] = _figures(episode, futures)
+            figures["episodes"][str(episode.index)] = _figures(episode, futures)
     return figures
 
 
@@ -157,7 +157,7 @@ def write_video(path: Path, episode: Episode, futures: Sequence[Future], rate: F
                 told = f"imagined: {values[place]:.1f} dB" if place else "imagined: the first frame is given"
                 names = (f"row {future.row - episode.start}, frame {place}: what happened", "through the VAE", told)
                 images = [video[place] for video in _videos(future).values()]
-                append(panels(dict(zip(names, images, strict=True)), columns, zoom))
+                append(panels(list(zip(names, images, strict=True)), columns, zoom))
 
 
 def _videos(future: Future) -> dict[str, Images]:

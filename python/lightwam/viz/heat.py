@@ -6,7 +6,7 @@ Legend: r c token grid, H W canvas. Weights of a map sum to 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -62,12 +62,12 @@ def overlay(canvas_HW3: Images, relative_HW: Floats, top: float) -> Images:
     return np.asarray(((1 - opacity) * grey + opacity * heat).round().clip(0, 255), np.uint8)
 
 
-def panels(images: Mapping[str, Images], columns: int, zoom: int) -> Images:
-    """Images of one size under their lines of text, `columns` in a row, each pixel `zoom` times as wide and high.
+def panels(images: Sequence[tuple[str, Images]], columns: int, zoom: int) -> Images:
+    """Images of one size, each under its line of text, `columns` in a row, each pixel `zoom` times as wide and high.
 
     uint8 [h, w, 3]; h and w are even, as videos must be.
     """
-    made = [_panel(image, text, zoom) for text, image in images.items()]
+    made = [_panel(image, text, zoom) for text, image in images]
     empty = np.zeros_like(made[0])
     made += [empty] * (-len(made) % columns)
     rows = [np.concatenate(made[at : at + columns], axis=1) for at in range(0, len(made), columns)]

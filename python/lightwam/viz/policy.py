@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint's policy beside recordings, which it sees as the trainer shows them to it.
 
-Legend: B rows, C T h w latents, L text rows, E text width.
+Legend: B rows, C T h w latents, L text rows, E text width, P state width, F frames of a window, H W canvas.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ class PolicyOnRecordings:
             windows: with the latents of the whole window; else of the row's own frame, T = 1.
 
         Returns:
-            `video_latents` [B, C, T, h, w], `context` [B, L, E], `context_mask` [B, L], `proprio` [B, P], `action`
-            [B, H, A] and `action_is_pad` [B, H] (all normalised), `video` [B, 3, F, H, W] in -1..1.
+            `video_latents` [B, C, T, h, w], `context` [B, L, E], `context_mask` [B, L], `proprio` [B, P] (normalised),
+            and `video` [B, 3, F, H, W] in -1..1, the frames of the window.
         """
         made = []
         for row in rows:
             sample = self.samples[row]
             context, mask = self._context(self.samples.episode(row).task)
-            kept = {name: sample[name] for name in ("action", "action_is_pad", "image_is_pad", "video")}
-            made.append({**kept, "proprio": sample["proprio"][0], "context": context, "context_mask": mask})
+            proprio = sample["proprio"][0]
+            made.append({"video": sample["video"], "proprio": proprio, "context": context, "context_mask": mask})
         batch = joined(made)
         seen = batch["video"] if windows else batch["video"][:, :, :1]
         return {**batch, "video_latents": self.vae.normalize(encode_moments(self.vae, seen)[0])}

@@ -87,7 +87,7 @@ def file_name(kind: Kind, episode: Episode, suffix: str) -> str:
 def writing(recordings: Recordings, kind: Kind) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A folder to fill, and the content of its file of figures, KIND.json; both appear when the block ends well."""
     with replacing_folder(recordings.out) as folder:
-        figures: dict[str, Any] = {"data": str(recordings.data)}
+        figures: dict[str, Any] = {"data": str(recordings.data), "episodes": {}}
         yield folder, figures
         (folder / f"{kind}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +25,11 @@ from lightwam.model.checkpoint_folder import save_checkpoint
 SIDE, CORNER, LENGTHS = 32, 12, (7, 3)
 
 
-def config(**expert: object) -> LightWAMConfig:
+def config(**expert: Any) -> LightWAMConfig:
     """Images are upside down in the data and upright on the robot; the grid has 2 x 4 tokens, 2 x 2 a camera."""
     tiny = tiny_config()
     cameras = tuple(replace(camera, on_robot="upright") for camera in tiny.robot.cameras)
-    changed = replace(tiny.action_expert, **expert)  # type: ignore[arg-type]
+    changed = replace(tiny.action_expert, **expert)
     return with_robot(replace(tiny, action_expert=changed, replan_steps=8), cameras=cameras)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,7 +34,7 @@ def opened(seen: Path) -> PolicyOnRecordings:
 def weights_of(model: LightWAM, layer: int, source: str, tokens_BSD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(weights [B, heads, Q, S], merge weights [M, Q]) of a pooler in float64, from its parameters."""
     expert = model.state_fusion_action_expert
-    raw = {name: value.double().numpy() for name, value in expert.pooler(layer, source).state_dict().items()}  # type: ignore[arg-type]
+    raw = {name: value.double().numpy() for name, value in expert.pooler(layer, source).state_dict().items()}
     heads, (width, queries) = expert.config.num_heads, raw["query_tokens"].shape[::-1]
     mean = tokens_BSD.mean(-1, keepdims=True)
     normed = (tokens_BSD - mean) / np.sqrt(((tokens_BSD - mean) ** 2).mean(-1, keepdims=True) + 1e-5)
@@ -47,10 +48,23 @@ def weights_of(model: LightWAM, layer: int, source: str, tokens_BSD: np.ndarray)
     return scores / scores.sum(-1, keepdims=True), merge / merge.sum(-1, keepdims=True)
 
 
+def pooled_by(
+    model: LightWAM, layer: int, source: str, weights: np.ndarray, merge: np.ndarray, tokens_BSD: np.ndarray
+) -> torch.Tensor:
+    """The vector that actions are made of, from these weights: what they weigh is what the model uses."""
+    pooler = model.state_fusion_action_expert.pooler(layer, source)
+    normed = pooler.token_norm(torch.from_numpy(tokens_BSD).float()).double()
+    matrix, bias = (part.chunk(3)[2].double() for part in (pooler.attn.in_proj_weight, pooler.attn.in_proj_bias))
+    values = (normed @ matrix.T + bias).unflatten(-1, (weights.shape[1], -1))
+    answers = torch.einsum("bhqs,bshe->bqhe", torch.from_numpy(weights), values).flatten(2)
+    merged = (torch.from_numpy(merge).float() @ pooler.attn.out_proj(answers.float())).flatten(1)
+    return pooler.output_norm(pooler.query_merge_projector(merged) if pooler.merges_slots else merged)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("expert", [{}, {"sources": SOURCES, "merge_dim": 12, "merge_slots": 2}], ids=["one", "slots"])
 def test_maps_are_the_softmax_weights_that_the_model_uses(
-    expert: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    expert: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, given = config(**expert), torch.Generator().manual_seed(4)
     torch.manual_seed(5)
@@ -63,15 +77,15 @@ def test_maps_are_the_softmax_weights_that_the_model_uses(
     tokens: dict[tuple[int, str], np.ndarray] = {}
     listed = type(model.state_fusion_action_expert).source_tokens
 
-    def note(self: object, layer: int, state: object) -> object:
-        made_tokens = listed(self, layer, state)  # type: ignore[arg-type]
+    def note(self: Any, layer: int, state: Any) -> Any:
+        made_tokens = listed(self, layer, state)
         tokens.update({(layer, source): value.double().numpy() for source, value in made_tokens.items()})
         return made_tokens
 
     monkeypatch.setattr(type(model.state_fusion_action_expert), "source_tokens", note)
     pooled = model.action_features(*inputs).pooled
-    sources = expert.get("sources", ("adapted",))
-    names = [(layer, source) for layer in (0, 1) for source in sources]  # type: ignore[attr-defined]
+    sources: tuple[str, ...] = expert.get("sources", ("adapted",))
+    names = [(layer, source) for layer in (0, 1) for source in sources]
     assert list(found) == [f"block {layer}" + ("" if s == "adapted" else f", {s}") for layer, s in names]
     for layer, source in names:
         weights, merge = weights_of(model, layer, source, tokens[layer, source])
@@ -80,20 +94,10 @@ def test_maps_are_the_softmax_weights_that_the_model_uses(
         assert map_B24.shape == (2, 2, 4) and map_B24.std() > 1e-4
         np.testing.assert_allclose(map_B24.reshape(2, 8), expected, atol=2e-6)
         np.testing.assert_allclose(map_B24.sum((1, 2)), 1.0, atol=1e-5)
-        # The pooled vector that the actions are made of follows from the same weights.
-        raw = model.state_fusion_action_expert.pooler(layer, source)  # type: ignore[arg-type]
-        width = tokens[layer, source].shape[-1]
-        normed = raw.token_norm(torch.from_numpy(tokens[layer, source]).float()).double()
-        matrix, bias = raw.attn.in_proj_weight.double(), raw.attn.in_proj_bias.double()
-        values = (normed @ matrix[2 * width :].T + bias[2 * width :]).unflatten(-1, (weights.shape[1], -1))
-        answers = torch.einsum("bhqs,bshe->bqhe", torch.from_numpy(weights), values).flatten(2)
-        merged = (torch.from_numpy(merge) @ raw.attn.out_proj.double()(answers)).flatten(1).float()
-        raw.float()
-        merged = raw.query_merge_projector(merged) if raw.merges_slots else merged
-        place = sources.index(source)  # type: ignore[attr-defined]
-        size = pooled[layer].shape[1] // len(sources)  # type: ignore[arg-type]
-        torch.testing.assert_close(pooled[layer][:, place * size : (place + 1) * size], raw.output_norm(merged),
-                                   atol=2e-4, rtol=1e-3)  # fmt: skip
+        size = pooled[layer].shape[1] // len(sources)
+        part = pooled[layer][:, sources.index(source) * size :][:, :size]
+        again = pooled_by(model, layer, source, weights, merge, tokens[layer, source])
+        torch.testing.assert_close(part, again, atol=2e-4, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -107,7 +111,7 @@ def look_at(policy: PolicyOnRecordings, token: int) -> None:
     inputs = policy.inputs(policy.batch([0]))
     state = model._action_states(*inputs, last_block=1)[0]
     for module in model.state_fusion_action_expert.layer_poolers:
-        pooler = module["adapted"]  # type: ignore[index]
+        pooler = module["adapted"]
         (normed,) = pooler.token_norm(state.adapted)
         differs = normed[token] - (normed.sum(0) - normed[token]) / (len(normed) - 1)
         width = len(differs)
@@ -163,13 +167,13 @@ def test_every_token_heats_its_own_pixels() -> None:
 def test_panels_and_places() -> None:
     images = {"a": np.full((4, 7, 3), 50, np.uint8), "b": np.full((4, 7, 3), 90, np.uint8),
               "c": np.full((4, 7, 3), 130, np.uint8)}  # fmt: skip
-    whole = panels(images, columns=2, zoom=3)
+    whole = panels(list(images.items()), columns=2, zoom=3)
     height, width = 12 + TEXT_HEIGHT, 21
     assert whole.shape == (2 * height, 2 * width, 3)
     for place, value in {(0, 0): 50, (0, 1): 90, (1, 0): 130, (1, 1): 0}.items():
         top, left = place[0] * height + TEXT_HEIGHT, place[1] * width
         assert (whole[top : top + 12, left : left + width] == value).all()
-    assert panels({"a": np.zeros((4, 7, 3), np.uint8)}, 1, 1).shape == (22, 8, 3)  # videos need even sides
+    assert panels([("a", np.zeros((4, 7, 3), np.uint8))], 1, 1).shape == (22, 8, 3)  # videos need even sides
     assert evenly(10, 3) == [0, 4, 9] and evenly(2, 5) == [0, 1] and evenly(1, 4) == [0]
 
 
@@ -181,9 +185,9 @@ def test_pictures_and_a_video_of_each_episode(seen: Path, tmp_path: Path, capsys
     assert "looking  100%" in told and "block 1" in told and "of 8 tokens" in told and str(out) in told
     names = ["attention.json", *(f"attention_00000{n}.{end}" for n in (0, 1) for end in ("mp4", "png"))]
     assert sorted(path.name for path in out.iterdir()) == names
-    figures = json.loads((out / "attention.json").read_text())
-    shares = figures["episode_1"]["poolers"]["block 0"]["camera_share"]
-    assert figures["episode_0"]["rows"] == LENGTHS[0] and sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    figures = json.loads((out / "attention.json").read_text())["episodes"]
+    shares = figures["1"]["poolers"]["block 0"]["camera_share"]
+    assert figures["0"]["rows"] == LENGTHS[0] and sum(shares.values()) == pytest.approx(1, abs=1e-3)
     with av.open(str(out / "attention_000000.mp4")) as video:
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 5)

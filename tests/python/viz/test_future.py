@@ -47,7 +47,7 @@ def test_the_trainers_batches_and_the_psnr_of_validation(seen: Path, tmp_path: P
 
     samples = data.samples(data.training, windows=True)
     trainers, ours = ready(joined([samples[2, 0], samples[8, 0]])), policy.batch([2, 8], windows=True)
-    for name in ("video_latents", "proprio", "action", "action_is_pad", "image_is_pad"):
+    for name in ("video_latents", "proprio"):
         torch.testing.assert_close(ours[name], trainers[name])
     actions = [networks.policy.predict_actions(batch["video_latents"][:, :, :1], batch["context"],
                                                batch["context_mask"], batch["proprio"])
@@ -89,7 +89,7 @@ def test_a_picture_and_a_video(seen: Path, tmp_path: Path, capsys: pytest.Captur
     told = capsys.readouterr().out
     assert "imagining  100%" in told and "frame 4" in told and "still" in told
     assert sorted(path.name for path in out.iterdir()) == ["future.json", "future_000000.mp4", "future_000000.png"]
-    found = json.loads((out / "future.json").read_text())["episode_0"]
+    found = json.loads((out / "future.json").read_text())["episodes"]["0"]
     assert len(found["psnr_db_by_frame"]) == 5 and found["windows"][0]["row"] == 0
     with av.open(str(out / "future_000000.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 5 + 2
