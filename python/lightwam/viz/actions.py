@@ -181,7 +181,8 @@ def errors_by_step(chunks: Sequence[EpisodeChunks]) -> Floats:
     inside_NH1 = np.concatenate([one.inside_NH for one in chunks])[..., None]
     count = inside_NH1.sum(0)
     total = (error_NHA * inside_NH1).sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    mean_HA: Floats = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean_HA
 
 
 def deviations(chunks: Sequence[EpisodeChunks]) -> Floats:

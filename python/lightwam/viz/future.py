@@ -15,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,8 +113,8 @@ def imagine(
         batch = policy.batch([row], windows=True)
         imagined, true = imagined_future(policy.model, batch, policy.vae, seed + number, sampling_steps)
         errors, still = frame_errors(imagined, true), frame_errors(true[:, :, :1].expand_as(true), true)
-        videos = [_as_images(video) for video in (batch["video"], true, imagined)]
-        made.append(Future(row, *videos, errors, still))
+        happened, decoded, drawn = (_as_images(video) for video in (batch["video"], true, imagined))
+        made.append(Future(row, happened, decoded, drawn, errors, still))
         on_window(1)
     return made
 
@@ -180,7 +179,7 @@ def _mean(futures: Sequence[Future]) -> tuple[Tensor, Tensor]:
 
 def _figures(episode: Episode, futures: Sequence[Future]) -> dict[str, Any]:
     def figures(error_F: Tensor) -> list[float]:
-        return np.round(psnr(error_F), 2).tolist()
+        return [round(value, 2) for value in psnr(error_F)]
 
     error_F, still_F = _mean(futures)
     return {
