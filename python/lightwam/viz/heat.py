@@ -76,10 +76,15 @@ def panels(images: Sequence[tuple[str, Images]], columns: int, zoom: int) -> Ima
 
 
 def columns_for(count: int, size: tuple[int, int]) -> int:
-    """In how many columns so many panels of (height, width) lie best: about four to three."""
+    """In how many columns so many panels of (height, width) lie best: about four to three, with few places empty."""
     height, width = size
-    shapes = {n: (n * width) / (-(-count // n) * (height + TEXT_HEIGHT)) for n in range(1, count + 1)}
-    return min(shapes, key=lambda n: abs(np.log(shapes[n] / (4 / 3))))
+
+    def fault(columns: int) -> float:
+        rows = -(-count // columns)
+        shape = columns * width / (rows * (height + TEXT_HEIGHT))
+        return float(abs(np.log(shape / (4 / 3)))) + 0.5 * (rows * columns - count)
+
+    return min(range(1, count + 1), key=fault)
 
 
 def zoom_for(height: int, least: int = 224) -> int:

@@ -20,7 +20,7 @@ from lightwam.errors import ConfigError
 from lightwam.export.checkpoint import PolicyCheckpoint
 from lightwam.model import LightWAM
 from lightwam.viz.attention import episode_maps, pooler_maps
-from lightwam.viz.heat import TEXT_HEIGHT, camera_shares, evenly, on_canvas, overlay, panels, spread
+from lightwam.viz.heat import TEXT_HEIGHT, camera_shares, columns_for, evenly, on_canvas, overlay, panels, spread
 from lightwam.viz.policy import PolicyOnRecordings, open_policy
 
 SOURCES = ("backbone", "adapted", "delta")
@@ -174,6 +174,8 @@ def test_panels_and_places() -> None:
         top, left = place[0] * height + TEXT_HEIGHT, place[1] * width
         assert (whole[top : top + 12, left : left + width] == value).all()
     assert panels([("a", np.zeros((4, 7, 3), np.uint8))], 1, 1).shape == (22, 8, 3)  # videos need even sides
+    assert [columns_for(count, (256, 512)) for count in (1, 3, 4, 5)] == [1, 1, 2, 2]
+    assert columns_for(3, (256, 256)) == 3 and columns_for(4, (256, 256)) == 2
     assert evenly(10, 3) == [0, 4, 9] and evenly(2, 5) == [0, 1] and evenly(1, 4) == [0]
 
 
