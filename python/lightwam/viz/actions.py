@@ -188,7 +188,8 @@ def errors_by_step(chunks: Sequence[EpisodeChunks]) -> Floats:
 def deviations(chunks: Sequence[EpisodeChunks]) -> Floats:
     """Standard deviation of the recorded actions [A]: the error that would be made by always acting as on average is
     about as large."""
-    return np.concatenate([one.executed_TA for one in chunks]).astype(np.float64).std(0)
+    varies_A: Floats = np.concatenate([one.executed_TA for one in chunks]).astype(np.float64).std(0)
+    return varies_A
 
 
 def draw_chunks(path: Path, config: LightWAMConfig, dataset: Dataset, chunks: EpisodeChunks) -> None:
