@@ -21,13 +21,17 @@ class AttentionArgs(Recordings):
     """Use every so many-th row of the recordings."""
     frames: int = 8
     """How many frames the contact sheet has, spread over the episode."""
+    top: float | None = None
+    """Multiple of an even share that is brightest (default: each pooler's own, at least 4)."""
 
 
 def main(arguments: AttentionArgs) -> int:
     """Draw and print what each pooler looks at. Raises `LightWAMError`s."""
     from lightwam.viz.attention import show_attention
 
-    figures = show_attention(arguments, arguments.checkpoint, arguments.every, arguments.frames)
+    figures = show_attention(
+        arguments, arguments.checkpoint, arguments.every, arguments.frames, arguments.top
+    )  # fmt: skip
     for number, found in figures["episodes"].items():
         rows = [
             (pooler, *(f"{share:.2f}" for share in told["camera_share"].values()), f"{told['spread_tokens']:.1f}")

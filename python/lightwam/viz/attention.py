@@ -10,7 +10,7 @@ Legend: N rows, r c token grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -62,19 +62,24 @@ class EpisodeMaps:
 
 
 @default_arithmetic
-def show_attention(recordings: Recordings, checkpoint: Path, every: int = 1, frames: int = 8) -> dict[str, Any]:
+def show_attention(
+    recordings: Recordings, checkpoint: Path, every: int = 1, frames: int = 8, top: float | None = None
+) -> dict[str, Any]:
     """Write for each episode a contact sheet and an overlay video, and attention.json; returns the latter's figures.
 
     Args:
         checkpoint: a policy's checkpoint folder.
         every: use every so many-th row of the recordings.
         frames: most columns of the contact sheet.
+        top: multiple of an even share that has the last colour; None: chosen for each pooler and episode.
 
     Raises:
         ConfigError: the policy pools by the mean, or options make no sense; `DataError`, `CheckpointError`,
             `InstructionError`: the recordings and the checkpoint cannot be read, or not together.
     """
     require_positive_counts(every=every, frames=frames)
+    if top is not None and not 0 < top < np.inf:
+        raise ConfigError(f"--top is {top:g}: use a number above 0")
     check_pictures(recordings, "attention", checkpoint)
     opened = open_policy(checkpoint)
     if opened.config.action_expert.pooling != "learned_query":
@@ -93,6 +98,8 @@ def show_attention(recordings: Recordings, checkpoint: Path, every: int = 1, fra
     ):
         for episode in dataset.episodes:
             maps = episode_maps(policy, episode, chosen[episode.index], advance)
+            if top is not None:
+                maps = replace(maps, tops=dict.fromkeys(maps.tops, top))
             attention_sheet(folder / file_name("attention", episode, ".png"), policy, maps, frames)
             write_video(folder / file_name("attention", episode, ".mp4"), policy, maps, rate, advance)
             figures["episodes"][str(episode.index)] = _figures(policy, maps)

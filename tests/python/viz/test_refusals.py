@@ -21,6 +21,7 @@ BAD = [
     (f"{FUTURE} --episodes last", "--episodes is 'last': write numbers and ranges"),
     (f"{ATTENTION} --every 0", "--every is 0: use at least 1"),
     (f"{ATTENTION} --frames 0", "--frames is 0"),
+    (f"{ATTENTION} --top 0", "--top is 0: use a number above 0"),
     (f"{FUTURE} --windows 0", "--windows is 0"),
     (f"{FUTURE} --sampling-steps 0", "--sampling-steps is 0"),
     (f"{ACTIONS} --every -1", "--every is -1"),
