@@ -12,14 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lightwam.arithmetic import default_arithmetic
 from lightwam.config import FLIPS, Camera, CameraLayout
+from lightwam.data.orientation import Images, flipped
 from lightwam.errors import DataError
-
-Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -68,21 +66,10 @@ def _camera_pixels(images: Images, camera: Camera, rule: CanvasRule) -> torch.Te
         raise DataError(
             f"images of camera {camera.name!r} are {images.dtype} {images.shape}: give uint8 [n, height, width, 3]"
         )
-    upright = _flipped(images, *FLIPS[camera.in_data])
+    upright = flipped(images, *FLIPS[camera.in_data])
     if rule.resize_first is None:
         return resize_images(upright, camera.height, camera.width)
     return resize_pixels(resize_images(upright, *rule.resize_first), camera.height, camera.width)
-
-
-def as_on_robot(images_NHWC: Images, camera: Camera) -> Images:
-    """A data set's images, turned to lie as the live robot's do: what an engine takes."""
-    (up_down, left_right), (live_up_down, live_left_right) = FLIPS[camera.in_data], FLIPS[camera.on_robot]
-    return np.ascontiguousarray(_flipped(images_NHWC, up_down != live_up_down, left_right != live_left_right))
-
-
-def _flipped(images_NHWC: Images, up_down: bool, left_right: bool) -> Images:
-    flipped = images_NHWC[:, ::-1] if up_down else images_NHWC
-    return flipped[:, :, ::-1] if left_right else flipped
 
 
 @default_arithmetic

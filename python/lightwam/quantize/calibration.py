@@ -115,7 +115,7 @@ def robot_of(graph: Graph) -> RobotConfig | None:
 
 def turned_as_live(graph: Graph, seen: list[Observation]) -> list[Observation]:
     """Images turned to lie as the live robot's do, where the engine tells its configuration."""
-    from lightwam.data.images import as_on_robot
+    from lightwam.data.orientation import as_on_robot
 
     if (robot := robot_of(graph)) is None:
         return seen

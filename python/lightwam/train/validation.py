@@ -7,7 +7,7 @@ Legend: B batch, H horizon, A action width, K located coordinates, T latents, F 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightwam.files import replacing_file
+from lightwam.model import LightWAM
 from lightwam.model.vae import WanVAE
 from lightwam.pictures import draw
 from lightwam.train.loader import MicroBatch, joined
@@ -94,19 +95,45 @@ def future_errors(
 
     Of `count` windows, spread over those that end inside their episode: frames past its end are not learned.
     """
-    policy, squared, inside = networks.policy, list[Tensor](), samples.inside()
+    squared, inside = list[Tensor](), samples.inside()
     for number, place in enumerate(inside[:: max(1, len(inside) // count)][:count].tolist()):
         batch = ready(joined([samples[place, 0]]))
-        latents, noise = batch["video_latents"], torch.Generator().manual_seed(number)
-        first, true = latents[:, :, :1], policy.downsample(latents)
-        start = torch.randn(true.shape, generator=noise).to(true)
-        imagined = policy.sample_video(
-            first, batch["context"], batch["context_mask"], batch["proprio"], num_steps=sampling_steps, noise=start
-        )
-        videos = [vae.decode(one.float()) for one in (imagined, true)]
-        squared.append(((videos[0] - videos[1]) / 2).square().mean(dim=(0, 1, 3, 4)).cpu())
-    error_F = torch.stack(squared).mean(0).clamp_min(1e-10)
-    return (-10 * torch.log10(error_F)).tolist()
+        imagined, true = imagined_future(networks.policy, batch, vae, number, sampling_steps)
+        squared.append(frame_errors(imagined, true).cpu())
+    return psnr(torch.stack(squared).mean(0))
+
+
+@torch.no_grad()
+def imagined_future(
+    policy: LightWAM, batch: Mapping[str, Any], vae: WanVAE, seed: int, sampling_steps: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The imagined future of one window and the true one, [1, 3, F, h, w] in -1..1.
+
+    Both are decoded at the resolution that the policy is trained at, so that they differ by what was imagined and not
+    by what the VAE or fewer pixels lose. The first frame is given.
+
+    Args:
+        batch: of one window: `video_latents`, `context`, `context_mask`, `proprio`.
+        seed: of the noise to start from, drawn on the CPU.
+        sampling_steps: Euler steps; the configuration's number if None.
+    """
+    latents, noise = batch["video_latents"], torch.Generator().manual_seed(seed)
+    first, true = latents[:, :, :1], policy.downsample(latents)
+    start = torch.randn(true.shape, generator=noise).to(true)
+    imagined = policy.sample_video(
+        first, batch["context"], batch["context_mask"], batch["proprio"], num_steps=sampling_steps, noise=start
+    )
+    return vae.decode(imagined.float()), vae.decode(true.float())
+
+
+def frame_errors(video: Tensor, true: Tensor) -> Tensor:
+    """Mean squared error of each frame [F] of videos [B, 3, F, h, w] in -1..1, as of pixels in 0..1."""
+    return ((video - true) / 2).square().mean(dim=(0, 1, 3, 4))
+
+
+def psnr(error_F: Tensor) -> list[float]:
+    """Peak signal-to-noise ratio in dB of mean squared errors of pixels in 0..1; 100 dB at most."""
+    return (-10 * torch.log10(error_F.clamp_min(1e-10))).tolist()
 
 
 def write_details(path: Path, details: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from lightwam.config import FLIPS, Camera, CameraLayout, LightWAMConfig
 from lightwam.config.robot import Orientation
-from lightwam.data.images import as_on_robot, canvas_uint8, join_cameras, resize_images, scale_pixels
+from lightwam.data.images import canvas_uint8, join_cameras, resize_images, scale_pixels
+from lightwam.data.orientation import as_on_robot
 from lightwam.errors import DataError
 
 GOLDEN = load_file(Path(__file__).parents[2] / "data/golden/golden_image.safetensors")

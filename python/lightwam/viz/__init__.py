@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of what a policy does with recordings: where it looks, what it imagines, what it would do."""
