@@ -17,6 +17,7 @@ from lightwam.sim.libero.fidelity import FAITHFUL, fingerprint, signs
 from lightwam.sim.libero.placements import SPREADS, shifted_state
 from lightwam.sim.libero.protocols import PROTOCOLS
 from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, ScenarioRunner
+from lightwam.sim.libero.sequence import GoalExpert, drawers_of
 from lightwam.sim.libero.suites import more_suites, tasks_of
 from lightwam.sim.libero.variation import move_agent_view, posed_state
 from lightwam.sim.policies import PolicyLike
@@ -41,7 +42,9 @@ class LiberoTaskEnv(LiberoEnv, SimulatorEnv):
         return fingerprint(self)
 
     def expert(self) -> Expert:
-        return PickPlaceExpert(self)
+        if len(self.goal()) == 1 and self.moves_an_object() and self.moving_predicate()[2] not in drawers_of(self):
+            return PickPlaceExpert(self)
+        return GoalExpert(self)
 
     def recorder(self, placements: str, policy: PolicyLike | None, targets: str = "goal") -> Recorder:
         if policy is not None:
