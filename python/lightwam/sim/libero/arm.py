@@ -37,14 +37,17 @@ class Arm:
         right = data.body_xpos[model.body_name2id(f"{prefix}rightfinger")]
         return np.asarray(left - right)
 
+    def yaw(self) -> float:
+        """The direction in which the fingers close, seen from above."""
+        direction = self.fingers()
+        return float(np.arctan2(direction[1], direction[0]))
+
     def yaw_error(self, yaw: float | None) -> float:
         """How far to turn until the fingers close along `yaw`, seen from above (None: the usual yaw).
 
         Of the two ways, the one that keeps the last joint away from its limits (+-2.9).
         """
-        direction = self.fingers()
-        now = float(np.arctan2(direction[1], direction[0]))
-        error = wrap_half_turn((CANONICAL_YAW if yaw is None else yaw) - now)
+        error = wrap_half_turn((CANONICAL_YAW if yaw is None else yaw) - self.yaw())
         joint = float(self.env.sim.data.qpos[self.env.raw.robots[0]._ref_joint_pos_indexes[-1]])
         other = error - np.sign(error) * np.pi
         return float(min(error, other, key=lambda turn: abs(joint - turn - WRIST_MIDDLE)))

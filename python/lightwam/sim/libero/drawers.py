@@ -12,7 +12,8 @@ from lightwam.sim.libero.arm import DOWN, Arm
 from lightwam.sim.libero.env import CLOSE_GRIPPER, OPEN_GRIPPER, LiberoEnv
 from lightwam.sim.libero.geometry import body_points
 
-TILT = np.deg2rad(45)  # of the hand towards the front, against pointing down
+PULL_TILT, PUSH_TILT = np.deg2rad(80), np.deg2rad(45)  # of the hand towards the front, against pointing down
+STANDOFF = 0.008  # of the grip site before the middle of the handle
 AWAY = 0.10  # from here the hand moves onto the handle, along its own axis
 HANDLE_DEPTH = 0.02  # what sticks out furthest, so deep, is the handle
 ALIGNED = 0.012
@@ -29,18 +30,31 @@ class DrawerExpert(Expert):
         self._points = body_points(env, self._body)
 
     def done(self) -> bool:
-        """Whether the drawer is where it should be, and the hand has let go and left."""
+        """Whether the drawer is where it should be, and the hand has left it, or has turned to something else."""
         _, handle, front = self._handle()
-        away = self.env.grip_position() - handle
-        return self.env.holds(self.predicate) and float(away @ (front - DOWN)) > 0.8 * AWAY
+        away = float(np.linalg.norm(self.env.grip_position() - handle))
+        turned_to_it = -float(self.env.grip_rotation()[:, 2] @ front) > 0.5
+        return self.env.holds(self.predicate) and (away > 0.7 * AWAY or not turned_to_it)
 
     def decide(self) -> Decision:
         """The clean action for the simulator's present state."""
         bar, handle, front = self._handle()
-        pointing = np.cos(TILT) * DOWN - np.sin(TILT) * front
+        tilt = PULL_TILT if self.predicate[0] == "open" else PUSH_TILT
+        pointing = np.cos(tilt) * DOWN - np.sin(tilt) * front
         if self.predicate[0] == "open":
-            return self._open(handle, front, pointing, np.cross(pointing, bar))
+            return self._open(handle + STANDOFF * front, front, pointing, np.cross(pointing, bar))
         return self._shut(handle, front, pointing, bar)
+
+    def target_xy(self) -> Array:
+        """Where [2] the handle is."""
+        return self._handle()[1][:2]
+
+    def place_xy(self) -> Array:
+        """Where [2] the handle is when the drawer is fully open, or shut."""
+        _, handle, front = self._handle()
+        low, high = self.env.sim.model.jnt_range[self._joint]
+        position = abs(float(self.env.sim.data.qpos[self.env.sim.model.jnt_qposadr[self._joint]]))
+        return np.asarray(handle + (max(-low, high) * (self.predicate[0] == "open") - position) * front)[:2]
 
     def _open(self, handle: Array, front: Array, pointing: Array, closing: Array) -> Decision:
         aim, arm, env = self.arm.aimed, self.arm, self.env
@@ -60,10 +74,26 @@ class DrawerExpert(Expert):
                 return Decision(aim(offset, pointing, closing, CLOSE_GRIPPER), "close")
         aligned = turned and np.linalg.norm(across) < ALIGNED
         move = offset if aligned else offset - AWAY * pointing
+        if np.linalg.norm(move - (move @ DOWN) * DOWN) > 0.05:  # not down before it is there
+            move -= max(move @ DOWN, 0.0) * DOWN
         return Decision(aim(move, pointing, closing, OPEN_GRIPPER), "descend" if aligned else "approach")
 
     def _shut(self, handle: Array, front: Array, pointing: Array, bar: Array) -> Decision:
-        raise NotImplementedError
+        def aim(move: Array, phase: str) -> Decision:
+            return Decision(self.arm.aimed(move, pointing, bar, CLOSE_GRIPPER), phase)
+
+        if self.env.holds(self.predicate):
+            return aim(0.05 * (front - DOWN), "retreat")
+        away = self.env.grip_position() - handle
+        ahead, sideways, height = float(away @ front), float(away @ bar), float(-away @ DOWN)
+        back_in_line = -sideways * bar + height * DOWN
+        turned = float(np.linalg.norm(self.arm.aim_error(pointing, bar))) < 0.15
+        if turned and ahead > 0.0 and abs(sideways) < 0.02 and abs(height) < 0.02:
+            return aim(back_in_line - 0.05 * front, "push")
+        beside = (AWAY - ahead) * front - sideways * bar
+        if np.linalg.norm(beside) > 0.03:  # in front of the drawer first, then down
+            return aim(beside - max(2 * AWAY - height, 0.0) * DOWN, "approach")
+        return aim(beside + height * DOWN, "descend")
 
     def _handle(self) -> tuple[Array, Array, Array]:
         """The handle's direction [3], its middle [3], and the direction [3] in which the drawer opens."""

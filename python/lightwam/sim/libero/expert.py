@@ -17,7 +17,10 @@ from lightwam.sim.env import Array, Decision, Expert
 from lightwam.sim.libero.arm import CANONICAL_YAW, Arm
 from lightwam.sim.libero.env import CLOSE_GRIPPER, OPEN_GRIPPER, LiberoEnv
 from lightwam.sim.libero.geometry import Footprint, collision_points, footprint
-from lightwam.sim.libero.places import place_of
+from lightwam.sim.libero.places import place_of, surface_height
+
+_RIM_SIDES = ((0.0, 1.0, CANONICAL_YAW), (0.0, -1.0, CANONICAL_YAW), (-1.0, 0.0, 0.0), (1.0, 0.0, 0.0))  # x, y, yaw
+_OUTER_FINGER = (0.04, 0.048, 0.056)  # m from the grip site, where the outer one of the open fingers stands
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,18 @@ class ExpertConfig:
     keep_closing: float = 1.8  # factor on both tolerances once the fingers have started to close
     depth_below_top: float = 0.034  # grasp point below the object's top
     rim_depth: float = 0.012
+    rim_insets: tuple[float, ...] = (0.005, 0.02, 0.03)  # of the grip site, from the outermost point of the rim
+    flat: float = 0.025  # a lower rim, a plate's, is grasped so far from its edge
+    knob_height: float = 0.02  # the uppermost part of a wide object, grasped where it is narrow
     widest_grasp: float = 0.072
     clearance: float = 0.035  # of the carried object's bottom over the container's rim
     release_radius: float = 0.022
     release_drop: float = 0.045  # how far the carried object is lowered below carry height before release
     open_enough: float = 0.072
     firm: float = 0.25  # gripper command (-1..1) beyond which a touched object is lifted
-    leave: float = 0.06  # of the hand over the place, before something else is done
+    turned: float = 0.15  # rad, before what has to fit is lowered
+    reach: float = 0.735  # of the hand from the robot's base
+    leave: float = 0.08  # of the hand over the place, before something else is done
     round_aspect: float = 1.12  # narrower rectangles than this need no yaw
 
 
@@ -63,7 +71,8 @@ class PickPlaceExpert(Expert):
         self.place = env.owner(self.predicate[2])
         self._target_points = collision_points(env, self.target)
         self._place = place_of(env, self.predicate[2], slot)
-        self._is_region = self.place != self.predicate[2] and self.place not in env.raw.objects_dict
+        self._on_table = float(env.raw.workspace_offset[2]) > 0.0  # there objects stand on others, and in drawers
+        self._is_region = self.place not in env.raw.objects_dict
 
     def decide(self) -> Decision:
         """The clean action for the simulator's present state."""
@@ -72,7 +81,7 @@ class PickPlaceExpert(Expert):
         if self.holding():
             return self._carry(target, place)
         over_place = bool(np.linalg.norm(target.centre_xy - place.centre_xy) < 0.45 * place.narrow_width)
-        if over_place and target.bottom < place.top:
+        if over_place and (target.bottom < place.top or (self._is_region and self.env.holds(self.predicate))):
             return self._retreat(place)
         if over_place:  # released, still falling
             return Decision(self.arm.upright(np.zeros(3), 0.0, OPEN_GRIPPER), "release")
@@ -101,6 +110,14 @@ class PickPlaceExpert(Expert):
     def target_bottom(self) -> float:
         """Height (m) of the target object's lowest point."""
         return self._footprint().bottom
+
+    def target_xy(self) -> Array:
+        """Where [2] the object is."""
+        return self.env.object_position(self.target)[:2]
+
+    def place_xy(self) -> Array:
+        """Where [2] the place's object is, or the middle of a region."""
+        return self._place().centre_xy if self._is_region else self.env.object_position(self.place)[:2]
 
     def upright_action(self, move: Array, gripper: float) -> Array:
         """The action [7] that moves the grip site by `move` [3] (m), tool upright, fingers in their canonical yaw."""
@@ -135,18 +152,43 @@ class PickPlaceExpert(Expert):
         grip = self.env.grip_position()
         to_place = place.centre_xy - target.centre_xy
         distance = float(np.linalg.norm(to_place))
+        turn, radius = self._fit(target, place)
         carry_height = place.top + c.clearance + (grip[2] - target.bottom)
-        if distance < c.release_radius:
+        if distance < radius and abs(turn) < c.turned:
             lower = carry_height - c.release_drop - grip[2]
             if lower > -0.012:
-                return Decision(self.arm.upright(np.zeros(3), self.arm.yaw_error(None), OPEN_GRIPPER), "release")
+                return Decision(self.arm.upright(np.zeros(3), turn, OPEN_GRIPPER), "release")
             return Decision(self.arm.upright(np.array([*to_place, lower]), 0.0, CLOSE_GRIPPER), "lower")
         missing = carry_height - grip[2]
+        if self._on_table and distance > 0.5 * place.wide_width + 0.10:
+            rise = self._highest_around(target, to_place / distance) + c.clearance - target.bottom
+            if rise > missing:
+                freedom = float(np.clip((0.03 - rise) / 0.02, 0.0, 1.0))
+                move = np.array([*(freedom * to_place), rise])
+                return Decision(self.arm.upright(move, freedom * turn, CLOSE_GRIPPER), "lift" if freedom < 1 else "carry")
         freedom = float(np.clip((0.06 - missing) / 0.04, 0.0, 1.0))  # sideways only near carry height
         if distance > 0.5 * place.wide_width + 0.10:
             freedom = max(freedom, float(np.clip((grip[2] - target.bottom + 0.02 - missing) / 0.05, 0.0, 1.0)))
         move = np.array([*(freedom * to_place), missing])
-        return Decision(self.arm.upright(move, self.arm.yaw_error(None), CLOSE_GRIPPER), "lift" if freedom < 1 else "carry")
+        return Decision(self.arm.upright(move, turn, CLOSE_GRIPPER), "lift" if freedom < 1 else "carry")
+
+    def _highest_around(self, target: Footprint, direction: Array) -> float:
+        """Height of the highest surface beside and before what is carried in a direction [2]."""
+        body, radius = self.env.raw.obj_body_id[self.target], 0.5 * target.wide_width
+        angles = np.arange(0.0, 2 * np.pi, np.pi / 4)
+        ring = target.centre_xy + (radius + 0.02) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        ahead = [target.centre_xy + (radius + gap) * direction for gap in (0.05, 0.08)]
+        return max(surface_height(self.env, xy, without=body) for xy in [target.centre_xy, *ring, *ahead])
+
+    def _fit(self, target: Footprint, place: Footprint) -> tuple[float, float]:
+        """How far to turn what is carried, and how far from the place's middle (m) it may be released."""
+        c = self.config
+        if not self._is_region:
+            return self.arm.yaw_error(None), c.release_radius
+        radius = float(np.clip(0.5 * (place.narrow_width - target.narrow_width), c.align_free, c.release_radius))
+        if target.wide_width < max(place.narrow_width, c.round_aspect * target.narrow_width):
+            return self.arm.yaw_error(None), radius
+        return self.arm.yaw_error(self.arm.yaw() + place.narrow_yaw - target.narrow_yaw), radius
 
     def _retreat(self, place: Footprint) -> Decision:
         rise = place.top + 0.10 - self.env.grip_position()[2]
@@ -165,8 +207,36 @@ class PickPlaceExpert(Expert):
         """Grasp point [3] and the yaw of the closing direction (None: any)."""
         c = self.config
         height = max(target.top - c.depth_below_top, target.bottom + 0.012)
-        if target.narrow_width > c.widest_grasp:  # a rim grasp: fingers on both sides of the wall
-            rim = target.centre_xy + np.array([0.0, 0.5 * target.wide_width - 0.005])
-            return np.array([*rim, target.top - c.rim_depth]), CANONICAL_YAW
+        if target.narrow_width > c.widest_grasp:
+            return self._grasp_of_wide(target)
         needs_yaw = target.wide_width > c.round_aspect * target.narrow_width
         return np.array([*target.centre_xy, height]), target.narrow_yaw if needs_yaw else None
+
+    def _grasp_of_wide(self, target: Footprint) -> tuple[Array, float | None]:
+        """A knob on top, or else the rim: the fingers on both sides of the wall, where there is room for the outer one.
+
+        Nearer the middle where the room is narrow: closing the fingers pulls the object there.
+        """
+        c = self.config
+        points = self._points()
+        knob = footprint(points[points[:, 2] > target.top - c.knob_height])
+        height = target.top - c.rim_depth
+        if knob.wide_width < c.widest_grasp:
+            return np.array([*knob.centre_xy, height]), knob.narrow_yaw
+        sides = [(np.array([x, y]), yaw) for x, y, yaw in _RIM_SIDES]
+        insets = c.rim_insets if target.top - target.bottom > c.flat else (c.flat,)
+        choices = [(side, 0.5 * target.wide_width - inset, yaw) for inset in insets for side, yaw in sides]
+        for side, radius, yaw in choices:
+            if self._has_room(target.centre_xy + radius * side, side, height):
+                break
+        else:
+            side, radius, yaw = choices[0]
+        return np.array([*(target.centre_xy + radius * side), height]), yaw
+
+    def _has_room(self, rim: Array, outwards: Array, height: float) -> bool:
+        """Whether the arm reaches a point of the rim, and its outer finger stands in nothing there."""
+        if np.linalg.norm(rim - self.env.raw.robots[0].base_pos[:2]) > self.config.reach:
+            return False
+        body = self.env.raw.obj_body_id[self.target]
+        fingers = (rim + gap * outwards for gap in _OUTER_FINGER)
+        return all(surface_height(self.env, xy, height + 0.3, body) < height - 0.015 for xy in fingers)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightwam.sim.env import Decision, Expert
+from lightwam.sim.env import Array, Decision, Expert
 from lightwam.sim.libero.arm import Arm
 from lightwam.sim.libero.env import CLOSE_GRIPPER, OPEN_GRIPPER, LiberoEnv
-from lightwam.sim.libero.geometry import Footprint, body_points, footprint
+from lightwam.sim.libero.geometry import Footprint, body_points, footprint, wrap_half_turn
 
 RIDGE = 0.03  # the uppermost part of the knob, which the fingers grasp
 DEPTH, HOVER = 0.02, 0.10  # of the grip site below the ridge's top; above it while not aligned
-ALIGNED, TURNED = 0.01, 0.15
+ALIGNED, TURNED = 0.012, 0.15
 
 
 class KnobExpert(Expert):
@@ -38,15 +38,25 @@ class KnobExpert(Expert):
         if self.env.holds(self.predicate):
             free = opening > 0.06
             return Decision(arm.upright(np.array([0, 0, 0.05 * free]), 0.0, OPEN_GRIPPER), "retreat" if free else "release")
-        error = arm.yaw_error(ridge.narrow_yaw)
-        misaligned = float(np.linalg.norm(offset[:2])) > ALIGNED or abs(error) > TURNED
-        if abs(offset[2]) < ALIGNED and np.linalg.norm(offset[:2]) < 2 * ALIGNED:
+        error = wrap_half_turn(ridge.narrow_yaw - arm.yaw())
+        beside = float(np.linalg.norm(offset[:2]))
+        if abs(offset[2]) < ALIGNED and beside < 2 * ALIGNED:
             if arm.gripper_command() > 0.5:
                 return Decision(arm.upright(offset, 0.5 * self._sense(), CLOSE_GRIPPER), "turn")
-            if not misaligned or arm.gripper_command() > 0.0:
+            if abs(error) < TURNED or arm.gripper_command() > 0.0:
                 return Decision(arm.upright(offset, error, CLOSE_GRIPPER), "close")
-        move = offset + [0.0, 0.0, HOVER] if misaligned else offset
-        return Decision(arm.upright(move, error, OPEN_GRIPPER), "approach" if misaligned else "descend")
+        misaligned = max(beside, 0.06 * abs(error))
+        share = float(np.clip(misaligned / ALIGNED - 1.0, 0.0, 1.0))
+        move = offset + [0.0, 0.0, share * HOVER]
+        return Decision(arm.upright(move, error, OPEN_GRIPPER), "approach" if share == 1.0 else "descend")
+
+    def target_xy(self) -> Array:
+        """Where [2] the knob's ridge is."""
+        return self._ridge().centre_xy
+
+    def place_xy(self) -> Array:
+        """The same: a knob stays where it is."""
+        return self._ridge().centre_xy
 
     def _sense(self) -> float:
         """+1 where the knob turns on counterclockwise, seen from above; -1 otherwise."""

@@ -16,6 +16,7 @@ from lightwam.sim.libero.env import LiberoEnv
 from lightwam.sim.libero.geometry import Footprint, collision_points, footprint
 
 _SLOT = 0.055  # what shares a region stands so far from its middle
+_ROBOT = ("robot0_", "gripper0_")
 _COLLISION_GROUP = np.array([1, 0, 0, 0, 0, 0], dtype=np.uint8)
 
 
@@ -48,13 +49,23 @@ def place_of(env: LiberoEnv, word: str, slot: float = 0.0) -> Callable[[], Footp
     return place
 
 
-def surface_height(env: LiberoEnv, xy: Array, above: float = 1.0) -> float:
-    """Height (m) of the highest collision surface at a point [2], seen from `above` m over the table."""
+def surface_height(env: LiberoEnv, xy: Array, start: float | None = None, without: int = -1) -> float:
+    """Height (m) of the highest collision surface at a point [2] below `start`; the robot's own don't count.
+
+    start: default 1 m over the table. without: a body that does not count either.
+    """
     import mujoco  # after LIBERO, which sets what renders
 
-    top = float(env.raw.workspace_offset[2]) + above
-    geom = np.zeros(1, dtype=np.int32)
-    start, down = np.array([*xy, top]), np.array([0.0, 0.0, -1.0])
     model, data = env.sim.model._model, env.sim.data._data
-    distance = mujoco.mj_ray(model, data, start, down, _COLLISION_GROUP, 1, -1, geom)
-    return top - distance if distance >= 0.0 else float(env.raw.workspace_offset[2])
+    table = float(env.raw.workspace_offset[2])
+    height = table + 1.0 if start is None else start
+    geom = np.full(1, -1, dtype=np.int32)
+    while True:
+        origin, down = np.array([*xy, height]), np.array([0.0, 0.0, -1.0])
+        distance = mujoco.mj_ray(model, data, origin, down, _COLLISION_GROUP, 1, without, geom)
+        if distance < 0.0:
+            return table
+        height -= distance
+        if not env.sim.model.body_id2name(int(model.geom_bodyid[geom[0]])).startswith(_ROBOT):
+            return height
+        height -= 1e-4

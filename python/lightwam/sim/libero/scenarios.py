@@ -87,7 +87,7 @@ class ScenarioRunner(Recorder):
         env.reset()
         self.commands = commands(env) if any_target else {}
         self.experts = {name: PickPlaceExpert(env, target=name) for name in self.commands}
-        self.expert = next(iter(self.experts.values())) if any_target else PickPlaceExpert(env)
+        self.expert: PickPlaceExpert | GoalExpert = next(iter(self.experts.values())) if any_target else expert_of(env)
 
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """One episode of `kind` from a fresh random state; None where the expert did not reach the kind's end."""
@@ -220,7 +220,5 @@ class ScenarioRunner(Recorder):
         return True
 
     def _privileged(self) -> dict[str, Array]:
-        def xy(name: str) -> Array:
-            return self.env.object_position(name)[:2].astype(np.float32)
-
-        return {"privileged.target_xy": xy(self.expert.target), "privileged.basket_xy": xy(self.expert.place)}
+        target, place = self.expert.target_xy(), self.expert.place_xy()
+        return {"privileged.target_xy": target.astype(np.float32), "privileged.basket_xy": place.astype(np.float32)}

@@ -12,12 +12,11 @@ import numpy as np
 from lightwam.sim.env import Array, Expert, Recorder, Recording, Sign, Simulator, SimulatorEnv, Task
 from lightwam.sim.libero.corrections import CorrectionRunner
 from lightwam.sim.libero.env import ROBOT, SUITES, LiberoEnv
-from lightwam.sim.libero.expert import PickPlaceExpert
 from lightwam.sim.libero.fidelity import FAITHFUL, fingerprint, signs
 from lightwam.sim.libero.placements import SPREADS, shifted_state
 from lightwam.sim.libero.protocols import PROTOCOLS
 from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, ScenarioRunner
-from lightwam.sim.libero.sequence import GoalExpert, drawers_of
+from lightwam.sim.libero.sequence import expert_of
 from lightwam.sim.libero.suites import more_suites, tasks_of
 from lightwam.sim.libero.variation import move_agent_view, posed_state
 from lightwam.sim.policies import PolicyLike
@@ -42,9 +41,7 @@ class LiberoTaskEnv(LiberoEnv, SimulatorEnv):
         return fingerprint(self)
 
     def expert(self) -> Expert:
-        if len(self.goal()) == 1 and self.moves_an_object() and self.moving_predicate()[2] not in drawers_of(self):
-            return PickPlaceExpert(self)
-        return GoalExpert(self)
+        return expert_of(self)
 
     def recorder(self, placements: str, policy: PolicyLike | None, targets: str = "goal") -> Recorder:
         if policy is not None:
