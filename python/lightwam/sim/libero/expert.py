@@ -37,7 +37,7 @@ class ExpertConfig:
     rim_depth: float = 0.012
     rim_insets: tuple[float, ...] = (0.005, 0.02, 0.03)  # of the grip site, from the outermost point of the rim
     flat: float = 0.025  # a lower rim, a plate's, is grasped so far from its edge
-    knob_height: float = 0.02  # the uppermost part of a wide object, grasped where it is narrow
+    knob_height: float = 0.018  # the uppermost part of a wide object, grasped where it is narrow
     widest_grasp: float = 0.072
     clearance: float = 0.035  # of the carried object's bottom over the container's rim
     release_radius: float = 0.022
@@ -88,10 +88,12 @@ class PickPlaceExpert(Expert):
         return self._pick(target)
 
     def done(self) -> bool:
-        """Whether the object is in its place and the hand has left it."""
-        place = self._place()
-        clear = self.env.grip_position()[2] > place.top + self.config.leave
-        return clear and not self.holding() and self.env.holds(self.predicate)
+        """Whether the object is in its place, and the hand has left it or holds something else."""
+        place, grip = self._place(), self.env.grip_position()
+        high = grip[2] > place.top + self.config.leave
+        away = float(np.linalg.norm(grip[:2] - place.centre_xy)) > 0.5 * place.wide_width + self.config.leave
+        left = high or away or self.gripper_command() > 0.0
+        return bool(left) and not self.holding() and self.env.holds(self.predicate)
 
     def holding(self) -> bool:
         """True while both finger pads touch the target object and the gripper's command is to close."""
@@ -175,10 +177,10 @@ class PickPlaceExpert(Expert):
     def _highest_around(self, target: Footprint, direction: Array) -> float:
         """Height of the highest surface beside and before what is carried in a direction [2]."""
         body, radius = self.env.raw.obj_body_id[self.target], 0.5 * target.wide_width
-        angles = np.arange(0.0, 2 * np.pi, np.pi / 4)
-        ring = target.centre_xy + (radius + 0.02) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        ahead = [target.centre_xy + (radius + gap) * direction for gap in (0.05, 0.08)]
-        return max(surface_height(self.env, xy, without=body) for xy in [target.centre_xy, *ring, *ahead])
+        aside = np.array([-direction[1], direction[0]])
+        reaches = ((direction, 0.02), (direction, 0.05), (direction, 0.08), (aside, 0.02), (-aside, 0.02))
+        around = [target.centre_xy + (radius + gap) * side for side, gap in reaches]
+        return max(surface_height(self.env, xy, without=body) for xy in around)
 
     def _fit(self, target: Footprint, place: Footprint) -> tuple[float, float]:
         """How far to turn what is carried, and how far from the place's middle (m) it may be released."""
@@ -238,5 +240,6 @@ class PickPlaceExpert(Expert):
         if np.linalg.norm(rim - self.env.raw.robots[0].base_pos[:2]) > self.config.reach:
             return False
         body = self.env.raw.obj_body_id[self.target]
-        fingers = (rim + gap * outwards for gap in _OUTER_FINGER)
+        aside = 0.012 * np.array([-outwards[1], outwards[0]])
+        fingers = (rim + gap * outwards + side * aside for gap in _OUTER_FINGER for side in (-1, 0, 1))
         return all(surface_height(self.env, xy, height + 0.3, body) < height - 0.015 for xy in fingers)
