@@ -60,6 +60,14 @@ def load_tasks(suite: str) -> tuple[Task, ...]:
     return tuple(Task(suite, index, str(task.name), str(task.language)) for index, task in enumerate(tasks))
 
 
+def task_file(task: Task) -> str:
+    """The text of a task's file (BDDL). Raises SimulatorError where it is missing."""
+    path = Path(_suite(task.suite).get_task_bddl_file_path(task.index))
+    if not path.is_file():
+        raise SimulatorError(f"LIBERO's task file {path} does not exist: {path_remedy()}")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _build_remedy(error: Exception) -> str:
     if isinstance(error, TypeError):
         return f"this release of LIBERO is another than ours: {how_to_install(('libero',))}"

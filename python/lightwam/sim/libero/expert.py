@@ -37,7 +37,7 @@ class ExpertConfig:
     rim_depth: float = 0.012
     rim_insets: tuple[float, ...] = (0.005, 0.02, 0.03)  # of the grip site, from the outermost point of the rim
     flat: float = 0.025  # a lower rim, a plate's, is grasped so far from its edge
-    knob_height: float = 0.018  # the uppermost part of a wide object, grasped where it is narrow
+    knob_height: float = 0.015  # the uppermost part of a wide object, grasped where it is narrow
     widest_grasp: float = 0.072
     clearance: float = 0.035  # of the carried object's bottom over the container's rim
     release_radius: float = 0.022
@@ -167,7 +167,9 @@ class PickPlaceExpert(Expert):
             if rise > missing:
                 freedom = float(np.clip((0.03 - rise) / 0.02, 0.0, 1.0))
                 move = np.array([*(freedom * to_place), rise])
-                return Decision(self.arm.upright(move, freedom * turn, CLOSE_GRIPPER), "lift" if freedom < 1 else "carry")
+                return Decision(
+                    self.arm.upright(move, freedom * turn, CLOSE_GRIPPER), "lift" if freedom < 1 else "carry"
+                )
         freedom = float(np.clip((0.06 - missing) / 0.04, 0.0, 1.0))  # sideways only near carry height
         if distance > 0.5 * place.wide_width + 0.10:
             freedom = max(freedom, float(np.clip((grip[2] - target.bottom + 0.02 - missing) / 0.05, 0.0, 1.0)))
@@ -228,11 +230,12 @@ class PickPlaceExpert(Expert):
         sides = [(np.array([x, y]), yaw) for x, y, yaw in _RIM_SIDES]
         insets = c.rim_insets if target.top - target.bottom > c.flat else (c.flat,)
         choices = [(side, 0.5 * target.wide_width - inset, yaw) for inset in insets for side, yaw in sides]
-        for side, radius, yaw in choices:
-            if self._has_room(target.centre_xy + radius * side, side, height):
+        for choice in choices:
+            if self._has_room(target.centre_xy + choice[1] * choice[0], choice[0], height):
                 break
         else:
-            side, radius, yaw = choices[0]
+            choice = choices[0]
+        side, radius, yaw = choice
         return np.array([*(target.centre_xy + radius * side), height]), yaw
 
     def _has_room(self, rim: Array, outwards: Array, height: float) -> bool:

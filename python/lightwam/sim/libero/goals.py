@@ -17,7 +17,13 @@ from lightwam.sim.env import Task
 _TURN = {"turnon": 0, "open": 1, "on": 2, "in": 2, "close": 3}  # verbs in the order in which they are done
 _DRAWER = re.compile(r".*cabinet_\d+_(top|middle|bottom)_region")
 _KNOWN = "it moves objects, opens and closes drawers, and turns stoves on"
-NOT_SOLVED: dict[tuple[str, int], str] = {}  # suite, task -> why, where the predicates alone don't tell
+NOT_SOLVED = {  # suite, task -> why, where the predicates alone don't tell
+    ("libero_goal", 3): "the bowl stands so close that the hand pushes the opened drawer shut again",
+    ("libero_goal", 5): "the plate's rim is too flat to grasp, and it pushes nothing",
+    ("libero_10", 2): "the hand does not get down to the moka pot's knob",
+    ("libero_10", 3): "the opened drawer leaves no room to grasp the bowl's rim",
+    ("libero_10", 8): "the hand does not get down to the moka pot's knob",
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,19 @@ def subgoals(goal: Sequence[Sequence[str]], task: Task) -> tuple[Subgoal, ...]:
             found.append(Subgoal(("open", predicate[2]), until=predicate))
         found.append(Subgoal(predicate))
     return tuple(sorted(found, key=lambda subgoal: _TURN[subgoal.verb]))
+
+
+def refusal_of_clips(task: Task) -> str:
+    """Why a task has no short clips."""
+    told = f"{task.suite} task {task.index} ({task.instruction!r}) is more than moving one object"
+    return f"{told}: it is recorded as whole episodes only, give --clips 0"
+
+
+def check_recording(task: Task, task_file: str, clips: bool) -> None:
+    """Whether a task can be recorded, from the text of its file. Raises SimulatorError where it cannot."""
+    parts = subgoals(goal_in(task_file), task)
+    if clips and not (len(parts) == 1 and parts[0].moves):
+        raise SimulatorError(refusal_of_clips(task))
 
 
 def is_drawer(region: str) -> bool:

@@ -37,7 +37,9 @@ class KnobExpert(Expert):
         offset = grasp - self.env.grip_position()
         if self.env.holds(self.predicate):
             free = opening > 0.06
-            return Decision(arm.upright(np.array([0, 0, 0.05 * free]), 0.0, OPEN_GRIPPER), "retreat" if free else "release")
+            return Decision(
+                arm.upright(np.array([0, 0, 0.05 * free]), 0.0, OPEN_GRIPPER), "retreat" if free else "release"
+            )
         error = wrap_half_turn(ridge.narrow_yaw - arm.yaw())
         beside = float(np.linalg.norm(offset[:2]))
         if abs(offset[2]) < ALIGNED and beside < 2 * ALIGNED:
