@@ -22,6 +22,8 @@ from lightwam.sim.libero.places import place_of, surface_height
 _RIM_SIDES = ((0.0, 1.0, CANONICAL_YAW), (0.0, -1.0, CANONICAL_YAW), (-1.0, 0.0, 0.0), (1.0, 0.0, 0.0))  # x, y, yaw
 _OUTER_FINGER = (0.04, 0.048, 0.056)  # m from the grip site, where the outer one of the open fingers stands
 
+_PALM = (-0.1, -0.08, 0.08, 0.1)  # where the hand itself is, a little higher
+
 
 @dataclass(frozen=True)
 class ExpertConfig:
@@ -245,4 +247,6 @@ class PickPlaceExpert(Expert):
         body = self.env.raw.obj_body_id[self.target]
         aside = 0.012 * np.array([-outwards[1], outwards[0]])
         fingers = (rim + gap * outwards + side * aside for gap in _OUTER_FINGER for side in (-1, 0, 1))
-        return all(surface_height(self.env, xy, height + 0.3, body) < height - 0.015 for xy in fingers)
+        palm = (rim + gap * outwards for gap in _PALM)
+        free = all(surface_height(self.env, xy, height + 0.3, body) < height - 0.015 for xy in fingers)
+        return free and all(surface_height(self.env, xy, height + 0.3, body) < height + 0.03 for xy in palm)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scripted expert that turns a stove on: it grasps the knob's ridge from above and turns the hand. Lengths in metres."""
+"""Scripted expert that turns a stove on at its knob. Lengths in metres."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class KnobExpert(Expert):
                 return Decision(arm.upright(offset, error, CLOSE_GRIPPER), "close")
         misaligned = max(beside, 0.06 * abs(error))
         share = float(np.clip(misaligned / ALIGNED - 1.0, 0.0, 1.0))
-        move = offset + [0.0, 0.0, share * HOVER]
+        move = offset + np.array([0.0, 0.0, share * HOVER])
         return Decision(arm.upright(move, error, OPEN_GRIPPER), "approach" if share == 1.0 else "descend")
 
     def target_xy(self) -> Array:

@@ -44,7 +44,7 @@ def place_of(env: LiberoEnv, word: str, slot: float = 0.0) -> Callable[[], Footp
 
     def place() -> Footprint:
         found = box()
-        return replace(found, centre_xy=found.centre_xy + [slot * _SLOT, 0.0], top=found.top + rise)
+        return replace(found, centre_xy=found.centre_xy + np.array([slot * _SLOT, 0.0]), top=found.top + rise)
 
     return place
 
