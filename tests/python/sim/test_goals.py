@@ -37,7 +37,7 @@ def test_the_order_of_work() -> None:
 def test_what_is_not_solved_is_refused_by_name() -> None:
     with pytest.raises(SimulatorError, match=r"libero_90 task 0 \('do it'\): its goal has 'close microwave_1'"):
         subgoals([["in", "mug_1", "microwave_1_heating_region"], ["close", "microwave_1"]], TASK)
-    with pytest.raises(SimulatorError, match="libero_goal task 5 .*rim is too flat"):
+    with pytest.raises(SimulatorError, match=r"libero_goal task 5 .*rim is too flat"):
         subgoals([["on", "plate_1", "main_table_stove_front_region"]], Task("libero_goal", 5, "push", "push the plate"))
 
 
