@@ -22,7 +22,6 @@ from lightwam.sim.libero.places import place_of, surface_height
 _RIM_SIDES = ((0.0, 1.0, CANONICAL_YAW), (0.0, -1.0, CANONICAL_YAW), (-1.0, 0.0, 0.0), (1.0, 0.0, 0.0))  # x, y, yaw
 _OUTER_FINGER = (0.04, 0.048, 0.056)  # m from the grip site, where the outer one of the open fingers stands
 
-_PALM = (-0.1, -0.08, 0.08, 0.1)  # where the hand itself is, a little higher
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class ExpertConfig:
     rim_depth: float = 0.012
     rim_insets: tuple[float, ...] = (0.005, 0.02, 0.03)  # of the grip site, from the outermost point of the rim
     flat: float = 0.025  # a lower rim, a plate's, is grasped so far from its edge
-    knob_height: float = 0.015  # the uppermost part of a wide object, grasped where it is narrow
+    knob_height: float = 0.02  # the uppermost part of a wide object, grasped where it is narrow
     widest_grasp: float = 0.072
     clearance: float = 0.035  # of the carried object's bottom over the container's rim
     release_radius: float = 0.022
@@ -245,8 +244,5 @@ class PickPlaceExpert(Expert):
         if np.linalg.norm(rim - self.env.raw.robots[0].base_pos[:2]) > self.config.reach:
             return False
         body = self.env.raw.obj_body_id[self.target]
-        aside = 0.012 * np.array([-outwards[1], outwards[0]])
-        fingers = (rim + gap * outwards + side * aside for gap in _OUTER_FINGER for side in (-1, 0, 1))
-        palm = (rim + gap * outwards for gap in _PALM)
-        free = all(surface_height(self.env, xy, height + 0.3, body) < height - 0.015 for xy in fingers)
-        return free and all(surface_height(self.env, xy, height + 0.3, body) < height + 0.03 for xy in palm)
+        fingers = (rim + gap * outwards for gap in _OUTER_FINGER)
+        return all(surface_height(self.env, xy, height + 0.3, body) < height - 0.015 for xy in fingers)
