@@ -23,7 +23,6 @@ _RIM_SIDES = ((0.0, 1.0, CANONICAL_YAW), (0.0, -1.0, CANONICAL_YAW), (-1.0, 0.0,
 _OUTER_FINGER = (0.04, 0.048, 0.056)  # m from the grip site, where the outer one of the open fingers stands
 
 
-
 @dataclass(frozen=True)
 class ExpertConfig:
     """Tolerances and heights (m) of the scripted expert."""
