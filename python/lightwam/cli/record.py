@@ -100,6 +100,8 @@ def main(args: RecordArgs) -> int:
         return 0
     refuse_unfaithful(simulator, args.any_simulator)
     tasks = chosen_tasks(simulator, args.suite, args.task)
+    for task in tasks:
+        simulator.check_recording(task, clips=args.clips > 0 and args.policy is None)
     identity = _identity(args, simulator, tasks, placements)
     _check_out(args, staging, identity)
     make = functools.partial(

@@ -300,6 +300,13 @@ class Simulator(Protocol):
     def renderer(self) -> str | None:
         """What renders, as reports name it."""
 
+    def check_recording(self, task: Task, clips: bool) -> None:
+        """Whether `lightwam record` can record a task, asked before anything is built. Default: it can.
+
+        clips: short ones too. Raises SimulatorError with the reason where it cannot.
+        """
+        return None
+
     def signs(self) -> Sequence[Sign]:
         """Measures what `lightwam eval --check-simulator` prints; takes seconds. Default: nothing."""
         return ()

@@ -60,6 +60,14 @@ def load_tasks(suite: str) -> tuple[Task, ...]:
     return tuple(Task(suite, index, str(task.name), str(task.language)) for index, task in enumerate(tasks))
 
 
+def task_file(task: Task) -> str:
+    """The text of a task's file (BDDL). Raises SimulatorError where it is missing."""
+    path = Path(_suite(task.suite).get_task_bddl_file_path(task.index))
+    if not path.is_file():
+        raise SimulatorError(f"LIBERO's task file {path} does not exist: {path_remedy()}")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _build_remedy(error: Exception) -> str:
     if isinstance(error, TypeError):
         return f"this release of LIBERO is another than ours: {how_to_install(('libero',))}"
@@ -242,18 +250,43 @@ class LiberoEnv:
         left, right = self.sim.data.qpos[joints]
         return float(left - right)
 
+    def goal(self) -> list[list[str]]:
+        """The goal's predicates, all of which have to hold: ["on", object, place], ["open", region], ..."""
+        return [[str(word) for word in predicate] for predicate in self.raw.parsed_problem["goal_state"]]
+
+    def holds(self, predicate: Sequence[str]) -> bool:
+        """Whether one predicate holds now."""
+        return bool(self.raw._eval_predicate(list(predicate)))
+
+    def moves_an_object(self) -> bool:
+        """Whether the goal moves an object to a place."""
+        return any(len(predicate) == 3 for predicate in self.goal())
+
+    def moving_predicate(self) -> list[str]:
+        """The goal's first predicate that moves an object to a place. Raises SimulatorError where none does."""
+        for predicate in self.goal():
+            if len(predicate) == 3:
+                return predicate
+        told = f"goal {self.goal()!r} of {self.task.name!r} moves no object to a place"
+        raise SimulatorError(f"{told}: it has no shifted states, choose --states official")
+
     def goal_objects(self) -> tuple[str, str]:
-        """(object to move, object or fixture it goes to) of the goal's first predicate."""
-        predicate = self.raw.parsed_problem["goal_state"][0]
-        if len(predicate) != 3:
-            told = f"goal {predicate!r} of {self.task.name!r} moves no object to a place"
-            raise SimulatorError(f"{told}: it has no shifted states and no expert, choose --states official")
-        place = predicate[2]
+        """(object to move, `owner` of its place) of the goal's first predicate that moves an object."""
+        _, target, place = self.moving_predicate()
+        return target, self.owner(place)
+
+    def owner(self, place: str) -> str:
+        """The object or fixture that a place belongs to; the place itself where it is a region of the table.
+
+        Raises SimulatorError for an unknown place.
+        """
         known = [*self.raw.objects_dict, *self.raw.fixtures_dict]
         parents = [name for name in known if place == name or place.startswith(name + "_")]
-        if not parents:
+        if parents:
+            return str(max(parents, key=len))
+        if place not in self.raw.object_sites_dict:
             raise SimulatorError(f"place {place!r} of {self.task.name!r} belongs to no object: known are {known}")
-        return str(predicate[1]), str(max(parents, key=len))
+        return place
 
     def command(self, name: str, instruction: str) -> None:
         """From now on the task is to move object `name` to the goal's place; `task.instruction` becomes the given one.

@@ -68,6 +68,15 @@ def collision_points(env: LiberoEnv, name: str) -> Array:
     return np.concatenate(clouds)
 
 
+def body_points(env: LiberoEnv, body: int) -> Array:
+    """Collision points [P, 3] of one moving body of a fixture, a drawer for example, in its own frame."""
+    model, data = env.sim.model._model, env.sim.data
+    rotation, position = np.array(data.body_xmat[body]).reshape(3, 3), np.array(data.body_xpos[body])
+    geoms = [g for g in range(model.ngeom) if model.geom_bodyid[g] == body and model.geom_contype[g]]
+    world = [_geom_points(model, g) @ np.array(data.geom_xmat[g]).reshape(3, 3).T + data.geom_xpos[g] for g in geoms]
+    return np.asarray((np.concatenate(world) - position) @ rotation)
+
+
 def footprint(points_P3: Array) -> Footprint:
     """Least-area rectangle of world points [P, 3] seen from above (1 degree steps), and their height range."""
     angles = np.deg2rad(np.arange(0.0, 90.0, 1.0))

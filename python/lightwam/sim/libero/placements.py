@@ -35,22 +35,39 @@ def move_objects(env: LiberoEnv, state_N: Array, spread: Spread, rng: np.random.
     """A copy of a flat state [N] with every movable object moved uniformly in x and y.
 
     Draw order: the goal's object, the place it goes to, then the others in the order of the task file, x before y.
+    What stands on or in another object moves with it, and not at all where that one is a fixture.
     """
-    target, place = env.goal_objects()
+    goal = env.goal_objects() if env.moves_an_object() else ()
+    half_widths = dict(zip(goal, (spread.target, spread.place), strict=False))
     movable = list(env.raw.objects_dict)  # in the order of the task file
-    order = [target, place, *(name for name in movable if name not in (target, place))]
+    order = [*(name for name in goal if name in movable), *(name for name in movable if name not in goal)]
+    moves = {name: rng.uniform(-half_widths.get(name, spread.others), half_widths.get(name, spread.others), size=2)
+             for name in order}  # fmt: skip
+    bearers = bearers_of(env)
     moved = np.array(state_N, dtype=np.float64)
     for name in order:
-        half_width = {target: spread.target, place: spread.place}.get(name, spread.others)
-        if name not in movable:  # a fixture stays where it is
-            continue
         address = env.position_address(name)
-        moved[address : address + 2] += rng.uniform(-half_width, half_width, size=2)
+        moved[address : address + 2] += moves.get(bearers.get(name, name), 0.0)
     return moved
 
 
+def bearers_of(env: LiberoEnv) -> dict[str, str]:
+    """Object -> the object or fixture that it stands on or in at the start, where that is not the table or floor."""
+    bearers = {}
+    for relation in env.raw.parsed_problem["initial_state"]:
+        if len(relation) == 3 and relation[1] in env.raw.objects_dict:
+            bearer = env.owner(relation[2])
+            if bearer in env.raw.objects_dict or bearer in env.raw.fixtures_dict:
+                bearers[relation[1]] = bearer
+    return bearers
+
+
 def shifted_state(env: LiberoEnv, official_N: Array, index: int) -> Array:
-    """Official state `index` [N] under the shifted protocol: moves drawn from `default_rng(777 + index)`."""
+    """Official state `index` [N] under the shifted protocol: moves drawn from `default_rng(777 + index)`.
+
+    Raises SimulatorError where the goal moves no object.
+    """
+    env.goal_objects()
     return move_objects(env, official_N, SHIFTED, np.random.default_rng(SHIFT_SEED + index))
 
 

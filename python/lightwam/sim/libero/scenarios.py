@@ -19,7 +19,9 @@ from lightwam.sim.env import Array, Decision, Recorder
 from lightwam.sim.libero.env import ACTION_WIDTH, CLOSE_GRIPPER, OPEN_GRIPPER, ROBOT, LiberoEnv
 from lightwam.sim.libero.expert import PickPlaceExpert
 from lightwam.sim.libero.fidelity import fingerprint
+from lightwam.sim.libero.goals import refusal_of_clips
 from lightwam.sim.libero.placements import WIDE, Spread, random_state
+from lightwam.sim.libero.sequence import GoalExpert, expert_of
 from lightwam.sim.libero.targets import commands, draw_target, exchanged_state
 
 SUBSTEPS = 4
@@ -87,13 +89,19 @@ class ScenarioRunner(Recorder):
         env.reset()
         self.commands = commands(env) if any_target else {}
         self.experts = {name: PickPlaceExpert(env, target=name) for name in self.commands}
-        self.expert = next(iter(self.experts.values())) if any_target else PickPlaceExpert(env)
+        self.expert: PickPlaceExpert | GoalExpert
+        self.expert = next(iter(self.experts.values())) if any_target else expert_of(env)
+        self._parts = len(self.expert.stages) if isinstance(self.expert, GoalExpert) else 1
+        # to 0.1 m, so that it is 0 on the floor: what stands is a few millimetres off
+        self._ground = 0.0 if isinstance(self.expert, GoalExpert) else round(self.expert.target_bottom(), 1)
 
     def record(self, kind: str, rng: np.random.Generator) -> Episode | None:
         """One episode of `kind` from a fresh random state; None where the expert did not reach the kind's end."""
         prepare = self._preparations().get(kind)
         if prepare is None:
             raise SimulatorError(f"unknown episode kind {kind!r}: choose one of {', '.join(self._preparations())}")
+        if kind != "full":
+            self._picker()
         self.start(rng)
         self.env.settle(10, render_last=False)
         if not prepare(rng):
@@ -121,7 +129,7 @@ class ScenarioRunner(Recorder):
         gripper = OPEN_GRIPPER if expert.gripper_command() <= 0.0 else CLOSE_GRIPPER
         env.step([0, 0, 0, 0, 0, 0, gripper], render=True)
         rows_after_end = -1
-        for _ in range(MAX_ROWS[kind]):
+        for _ in range(MAX_ROWS[kind] * self._parts):
             observation = env.observation()
             labels_KA = np.empty((SUBSTEPS, ACTION_WIDTH), dtype=np.float32)
             privileged = self._privileged()
@@ -149,7 +157,7 @@ class ScenarioRunner(Recorder):
 
     def _ended(self, kind: str) -> bool:
         if kind in ("pick", "empty"):
-            return self.expert.holding() and self.expert.target_bottom() > 0.05
+            return self.expert.holding() and self._picker().target_bottom() > self._ground + 0.05
         return self.env.succeeded() and not self.expert.holding()
 
     def _drift(self, rng: np.random.Generator) -> bool:
@@ -206,21 +214,25 @@ class ScenarioRunner(Recorder):
             self.env.step(self.expert.decide().action)
         return False
 
+    def _picker(self) -> PickPlaceExpert:
+        if isinstance(self.expert, GoalExpert):
+            raise SimulatorError(refusal_of_clips(self.env.task))
+        return self.expert
+
     def _drive_to(self, offset: list[float], gripper: float, tolerance: float = 0.01) -> bool:
         """Move the grip site to the grasp point plus `offset` (m): over the top first, then down. At most 70 steps."""
-        goal = self.expert.grasp_point() + np.asarray(offset)
+        expert = self._picker()
+        goal = expert.grasp_point() + np.asarray(offset)
         for _ in range(70):
             missing = goal - self.env.grip_position()
             if np.linalg.norm(missing) < tolerance:
                 break
             if np.linalg.norm(missing[:2]) > 0.02:
-                missing[2] = max(goal[2], self.expert.grasp_point()[2] + 0.1) - self.env.grip_position()[2]
-            action = self.expert.upright_action(missing, gripper)
+                missing[2] = max(goal[2], expert.grasp_point()[2] + 0.1) - self.env.grip_position()[2]
+            action = expert.upright_action(missing, gripper)
             self.env.step(action)
         return True
 
     def _privileged(self) -> dict[str, Array]:
-        def xy(name: str) -> Array:
-            return self.env.object_position(name)[:2].astype(np.float32)
-
-        return {"privileged.target_xy": xy(self.expert.target), "privileged.basket_xy": xy(self.expert.place)}
+        target, place = self.expert.target_xy(), self.expert.place_xy()
+        return {"privileged.target_xy": target.astype(np.float32), "privileged.basket_xy": place.astype(np.float32)}

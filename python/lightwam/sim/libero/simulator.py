@@ -11,12 +11,13 @@ import numpy as np
 
 from lightwam.sim.env import Array, Expert, Recorder, Recording, Sign, Simulator, SimulatorEnv, Task
 from lightwam.sim.libero.corrections import CorrectionRunner
-from lightwam.sim.libero.env import ROBOT, SUITES, LiberoEnv
-from lightwam.sim.libero.expert import PickPlaceExpert
+from lightwam.sim.libero.env import ROBOT, SUITES, LiberoEnv, task_file
 from lightwam.sim.libero.fidelity import FAITHFUL, fingerprint, signs
+from lightwam.sim.libero.goals import check_recording
 from lightwam.sim.libero.placements import SPREADS, shifted_state
 from lightwam.sim.libero.protocols import PROTOCOLS
 from lightwam.sim.libero.scenarios import CLIP_KINDS, ROW_HZ, ScenarioRunner
+from lightwam.sim.libero.sequence import expert_of
 from lightwam.sim.libero.suites import more_suites, tasks_of
 from lightwam.sim.libero.variation import move_agent_view, posed_state
 from lightwam.sim.policies import PolicyLike
@@ -41,7 +42,7 @@ class LiberoTaskEnv(LiberoEnv, SimulatorEnv):
         return fingerprint(self)
 
     def expert(self) -> Expert:
-        return PickPlaceExpert(self)
+        return expert_of(self)
 
     def recorder(self, placements: str, policy: PolicyLike | None, targets: str = "goal") -> Recorder:
         if policy is not None:
@@ -66,6 +67,10 @@ class Libero(Simulator):
 
     def more_suites(self) -> tuple[str, ...]:
         return more_suites()
+
+    def check_recording(self, task: Task, clips: bool) -> None:
+        """Reads the goal in the task's file; builds nothing."""
+        check_recording(task, task_file(task), clips)
 
     def signs(self) -> list[Sign]:
         return signs()
