@@ -195,7 +195,7 @@ def test_pictures_and_a_video_of_each_episode(seen: Path, tmp_path: Path, capsys
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 5)
         assert sum(1 for _ in video.decode(video=0)) == LENGTHS[0]
     dark = (out / "attention_000000.png").read_bytes()
-    assert cli.main([*words, "--out", str(out), "--every", "4", "--top", "1.2"]) == 0  # the older ones are replaced
+    assert cli.main([*words, "--out", str(out), "--frames", "3", "--top", "1.2"]) == 0  # the older ones are replaced
     assert (out / "attention_000000.png").read_bytes() != dark
     assert sorted(path.name for path in out.iterdir()) == names[:3]
 
