@@ -62,7 +62,7 @@ def surface_height(env: LiberoEnv, xy: Array, start: float | None = None, withou
     geom = np.full(1, -1, dtype=np.int32)
     while True:
         origin, down = np.array([*xy, height]), np.array([0.0, 0.0, -1.0])
-        distance = mujoco.mj_ray(model, data, origin, down, _COLLISION_GROUP, 1, without, geom)
+        distance = float(mujoco.mj_ray(model, data, origin, down, _COLLISION_GROUP, 1, without, geom))
         if distance < 0.0:
             return table
         height -= distance
