@@ -140,20 +140,24 @@ def _lacks(document: Mapping[str, Any], entries: Sequence[Entry], found: Sequenc
 
 
 def _labels(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Policy and states, and what else differs; the source where all of that is the same."""
+    """Policy and states, and what else tells reports apart; the source where nothing does."""
     told = [_about(document) for _, document in reports]
     names = list(dict.fromkeys(name for one in told for name in one))
-    differ = [name for name in names if len({one.get(name) for one in told}) > 1]
-    shown = list(dict.fromkeys(("policy", "states", *differ)))
-    labels = []
-    for one in told:
-        words = [one[name] for name in shown if one.get(name)]
-        labels.append(" · ".join(words) or "unnamed")
+    shown = ["policy", "states"]
+    for name in names:
+        if _kinds(told, [*shown, name]) > _kinds(told, shown):
+            shown.append(name)
+    labels = [" · ".join(dict.fromkeys(one[name] for name in shown if name in one)) or "unnamed" for one in told]
     sources = [source for source, _ in reports]
     return [
         f"{label} · {source}" if labels.count(label) > 1 else label
         for label, source in zip(labels, sources, strict=True)
     ]
+
+
+def _kinds(told: Sequence[Mapping[str, str]], names: Sequence[str]) -> int:
+    """How many reports these values tell apart."""
+    return len({tuple(one.get(name) for name in names) for one in told})
 
 
 def _about(document: Mapping[str, Any]) -> dict[str, str]:

@@ -59,27 +59,31 @@ function stepTable(groups, most) {
 function showSteps(some) {
   const numbers = distinct(some.map((trial) => trial.entry.report)).sort((a, b) => a - b);
   const groups = numbers.map((number) => [number, some.filter((trial) => trial.entry.report === number)]);
-  const place = byId("steps");
+  const holder = byId("steps");
   if (groups.length === 0) {
-    place.replaceChildren();
+    holder.replaceChildren();
     return;
   }
   const limits = groups.map(([number, members]) => limitOf(number, members));
   const most = Math.max(...limits, 1);
-  const width = Math.max(280, Math.min(place.clientWidth || 720, 900));
+  const width = Math.max(280, Math.min(holder.clientWidth || 720, 900));
   const x = (steps) => LEFT + ((width - LEFT - RIGHT) * steps) / most;
   const y = (share) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - share);
   const told = groups.map(([number, members]) => `${data.reports[number].label}: ${percent(solved(members) / members.length)} % in the end`);
   const picture = svg("svg", { class: "curves", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `Solved by control steps. ${told.join("; ")}` });
   picture.style.maxWidth = `${width}px`;
   frame(picture, width, most, x, y);
+  const taken = []; // heights of letters at the curves' ends
   groups.forEach(([number, members], at) => {
     const points = corners(members, limits[at]);
     const path = points.map(([steps, share]) => `${x(steps).toFixed(1)},${y(share).toFixed(1)}`).join(" ");
     const [lastSteps, lastShare] = points[points.length - 1];
+    let place = y(lastShare) + 4;
+    while (taken.some(([other, end]) => Math.abs(other - place) < 12 && end === lastSteps)) place -= 12;
+    taken.push([place, lastSteps]);
     picture.append(svg("g", { class: colour(number) },
       svg("polyline", { class: "line", points: path }),
-      svg("text", { class: "mark-text", x: x(lastSteps) + 4, y: y(lastShare) + 4 }, data.reports[number].letter)));
+      svg("text", { class: "mark-text", x: x(lastSteps) + 4, y: place }, data.reports[number].letter)));
   });
-  place.replaceChildren(picture, stepTable(groups, most));
+  holder.replaceChildren(picture, stepTable(groups, most));
 }

@@ -39,12 +39,12 @@ function strip(some) {
   return el("div", { class: "strip", "aria-hidden": "true" }, ...squares);
 }
 
-function successRow(head, number, some, withStrip) {
+function successRow(head, number, some, withStrip, member) {
   const count = solved(some);
   const [low, high] = wilson(count, some.length);
   const middle = median(some.filter((trial) => trial.success).map((trial) => trial.steps));
   return el(
-    "tr", { class: colour(number), "data-report": data.reports[number].letter },
+    "tr", { class: `${colour(number)}${member ? " member" : ""}`, "data-report": data.reports[number].letter },
     el("th", { scope: "row" }, ...head),
     el("td", {}, track(span("whisker", 100 * low, 100 * high), at("dot", (100 * count) / some.length)), withStrip ? strip(some) : null),
     el("td", { class: "figures" }, `${count} of ${some.length}: ${rate(count, some.length)}`),
@@ -68,10 +68,11 @@ function successPlot(id, first, some, keyOf, labelOfKey, withStrip) {
   for (const reports of groups.values()) {
     const label = labelOfKey([...reports.values()][0][0]);
     const body = el("tbody");
-    if (several) body.append(el("tr", {}, el("th", { class: "group", colspan: "4", scope: "rowgroup" }, label)));
+    const here = reports.size > 1;
+    if (here) body.append(el("tr", {}, el("th", { class: "group", colspan: "4", scope: "rowgroup" }, label)));
     for (const [number, members] of [...reports].sort((a, b) => a[0] - b[0])) {
-      const head = several ? [mark(number), ` ${data.reports[number].label}`] : [label];
-      body.append(successRow(head, number, members, withStrip));
+      const head = here ? [mark(number), ` ${data.reports[number].label}`] : several ? [mark(number), ` ${label}`] : [label];
+      body.append(successRow(head, number, members, withStrip, here));
     }
     table.append(body);
   }
@@ -84,8 +85,9 @@ function latencyRow(head, number, latency, most) {
   const mean = "mean_ms" in latency;
   const marks = whole ? [span("whisker", place(latency.p50_ms), place(latency.p99_ms)), at("tick", place(latency.p95_ms)), at("dot", place(latency.p50_ms))]
     : mean ? [at("tick", place(latency.mean_ms))] : [];
-  const told = whole ? `p50 ${latency.p50_ms}, p95 ${latency.p95_ms}, p99 ${latency.p99_ms} ms`
-    : mean ? `mean ${latency.mean_ms} ms; no percentiles` : "not said";
+  const short = (value) => String(Number(value.toPrecision(4)));
+  const told = whole ? `p50 ${short(latency.p50_ms)}, p95 ${short(latency.p95_ms)}, p99 ${short(latency.p99_ms)} ms`
+    : mean ? `mean ${short(latency.mean_ms)} ms; no percentiles` : "not said";
   return el(
     "tr", { class: colour(number) }, el("th", { scope: "row" }, ...head), el("td", {}, track(...marks)),
     el("td", { class: "figures" }, told), el("td", {}, latency.chunks ? String(latency.chunks) : "-"),

@@ -2,7 +2,7 @@
 // Films, and trials one by one; both in pages.
 
 const FILMS_A_PAGE = 12;
-const TRIALS_A_PAGE = 100;
+const TRIALS_A_PAGE = 50;
 const WHY = { missing: "file missing", another: "file replaced", over: "left out" };
 let addresses = []; // of films that are shown; freed when others are
 
