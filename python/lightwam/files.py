@@ -41,8 +41,11 @@ def check_output(
     is_ours: Callable[[Path, FileKind], bool],
     inputs: Iterable[Path | None] = (),
     folder: bool = False,
+    option: str = "--out",
 ) -> None:
     """Whether a verb may write its result, a file or a `folder`, as `out`; to be called before the work.
+
+    `option` is the one that names `out`.
 
     Raises `error` where `out` is, or a folder `out` holds, one of the `inputs`; where something is there that is
     neither empty nor `is_ours` (of the path that a symbolic link leads to, and its kind); where `out` cannot be made.
@@ -50,19 +53,19 @@ def check_output(
     place = Path(os.path.realpath(out))
     for source in inputs:
         if source is not None and Path(os.path.realpath(source)).is_relative_to(place):
-            raise error(f"--out is {out}, which is or holds the input {source}: give another --out")
+            raise error(f"{option} is {out}, which is or holds the input {source}: give another {option}")
     kind = file_kind(place)
     if kind.name == "unreadable":
-        raise error(f"{out} cannot be written, it is {kind.what}: give another --out")
+        raise error(f"{out} cannot be written, it is {kind.what}: give another {option}")
     nothing = "empty folder" if folder else "empty"
     fits = place.is_dir() if folder else place.is_file()
     if kind.name not in ("missing", nothing) and not (fits and is_ours(place, kind)):
         held = ", ".join(sorted(os.listdir(place))[:4]) if place.is_dir() else ""
         told = f"holds other things than {what} ({held})" if held else f"is not {what} of lightwam but {kind.what}"
-        raise error(f"{out} {told}: nothing is replaced; give another --out")
+        raise error(f"{out} {told}: nothing is replaced; give another {option}")
     parent = next(folder for folder in place.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise error(f"{out} cannot be written: {parent} is no folder that you may write in; give another --out")
+        raise error(f"{out} cannot be written: {parent} is no folder that you may write in; give another {option}")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("run the bundled policy in a simulator and write a video", "lightwam.cli.demo", "DemoArgs"),
     "eval": Verb("measure a policy's success in a simulator", "lightwam.cli.eval", "EvalArgs"),
     "eval merge": Verb("join reports of parts of one evaluation", "lightwam.cli.eval_merge", "MergeArgs"),
+    "eval report": Verb("show reports of evaluations as an HTML page", "lightwam.cli.eval_report", "ReportArgs"),
     "reproduce": Verb("make a result again, from recordings to a report", "lightwam.cli.reproduce", "ReproduceArgs"),
     "bench": Verb("measure the latency of an engine file", "lightwam.cli.bench", "BenchArgs"),
     "inspect": Verb("show what an engine file holds", "lightwam.cli.inspect", "InspectArgs"),
@@ -53,7 +54,7 @@ VERBS: dict[str, Verb] = {
 }
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("demo", "eval", "eval merge", "record", "train replay"), ("libero",)),
+    **dict.fromkeys(("demo", "eval", "eval merge", "eval report", "record", "train replay"), ("libero",)),
     **dict.fromkeys(("train vae", "train policy", "train blind", "train plan", "quantize"), ("train",)),
     **dict.fromkeys(("data check", "data show", "data stats", "data precompute", "robot from-dataset"), ("train",)),
     **dict.fromkeys(("viz attention", "viz future", "viz actions"), ("train",)),

@@ -16,6 +16,7 @@ from lightwam.sim.env import EvaluationProtocol, Simulator
 from lightwam.sim.evaluate import evaluate
 from lightwam.sim.fidelity import check_simulator, refuse_unfaithful
 from lightwam.sim.films import Films
+from lightwam.sim.page.write import prepare_page, told_films, write_page
 from lightwam.sim.perturb import perturbations
 from lightwam.sim.plan import TrialPlan, plan_trials
 from lightwam.sim.policies import PolicyLike
@@ -86,6 +87,10 @@ class EvalArgs:
     out: Path = Path("outputs/eval/report.json")
     markdown: Path | None = None
     """File for the table in the published form, as Markdown."""
+    html: Path | None = None
+    """HTML file that shows the report, and those beside it: tables, figures, films, filters."""
+    films_mb: int = 32
+    """Limit of the films in the HTML file, in megabytes; what is left out is told there. 0: no film."""
     videos: Path | None = None
     """Folder for one mp4 a trial, and contact sheets of the failures."""
     videos_of: str = "all"
@@ -127,6 +132,12 @@ def tell(report: dict[str, Any], beside: list[dict[str, Any]], out: Path, markdo
     print(f"report: {out}")
 
 
+def tell_page(path: Path, reports: dict[Path, dict[str, Any]], films_mb: int) -> None:
+    """Write the page of some reports, by their files, and say what is in it."""
+    print(told_films(write_page(path, reports, films_mb=films_mb), films_mb))
+    print(f"page: {path}")
+
+
 def print_suites(simulator: Simulator) -> None:
     """Every suite with its number of tasks, and why it cannot run."""
     names = len(simulator.suites) + len(simulator.more_suites())
@@ -157,7 +168,10 @@ def main(args: EvalArgs) -> int:
     prepare_output(args.out)
     if args.markdown is not None:
         prepare_markdown(args.markdown)
-    beside = [summary_line(read_report(path)) for path in args.beside]
+    if args.html is not None:
+        prepare_page(args.html, [args.policy, args.out, *args.beside], args.films_mb)
+    earlier = {path: read_report(path) for path in args.beside}
+    beside = [summary_line(report) for report in earlier.values()]
     rules = args.trial.chosen(simulator)
     plan = plan_trials(
         simulator, suites=args.suite, tasks=args.tasks, trials=args.trial.trials, first_trial=args.first_trial,
@@ -168,6 +182,8 @@ def main(args: EvalArgs) -> int:
     crew, policy = _crew(args, args.policy, simulator, plan, films)
     report = evaluate(simulator, policy, args.policy, plan, args.out, crew=crew, films=films, beside=beside)
     tell(report, beside, args.out, args.markdown)
+    if args.html is not None:
+        tell_page(args.html, {args.out: report, **earlier}, args.films_mb)
     return 0
 
 

@@ -38,10 +38,13 @@ class Trial:
     latencies: list[float] = field(default_factory=list)
     stages: list[Mapping[str, float]] = field(default_factory=list)  # seconds by stage, a chunk
     simulator: Mapping[str, Any] = field(default_factory=dict)  # `SimulatorEnv.fingerprint` of where it ran
+    film: Mapping[str, str] = field(default_factory=dict)  # name and content (sha256) of its video, where there is one
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a report."""
         told = {"simulator": dict(self.simulator)} if self.simulator else {}
+        if self.film:
+            told["film"] = dict(self.film)
         return {
             "index": self.index, "success": self.success, "steps": self.steps, "chunks": len(self.latencies), **told,
         }  # fmt: skip

@@ -48,6 +48,7 @@ def evaluate(
     about = {**heading(file, policy, plan), "settle_steps": plan.protocol.settle_steps}
     about["protocol_values"] = plan.protocol.as_json()
     about["conditions"] = _identity(simulator, plan, about)
+    about["videos"] = films.beside(out)
     with open_journal(journal_path(out), about["conditions"]) as journal:
         done = journal.count()
         if done:

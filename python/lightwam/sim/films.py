@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Films:
         return (self.folder or Path()) / name
 
     def film(self, job: Job, control_hz: float, run: Callable[[AddPicture | None], Trial]) -> Trial:
-        """Run a trial, which is given who takes its pictures, and keep the film if it is wanted."""
+        """Run a trial, which is given who takes its pictures, and keep the film if it is wanted; the trial names it."""
         if self.folder is None:
             return run(None)
         found: list[Trial] = []
@@ -62,7 +63,14 @@ class Films:
             found.append(run(lambda picture_HWC, _: append(compose_frame(picture_HWC))))
             if self.which == "failures" and found[0].success:
                 raise _NotWanted
+        if self.which == "all" or not found[0].success:
+            path = self.path(job)
+            found[0].film = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         return found[0]
+
+    def beside(self, report: Path) -> list[str]:
+        """The folder as a report names it: relative to the report's own folder; none where nothing is filmed."""
+        return [] if self.folder is None else [os.path.relpath(self.folder, report.parent)]
 
     def sheets(self, failed: Iterable[Job]) -> list[Path]:
         """Contact sheets of the failures that were filmed, a line each: failures_1.png, ..."""

@@ -131,7 +131,7 @@ def _read(journal: Journal, identity: Mapping[str, Any]) -> None:
         for line in map(parse_json, lines[1:]):
             stages: list[Mapping[str, float]] = [dict(chunk) for chunk in line["stages"]]
             trial = Trial(int(line["index"]), bool(line["success"]), int(line["steps"]), line["seconds"], stages)
-            trial.simulator = line.get("simulator", {})
+            trial.simulator, trial.film = line.get("simulator", {}), line.get("film", {})
             key = (line["suite"], line["task"], line.get("perturb", UNPERTURBED))
             journal.trials.setdefault(key, {})[trial.index] = trial
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,14 @@ def read_report(path: Path) -> dict[str, Any]:
     if "successes" not in report or "trials" not in report:
         raise DataError(f"report {path} has no successes and trials: make it with `lightwam eval`")
     return report
+
+
+def film_folders(path: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Where the films lie that a report in the file `path` names. Raises DataError where it does not say it in words."""
+    folders = report.get("videos", [])
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise DataError(f"report {path} is damaged (videos is no list of folders): make it again with `lightwam eval`")
+    return [path.parent / folder for folder in folders]
 
 
 def prepare_output(path: Path) -> None:

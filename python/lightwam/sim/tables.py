@@ -88,7 +88,7 @@ def as_text(reports: Sequence[Mapping[str, Any]]) -> str:
 
 def prepare_markdown(path: Path) -> None:
     """Raises ConfigError where the Markdown table may not be written as `path`."""
-    check_output(path, "a table", ConfigError, _is_table)
+    check_output(path, "a table", ConfigError, _is_table, option="--markdown")
 
 
 def _is_table(path: Path, _: FileKind) -> bool:
