@@ -29,7 +29,7 @@ from gpu_report import read_result, write_report
 ROOT = Path(__file__).parents[1]
 TARGETS = runpy.run_path(str(ROOT / "kernels/targets.py"))["TARGETS"]  # the package is not there before the build
 STEPS = str(Path(__file__).parent / "gpu_steps.py")
-NANO = ROOT / "python/lightwam/assets/nano-libero-object.lwam"
+NANO = ROOT / "python/lightwam/assets/nano-libero-object-0.lwam"
 #: Engines of random weights.
 RANDOM = (("nano", "bf16"), ("libero", "bf16"), ("libero", "int8"))
 

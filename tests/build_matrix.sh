@@ -13,7 +13,7 @@ JOBS=${JOBS:-2}
 BUILD_TYPE=${BUILD_TYPE:-Release}
 PYTHON=${PYTHON:-python3}
 GENERATOR=${GENERATOR:-$(command -v ninja >/dev/null && echo Ninja || echo Unix Makefiles)}
-ENGINE=$SOURCE/python/lightwam/assets/nano-libero-object.lwam
+ENGINE=$SOURCE/python/lightwam/assets/nano-libero-object-0.lwam
 INSTRUCTION="pick up the alphabet soup and place it in the basket"
 export CMAKE_GENERATOR="$GENERATOR" CMAKE_BUILD_PARALLEL_LEVEL="$JOBS" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
 # CMake's and scikit-build-core's own variables, for cases that give no build type.

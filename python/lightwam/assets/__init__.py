@@ -9,7 +9,7 @@ from typing import Any
 from lightwam.errors import EngineError
 from lightwam.files import load_json
 
-BUNDLED_ENGINE = "nano-libero-object.lwam"
+BUNDLED_ENGINE = "nano-libero-object-0.lwam"
 FIGURES = "nano-figures.json"
 
 

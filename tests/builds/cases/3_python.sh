@@ -66,7 +66,7 @@ case_sdist() {
     tools/bin/python -m build --quiet --sdist --outdir . "$SOURCE"
     archive=$(ls lightwam-*.tar.gz)
     tar tzf "$archive" >names
-    for needed in csrc/engine/ops.def kernels/task.py python/lightwam/assets/nano-libero-object.lwam LICENSE README.md \
+    for needed in csrc/engine/ops.def kernels/task.py python/lightwam/assets/nano-libero-object-0.lwam LICENSE README.md \
         cmake/lightwam.map tests/builds/act.c tests/cpp/runtime/test_c_api.c; do
         grep -qF "/$needed" names || { echo "not in the archive: $needed"; return 1; }
     done

@@ -41,7 +41,7 @@ def test_the_wheel_works_with_numpy_alone(tmp_path: Path) -> None:
     subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
     subprocess.run([python, "-c", SCRIPT], check=True, cwd=tmp_path)
     lightwam = str(tmp_path / "venv" / "bin" / "lightwam")
-    engine = str(REPOSITORY / "python/lightwam/assets/nano-libero-object.lwam")
+    engine = str(REPOSITORY / "python/lightwam/assets/nano-libero-object-0.lwam")
     for words in (
         ["--version"],
         ["bench", "--help"],
