@@ -17,7 +17,7 @@ SOURCES := $(NATIVE) $(shell find python kernels -type f -not -name '*.so' -not 
 .PHONY: help demo develop test test-cpp test-python test-builds test-builds-all lint bench bench-full bench-peers gpu-kernels clean
 
 help:
-	@echo "make demo        build, install and run the bundled policy in three tasks of LIBERO (outputs/demo/)"
+	@echo "make demo        build, install and run the bundled policy in LIBERO (outputs/demo/)"
 	@echo "make develop     editable install with all development tools, and the C++ tests, into .venv"
 	@echo "make test        all tests, C++ and Python"
 	@echo "make test-builds-all  other compilers, Pythons and projects: all of tests/build_matrix.sh (an hour)"

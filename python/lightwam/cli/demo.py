@@ -9,11 +9,9 @@ from pathlib import Path
 
 from lightwam.assets import bundled_engine, bundled_figures
 from lightwam.cli.eval import print_reports
-from lightwam.cli.record import chosen_tasks
 from lightwam.errors import ConfigError
 from lightwam.runtime.policy import DeviceName
 from lightwam.sim.demo import run_demo
-from lightwam.sim.env import Simulator, Task
 from lightwam.sim.fidelity import refuse_unfaithful
 from lightwam.sim.plan import plan_trials
 from lightwam.sim.policies import load_policy
@@ -23,7 +21,7 @@ from lightwam.sim.reports import prepare_output, write_report
 
 @dataclass(frozen=True)
 class DemoArgs:
-    """Run a policy in some tasks of a simulator; write a video, a picture and the success."""
+    """Run a policy for some episodes in a simulator; write a video, a picture and the success."""
 
     out: Path = Path("outputs/demo")
     policy: Path | None = None
@@ -32,10 +30,9 @@ class DemoArgs:
     """Simulator, or the class of your own as module:Class. The bundled policy drives in LIBERO."""
     suite: str | None = None
     """Suite of tasks (default: the simulator's; libero_object in LIBERO)."""
-    task: str | None = None
-    """Task of the suite, or several: all, 0-9, or 0,3,5 (default: its first, middle and last)."""
-    episodes: int = 1
-    """Episodes of each task."""
+    task: int | None = None
+    """Task of the suite (default: the simulator's; 0 in LIBERO)."""
+    episodes: int = 3
     first_trial: int = 0
     states: str = "shifted"
     """official, or shifted: objects moved further (LIBERO: target +-4 cm, place +-3 cm, others +-1 cm)."""
@@ -50,12 +47,6 @@ class DemoArgs:
     sheet_columns: int = 8
 
 
-def spread_tasks(simulator: Simulator, suite: str | None) -> list[Task]:
-    """The first, middle and last task of a suite (None: the simulator's own), as far as there are so many."""
-    tasks = simulator.tasks(simulator.task(suite, 0).suite)
-    return [tasks[index] for index in sorted({0, (len(tasks) - 1) // 2, len(tasks) - 1})]
-
-
 def main(args: DemoArgs) -> int:
     """Run the demo; prints success and chunk latency, and where the video is.
 
@@ -66,13 +57,12 @@ def main(args: DemoArgs) -> int:
     prepare_output(args.out / "report.json")
     simulator, file = load_simulator(args.sim), args.policy or bundled_engine()
     refuse_unfaithful(simulator, args.any_simulator)
-    tasks = chosen_tasks(simulator, args.suite, args.task) if args.task else spread_tasks(simulator, args.suite)
     plan = plan_trials(
-        simulator, suites=(tasks[0].suite,), tasks=[task.index for task in tasks],
+        simulator, suites=(args.suite,) if args.suite else (),
+        tasks=None if args.task is None else (args.task,),
         trials=args.episodes, first_trial=args.first_trial, states=args.states, protocol=args.protocol,
     )  # fmt: skip
-    numbers = ", ".join(str(task.index) for task in plan.tasks)
-    print(f"{len(plan)} episodes of {plan.tasks[0].suite}, task {numbers}, {args.states} states")
+    print(f"{args.episodes} episodes of {plan.tasks[0].suite} task {plan.tasks[0].index}, {args.states} states")
     policy = load_policy(
         file, simulator.robot, replan_limit=plan.protocol.replan_steps, device=args.device, threads=args.threads
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few trials of some tasks as one video, a contact sheet and a report."""
+"""A few trials of one task as a video, a contact sheet and a report."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 from lightwam.progress import tally_bar
 from lightwam.sim.closed_loop import Trial, TrialRunner
 from lightwam.sim.env import Array, Simulator
-from lightwam.sim.evaluate import task_entry
-from lightwam.sim.plan import UNPERTURBED, Job, TrialPlan
+from lightwam.sim.plan import TrialPlan
 from lightwam.sim.policies import PolicyLike
 from lightwam.sim.reports import environment_report, figures, heading
 from lightwam.sim.video import compose_frame, contact_sheet, mark_outcome, open_video
@@ -46,30 +45,25 @@ class Film:
 def run_demo(
     simulator: Simulator, policy: PolicyLike, file: Path, plan: TrialPlan, out: Path, sheet_columns: int
 ) -> dict[str, Any]:
-    """Run a plan, task after task; writes rollout.mp4 and contact_sheet.png into `out`, returns the report.
-
-    The policy gets the instruction of each trial's task.
-    """
-    trials: dict[Job, Trial] = {}
+    """Run the trials of a plan of one task; writes rollout.mp4 and contact_sheet.png into `out`, returns the report."""
+    (task,) = plan.tasks
+    trials: list[Trial] = []
     with (
         contextlib.closing(TrialRunner(simulator, policy, plan)) as runner,
-        tally_bar(f"{', '.join(plan.suites)}, {plan.states}", len(plan), "solved") as advance,
+        tally_bar(f"{task.suite} task {task.index}, {plan.states}", len(plan), "solved") as advance,
         open_video(out / "rollout.mp4", simulator.robot.control_hz) as append,
     ):
         film = Film(append, plan.protocol.steps_to_execute(policy.replan_steps))
         for job in plan.jobs():
             film.start()
-            trials[job] = trial = runner.run(job, film.add)
-            film.finish(trial.success)
-            advance(1, int(trial.success))
+            trials.append(runner.run(job, film.add))
+            film.finish(trials[-1].success)
+            advance(1, int(trials[-1].success))
     contact_sheet(film.rows, sheet_columns, out / "contact_sheet.png")
-    per_task = []
-    for task in plan.tasks:
-        runs = [trial for job, trial in trials.items() if job.task == task]
-        per_task.append(task_entry(task.suite, task.index, UNPERTURBED, task.instruction, runs))
     return {
         **heading(file, policy, plan),
-        **figures(list(trials.values())),
-        "per_task": per_task,
+        "instruction": task.instruction,
+        **figures(trials),
+        "runs": [trial.as_json() for trial in trials],
         "environment": environment_report(simulator),
     }

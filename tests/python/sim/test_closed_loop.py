@@ -13,11 +13,9 @@ import pytest
 
 from helpers.toy_sim import NAME, SIZE, Toy, ToyEnv
 from lightwam import cli
-from lightwam.cli.demo import spread_tasks
 from lightwam.errors import ConfigError, SimulatorError
 from lightwam.runtime import ActionChunk
 from lightwam.sim.closed_loop import Trial, TrialRunner, run_trial, start_state
-from lightwam.sim.env import Task
 from lightwam.sim.plan import plan_trials
 from lightwam.sim.registry import SIMULATORS, load_simulator
 from lightwam.sim.reports import latency_summary, stage_summary
@@ -170,31 +168,14 @@ def test_the_verbs_evaluate_and_film_any_simulator(tmp_path: Path, capsys: pytes
     assert second["beside"][0]["successes"] == 6 and second["successes"] < 3
     assert "6 of 6" in capsys.readouterr().out
 
-
-@pytest.mark.parametrize("words", ["", "--task 1 --episodes 2"])
-def test_the_demo_films_episodes_of_different_tasks(
-    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a suite its first, middle and last task, one episode each; the policy gets each one's instruction."""
-    base, out = tmp_path / "replay.npz", tmp_path / "demo"
-    assert cli.main(f"train replay --sim {NAME} --state 2 --out {base}".split()) == 0
-    told: list[str] = []
-    monkeypatch.setattr("lightwam.sim.policies.ReplayPolicy.set_instruction", lambda _, text: told.append(text))
-    assert cli.main(f"demo --sim {NAME} --policy {base} --out {out} --states official {words}".split()) == 0
+    out = tmp_path / "demo"
+    assert cli.main(f"demo --sim {NAME} --policy {base} --out {out} --episodes 2 --states official".split()) == 0
     shown = json.loads((out / "report.json").read_text())
-    assert set(shown) == REPORT | {"per_task"}
-    assert told == [entry["instruction"] for entry in shown["per_task"]]
-    assert told == (["reach target 1"] if words else ["reach target 0", "reach target 1"])
-    assert [len(entry["runs"]) for entry in shown["per_task"]] == ([2] if words else [1, 1])
-    assert (shown["successes"], shown["trials"], shown["beside"]) == (2, 2, [])
+    assert set(shown) == REPORT | {"instruction", "runs"}
+    assert (shown["instruction"], shown["successes"], shown["beside"]) == ("reach target 1", 2, [])
     with av.open(str(out / "rollout.mp4")) as film, av.open(str(out / "contact_sheet.png")) as sheet:
-        assert len(list(film.decode(video=0))) == 2 * (1 + 5 + 8)  # start, every second step, the outcome held
+        assert len(list(film.decode(video=0))) == (1 + 5 + 8) + (
+            1 + 5 + 8
+        )  # start, every second step, the outcome held
         (picture,) = sheet.decode(video=0)
         assert (picture.height, picture.width) == (2 * (SIZE + STRIP_HEIGHT) // 2, 8 * SIZE // 2)
-
-
-def test_the_demos_tasks_are_spread_over_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    for count, spread in ((1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (10, [0, 4, 9])):
-        tasks = [Task("reach", index, f"reach_{index}", f"reach target {index}") for index in range(count)]
-        monkeypatch.setattr(Toy, "tasks", lambda _, suite, tasks=tasks: tasks)
-        assert [task.index for task in spread_tasks(Toy(), None)] == spread
