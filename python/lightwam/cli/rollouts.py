@@ -21,7 +21,6 @@ from lightwam.files import replacing_folder
 from lightwam.sim.closed_loop import check_task
 from lightwam.sim.env import Simulator
 from lightwam.sim.evaluate import evaluate
-from lightwam.sim.fidelity import refuse_unfaithful
 from lightwam.sim.films import Films
 from lightwam.sim.plan import TrialPlan, plan_trials
 from lightwam.sim.policies import load_policy
@@ -81,8 +80,6 @@ class SimulatorRollouts:
 
     def check(self, config: LightWAMConfig) -> tuple[str, ...]:
         """The trials' instructions. Raises ConfigError, SimulatorError; makes the simulator's environments once."""
-        simulator = load_simulator(self.trials.sim)
-        refuse_unfaithful(simulator, self.options.rollout_any_simulator, "--rollout-any-simulator")
         robot, instructions = _in_a_process(_look, _Job(self.trials, Path(os.devnull)), None)
         own = config.robot
         for what, ours, theirs in (

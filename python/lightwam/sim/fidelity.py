@@ -34,11 +34,10 @@ def simulator_identity(simulator: Simulator) -> Fingerprint:
     return {**versions, RENDERER: simulator.renderer()}
 
 
-def refuse_unfaithful(simulator: Simulator, any_simulator: bool, option: str = "--any-simulator") -> None:
+def refuse_unfaithful(simulator: Simulator, any_simulator: bool) -> None:
     """Before work whose result depends on the simulator's versions: refuse others than the faithful ones, or warn.
 
-    any_simulator: they are wanted; `option` is how a user says so. Raises SimulatorError where they are not, and the
-    simulator requires faithful ones.
+    any_simulator: they are wanted. Raises SimulatorError where they are not, and the simulator requires faithful ones.
     """
     faithful = simulator.faithful
     if faithful is None:
@@ -52,7 +51,7 @@ def refuse_unfaithful(simulator: Simulator, any_simulator: bool, option: str = "
         install = " ".join(f"{name}=={faithful.versions[name]}" for name in others)
         raise SimulatorError(
             f"{simulator.name} runs with {told}; {faithful.changes}: pip install {install}, "
-            f"or give {option} to run with what is there"
+            "or give --any-simulator to run with what is there"
         )
     log.warning("%s runs with %s: %s", simulator.name, told, faithful.changes)
 

@@ -49,8 +49,6 @@ class Rollouts:
     """CPU threads of the policy; one per CPU when absent."""
     rollout_minutes: float = 60.0
     """A rollout that takes longer is ended, with a warning."""
-    rollout_any_simulator: bool = False
-    """Roll out with other versions of the simulator's packages than the faithful ones (LIBERO: MuJoCo 3.3.0), too."""
     rollout_videos: bool = False
     """Keep one mp4 a trial."""
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from helpers.training import policy_args, tiny_config
 from lightwam.cli import train
 from lightwam.cli.rollouts import SimulatorRollouts
 from lightwam.errors import ConfigError, DistributedError, LightWAMError, SimulatorError
-from lightwam.sim.env import Faithful
 from lightwam.train.distributed import World
 from lightwam.train.rollouts import Rollouts, check_instructions, check_rollouts, roll_out
 from lightwam.train.state import TrainingState
@@ -128,14 +126,6 @@ def test_the_other_processes_wait_and_tell_of_signals() -> None:
 def test_bad_options_are_refused(options: dict[str, Any], error: type[LightWAMError], message: str) -> None:
     with pytest.raises(error, match=message):
         SimulatorRollouts(Rollouts(rollout_every=1, **options)).check(tiny_config())
-
-
-def test_an_unfaithful_simulator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy_sim.Toy, "faithful", Faithful({"numpy": "0.1"}, "the floor is darker", required=True))
-    options = Rollouts(rollout_every=1, **TWO_TASKS)
-    with pytest.raises(SimulatorError, match="or give --rollout-any-simulator"):
-        SimulatorRollouts(options).check(tiny_config())
-    assert SimulatorRollouts(replace(options, rollout_any_simulator=True)).check(tiny_config())
 
 
 def test_rollouts_need_a_simulator_and_known_instructions() -> None:

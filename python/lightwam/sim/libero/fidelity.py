@@ -16,10 +16,10 @@ from lightwam.sim.env import Array, Faithful, Sign
 from lightwam.sim.libero.env import LiberoEnv, load_tasks
 
 FAITHFUL = Faithful(
-    versions={"mujoco": "3.3.0", "robosuite": "1.4.0"},  # pinned by the extra [libero]
+    versions={"mujoco": "3.3.0"},
     changes="from MuJoCo 3.3.3 on floors are darker, and from 3.4.0 on objects settle elsewhere "
     "(in libero_spatial task 5 the bowl slides off the ramekin): policies, data and figures of one don't fit the other",
-    required=True,
+    required=False,  # True as soon as the bundled policy is one that was trained with these versions
 )
 SETTLE_STEPS = 30
 BOWL, RAMEKIN = "akita_black_bowl_1", "glazed_rim_porcelain_ramekin_1"
