@@ -54,6 +54,12 @@ def made_up(**changed: Any) -> dict[str, Any]:
     return {**whole, **success(1, 2), "per_task": [entry], "rows": rows([entry]), "beside": [], **changed}
 
 
+def interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's, to four digits."""
+    low, high = wilson(successes, trials)
+    return round(low, 4), round(high, 4)
+
+
 def paged(tmp_path: Path, *reports: Mapping[str, Any], films_mb: int = 1) -> Page:
     out = tmp_path / "made.html"
     write_page(out, {tmp_path / f"{number}.json": one for number, one in enumerate(reports)}, films_mb=films_mb)
@@ -65,14 +71,17 @@ def test_all_numbers_are_those_of_the_reports(folder: Path) -> None:
     shown = iter(page.tables["published"][1:])
     for letter, report in zip("AB", reports, strict=True):
         for row in report["rows"]:
-            (low, high), count = wilson(row["successes"], row["trials"]), row["successes"]
+            (low, high), count = interval(row["successes"], row["trials"]), row["successes"]
             cell = f"{100 * count / 8:.1f} ({100 * low:.1f}-{100 * high:.1f}) of 8"
             about = [letter, "replay.npz", "quick", report["states"], row["perturb"]]
             assert next(shown) == [*about, cell, f"{row['mean']:.1f}"]
     assert next(shown, None) is None
     grid = page.tables["grid"]
     counts = {
-        (line[0], name): cell for line in grid[1:] for name, cell in zip(grid[0][2:], line[2:], strict=True) if cell != "-"
+        (line[0], name): cell
+        for line in grid[1:]
+        for name, cell in zip(grid[0][2:], line[2:], strict=True)
+        if cell != "-"
     }
     assert counts == {
         (f"{letter} {entry['suite']} {entry['task']}", entry["perturb"]): f"{entry['successes']}/{entry['trials']}"
@@ -98,7 +107,9 @@ def test_the_page_needs_nothing_beside_it(folder: Path) -> None:
 
 def test_text_of_others_stays_text(tmp_path: Path) -> None:
     entry = {**made_up()["per_task"][0], "suite": HOSTILE, "instruction": HOSTILE, "perturb": HOSTILE}
-    report = made_up(policy=HOSTILE, protocol=HOSTILE, per_task=[entry], rows=rows([entry]), conditions={HOSTILE: HOSTILE})
+    report = made_up(
+        policy=HOSTILE, protocol=HOSTILE, per_task=[entry], rows=rows([entry]), conditions={HOSTILE: HOSTILE}
+    )
     page, plain = paged(tmp_path, report), paged(tmp_path, made_up())
     scripts, usual = (one.find(name="script") for one in (page, plain))
     assert len(scripts) == len(usual) and scripts[-1].text == usual[-1].text
@@ -206,7 +217,7 @@ def test_nothing_of_others_is_replaced(tmp_path: Path, capsys: pytest.CaptureFix
 
 def told(successes: int, trials: int) -> str:
     """As the page's script writes a rate."""
-    low, high = wilson(successes, trials)
+    low, high = interval(successes, trials)
     return f"{successes} of {trials}: {100 * successes / trials:.1f} % ({100 * low:.1f}\u2013{100 * high:.1f})"
 
 
