@@ -87,6 +87,7 @@ $(VENV)/.demo-installed: $(VENV)/.system-packages $(SOURCES)
 
 $(VENV)/.test-installed: $(VENV)/.system-packages $(NATIVE)
 	@echo "installing lightwam (editable) with its development tools into $(VENV) (a few minutes the first time)"
+	bash cmake/system-packages.sh --tests
 	$(PIP) cmake ninja pybind11 scikit-build-core
 	$(BIN)/python cmake/requirements.py train libero dev > $(VENV)/requirements.txt
 	$(PIP) -r $(VENV)/requirements.txt & libraries=$$!; \

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs the system packages that the build and the simulator's off-screen rendering need (Debian, Ubuntu).
+# With --tests: also the browser in which tests open a page; only on Debian (Ubuntu has it as a snap alone).
 # As root: installs what is missing. Otherwise: prints the one line to run, and fails.
 set -euo pipefail
 
@@ -19,6 +20,11 @@ if apt-cache show libosmesa6 >/dev/null 2>&1 || dpkg-query -W libosmesa6 >/dev/n
     wanted+=(libosmesa6)
 else
     wanted+=(libegl1 libgl1-mesa-dri)
+fi
+
+# Nobody is made to install a browser: without one those tests are skipped.
+if [ "${1:-}" = --tests ] && [ "$(id -u)" -eq 0 ] && grep -qx 'ID=debian' /etc/os-release; then
+    wanted+=(chromium)
 fi
 
 installed() {

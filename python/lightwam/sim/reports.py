@@ -109,7 +109,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def film_folders(path: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Where the films lie that a report in the file `path` names. Raises DataError where it does not say it in words."""
+    """Where the films lie that a report in the file `path` names. Raises DataError where that is no list of words."""
     folders = report.get("videos", [])
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
         raise DataError(f"report {path} is damaged (videos is no list of folders): make it again with `lightwam eval`")

@@ -66,7 +66,7 @@ def evaluations(reports: Mapping[Path, Mapping[str, Any]], videos: Sequence[Path
     found: list[tuple[str, Mapping[str, Any], list[Path]]] = []
     for path, report in reports.items():
         found.append((str(path), report, [*film_folders(path, report), *videos]))
-    known = [summary_line(dict(report)) for report in reports.values()]
+    known: list[Mapping[str, Any]] = [summary_line(dict(report)) for report in reports.values()]
     for path, report in reports.items():
         for number, summary in enumerate(_list(path, report.get("beside", []))):
             if summary not in known:

@@ -49,13 +49,13 @@ function distinct(values) {
   return [...new Set(values)];
 }
 
-// Wilson's 95 % interval of a success rate.
+// Wilson's 95 % interval of a success rate, rounded to four digits as reports have it.
 function wilson(successes, count) {
   if (count === 0) return [0, 1];
   const z2 = 1.959963984540054 ** 2;
   const centre = (successes + z2 / 2) / (count + z2);
   const half = (Math.sqrt(z2) * Math.sqrt((successes * (count - successes)) / count + z2 / 4)) / (count + z2);
-  return [Math.max(0, centre - half), Math.min(1, centre + half)];
+  return [Math.max(0, centre - half), Math.min(1, centre + half)].map((end) => Math.round(1e4 * end) / 1e4);
 }
 
 function percent(share) {

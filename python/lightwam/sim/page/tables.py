@@ -10,7 +10,7 @@ from typing import Any
 from lightwam.sim.page.content import Entry, Evaluation
 from lightwam.sim.page.markup import Markup, head_of, join, rows_of, tag
 from lightwam.sim.plan import UNPERTURBED
-from lightwam.sim.tables import published, wilson
+from lightwam.sim.tables import published, success
 
 COLOURS = 6  # of evaluations, in page.css
 
@@ -30,10 +30,13 @@ def _summary(shown: Sequence[Evaluation], number: int) -> Markup:
     plain = [row for row in one.rows if row["perturb"] == UNPERTURBED] if len(one.rows) > 1 else []
     counted = plain[0] if plain else one.document
     successes, trials = int(counted["successes"]), int(counted["trials"])
-    low, high = (100 * end for end in wilson(successes, trials))
+    low, high = (100 * end for end in success(successes, trials)["interval_95"])
     rate = f"{100 * successes / trials:.1f} %" if trials else "no trial"
     latency = one.document.get("latency", {}).get("p50_ms")
-    told = [f"{successes} of {trials} solved" + (", unperturbed" if plain else ""), f"95 % interval {low:.1f} to {high:.1f} %"]
+    told = [
+        f"{successes} of {trials} solved" + (", unperturbed" if plain else ""),
+        f"95 % interval {low:.1f} to {high:.1f} %",
+    ]
     told += [f"chunk p50 {latency} ms"] if latency is not None else []
     return tag(
         "li",

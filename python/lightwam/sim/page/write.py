@@ -132,7 +132,9 @@ def _data(shown: Sequence[Evaluation], chosen: Chosen) -> dict[str, Any]:
     film: the number of its element, the word why it is not in the page, or null where the report names none.
     """
     numbers = {place: number for number, place in enumerate(chosen.inside)}
-    reports, tasks, trials = [], [], []
+    reports: list[Any] = []
+    tasks: list[Any] = []
+    trials: list[Any] = []
     for at, one in enumerate(shown):
         reports.append(_report(one))
         for number, entry in enumerate(one.entries):
