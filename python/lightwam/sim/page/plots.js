@@ -90,7 +90,7 @@ function latencyRow(head, number, latency, most) {
     : mean ? `mean ${short(latency.mean_ms)} ms; no percentiles` : "not said";
   return el(
     "tr", { class: colour(number) }, el("th", { scope: "row" }, ...head), el("td", {}, track(...marks)),
-    el("td", { class: "figures" }, told), el("td", {}, latency.chunks ? String(latency.chunks) : "-"),
+    el("td", { class: "figures" }, told), el("td", { class: "chunks" }, latency.chunks ? String(latency.chunks) : "-"),
   );
 }
 
