@@ -152,7 +152,7 @@ def test_the_verbs_evaluate_and_film_any_simulator(tmp_path: Path, capsys: pytes
     words = f"eval --sim {NAME} --policy {base} --tasks 0 1 --out {report} --videos {videos}"
     assert cli.main(words.split()) == 0
     first = json.loads(report.read_text())
-    assert set(first) == REPORT | {"settle_steps", "protocol_values", "conditions", "rows", "per_task"}
+    assert set(first) == REPORT | {"settle_steps", "protocol_values", "conditions", "rows", "per_task", "videos"}
     about = [first[key] for key in ("suite", "tasks", "protocol", "states")]
     assert about == ["reach", [0, 1], "quick", "official"]
     assert (first["successes"], first["trials"], first["settle_steps"]) == (6, 6, 2)

@@ -162,7 +162,7 @@ def test_another_evaluation_is_refused(
     if changed[0] == "--policy":
         changed = ["--policy", f"{tmp_path}/other.npz"]
         arrays = dict(np.load(tmp_path / "replay.npz"))
-        np.savez(changed[1], **{**arrays, "actions": arrays["actions"] * np.float32(0.5)})
+        np.savez(changed[1], **{**arrays, "actions_0": arrays["actions_0"] * np.float32(0.5)})
     if changed[0] == "--tasks":
         words = [word for word in words if word not in ("--tasks", "0", "1")]
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
